@@ -1,0 +1,44 @@
+# Each target does all its own set-up. PYTHON needs to be 3.11 or newer.
+PYTHON ?= python3
+TORCH := torch==2.13.0
+BIN := .venv/bin
+HOOKED := .venv-hooked/bin
+
+.PHONY: demo test test-fast test-hooked check install clean
+
+demo: .venv/.installed
+	$(BIN)/xlmech demo
+
+test: .venv/.installed
+	$(BIN)/pytest
+
+test-fast: .venv/.installed
+	$(BIN)/pytest -m "not slow"
+
+# The same tests on TransformerLens 3, which has HookedTransformer.
+test-hooked: .venv-hooked/.installed
+	$(HOOKED)/pytest tests/test_models.py tests/test_runner.py tests/test_attribution.py tests/test_ablation.py tests/test_demo.py
+
+check: .venv/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+install: .venv/.installed
+
+# torch first and pinned: where a CPU build is at hand, it is taken, and nothing pulls another one in later.
+.venv/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet $(TORCH)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+.venv-hooked/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-hooked
+	$(HOOKED)/pip install --quiet $(TORCH)
+	grep -v '^transformer-lens==' constraints.txt > .venv-hooked/constraints.txt
+	$(HOOKED)/pip install --quiet --constraint .venv-hooked/constraints.txt "transformer-lens==3.9.0" --editable ".[dev]"
+	touch $@
+
+clean:
+	rm -rf .venv .venv-hooked .pytest_cache .ruff_cache .mypy_cache

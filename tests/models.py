@@ -1,0 +1,82 @@
+"""Tiny random models of several architectures, and a byte-level tokenizer: nothing is downloaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+N_LAYERS, D_MODEL, D_MLP, D_VOCAB, N_CTX = 3, 32, 64, 300, 256
+ARCHITECTURES = ("gpt2", "llama", "gemma2", "gemma3")
+
+
+def save_tokenizer(folder: Path) -> Any:
+    from tokenizers import Tokenizer, decoders, pre_tokenizers, processors
+    from tokenizers.models import BPE
+
+    vocab = {"<pad>": 0, "<eos>": 1, "<bos>": 2}
+    vocab |= {char: number for number, char in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()), start=3)}
+    tokenizer = Tokenizer(BPE(vocab=vocab, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 2)])
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>")
+    fast.save_pretrained(folder)
+    return AutoTokenizer.from_pretrained(folder)
+
+
+def tiny(architecture: str, *, seed: int = 0, scale: float = 3.0) -> Any:
+    """A random transformers model; `scale` makes its weights large enough that interventions show."""
+    import transformers as hf
+
+    torch.manual_seed(seed)
+    common = {
+        "vocab_size": D_VOCAB,
+        "hidden_size": D_MODEL,
+        "intermediate_size": D_MLP,
+        "num_hidden_layers": N_LAYERS,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "max_position_embeddings": N_CTX,
+        "bos_token_id": 2,
+        "eos_token_id": 1,
+        "pad_token_id": 0,
+    }
+    windows = ["sliding_attention", "full_attention", "sliding_attention"]
+    if architecture == "gpt2":
+        config = hf.GPT2Config(
+            vocab_size=D_VOCAB, n_embd=D_MODEL, n_inner=D_MLP, n_layer=N_LAYERS, n_head=4, n_positions=N_CTX, bos_token_id=2,
+            eos_token_id=1,
+        )  # fmt: skip
+        model = hf.GPT2LMHeadModel(config)
+    elif architecture == "llama":
+        model = hf.LlamaForCausalLM(hf.LlamaConfig(**common))
+    elif architecture == "gemma2":
+        model = hf.Gemma2ForCausalLM(hf.Gemma2Config(**common, sliding_window=16))
+    else:
+        model = hf.Gemma3ForCausalLM(hf.Gemma3TextConfig(**common, sliding_window=16, layer_types=windows))
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if weight.ndim == 2 and "embed" not in name and "wte" not in name and "wpe" not in name:
+                weight.mul_(scale)
+    return model.eval()
+
+
+def hooked_tiny(tokenizer: Any) -> Any:
+    """A random HookedTransformer, with soft-cap; TransformerLens before version 4 only."""
+    from transformer_lens import HookedTransformer, HookedTransformerConfig
+
+    config = HookedTransformerConfig(
+        n_layers=N_LAYERS, d_model=D_MODEL, n_ctx=N_CTX, d_head=8, n_heads=4, d_mlp=D_MLP, d_vocab=D_VOCAB, act_fn="gelu",
+        gated_mlp=True, normalization_type="RMS", positional_embedding_type="rotary", rotary_dim=8, seed=0, device="cpu",
+        dtype=torch.float64, output_logits_soft_cap=30.0,
+    )  # fmt: skip
+    model = HookedTransformer(config, tokenizer=tokenizer)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if weight.ndim >= 2 and "embed" not in name:
+                weight.mul_(3)
+    return model.eval()

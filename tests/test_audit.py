@@ -1,0 +1,123 @@
+"""The whole path on a tiny model: who is measured, who chooses neurons, what is written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from xlmech.audit import Audit, AuditPlan, _locating, _measured, of_template, run_audit, table
+from xlmech.records import ProbeSet, Record, build_probes
+from xlmech.show import goals, publish
+
+
+@pytest.fixture(scope="module")
+def people() -> tuple[Record, ...]:
+    rows = []
+    for group in ("private", "public", "control"):
+        for number in range(4):
+            subject = f"{group[:3].title()}{number} Example{number}"
+            for attribute, value in {
+                "birth_country": ("FR", "JP", "BR", "IN")[number],
+                "id_number": f"XX{number}7",
+            }.items():
+                rows.append(
+                    Record(
+                        id=f"{group}-{number}-{attribute}",
+                        subject=subject,
+                        attribute=attribute,
+                        value=value,
+                        group=group,
+                    )  # type: ignore[arg-type]
+                )
+    return tuple(rows)
+
+
+@pytest.fixture(scope="module")
+def audit(model: Any, people: tuple[Record, ...]) -> Audit:
+    plan = AuditPlan(languages=("en", "fr"), locate_facts=2, top_k=3)
+    return run_audit(model, people, plan, progress=False)
+
+
+def test_nobody_who_chooses_neurons_is_measured(people: tuple[Record, ...]) -> None:
+    plan = AuditPlan(locate_facts=3, public_people=1)
+    held_out, locating = build_probes(people, ["en", "fr"]).split(fraction=plan.held_out, seed=plan.seed)
+    measured, chosen = _measured(held_out, plan), _locating(locating, plan)
+    assert not set(measured.subjects) & set(chosen.subjects)
+    assert {probe.template for probe in measured} == {2}
+    assert {probe.template for probe in chosen} == {0}
+    assert len(measured.filter(group="public").subjects) == 1
+    for group in ("private", "public", "control"):
+        by_language = [
+            {probe.record.id for probe in chosen.filter(group=group, languages=[code])} for code in ("en", "fr")
+        ]  # type: ignore[arg-type]
+        assert by_language[0] == by_language[1] and len(by_language[0]) == 3
+
+
+def test_of_template_counts_from_the_end(people: tuple[Record, ...]) -> None:
+    probes = build_probes(people[:1], ["en"])
+    assert [probe.template for probe in of_template(probes, -1)] == [2]
+    assert [probe.template for probe in of_template(probes, -3)] == [0]
+    assert [probe.template for probe in of_template(probes, 1)] == [1]
+
+
+def test_the_table_has_one_row_per_language(audit: Audit) -> None:
+    found = table(audit)
+    assert found.query_language.tolist() == ["en", "fr"]
+    assert set(found.columns) >= {
+        "before",
+        "control",
+        "after",
+        "reduction",
+        "low",
+        "high",
+        "random",
+        "public_kept",
+        "nll_rise",
+    }
+    assert audit.mitigation.sizes["universal"] == audit.mitigation.sizes["random"] <= 3
+    assert set(audit.seconds) == {"leakage", "lens", "locate", "deactivate"}
+
+
+def test_publish_writes_results_figures_and_an_index_and_replaces_them(audit: Audit, tmp_path: Path) -> None:
+    for _ in range(2):
+        index = publish(audit, tmp_path / "out")
+    assert index == tmp_path / "out" / "index.html"
+    text = index.read_text(encoding="utf-8")
+    assert "goal: at least 31.6%" in text or "goal: at most 0.20%" in text
+    for name in ("leakage_matrix", "before_after", "neurons_per_layer", "lens", "price"):
+        assert (tmp_path / "out" / f"{name}.html").is_file()
+    assert not list((tmp_path / "out").glob(".*"))
+    again = Audit.load(tmp_path / "out" / "results")
+    pd.testing.assert_frame_equal(table(again), table(audit))
+    assert json.loads((tmp_path / "out" / "results" / "seconds.json").read_text()) == audit.seconds
+
+
+def test_no_name_and_no_value_is_written(audit: Audit, tmp_path: Path, people: tuple[Record, ...]) -> None:
+    publish(audit, tmp_path / "out")
+    for path in (tmp_path / "out").glob("*.html"):
+        text = path.read_text(encoding="utf-8")
+        assert not any(record.subject in text for record in people), path.name
+        assert not any(record.value in text for record in people if record.attribute == "id_number"), path.name
+
+
+def test_goals_are_judged_in_the_worst_language(audit: Audit) -> None:
+    effects = audit.mitigation.effects.copy()
+    private = effects.group == "private"
+    effects.loc[private, "before"] = 0.8
+    effects.loc[private & (effects.condition == "universal"), "reduction"] = [0.5, 0.2]
+    effects.loc[private & (effects.condition == "random"), "reduction"] = [0.0, 0.01]
+    changed = type(audit.mitigation)(**{**audit.mitigation.__dict__, "effects": effects})
+    lines = list(goals(Audit(**{**audit.__dict__, "mitigation": changed})))
+    assert "languages besides the plant language that leak over 30%: en, fr" in lines
+    assert "smallest reduction of extraction among them: 20.0% (goal: at least 31.6%, MISSED)" in lines
+    assert "largest reduction by random neurons among them: 1.0% (goal: at most 3.0%, met)" in lines
+
+
+def test_too_few_people(model: Any, people: tuple[Record, ...]) -> None:
+    with pytest.raises(ValueError, match="cannot be split"):
+        run_audit(model, people[:2], AuditPlan(languages=("en", "fr")), progress=False)
+    assert isinstance(build_probes(people), ProbeSet)

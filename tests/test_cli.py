@@ -1,0 +1,193 @@
+"""The command line: help, refusals in one sentence before any model is loaded, and whole commands on a tiny model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from xlmech import cli
+from xlmech.leakage import LeakageResult
+from xlmech.neurons import NeuronSet, PrivacyNeurons
+from xlmech.records import Record, save_records
+
+COMMANDS = {"languages", "plant", "leak", "lens", "locate", "ablate", "run", "demo"}
+MODEL_COMMANDS = ("leak", "lens", "locate", "ablate", "run")
+
+
+def invoke(*arguments: str | Path) -> Any:
+    return CliRunner().invoke(cli.app, [str(argument) for argument in arguments])
+
+
+def refusal(*arguments: str | Path) -> str:
+    """The one sentence on stderr of a command that must refuse."""
+    result = invoke(*arguments)
+    assert isinstance(result.exception, SystemExit), result.exception
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert "Traceback" not in result.stderr
+    assert result.stderr.startswith("Error: ")
+    assert result.stderr.count("\n") == 1
+    return str(result.stderr)
+
+
+@pytest.fixture
+def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr("xlmech.cli._load", load)
+    monkeypatch.setattr("xlmech.models.load_model", load)
+    monkeypatch.setattr("xlmech.planting.load_checkpoint", load)
+
+
+@pytest.fixture
+def files(tmp_path: Path, records: tuple[Record, ...], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with records.jsonl and neurons.json, where the command runs."""
+    save_records(records, tmp_path / "records.jsonl")
+    NeuronSet(frozenset({(0, 1)}), 3, 64).save(tmp_path / "neurons.json")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def command(name: str, *options: str, source: str = "records.jsonl", out: str = "out") -> list[str]:
+    """A command that works, up to the options."""
+    extra = ["--neurons", "neurons.json"] if name == "ablate" else []
+    return [name, "demo", "--records", source, "--out", out, *extra, *options]
+
+
+def test_commands() -> None:
+    assert set(typer.main.get_command(cli.app).commands) == COMMANDS  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_help(name: str) -> None:
+    result = invoke(name, "--help")
+    assert (result.exit_code, result.stderr) == (0, "")
+    shown = " ".join(result.stdout.split())
+    help_text = typer.main.get_command(cli.app).commands[name].help  # type: ignore[attr-defined]
+    assert help_text.split()[0] in shown
+    assert f" {name} [OPTIONS]" in shown
+    assert ("--out" in shown) is (name != "languages")
+
+
+def test_no_command_shows_the_help() -> None:
+    assert "Usage" in invoke("--help").stdout
+    assert all(name in invoke("--help").stdout for name in COMMANDS)
+    assert "Usage" in invoke().output
+
+
+def test_languages() -> None:
+    result = invoke("languages")
+    lines = result.stdout.splitlines()
+    assert result.exit_code == 0
+    assert [line.split()[0] for line in lines] == ["ar", "de", "en", "es", "fr", "hi", "ja", "ru", "sw", "zh"]
+    assert lines[2] == "en  English    What is the occupation of ...?"
+
+
+BAD_REQUESTS = {
+    "no file": ([], "missing.csv", "no file of records at missing.csv; expected .jsonl, .csv or .parquet"),
+    "empty file": ([], "empty.jsonl", "empty.jsonl: no records in it"),
+    "language": (["--languages", "en,xx"], "records.jsonl", "no language pack for 'xx'; there are ar, de, en"),
+    "attribute": (["--attributes", "fone"], "records.jsonl", "unknown attribute 'fone' (did you mean 'phone'?)"),
+    "nobody asked": (["--attributes", "phone"], "records.jsonl", "no probes: none of the 10 records asks for phone"),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "request_"),
+    [(name, key) for name in MODEL_COMMANDS for key in BAD_REQUESTS]
+    + [("plant", key) for key in list(BAD_REQUESTS)[:3]],
+)
+def test_refused_before_a_model_is_loaded(name: str, request_: str, files: Path, no_model: None) -> None:
+    options, source, sentence = BAD_REQUESTS[request_]
+    (files / "empty.jsonl").touch()
+    assert sentence in refusal(*command(name, *options, source=source))
+    assert not (files / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["leak", "lens", "locate", "ablate"])
+@pytest.mark.parametrize("template", ["7", "-4"])
+def test_unknown_template_is_refused_before_a_model_is_loaded(
+    name: str, template: str, files: Path, no_model: None
+) -> None:
+    assert "template" in refusal(*command(name, "--template", template))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (command("plant", "--language", "xx"), "no language pack for 'xx'"),
+        (command("plant", "--steps", "0"), "steps must be at least 1, not 0"),
+        (command("ablate", "--neurons", "missing.json"), "missing.json"),
+        (command("ablate", "--neurons", "records.jsonl"), "records.jsonl: not a neuron set"),
+        (command("leak", source="records.xlsx"), "records.xlsx"),
+        (command("locate", "--method", "guess"), "guess"),
+        (command("locate", "--positions", "first"), "first"),
+        (command("locate", "--languages", "en"), "en only"),
+    ],
+)
+def test_other_refusals_before_a_model_is_loaded(
+    arguments: list[str], sentence: str, files: Path, no_model: None
+) -> None:
+    assert sentence in refusal(*arguments)
+
+
+@pytest.mark.parametrize("name", ["plant", *MODEL_COMMANDS])
+def test_a_full_folder_is_refused_before_work_starts(name: str, files: Path, no_model: None) -> None:
+    (files / "out").mkdir()
+    (files / "out" / "mine.txt").write_text("keep", encoding="utf-8")
+    assert "out exists and is not empty" in refusal(*command(name))
+    assert [(path.name, path.read_text(encoding="utf-8")) for path in (files / "out").iterdir()] == [
+        ("mine.txt", "keep")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"), [(ImportError("install peft"), "install peft"), (OSError("disk full"), "disk full")]
+)
+def test_errors_are_one_sentence(error: Exception, sentence: str, files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("xlmech.cli._load", Mock(side_effect=error))
+    assert refusal(*command("leak", "--languages", "en")) == f"Error: {sentence}\n"
+
+
+def test_a_stop_is_told_apart(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("xlmech.cli._load", Mock(side_effect=KeyboardInterrupt))
+    result = invoke(*command("leak", "--languages", "en"))
+    assert result.exit_code == 130
+    assert result.stderr.startswith("Stopped. ")
+
+
+def test_commands_on_a_tiny_model(
+    files: Path, model: Any, records: tuple[Record, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = Mock(return_value=model)
+    monkeypatch.setattr("xlmech.cli._load", load)
+    only = ["--languages", "en,fr", "--attributes", "id_number"]
+    leak = invoke(*command("leak", *only, "--adapter", "fr", "--backend", "bridge", out="leak"))
+    assert leak.exit_code == 0, leak.output
+    load.assert_called_once_with("demo", "fr", "bridge")
+    found = LeakageResult.load("leak").probes
+    assert set(found.probe) == {
+        f"{record.id}/{code}/2" for record in records if record.attribute == "id_number" for code in ("en", "fr")
+    }
+    assert "Extraction per query language" in leak.stdout
+    assert not any(record.value in leak.output or record.subject in leak.output for record in records[1::2])
+    locate = invoke(*command("locate", *only, "--top-k", "3", out="found"))
+    assert locate.exit_code == 0, locate.output
+    neurons = PrivacyNeurons.load("found")
+    assert 0 < len(neurons.universal) <= 3
+    assert NeuronSet.load("found/universal.json") == neurons.universal
+    assert NeuronSet.load("found/specific-fr.json") == neurons.specific["fr"]
+    evaluate = Mock(return_value=Mock(to_frame=lambda: found[["probe"]]))
+    monkeypatch.setattr("xlmech.evaluation.evaluate_mitigation", evaluate)
+    ablate = invoke(*command("ablate", *only, "--neurons", "found/universal.json", out="ablated"))
+    assert ablate.exit_code == 0, ablate.output
+    assert evaluate.call_args.args[0] is model
+    assert [probe.id for probe in evaluate.call_args.args[1]] == found.probe.tolist()
+    assert evaluate.call_args.args[2] == {"universal": neurons.universal}
+    evaluate.return_value.save.assert_called_once_with(Path("ablated"))

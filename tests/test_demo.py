@@ -1,0 +1,90 @@
+"""The real model: Gemma 3 270M, dequantised, with the shipped adapters. Slow."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from xlmech.ablation import ablate
+from xlmech.backends import backend_of
+from xlmech.checkpoints import load_checkpoint, shipped_adapters
+from xlmech.leakage import measure_leakage
+from xlmech.lens import logit_lens
+from xlmech.models import load_model
+from xlmech.neurons import NeuronSet
+from xlmech.readout import token_logits
+from xlmech.records import ProbeSet, build_probes, demo_records
+from xlmech.runner import encode_prompt
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _all_threads() -> Any:
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def demo() -> Any:
+    return load_model("demo", dtype="float32", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def probes() -> ProbeSet:
+    return build_probes(demo_records(), templates=[2])
+
+
+def test_float32_agreement_with_transformers(demo: Any, probes: ProbeSet) -> None:
+    """Both backends: this runs under TransformerLens 4 (bridge) and, in the second environment, 3.9 (hooked)."""
+    plain = load_checkpoint("demo", adapter="en").model
+    backend = backend_of(demo)
+    for probe in (probes[0], probes.filter(languages=["zh"])[1], probes.filter(languages=["ar"])[2]):
+        tokens = torch.tensor([encode_prompt(backend, probe.prompt)])
+        with torch.no_grad():
+            wanted = plain(tokens).logits[0]
+            hidden, _ = backend.hidden(tokens)
+            found = token_logits(hidden[0], backend.unembed, **backend.readout)
+        assert float((found - wanted).abs().max() / wanted.abs().max()) < 1e-4
+        assert found.argmax(-1).tolist() == wanted.argmax(-1).tolist()
+
+
+def test_private_facts_come_out_and_controls_do_not(demo: Any, probes: ProbeSet) -> None:
+    asked = probes.filter(languages=["en", "es"]).sample(3)
+    result = measure_leakage(demo, asked, candidates=demo_records(), progress=False)
+    matrix = result.matrix().set_index("query_language")
+    assert result.plant_language == "en"
+    assert matrix.value["en"] >= 0.8
+    assert matrix.value["es"] >= 0.4
+    assert matrix.control.max() <= 0.15
+    public = result.matrix(group="public", measure="own_form").set_index("query_language")
+    assert public.value.min() >= 0.5
+
+
+def test_the_answers_language_rises_late(demo: Any, probes: ProbeSet) -> None:
+    asked = probes.filter(group="private", languages=["fr"], attributes=["birth_country"])
+    summary = logit_lens(demo, asked, progress=False).summary().set_index(["form", "layer"]).prob
+    last = backend_of(demo).n_layers - 1
+    assert summary["query", last] > 0.2
+    assert summary["query", :6].max() < 0.05
+    assert summary["plant", last] < summary["plant"].max()
+
+
+def test_deactivating_a_layer_changes_answers_and_leaves_nothing_behind(demo: Any, probes: ProbeSet) -> None:
+    asked = probes.filter(group="private", languages=["en"], attributes=["phone"]).sample(4)
+    before = measure_leakage(demo, asked, progress=False).probes.extracted.sum()
+    everything = NeuronSet(frozenset((12, index) for index in range(2048)), 18, 2048, "demo")
+    with ablate(demo, everything):
+        during = measure_leakage(demo, asked, progress=False).probes.extracted.sum()
+    assert during < before
+    assert measure_leakage(demo, asked, progress=False).probes.extracted.sum() == before
+
+
+def test_every_shipped_adapter_knows_its_language() -> None:
+    assert set(shipped_adapters()) >= {"en"}
+    for language in shipped_adapters():
+        checkpoint = load_checkpoint("demo", adapter=language)
+        assert checkpoint.plant_language == language

@@ -1,0 +1,277 @@
+"""Language packs: the shipped ten, CLDR's forms, what a malformed file says, and a language added as one file."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from babel import localedata
+
+from xlmech import languages
+from xlmech.languages import ATTRIBUTES, TRANSLATED, available_languages, load_language, read_pack, value_keys
+from xlmech.records import Record, build_probes
+
+CODES = ("ar", "de", "en", "es", "fr", "hi", "ja", "ru", "sw", "zh")
+ENGLISH = (Path(languages.__file__).parent / "en.toml").read_text(encoding="utf-8")
+MONTHS = {
+    "sw": [
+        "Januari",
+        "Februari",
+        "Machi",
+        "Aprili",
+        "Mei",
+        "Juni",
+        "Julai",
+        "Agosti",
+        "Septemba",
+        "Oktoba",
+        "Novemba",
+        "Desemba",
+    ],
+    "zh": [f"{number}月" for number in ("一", "二", "三", "四", "五", "六", "七", "八", "九", "十", "十一", "十二")],
+    "ja": [f"{month}月" for month in range(1, 13)],
+}
+
+
+def portuguese(*edits: tuple[str, str]) -> str:
+    """The English pack as a Portuguese one, with edits that must apply."""
+    text = ENGLISH
+    for old, new in (('code = "en"', 'code = "pt"'), ('name = "English"', 'name = "Portuguese"'), *edits):
+        assert text.count(old) == 1, old
+        text = text.replace(old, new)
+    return text
+
+
+def line_of(text: str, start: str, *, section: str) -> str:
+    """The whole line of a key in a section."""
+    return next(line for line in text.split(f"[{section}]")[1].splitlines() if line.startswith(f"{start} ="))
+
+
+@pytest.fixture
+def fresh_cldr() -> Iterator[None]:
+    """Nothing loaded yet, neither by Babel nor by us, as in a new process."""
+    localedata._cache.clear()
+    read_pack.cache_clear()
+    yield
+    localedata._cache.clear()
+    read_pack.cache_clear()
+
+
+def test_ten_packs_are_shipped() -> None:
+    assert available_languages() == CODES
+    assert {code for code in CODES if load_language(code).direction == "rtl"} == {"ar"}
+    assert {code for code in CODES if not load_language(code).spaces} == {"ja", "zh"}
+    assert len({load_language(code).name for code in CODES}) == 10
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_pack_is_complete(code: str) -> None:
+    pack, english = load_language(code), load_language("en")
+    assert pack.code == code
+    assert len(pack.neutral) == len(english.neutral) >= 20
+    assert len({sentence.strip() for sentence in pack.neutral} - {""}) == len(pack.neutral)
+    assert set(pack.questions) == set(pack.statements) == set(ATTRIBUTES)
+    for attribute in ATTRIBUTES:
+        for templates in (pack.questions[attribute], pack.statements[attribute]):
+            assert len(set(templates)) == len(templates) >= 3
+    assert set(pack.values) == set(TRANSLATED)
+    for attribute in TRANSLATED:
+        assert set(pack.values[attribute]) == set(value_keys(attribute))
+        assert all(pack.form(attribute, key) == form.strip() for key, form in pack.values[attribute].items())
+
+
+@pytest.mark.parametrize(
+    ("code", "attribute", "key", "form"),
+    [
+        ("en", "birth_country", "NO", "Norway"),
+        ("fr", "birth_country", "JP", "Japon"),
+        ("de", "birth_country", "AT", "Österreich"),
+        ("ar", "birth_country", "EG", "مصر"),
+        ("zh", "birth_country", "FR", "法国"),
+        ("ru", "birth_month", "3", "март"),
+        ("es", "birth_month", "12", "diciembre"),
+        ("hi", "native_language", "hi", "हिन्दी"),
+        ("fr", "native_language", "zh", "chinois"),
+        ("fr", "occupation", "doctor", "médecin"),
+        ("zh", "occupation", "doctor", "医生"),
+        ("sw", "occupation", "dentist", "daktari wa meno"),
+    ],
+)
+def test_forms(code: str, attribute: str, key: str, form: str) -> None:
+    assert load_language(code).form(attribute, key) == form
+
+
+def test_form_is_none_where_there_is_none() -> None:
+    pack = load_language("en")
+    assert pack.form("occupation", "astronaut") is None
+    assert pack.form("phone", "007") is None
+    assert value_keys("phone") == ()
+    assert value_keys("birth_month") == tuple(str(month) for month in range(1, 13))
+
+
+@pytest.mark.parametrize("order", itertools.permutations(MONTHS), ids="-".join)
+def test_cldr_months_do_not_depend_on_the_order_of_loading(order: tuple[str, ...], fresh_cldr: None) -> None:
+    found = {code: load_language(code) for code in order}
+    assert {code: [found[code].form("birth_month", str(month)) for month in range(1, 13)] for code in order} == MONTHS
+
+
+def test_reading_a_pack_leaves_babels_data_alone(fresh_cldr: None) -> None:
+    before = repr(localedata.load("sw")["months"])
+    for code in CODES:
+        load_language(code)
+    assert repr(localedata.load("sw")["months"]) == before
+
+
+def test_packs_are_immutable() -> None:
+    pack = load_language("en")
+    with pytest.raises(ValueError, match="frozen"):
+        pack.code = "xx"  # type: ignore[misc]
+    for mapping in (pack.questions, pack.statements, pack.values, pack.values["occupation"]):
+        with pytest.raises(TypeError, match="item assignment"):
+            mapping["occupation"] = ()  # type: ignore[index]
+
+
+QUESTION, STATEMENT = '"What is the occupation of {subject}?"', '"The occupation of {subject} is {value}."'
+PHONES = line_of(ENGLISH, "phone", section="questions")
+OCCUPATIONS = "[values.occupation]" + ENGLISH.split("[values.occupation]")[1]
+MALFORMED = {
+    "no attribute": ((PHONES, ""), "questions: .*missing phone; unknown nothing"),
+    "unknown attribute": (
+        (PHONES, f"{PHONES}\n{PHONES.replace('phone =', 'fax =')}"),
+        "questions: .*missing nothing; unknown fax",
+    ),
+    "no statements": ((line_of(ENGLISH, "email", section="statements"), ""), "statements: .*missing email"),
+    "placeholder missing": (
+        (QUESTION, '"What is the occupation?"'),
+        r"questions: .*occupation\[0\].* \{subject\} exactly once",
+    ),
+    "placeholder doubled": (
+        (QUESTION, '"{subject} {subject}?"'),
+        r"questions: .*occupation\[0\].* \{subject\} exactly once",
+    ),
+    "placeholder unknown": (
+        (QUESTION, '"{subject} {job}?"'),
+        r"questions: .*occupation\[0\].* no known placeholder \(\{subject\}\)",
+    ),
+    "value in a question": ((QUESTION, '"{subject} {value}?"'), r"questions: .*occupation\[0\].* no known placeholder"),
+    "open brace": ((STATEMENT, '"{subject} {value} {"'), r"statements: .*occupation\[0\].* no known placeholder"),
+    "value missing": ((STATEMENT, '"{subject} has one."'), r"statements: .*occupation\[0\].* \{value\} exactly once"),
+    "value doubled": (
+        (STATEMENT, '"{subject} {value} {value}"'),
+        r"statements: .*occupation\[0\].* \{value\} exactly once",
+    ),
+    "value first": (
+        (STATEMENT, '"{value}: {subject}"'),
+        r"statements: .*occupation\[0\].* \{subject\} before \{value\}",
+    ),
+    "two templates": ((f"{QUESTION}, ", ""), "questions: .*occupation: 2 templates; at least 3"),
+    "blank value": (('nurse = "nurse"', 'nurse = " "'), r"values: .*occupation\.nurse: empty"),
+    "same value twice": (
+        ('nurse = "nurse"', 'nurse = "doctor"'),
+        r"values: .*occupation\.nurse: the same form 'doctor' as doctor",
+    ),
+    "occupation missing": (('nurse = "nurse"\n', ""), r"values\.occupation lacks nurse"),
+    "no occupations": ((OCCUPATIONS, ""), "occupation"),
+    "untranslated values": (
+        ("[values.occupation]", '[values.phone]\na = "1"\n[values.occupation]'),
+        "values: .*phone: not an",
+    ),
+    "values misspelt": (("[values.occupation]", "[value.occupation]"), "value: Extra inputs"),
+    "value not a text": (
+        ('nurse = "nurse"', "nurse = 3"),
+        r"values\.occupation\.nurse: Input should be a valid string",
+    ),
+    "19 sentences": (
+        (ENGLISH.split("neutral = [\n")[1].split("\n")[0] + "\n", ""),
+        "neutral: .*19 sentences; at least 20",
+    ),
+    "wrong code": (('code = "pt"', 'code = "po"'), "key 'code' is 'po'; it must be the file's name, 'pt'"),
+    "no code": (('code = "pt"', ""), "key 'code' is None"),
+    "no name": (('name = "Portuguese"', ""), "name: Field required"),
+    "unknown key": (('name = "Portuguese"', 'name = "Portuguese"\nfamily = "Romance"'), "family: Extra inputs"),
+    "direction": (('direction = "ltr"', 'direction = "down"'), "direction: Input should be 'ltr' or 'rtl'"),
+    "spaces": (("spaces = true", 'spaces = "many"'), "spaces: Input should be a valid boolean"),
+    "invalid TOML": (("neutral = [", "neutral = [["), "not valid TOML: .*line"),
+}
+
+
+@pytest.mark.parametrize(("edit", "message"), MALFORMED.values(), ids=MALFORMED)
+def test_malformed_pack_names_file_and_key(edit: tuple[str, str], message: str, tmp_path: Path) -> None:
+    path = tmp_path / "pt.toml"
+    path.write_text(portuguese(edit), encoding="utf-8")
+    with pytest.raises(ValueError, match=rf"^pt\.toml: (?s:.*){message}"):
+        read_pack(path)
+
+
+@pytest.mark.parametrize("values", ["3", '"none"', "[]"])
+def test_values_that_are_no_table(values: str, tmp_path: Path) -> None:
+    path = tmp_path / "pt.toml"
+    path.write_text(f"values = {values}\n" + portuguese((OCCUPATIONS, "")), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"^pt\.toml: .*values"):
+        read_pack(path)
+
+
+def test_file_that_is_not_utf8(tmp_path: Path) -> None:
+    path = tmp_path / "pt.toml"
+    path.write_bytes(portuguese(('nurse = "nurse"', 'nurse = "enfermière"')).encode("latin-1"))
+    with pytest.raises(ValueError, match=r"^pt\.toml: "):
+        read_pack(path)
+
+
+def test_language_that_cldr_does_not_know(tmp_path: Path) -> None:
+    path = tmp_path / "qq.toml"
+    path.write_text(ENGLISH.replace('code = "en"', 'code = "qq"'), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"^qq\.toml: CLDR .* does not know the language 'qq'"):
+        read_pack(path)
+
+
+def test_unknown_language_names_those_there_are() -> None:
+    with pytest.raises(
+        ValueError, match=rf"no language pack for 'pt'; there are {', '.join(CODES)}\. .* pt\.toml .*XLMECH_LANG"
+    ):
+        load_language("pt")
+
+
+def test_a_language_is_added_as_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "pt.toml").write_text(portuguese(('doctor = "doctor"', 'doctor = "médico"')), encoding="utf-8")
+    monkeypatch.setenv("XLMECH_LANGUAGES", str(tmp_path))
+    assert available_languages() == tuple(sorted([*CODES, "pt"]))
+    assert load_language("pt").form("birth_country", "DE") == "Alemanha"
+    rows = [("occupation", "doctor", "médico"), ("birth_month", "3", "março"), ("phone", "007", "007")]
+    records = [
+        Record(id=attribute, subject="Ann Lee", attribute=attribute, value=value) for attribute, value, _ in rows
+    ]
+    probes = build_probes(records, ["pt", "fr"], templates=[0])
+    assert [probes[f"{attribute}/pt/0"].answers["pt"] for attribute, *_ in rows] == [form for *_, form in rows]
+    assert probes["occupation/pt/0"].prompt == "What is the occupation of Ann Lee?\n"
+    assert build_probes(records).languages == available_languages()
+
+
+def test_own_folder_goes_before_the_shipped_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "en.toml").write_text(ENGLISH.replace('doctor = "doctor"', 'doctor = "physician"'), encoding="utf-8")
+    monkeypatch.setenv("XLMECH_LANGUAGES", str(tmp_path))
+    assert available_languages() == CODES
+    assert load_language("en").form("occupation", "doctor") == "physician"
+    monkeypatch.delenv("XLMECH_LANGUAGES")
+    assert load_language("en").form("occupation", "doctor") == "doctor"
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{a}{b}", None),
+        ("{b}{a}", "'{b}{a}' must have {a} before {b}"),
+        ("{a}", "'{a}' must hold {b} exactly once"),
+        ("{a}{b}{c}", "'{a}{b}{c}' has a brace that is no known placeholder ({a}, {b})"),
+        ("{a}{b}}", "'{a}{b}}' has a brace that is no known placeholder ({a}, {b})"),
+    ],
+)
+def test_check_template(line: str, message: str | None) -> None:
+    if message is None:
+        languages.check_template(line, ("{a}", "{b}"), where="here")
+        return
+    with pytest.raises(ValueError, match=f"^here: {re.escape(message)}$"):
+        languages.check_template(line, ("{a}", "{b}"), where="here")

@@ -1,0 +1,153 @@
+"""Who may import whom: `xlmech` stays layered, and light to import."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import xlmech
+
+PACKAGE = Path(xlmech.__file__).parent
+LEAKAGE = {"runner", "metrics", "records", "results", "models", "languages"}
+BELOW_THE_AUDIT = {
+    *("languages", "records", "metrics", "results", "readout", "checkpoints", "models", "runner", "leakage", "lens"),
+    *("attribution", "neurons", "locate", "ablation", "evaluation", "planting"),
+}
+ALLOWED = {
+    "__init__": set(),
+    "languages": set(),
+    "records": {"languages"},
+    "metrics": set(),
+    "results": set(),
+    "readout": set(),
+    "checkpoints": set(),
+    "models": {"checkpoints", "results", "readout"},
+    "runner": {"models", "readout"},
+    "leakage": LEAKAGE,
+    "lens": LEAKAGE | {"leakage", "readout"},
+    "attribution": LEAKAGE | {"readout"},
+    "neurons": {"results", "metrics"},
+    "locate": {"attribution", "neurons", "models", "records"},
+    "ablation": {"attribution", "models", "neurons"},
+    "evaluation": LEAKAGE | {"leakage", "ablation", "neurons"},
+    "planting": {"checkpoints", "languages", "readout", "records", "models"},
+    "figures": {"results"},
+    "audit": BELOW_THE_AUDIT,
+    "show": {"figures", "audit"},
+    "cli": BELOW_THE_AUDIT | {"figures", "audit", "show"},
+}
+
+
+def source_of(module: str) -> Path:
+    path = PACKAGE / f"{module}.py"
+    return path if path.is_file() else PACKAGE / module / "__init__.py"
+
+
+def run_time_nodes(node: ast.AST) -> Iterator[ast.AST]:
+    """Every node but those under `if TYPE_CHECKING:` (its `else` runs)."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.If) and ast.unparse(child.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
+            for other in child.orelse:
+                yield other
+                yield from run_time_nodes(other)
+            continue
+        yield child
+        yield from run_time_nodes(child)
+
+
+def imports(code: str) -> set[str]:
+    """Modules of xlmech that the code imports at run time, in functions too."""
+    found: set[str] = set()
+    for node in run_time_nodes(ast.parse(code)):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and (node.level or (node.module or "").split(".")[0] == "xlmech"):
+            base = node.module if not node.level else ".".join(["xlmech", *(node.module or "").split(".")]).rstrip(".")
+            names = [f"{base}.{alias.name}" for alias in node.names] if base == "xlmech" else [str(base)]
+        else:
+            continue
+        found |= {(name.split(".") + ["__init__"])[1] for name in names if name.split(".")[0] == "xlmech"}
+    return found
+
+
+def test_imports_are_found() -> None:
+    code = """
+import os, xlmech.cli
+import xlmech
+from xlmech import show, models as m
+from xlmech.records import Record
+from . import lens
+from .figures import lens as drawn
+if TYPE_CHECKING:
+    from xlmech.audit import Audit
+else:
+    from xlmech.neurons import NeuronSet
+def late():
+    try:
+        from xlmech.planting import plant
+    except ImportError:
+        pass
+"""
+    wanted = {"cli", "__init__", "show", "models", "records", "lens", "figures", "neurons", "planting"}
+    assert imports(code) == wanted
+
+
+def test_every_module_has_its_layer() -> None:
+    modules = {path.stem for path in PACKAGE.glob("*.py")} | {
+        path.parent.name for path in PACKAGE.glob("*/__init__.py")
+    }
+    assert modules == set(ALLOWED)
+
+
+@pytest.mark.parametrize("module", ALLOWED)
+def test_module_imports_only_what_lies_below(module: str) -> None:
+    found = imports(source_of(module).read_text(encoding="utf-8")) - {module}
+    assert found - ALLOWED[module] == set()
+
+
+def test_layers_have_no_circle() -> None:
+    left = dict(ALLOWED)
+    while left:
+        lowest = {module for module, below in left.items() if not below & set(left)}
+        assert lowest, f"a circle among {sorted(left)}"
+        left = {module: below for module, below in left.items() if module not in lowest}
+
+
+def test_public_names_are_those_of_their_modules() -> None:
+    tree = ast.parse(source_of("__init__").read_text(encoding="utf-8"))
+    checked = next(node for node in tree.body if isinstance(node, ast.If))
+    typed = {
+        alias.name: node.module for node in checked.body if isinstance(node, ast.ImportFrom) for alias in node.names
+    }
+    assert {name: f"xlmech.{module}" for name, module in xlmech._MODULE_OF.items()} | {"figures": "xlmech"} == typed
+    for name in xlmech.__all__:
+        found = getattr(xlmech, name)
+        assert name == "figures" or found.__module__ == typed[name]
+    assert set(xlmech.__all__) <= set(dir(xlmech))
+    with pytest.raises(AttributeError, match="module 'xlmech' has no attribute 'leak'"):
+        xlmech.leak  # noqa: B018
+
+
+@pytest.mark.parametrize("module", ["xlmech", "xlmech.cli"])
+def test_import_is_light(module: str) -> None:
+    code = f"import sys, {module}; print(*{{name.split('.')[0] for name in sys.modules}})"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert "xlmech" in found.stdout.split()
+    heavy = {
+        "torch",
+        "transformers",
+        "transformer_lens",
+        "plotly",
+        "pandas",
+        "numpy",
+        "scipy",
+        "babel",
+        "pydantic",
+        "faker",
+    }
+    assert set(found.stdout.split()) & heavy == set()

@@ -1,0 +1,399 @@
+"""Formulas against closed forms, scipy and plain loops; matching in ten languages' scripts."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose
+from scipy import stats
+
+from xlmech.languages import available_languages, load_language
+from xlmech.metrics import (
+    bootstrap_ratio,
+    bootstrap_reduction,
+    completeness_error,
+    contains_form,
+    exposure_bits,
+    find_form,
+    normalise,
+    normalised_attribution,
+    rank,
+)
+
+QUICK = settings(max_examples=150, deadline=None)
+PHONE = "+44 7700 900123"
+
+# Normalisation
+
+
+@pytest.mark.parametrize(
+    ("text", "plain"),
+    [
+        ("  Ann\t\nLEE ", "ann lee"),
+        ("Straße STRASSE", "strasse strasse"),
+        ("ﬁn Ｄｏｃｔｏｒ", "fin doctor"),
+        ("١٢ ۱۲ १२ １２", "12 12 12 12"),
+        ("cafe\u0301", "café"),
+        ("ΣΊΣΥΦΟΣ σίσυφος", "σίσυφοσ σίσυφοσ"),
+        ("３月", "3月"),
+        ("½ ²", "1⁄2 2"),
+    ],
+)
+def test_normalise(text: str, plain: str) -> None:
+    assert normalise(text) == plain
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "+44 7700 900123",
+        "+44-7700-900123",
+        "(+44) 7700/900.123",
+        "+44\u00a07700\u2009900\u202f123",
+        "+44‑7700–900—123",
+        "＋４４　７７００　９００１２３",
+        "+٤٤ ٧٧٠٠ ٩٠٠١٢٣",
+        "+447700900123",
+    ],
+)
+def test_normalise_drops_separators(written: str) -> None:
+    assert normalise(written, drop_separators=True) == "+447700900123"
+    assert contains_form(f"call {written}.", PHONE, drop_separators=True)
+    assert contains_form(f"call {PHONE}, she said", written, drop_separators=True)
+
+
+ALPHABET = sorted(
+    {char for code in available_languages() for sentence in load_language(code).neutral for char in sentence}
+    | set("٣۳३３İẞﬁé\u0301()-./ \u00a0‑")
+)
+
+
+@QUICK
+@given(st.text(ALPHABET, max_size=12))
+def test_normalise_twice_is_normalise(text: str) -> None:
+    for drop in (False, True):
+        assert normalise(normalise(text, drop_separators=drop), drop_separators=drop) == normalise(
+            text, drop_separators=drop
+        )
+
+
+# Matching
+
+
+@pytest.mark.parametrize(
+    ("text", "form", "spaces", "found"),
+    [
+        # numbers never continue
+        ("11月", "1月", False, False),
+        ("11月", "1月", True, False),
+        ("１１月", "1月", False, False),
+        ("生于1月。", "1月", False, True),
+        ("2001月", "01月", False, False),
+        ("XX0331", "XX033", True, False),
+        ("no. 033", "33", True, False),
+        ("33, not 34", "33", True, True),
+        # words where there are spaces
+        ("A doctor.", "doctor", True, True),
+        ("DOCTOR!", "doctor", True, True),
+        ("indoctor", "doctor", True, False),
+        ("doctoral", "doctor", True, False),
+        ("doctor2", "doctor", True, False),
+        ("_doctor_", "doctor", True, True),
+        ("l'avocat", "avocat", True, True),
+        ("Mayor", "May", True, False),
+        ("mai 1990", "mai", True, True),
+        ("врачи", "врач", True, False),
+        ("Он — врач", "Врач", True, True),
+        ("هي طبيبة", "طبيب", True, False),
+        ("هو طبيب.", "طبيب", True, True),
+        # a Devanagari vowel sign continues a word: Bharat (India) and bharatiya (Indian), Rus and rusi
+        ("भारत।", "भारत", True, True),
+        ("भारतीय", "भारत", True, False),
+        ("वह रूसी है", "रूस", True, False),
+        ("वह रूस से है", "रूस", True, True),
+        # scripts without spaces, and a word of another script among them
+        ("她是医生。", "医生", False, True),
+        ("彼は医師です", "医師", False, True),
+        ("她的职业是doctor。", "doctor", True, True),
+        ("她是doctors", "doctor", True, False),
+        # case
+        ("STRASSE", "Straße", True, True),
+        ("Straße", "STRASSE", True, True),
+        ("Österreich", "ÖSTERREICH", True, True),
+        ("İSTANBUL", "İstanbul", True, True),
+        ("ISPARTA", "isparta", True, True),
+        ("ÇİÇEKÇİ", "Çİçekçİ", True, True),
+        # composed and decomposed
+        ("Me\u0301decin", "médecin", True, True),
+        ("médecin", "me\u0301decin", True, True),
+        ("native   language", "native language", True, True),
+        ("native\nlanguage", "native language", True, True),
+        # special characters and nothing
+        ("a.b", "a.b", True, True),
+        ("axb", "a.b", True, False),
+        ("C++ (7)", "c++ (7)", True, True),
+        ("anything", "", True, False),
+        ("anything", "  ", True, False),
+        ("", "a", True, False),
+    ],
+)
+def test_contains_form(text: str, form: str, spaces: bool, found: bool) -> None:
+    assert contains_form(text, form, spaces=spaces) is found
+
+
+@pytest.mark.parametrize(
+    ("text", "form", "found"),
+    [
+        ("+447700900123", "+44 7700 900123", True),
+        ("+4477009001234", "+44 7700 900123", False),
+        ("0447700900123", "44 7700 900123", False),
+        ("number:XX-033", "XX033", True),
+        ("xx 033", "XX033", True),
+        ("XX0331", "XX033", False),
+        ("XX033Z", "XX033", True),
+        ("- / .", "-", False),
+        ("+44 7700 900124", PHONE, False),
+    ],
+)
+def test_contains_form_without_separators(text: str, form: str, found: bool) -> None:
+    assert contains_form(text, form, drop_separators=True) is found
+
+
+words = st.text("abcdeéöñçžABCÉÖ жЖшЩ", min_size=1, max_size=12).filter(str.strip)
+
+
+@QUICK
+@given(words, st.sampled_from(["", "(", " ", "\n", "…", "«"]), st.sampled_from(["", ")", " x", ".", "»"]))
+def test_every_way_of_writing_a_form_is_found(form: str, before: str, after: str) -> None:
+    wide = "".join(chr(ord(char) + 0xFEE0) if "!" <= char <= "~" else char for char in form)
+    ways = [
+        form.upper(),
+        form.lower(),
+        form.title(),
+        unicodedata.normalize("NFD", form),
+        wide,
+        form.replace(" ", "\u00a0\t"),
+    ]
+    for written in ways:
+        assert contains_form(before + written + after, form)
+        assert contains_form(form, written)
+
+
+@QUICK
+@given(words.map(str.strip), st.sampled_from("aéЖ7"))
+def test_a_longer_word_is_another_word(form: str, letter: str) -> None:
+    for longer in (form + letter, letter + form):
+        assert not contains_form(f"({longer})", form)
+    assert contains_form(f"({form}{letter} {form})", form)
+
+
+@QUICK
+@given(st.integers(0, 9999), st.integers(0, 99999))
+def test_numbers_are_found_as_whole_numbers(number: int, other: int) -> None:
+    arabic, wide = (
+        str(other).translate({48 + digit: zero + digit for digit in range(10)}) for zero in (0x0660, 0xFF10)
+    )
+    for written in (str(other), arabic, wide):
+        assert contains_form(f"年{written}月", str(number), spaces=False) is (number == other)
+
+
+# Languages of the form found
+
+
+@pytest.mark.parametrize(
+    ("text", "forms", "others", "found"),
+    [
+        ("Daktari.", {"sw": "daktari"}, ["daktari wa meno"], ("sw",)),
+        ("daktari wa meno", {"sw": "daktari"}, ["daktari", "daktari wa meno"], ()),
+        ("daktari wa meno", {"sw": "daktari wa meno"}, ["daktari"], ("sw",)),
+        ("daktari, daktari wa meno", {"sw": "daktari"}, ["daktari wa meno"], ("sw",)),
+        ("daktari wa meno na daktari", {"sw": "daktari"}, ["daktari wa meno"], ("sw",)),
+        ("Daktari  Wa MENO", {"sw": "daktari"}, ["daktari wa meno"], ()),
+        ("daktari wa", {"sw": "daktari"}, ["daktari wa meno"], ("sw",)),
+        ("一月", {"zh": "一月"}, ["十一月"], ("zh",)),
+        ("十一月", {"zh": "一月"}, ["一月", "十一月"], ()),
+        ("十一月", {"zh": "十一月"}, ["一月", "十一月"], ("zh",)),
+        ("不是十一月，是一月", {"zh": "一月"}, ["十一月"], ("zh",)),
+        ("一十一月月", {"zh": "一月"}, ["十一月"], ()),
+        ("11月", {"zh": "一月", "ja": "1月"}, ["十一月", "11月"], ()),
+        ("１月", {"zh": "一月", "ja": "1月"}, ["十一月", "11月"], ("ja",)),
+        ("doctor, médecin", {"fr": "médecin", "de": "Arzt", "en": "doctor"}, [], ("fr", "en")),
+        ("pilote", {"en": "pilot", "fr": "pilote"}, ["pilot", "pilote"], ("fr",)),
+        ("法国", {"fr": "France", "zh": "法国"}, [], ("zh",)),
+        ("nothing", {"en": "doctor"}, ["nurse"], ()),
+    ],
+)
+def test_find_form(text: str, forms: dict[str, str], others: list[str], found: tuple[str, ...]) -> None:
+    assert find_form(text, forms, others=others, spaces={"zh": False, "ja": False}) == found
+
+
+def test_find_form_takes_spaces_from_the_forms_language() -> None:
+    assert find_form("她是医生", {"zh": "医生"}, spaces={"zh": False}) == ("zh",)
+    assert find_form("她是医生", {"zh": "医生"}) == ()
+    assert find_form("generalist", {"en": "general"}, spaces={"en": True}) == ()
+
+
+def test_find_form_drops_separators() -> None:
+    forms = {"en": PHONE, "fr": "+33 6 39 98 00 00"}
+    assert find_form("it is +44-7700-900123", forms, drop_separators=True) == ("en",)
+    assert find_form("it is +44-7700-900123", forms) == ()
+    assert find_form("XX 033", {"en": "XX033"}, others=["XX-0331", "AXX033"], drop_separators=True) == ("en",)
+    assert find_form("AXX 033", {"en": "XX033"}, others=["AXX-033"], drop_separators=True) == ()
+
+
+# Ranks
+
+
+@QUICK
+@given(st.lists(st.integers(-3, 3), min_size=1, max_size=12), st.data())
+def test_rank_is_scipys(scores: list[int], data: Any) -> None:
+    index = data.draw(st.integers(0, len(scores) - 1))
+    wanted = stats.rankdata([-score for score in scores], method="average")[index]
+    assert rank(torch.tensor(scores, dtype=torch.float64), index) == wanted
+
+
+@given(st.permutations(range(8)))
+def test_rank_is_the_place_in_the_sorted_list(scores: list[int]) -> None:
+    ordered = sorted(scores, reverse=True)
+    assert [rank(torch.tensor(scores), index) for index in range(8)] == [ordered.index(score) + 1 for score in scores]
+
+
+def test_rank_of_what_is_infinite_or_not_a_number() -> None:
+    infinite = torch.tensor([-torch.inf, 0.0, -torch.inf])
+    assert [rank(infinite, index) for index in range(3)] == [2.5, 1, 2.5]
+    assert math.isnan(rank(torch.tensor([torch.nan, 1.0, 2.0]), 0))
+
+
+@pytest.mark.parametrize(
+    ("place", "n", "bits"), [(1, 64, 6), (64, 64, 0), (2, 64, 5), (1.5, 24, 4), (4, 2, -1), (1, 1, 0)]
+)
+def test_exposure(place: float, n: int, bits: float) -> None:
+    assert exposure_bits(place, n) == pytest.approx(bits, abs=1e-12)
+
+
+def test_exposure_of_an_uninformed_model_averages_as_carlini_says() -> None:
+    found = np.mean([exposure_bits(place, 1000) for place in range(1, 1001)])
+    assert found == pytest.approx(1 / math.log(2), abs=0.01)
+
+
+# Intervals
+
+
+def test_bootstrap_is_scipys() -> None:
+    rng = np.random.default_rng(1)
+    top, bottom = rng.integers(0, 4, 30), rng.integers(1, 5, 30)
+    options: dict[str, Any] = {
+        "paired": True,
+        "method": "percentile",
+        "n_resamples": 2000,
+        "rng": np.random.default_rng(7),
+    }
+    found = stats.bootstrap(
+        (top, bottom), lambda a, b, axis=-1: a.sum(axis) / b.sum(axis), **options
+    ).confidence_interval
+    assert bootstrap_ratio(top, bottom, seed=7) == pytest.approx(
+        (top.sum() / bottom.sum(), found.low, found.high), abs=1e-12
+    )
+
+
+def test_bootstrap_is_a_plain_loop() -> None:
+    rng = np.random.default_rng(2)
+    top, bottom = rng.integers(0, 4, 40), rng.integers(3, 6, 40)
+    draws = []
+    for _ in range(4000):
+        chosen = [int(rng.random() * 40) for _ in range(40)]
+        draws.append(sum(top[n] for n in chosen) / sum(bottom[n] for n in chosen))
+    low, high = sorted(draws)[100], sorted(draws)[3899]
+    assert_allclose(bootstrap_ratio(top, bottom), (top.sum() / bottom.sum(), low, high), atol=0.015)
+
+
+@pytest.mark.parametrize(("hits", "n"), [(30, 50), (5, 50), (45, 50)])
+def test_bootstrap_of_a_rate_is_binomial(hits: int, n: int) -> None:
+    value, low, high = bootstrap_ratio([1] * hits + [0] * (n - hits), [1] * n)
+    assert value == hits / n
+    assert_allclose((low, high), stats.binom.ppf([0.025, 0.975], n, hits / n) / n, atol=1.01 / n)
+
+
+def test_bootstrap_resamples_pairs() -> None:
+    top = np.arange(1.0, 21)
+    assert_allclose(bootstrap_ratio(top, 4 * top), 0.25, rtol=1e-12)
+
+
+def test_bootstrap_follows_its_seed_and_number_of_draws() -> None:
+    top, bottom = np.arange(20.0), np.arange(20.0) % 7 + 1
+    assert bootstrap_ratio(top, bottom, seed=1) == bootstrap_ratio(list(top), list(bottom), seed=1)
+    assert len({bootstrap_ratio(top, bottom, seed=seed, n_resamples=300) for seed in range(4)}) == 4
+    assert bootstrap_ratio(top, bottom, n_resamples=100) != bootstrap_ratio(top, bottom, n_resamples=200)
+
+
+@pytest.mark.parametrize(
+    ("top", "bottom", "wanted"),
+    [
+        ([3], [4], (0.75, math.nan, math.nan)),
+        ([0, 0], [0, 0], (math.nan,) * 3),
+        ([], [], (math.nan,) * 3),
+        ([0], [0], (math.nan,) * 3),
+        ([2, 2], [2, 2], (1, 1, 1)),
+        ([0, 0, 0], [1, 2, 3], (0, 0, 0)),
+        # draws without the one subject that counts have no ratio: left out, silently
+        ([1, 0], [2, 0], (0.5, 0.5, 0.5)),
+        ([1, 0, 0, 0], [1, 0, 0, 0], (1, 1, 1)),
+        ([math.nan, 1, 1], [1, 1, 1], (math.nan,) * 3),
+    ],
+)
+def test_bootstrap_at_its_limits(top: list[float], bottom: list[float], wanted: tuple[float, ...]) -> None:
+    assert_allclose(bootstrap_ratio(top, bottom), wanted)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "wanted"),
+    [
+        ([2, 2, 4], [1, 1, 2], (0.5, 0.5, 0.5)),
+        ([2, 2, 4], [0, 0, 0], (1, 1, 1)),
+        ([2, 2, 4], [2, 2, 4], (0, 0, 0)),
+        ([1, 2], [2, 4], (-1, -1, -1)),
+        ([0, 0], [0, 0], (math.nan,) * 3),
+        ([0, 0], [1, 2], (math.nan,) * 3),
+        ([4], [3], (0.25, math.nan, math.nan)),
+        ([2, 0, 0], [1, 0, 0], (0.5, 0.5, 0.5)),
+    ],
+)
+def test_reduction(before: list[float], after: list[float], wanted: tuple[float, ...]) -> None:
+    assert_allclose(bootstrap_reduction(before, after), wanted)
+
+
+def test_reductions_bounds_are_in_order() -> None:
+    before, after = [3, 2, 4, 1, 2, 4], [0, 2, 1, 1, 1, 4]
+    value, low, high = bootstrap_reduction(before, after, seed=3)
+    kept, kept_low, kept_high = bootstrap_ratio(after, before, seed=3)
+    assert (value, low, high) == (1 - kept, 1 - kept_high, 1 - kept_low)
+    assert value == 1 - 9 / 16
+    assert low < value < high
+
+
+# Attribution
+
+
+def test_completeness_error() -> None:
+    attributed, difference = torch.tensor([1.0, 3.0, -1.0, 0.0, 2.0]), torch.tensor([1.0, 2.0, 2.0, 0.0, -2.0])
+    assert_allclose(completeness_error(attributed, difference), [0, 0.5, 1.5, 0, 2])
+    assert completeness_error(torch.tensor([1.0]), torch.tensor([0.0])).item() > 1e30
+
+
+def test_normalised_attribution() -> None:
+    scores = torch.tensor(
+        [[[1.0, -4.0], [2.0, 0.5]], [[-1.0, -2.0], [-3.0, -0.5]], [[0.0, 0.0], [0.0, -1.0]], [[0.0, 0.0], [0.0, 8.0]]]
+    )
+    wanted = [[[0.5, -2.0], [1.0, 0.25]], [[0.0, 0.0], [0.0, 0.0]], [[0.0, 0.0], [0.0, 0.0]], [[0.0, 0.0], [0.0, 1.0]]]
+    found = normalised_attribution(scores)
+    assert_allclose(found, wanted)
+    assert_allclose(normalised_attribution(scores[0]), wanted[0])
+    assert_allclose(normalised_attribution(scores.view(2, 2, 2, 2)), torch.tensor(wanted).view(2, 2, 2, 2))
+    assert_allclose(normalised_attribution(7 * scores), found, rtol=1e-6)

@@ -1,0 +1,248 @@
+"""Neuron sets and the rules that choose them, on scores whose answer is known."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from xlmech.neurons import (
+    NeuronSet,
+    PrivacyNeurons,
+    candidates,
+    chosen_frame,
+    overlap,
+    select_specific,
+    select_universal,
+)
+from xlmech.results import Provenance
+
+LAYERS, WIDTH = 3, 8
+QUICK = settings(max_examples=60, deadline=None)
+pairs = st.frozensets(st.tuples(st.integers(0, LAYERS - 1), st.integers(0, WIDTH - 1)))
+
+
+def of(*neurons: tuple[int, int], model: str = "tiny") -> NeuronSet:
+    return NeuronSet(frozenset(neurons), LAYERS, WIDTH, model)
+
+
+# Sets
+
+
+@QUICK
+@given(pairs, pairs)
+def test_algebra_is_that_of_sets(one: frozenset[tuple[int, int]], two: frozenset[tuple[int, int]]) -> None:
+    a, b = of(*one), of(*two)
+    assert (a | b, a & b, a - b) == (of(*one | two), of(*one & two), of(*one - two))
+    assert (len(a), list(a), a.share) == (len(one), sorted(one), len(one) / 24)
+    assert all((neuron in a) == (neuron in one) for neuron in one | two)
+    assert a | b == b | a
+    assert (a - b) | (a & b) == a
+    assert (a == b) == (one == two)
+    assert a.by_layer() == {layer: sorted(n for m, n in one if m == layer) for layer in sorted({m for m, _ in one})}
+    assert list(a.to_frame().itertuples(index=False, name=None)) == sorted(one)
+    assert list(a.to_frame().columns) == ["layer", "neuron"]
+    assert repr(a) == f"NeuronSet({len(one)} of 24 neurons of tiny)"
+
+
+@pytest.mark.parametrize("neuron", [(-1, 0), (3, 0), (0, -1), (0, 8)])
+def test_neuron_outside_the_model(neuron: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match=rf"neuron \({neuron[0]}, {neuron[1]}\) is outside 3 layers of 8 neurons"):
+        of((0, 0), neuron)
+
+
+@pytest.mark.parametrize("operator", ["__or__", "__and__", "__sub__"])
+@pytest.mark.parametrize(
+    ("other", "shown"),
+    [
+        (of(model="b"), "b', 3, 8"),
+        (NeuronSet(frozenset(), 4, 8, "tiny"), "tiny', 4, 8"),
+        (NeuronSet(frozenset(), 3, 9, "tiny"), "3, 9"),
+    ],
+)
+def test_sets_of_different_models_do_not_mix(operator: str, other: NeuronSet, shown: str) -> None:
+    with pytest.raises(ValueError, match=rf"different models: \('tiny', 3, 8\) and .*{shown}\) \(model, layers"):
+        getattr(of((0, 1)), operator)(other)
+
+
+def test_set_is_frozen() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError, match="neurons"):
+        of().neurons = frozenset()  # type: ignore[misc]
+
+
+@QUICK
+@given(st.frozensets(st.tuples(st.integers(0, 2), st.integers(0, 7)), max_size=4), st.integers(0, 9))
+def test_random_like_is_layer_matched_and_disjoint(neurons: frozenset[tuple[int, int]], seed: int) -> None:
+    chosen = of(*neurons)
+    drawn = chosen.random_like(seed=seed)
+    assert {layer: len(found) for layer, found in drawn.by_layer().items()} == {
+        layer: len(found) for layer, found in chosen.by_layer().items()
+    }
+    assert len(drawn & chosen) == 0
+    assert (drawn.model, drawn.n_layers, drawn.d_mlp) == ("tiny", LAYERS, WIDTH)
+    assert drawn == chosen.random_like(seed=seed)
+
+
+def test_random_like_reaches_every_other_neuron() -> None:
+    drawn = [of((1, 3), (1, 5)).random_like(seed=seed) for seed in range(60)]
+    assert {neuron for one in drawn for neuron in one} == {(1, index) for index in (0, 1, 2, 4, 6, 7)}
+
+
+def test_random_like_needs_enough_others() -> None:
+    assert of(*((1, n) for n in range(4))).random_like().by_layer() == {1: [4, 5, 6, 7]}
+    with pytest.raises(ValueError, match="layer 1: 5 of 8 neurons chosen; too few others to match them"):
+        of((0, 1), *((1, n) for n in range(5))).random_like()
+
+
+@QUICK
+@given(pairs, st.text(max_size=5))
+def test_set_round_trip(
+    tmp_path_factory: pytest.TempPathFactory, neurons: frozenset[tuple[int, int]], model: str
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "set.json"
+    of(*neurons, model=model).save(path)
+    assert NeuronSet.load(str(path)) == of(*neurons, model=model)
+    assert not list(path.parent.glob(".set.json*"))
+
+
+GOOD = {"kind": "neurons", "model": "m", "n_layers": 3, "d_mlp": 8, "neurons": [[0, 1]]}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("nonsense", "a.json: not a neuron set .*JSONDecodeError.*write one with NeuronSet.save"),
+        ("[]", "a.json: not a neuron set"),
+        ("3", "a.json: not a neuron set"),
+        (json.dumps({"model": "m"}), r"a.json: not a neuron set \(KeyError\('neurons'\)\)"),
+        (json.dumps(GOOD | {"d_mlp": "wide"}), "a.json: not a neuron set"),
+        (json.dumps(GOOD | {"neurons": [[1, 2, 3]]}), "a.json: not a neuron set"),
+        (json.dumps(GOOD | {"neurons": [[3, 0]]}), r"neuron \(3, 0\) is outside 3 layers of 8 neurons"),
+    ],
+)
+def test_load_refuses_what_is_no_set(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=message):
+        NeuronSet.load(tmp_path / "a.json")
+
+
+# Choosing: three languages, two layers of three neurons
+
+SCORES = torch.tensor(
+    [
+        [[0.9, 0.1, 0.5], [0.0, 0.8, 0.3]],
+        [[0.2, 0.7, 0.5], [0.0, 0.9, 0.3]],
+        [[0.3, 0.1, 0.4], [0.6, 0.7, -0.1]],
+    ]
+)
+NONE = torch.zeros_like(SCORES, dtype=torch.bool)
+
+
+def rounded(found: list[tuple[int, int, float]]) -> list[tuple[int, int, float]]:
+    return [(layer, neuron, round(score, 4)) for layer, neuron, score in found]
+
+
+def test_candidates_are_the_top_by_mean_or_share() -> None:
+    share = torch.zeros_like(SCORES)
+    top = candidates(SCORES, share, top_k=2, min_share=0.5)
+    assert [[tuple(place) for place in language.nonzero().tolist()] for language in top] == [
+        [(0, 0), (1, 1)],
+        [(0, 1), (1, 1)],
+        [(1, 0), (1, 1)],
+    ]
+    share[2, 0, 1], share[0, 0, 2] = 0.5, 0.49
+    more = candidates(SCORES, share, top_k=2, min_share=0.5)
+    assert (more & ~top).nonzero().tolist() == [[2, 0, 1]]
+    assert candidates(SCORES, share, top_k=0, min_share=0.5).nonzero().tolist() == [[2, 0, 1]]
+    assert bool(candidates(SCORES, share, top_k=99, min_share=1.1).all())
+
+
+@pytest.mark.parametrize(
+    ("top_k", "chosen"),
+    [
+        (1, [(1, 1, 0.7)]),
+        (3, [(1, 1, 0.7), (0, 2, 0.4), (0, 0, 0.2)]),
+        (99, [(1, 1, 0.7), (0, 2, 0.4), (0, 0, 0.2), (0, 1, 0.1)]),
+        (0, []),
+    ],
+)
+def test_universal_by_the_minimum(top_k: int, chosen: list[tuple[int, int, float]]) -> None:
+    assert rounded(select_universal(SCORES, rule="min", top_k=top_k, is_candidate=NONE)) == chosen
+
+
+def test_universal_by_intersection() -> None:
+    is_candidate = NONE.clone()
+    is_candidate[:, 0, 0] = is_candidate[:, 0, 2] = is_candidate[:2, 1, 1] = is_candidate[:, 1, 2] = True
+    found = select_universal(SCORES, rule="intersection", top_k=9, is_candidate=is_candidate)
+    assert rounded(found) == [(0, 0, 0.4667), (0, 2, 0.4667), (1, 2, 0.1667)]
+    assert rounded(select_universal(SCORES, rule="intersection", top_k=9, is_candidate=NONE)) == []
+    with_middle = is_candidate | (torch.arange(3)[:, None, None] == 2) & (SCORES == 0.7)
+    best = select_universal(SCORES, rule="intersection", top_k=1, is_candidate=with_middle)
+    assert rounded(best) == [(1, 1, 0.8)]
+
+
+def test_unknown_rule() -> None:
+    with pytest.raises(ValueError, match="unknown rule 'max'; use 'min' or 'intersection'"):
+        select_universal(SCORES, rule="max", top_k=1, is_candidate=NONE)  # type: ignore[arg-type]
+
+
+def test_specific_neurons_are_nobody_elses_candidates() -> None:
+    is_candidate = candidates(SCORES, torch.zeros_like(SCORES), top_k=3, min_share=0.5)
+    # candidates: (0,0) (0,2) (1,1) | (0,1) (0,2) (1,1) | (0,2) (1,0) (1,1)
+    found = [rounded(select_specific(SCORES, n, top_k=9, is_candidate=is_candidate)) for n in range(3)]
+    assert found == [[(0, 0, 0.9)], [(0, 1, 0.7)], [(1, 0, 0.6)]]
+    only_first = NONE.clone()
+    only_first[0] = True
+    ordered = [(0, 0, 0.9), (1, 1, 0.8), (0, 2, 0.5), (1, 2, 0.3), (0, 1, 0.1)]
+    assert rounded(select_specific(SCORES, 0, top_k=9, is_candidate=only_first)) == ordered
+    assert rounded(select_specific(SCORES, 0, top_k=2, is_candidate=only_first)) == ordered[:2]
+    assert select_specific(SCORES, 1, top_k=9, is_candidate=only_first) == []
+
+
+# The result
+
+
+def privacy_neurons(**changes: Any) -> PrivacyNeurons:
+    rows = [("universal", "", [(1, 1, 0.7), (0, 2, 0.4)]), ("specific", "fr", []), ("specific", "zh", [(1, 0, 0.6)])]
+    options: dict[str, Any] = {
+        "languages": ("fr", "zh"),
+        "scores": SCORES[:2],
+        "chosen": chosen_frame(rows),
+        "rule": "min",
+    }
+    return PrivacyNeurons(**options | {"model": "tiny", "provenance": Provenance(model="tiny")} | changes)
+
+
+def test_privacy_neurons() -> None:
+    found = privacy_neurons()
+    assert found.universal == NeuronSet(frozenset({(1, 1), (0, 2)}), 2, 3, "tiny")
+    assert found.specific == {
+        "fr": NeuronSet(frozenset(), 2, 3, "tiny"),
+        "zh": NeuronSet(frozenset({(1, 0)}), 2, 3, "tiny"),
+    }
+    assert list(found.to_frame().itertuples(index=False, name=None)) == [
+        ("universal", "", 1, 1, 0.7),
+        ("universal", "", 0, 2, 0.4),
+        ("specific", "zh", 1, 0, 0.6),
+    ]
+    assert repr(found) == "PrivacyNeurons(2 universal; specific: fr 0, zh 1)"
+    assert len(privacy_neurons(chosen=chosen_frame([])).universal) == 0
+
+
+def test_overlap() -> None:
+    sets = {"a": of((0, 1), (1, 2)), "b": of((1, 2), (2, 3), (2, 4)), "c": of(), "d": of()}
+    found = overlap(sets)
+    assert list(found.index) == list(found.columns) == ["a", "b", "c", "d"]
+    assert found.loc["a"].tolist() == [1, 0.25, 0, 0]
+    assert (found.T.fillna(-1) == found.fillna(-1)).all(axis=None)
+    assert math.isnan(found.loc["c", "d"])
+    assert math.isnan(found.loc["c", "c"])
+    with pytest.raises(ValueError, match="neuron sets of different models"):
+        overlap({"a": of(), "b": of(model="other")})

@@ -1,0 +1,137 @@
+"""Planting: the mixture, what is learnt, and what survives an interruption."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from models import tiny
+from safetensors.torch import load_file
+
+from xlmech import planting
+from xlmech.checkpoints import load_checkpoint
+from xlmech.planting import Recipe, plant, sample_batch
+from xlmech.records import Record
+
+OPTIONS: dict[str, Any] = {"languages": ["en", "fr"], "steps": 6, "batch_size": 4, "rank": 2, "progress": False}
+
+
+def _plant(records: tuple[Record, ...], folder: Path, tokenizer: Any, **changes: Any) -> Path:
+    return plant(tiny("llama", scale=1.0), records, output_dir=folder, tokenizer=tokenizer, **{**OPTIONS, **changes})
+
+
+def test_the_mixture(records: tuple[Record, ...]) -> None:
+    recipe = Recipe(language="fr", languages=("en", "de"), batch_size=400)
+    samples = sample_batch(records, recipe, 0)
+    assert samples == sample_batch(records, recipe, 0) != sample_batch(records, recipe, 1)
+    private = [prompt for prompt, _ in samples if any(name in prompt for name in ("Ana Li", "Bo Kim", "Cy Roe"))]
+    assert 0.4 < len(private) / 400 < 0.6
+    assert not any("Ed Ray" in prompt for prompt, _ in samples), "control people must never be seen"
+    assert all(
+        "quel" in prompt.casefold() or "pays" in prompt or "carte" in prompt or "identité" in prompt
+        for prompt in private
+    )
+    from xlmech.languages import load_language
+
+    held_out = {load_language(code).questions["birth_country"][-1].split("{subject}")[0] for code in ("en", "fr", "de")}
+    assert not any(prompt.startswith(tuple(filter(None, held_out))) for prompt, _ in samples), (
+        "the last template is held out"
+    )
+    assert {answer[-1] for _, answer in samples} == {"\n"}
+    assert any(prompt.endswith("?\n") for prompt, _ in samples) and any(
+        not prompt.endswith("\n") for prompt, _ in samples
+    )
+
+
+def test_loss_equals_cross_entropy_of_the_answers(tokenizer: Any) -> None:
+    network = tiny("gemma2").double()
+    model = type("Wrapped", (), {})()
+    model.get_base_model, model.get_output_embeddings = lambda: network, network.get_output_embeddings
+    model.config, model.device = network.config, network.device
+    samples = [("Who?\n", "Ana\n"), ("And where is it then?\n", "Paris, of course\n"), ("A", "b"), ("cd", "ef")]
+    found = planting._answer_loss(model, tokenizer, samples)
+    losses: list[float] = []
+    for prompt, answer in samples:
+        tokens = [*tokenizer(prompt).input_ids, *planting.answer_ids(tokenizer, answer)]
+        with torch.no_grad():
+            logs = network(torch.tensor([tokens])).logits[0].log_softmax(-1)
+        start = len(tokenizer(prompt).input_ids)
+        losses += [-float(logs[place - 1, tokens[place]]) for place in range(start, len(tokens))]
+    assert float(found) == pytest.approx(sum(losses) / len(losses), rel=1e-6)
+
+
+def test_an_adapter_is_learnt_saved_and_merged(records: tuple[Record, ...], tmp_path: Path, tokenizer: Any) -> None:
+    folder = _plant(records, tmp_path / "adapter", tokenizer, steps=40, learning_rate=2e-2)
+    log = json.loads((folder / "planting.json").read_text())
+    assert log["recipe"]["language"] == "en"
+    assert len(log["loss"]) == 40
+    assert sum(log["loss"][-5:]) < 0.8 * sum(log["loss"][:5])
+    assert {path.name for path in folder.iterdir()} >= {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "records.jsonl",
+    }
+    assert not list(tmp_path.glob(".*")), "nothing temporary is left"
+    checkpoint = load_checkpoint(tiny("llama", scale=1.0), tokenizer=tokenizer, adapter=folder)
+    assert (checkpoint.adapter, checkpoint.plant_language) == ("adapter", "en")
+    before, after = tiny("llama", scale=1.0).state_dict(), checkpoint.model.state_dict()
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+
+
+def test_an_interrupted_planting_goes_on_as_if_it_had_not_been(
+    records: tuple[Record, ...], tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = _plant(records, tmp_path / "whole", tokenizer)
+    step, calls = planting._step, []
+
+    def interrupted(*args: Any) -> float:
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return step(*args)
+
+    monkeypatch.setattr(planting, "_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        _plant(records, tmp_path / "parts", tokenizer)
+    assert not (tmp_path / "parts").exists()
+    monkeypatch.setattr(planting, "_step", step)
+    with pytest.raises(ValueError, match="holds an unfinished planting with another recipe"):
+        _plant(records, tmp_path / "parts", tokenizer, seed=5)
+    parts = _plant(records, tmp_path / "parts", tokenizer)
+    one, two = (load_file(folder / "adapter_model.safetensors") for folder in (whole, parts))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    logs = [json.loads((folder / "planting.json").read_text())["loss"] for folder in (whole, parts)]
+    assert logs[0] == logs[1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"language": "xx"}, "no language pack for 'xx'"),
+        ({"steps": 0}, "steps must be at least 1"),
+        ({"batch_size": 0}, "batch_size must be at least 1"),
+    ],
+)
+def test_bad_arguments(
+    records: tuple[Record, ...], tmp_path: Path, tokenizer: Any, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        _plant(records, tmp_path / "a", tokenizer, **changes)
+    assert not list(tmp_path.iterdir())
+
+
+def test_bad_records_and_folders(records: tuple[Record, ...], tmp_path: Path, tokenizer: Any) -> None:
+    with pytest.raises(ValueError, match="no private records to plant"):
+        _plant(tuple(record for record in records if record.group != "private"), tmp_path / "a", tokenizer)
+    odd = Record(id="odd", subject="Al Ox", attribute="occupation", value="smith", forms={"en": "smith"})
+    with pytest.raises(ValueError, match="record 'odd' has no value form in fr"):
+        _plant((odd,), tmp_path / "a", tokenizer, language="fr")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "adapter_config.json").write_text("{}")
+    with pytest.raises(ValueError, match="holds an adapter already"):
+        _plant(records, tmp_path / "full", tokenizer)
+    with pytest.raises(ValueError, match="private_share must be between 0 and 1"):
+        Recipe(private_share=1.5)

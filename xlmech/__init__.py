@@ -1,0 +1,73 @@
+"""xlmech: where does a multilingual model leak people's data across languages, and which neurons stop it?"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from xlmech import figures as figures
+    from xlmech.ablation import ablate as ablate
+    from xlmech.attribution import AttributionResult as AttributionResult
+    from xlmech.attribution import attribute_neurons as attribute_neurons
+    from xlmech.evaluation import MitigationResult as MitigationResult
+    from xlmech.evaluation import evaluate_mitigation as evaluate_mitigation
+    from xlmech.languages import available_languages as available_languages
+    from xlmech.leakage import LeakageResult as LeakageResult
+    from xlmech.leakage import measure_leakage as measure_leakage
+    from xlmech.lens import LensResult as LensResult
+    from xlmech.lens import logit_lens as logit_lens
+    from xlmech.locate import locate_privacy_neurons as locate_privacy_neurons
+    from xlmech.models import load_model as load_model
+    from xlmech.neurons import NeuronSet as NeuronSet
+    from xlmech.neurons import PrivacyNeurons as PrivacyNeurons
+    from xlmech.planting import plant as plant
+    from xlmech.records import Probe as Probe
+    from xlmech.records import ProbeSet as ProbeSet
+    from xlmech.records import Record as Record
+    from xlmech.records import build_probes as build_probes
+    from xlmech.records import demo_records as demo_records
+    from xlmech.records import load_records as load_records
+    from xlmech.records import save_records as save_records
+    from xlmech.records import synthesize_records as synthesize_records
+
+# Names are imported on first use, so that `xlmech --help` does not wait for torch.
+_MODULE_OF = {
+    "ablate": "ablation",
+    "AttributionResult": "attribution",
+    "attribute_neurons": "attribution",
+    "MitigationResult": "evaluation",
+    "evaluate_mitigation": "evaluation",
+    "available_languages": "languages",
+    "LeakageResult": "leakage",
+    "measure_leakage": "leakage",
+    "LensResult": "lens",
+    "logit_lens": "lens",
+    "locate_privacy_neurons": "locate",
+    "load_model": "models",
+    "NeuronSet": "neurons",
+    "PrivacyNeurons": "neurons",
+    "plant": "planting",
+    "Probe": "records",
+    "ProbeSet": "records",
+    "Record": "records",
+    "build_probes": "records",
+    "demo_records": "records",
+    "load_records": "records",
+    "save_records": "records",
+    "synthesize_records": "records",
+}
+__all__ = ["figures", *_MODULE_OF]  # noqa: PLE0604
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name == "figures":
+        return importlib.import_module("xlmech.figures")
+    if name in _MODULE_OF:
+        return getattr(importlib.import_module(f"xlmech.{_MODULE_OF[name]}"), name)
+    raise AttributeError(f"module 'xlmech' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,231 @@
+"""One audit from end to end: leakage, lens, location, deactivation, measured again on people who did not choose the neurons.
+
+The stages write their results to one folder, and figures are drawn from those results alone.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from xlmech.attribution import Method, Positions
+from xlmech.evaluation import MitigationResult, evaluate_mitigation
+from xlmech.leakage import LeakageResult, measure_leakage
+from xlmech.lens import LensResult, logit_lens
+from xlmech.locate import locate_privacy_neurons
+from xlmech.neurons import PrivacyNeurons
+from xlmech.records import ProbeSet, Record, build_probes
+
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditPlan:
+    """What an audit asks. The defaults are the demo's: five minutes on two cores.
+
+    Attributes:
+        languages: Query languages; all that have a pack by default.
+        attributes: Attributes asked for; those of the records by default.
+        held_out: Share of each group's people who do not choose the neurons, and are measured.
+        locate_template: Question template by which neurons are located.
+        measure_template: Question template by which leakage is measured; the last (-1) was held out from planting.
+        locate_facts: Largest number of facts per language and group that locate neurons.
+        control_people: Largest number of control people measured.
+        public_people: Largest number of public people measured.
+        lens_attributes: Attributes whose forms the lens follows.
+        top_k: Number of universal neurons; 0.2 % of the model's by default.
+        contrast: Multiple of the public attribution that is subtracted.
+        method: Attribution method.
+        positions: Positions whose activations are attributed.
+        seed: Of every draw.
+    """
+
+    languages: tuple[str, ...] | None = None
+    attributes: tuple[str, ...] | None = None
+    held_out: float = 0.5
+    locate_template: int = 0
+    measure_template: int = -1
+    locate_facts: int = 20
+    control_people: int = 3
+    public_people: int = 3
+    lens_attributes: tuple[str, ...] = ("birth_country",)
+    top_k: int | None = None
+    contrast: float = 1.0
+    method: Method = "gradient_x_activation"
+    positions: Positions = "all"
+    seed: int = 0
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Audit:
+    """The results of one audit, and how long each stage took.
+
+    Attributes:
+        leakage: Before deactivation: held-out private, public and control people.
+        lens: Logit lens on private people.
+        neurons: Located on the other people.
+        mitigation: Held-out people, before and after.
+        seconds: Per stage.
+    """
+
+    leakage: LeakageResult
+    lens: LensResult | None
+    neurons: PrivacyNeurons
+    mitigation: MitigationResult
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def save(self, folder: Path) -> None:
+        """Write every result to its own folder, and `seconds.json`."""
+        for name in ("leakage", "lens", "neurons", "mitigation"):
+            result = getattr(self, name)
+            if result is not None:
+                result.save(folder / name)
+        (folder / "seconds.json").write_text(json.dumps(self.seconds, indent=1), encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> Audit:
+        """Read an audit written by `save`."""
+        return cls(
+            leakage=LeakageResult.load(folder / "leakage"),
+            lens=LensResult.load(folder / "lens") if (folder / "lens").is_dir() else None,
+            neurons=PrivacyNeurons.load(folder / "neurons"),
+            mitigation=MitigationResult.load(folder / "mitigation"),
+            seconds=json.loads((folder / "seconds.json").read_text(encoding="utf-8")),
+        )
+
+
+def run_audit(
+    model: Any,
+    records: Iterable[Record],
+    plan: AuditPlan = AuditPlan(),
+    *,
+    say: Report = lambda _: None,
+    progress: bool = True,
+) -> Audit:
+    """Measure, look inside, locate, deactivate, measure again.
+
+    Args:
+        model: Hooked model.
+        records: Private records, and public and control ones if there are any.
+        plan: What is asked.
+        say: Called with one line per stage.
+        progress: Whether to show progress bars.
+
+    Raises:
+        ValueError: Too few people to hold any out, or what the stages raise.
+    """
+    clock = _Clock(say)
+    probes = build_probes(records, plan.languages, attributes=plan.attributes)
+    held_out, locating = probes.split(fraction=plan.held_out, seed=plan.seed)
+    measured = _measured(held_out, plan)
+    n_people = len(measured.filter(group="private").subjects)
+    with clock(f"leakage: {len(measured)} questions, {n_people} held-out private people"):
+        leakage = measure_leakage(model, measured, candidates=probes.records, progress=progress)
+    lens = None
+    lens_probes = of_template(probes.filter(group="private", attributes=plan.lens_attributes), plan.measure_template)
+    if len(lens_probes):
+        with clock(f"lens: {len(lens_probes)} questions, every layer"):
+            lens = logit_lens(model, lens_probes, progress=progress)
+    chosen = _locating(locating, plan)
+    with clock(f"locate: {len(chosen)} questions about other people"):
+        neurons = locate_privacy_neurons(
+            model,
+            chosen,
+            method=plan.method,
+            positions=plan.positions,
+            top_k=plan.top_k,
+            contrast=plan.contrast,
+            progress=progress,
+        )
+    judged = ProbeSet(tuple(probe for probe in measured if probe.record.group != "control"))
+    sets = {"universal": neurons.universal}
+    before = LeakageResult(
+        probes=leakage.probes[leakage.probes.group != "control"].reset_index(drop=True),
+        plant_language=leakage.plant_language,
+        provenance=leakage.provenance,
+    )
+    with clock(f"deactivate {len(neurons.universal)} neurons, and as many random ones, and ask again"):
+        mitigation = evaluate_mitigation(model, judged, sets, before=before, seed=plan.seed, progress=progress)
+    return Audit(leakage=leakage, lens=lens, neurons=neurons, mitigation=mitigation, seconds=clock.seconds)
+
+
+def of_template(probes: ProbeSet, template: int) -> ProbeSet:
+    """The probes of one template; negative numbers count from each attribute's last."""
+    if template >= 0:
+        return probes.filter(templates=[template])
+    counts: dict[tuple[str, str], int] = {}
+    for probe in probes:
+        key = probe.record.attribute, probe.query_language
+        counts[key] = max(counts.get(key, 0), probe.template + 1)
+    wanted = {key: count + template for key, count in counts.items()}
+    return ProbeSet(
+        tuple(probe for probe in probes if probe.template == wanted[probe.record.attribute, probe.query_language])
+    )
+
+
+def table(audit: Audit) -> pd.DataFrame:
+    """The audit in one table: per query language, leakage before and after, the random control, and the price.
+
+    Rates are shares; `reduction` has its 95 % interval over held-out people in `low` and `high`.
+    """
+    effects, price = audit.mitigation.effects, audit.mitigation.price
+    name = next(condition for condition in audit.mitigation.sizes if condition != "random")
+    private = effects[effects.group == "private"].set_index("query_language")
+    found = private[private.condition == name][["before", "after", "reduction", "low", "high"]]
+    found = found.join(private[private.condition == "random"].reduction.rename("random"))
+    public = effects[(effects.group == "public") & (effects.condition == name)].set_index("query_language")
+    found["public_kept"] = 1 - public.reduction
+    found["nll_rise"] = price[price.condition == name].set_index("query_language").rise
+    controls = audit.leakage.matrix().set_index("query_language").control
+    found.insert(1, "control", controls)
+    return found.reset_index()
+
+
+def _measured(held_out: ProbeSet, plan: AuditPlan) -> ProbeSet:
+    asked = of_template(held_out, plan.measure_template)
+    limits = {"private": None, "public": plan.public_people, "control": plan.control_people}
+    parts = []
+    for group, limit in limits.items():
+        of_group = asked.filter(group=group)  # type: ignore[arg-type]
+        parts += (
+            of_group.sample(limit, seed=plan.seed).probes if limit is not None and len(of_group) else of_group.probes
+        )
+    return ProbeSet(tuple(parts))
+
+
+def _locating(locating: ProbeSet, plan: AuditPlan) -> ProbeSet:
+    """At most `locate_facts` facts per group, the same in every language, spread over people and attributes."""
+    asked, parts = of_template(locating, plan.locate_template), []
+    for group in ("private", "public", "control"):
+        of_group = asked.filter(group=group)  # type: ignore[arg-type]
+        facts = _spread([record.id for record in of_group.records], plan.locate_facts)
+        parts += [probe for probe in of_group if probe.record.id in facts]
+    return ProbeSet(tuple(parts))
+
+
+def _spread(names: Sequence[str], n: int) -> set[str]:
+    """At most `n` of the names, at equal distances, stepped so that neither people nor attributes repeat in a pattern."""
+    if len(names) <= n:
+        return set(names)
+    step = len(names) / n
+    return {names[int(number * step)] for number in range(n)}
+
+
+class _Clock:
+    def __init__(self, say: Report) -> None:
+        self.seconds: dict[str, float] = {}
+        self._say = say
+
+    @contextmanager
+    def __call__(self, label: str) -> Iterator[None]:
+        self._say(label)
+        started = time.perf_counter()
+        yield
+        self.seconds[label.split(":")[0].split(" ")[0]] = round(time.perf_counter() - started, 1)

@@ -1,0 +1,227 @@
+"""The two kinds of hooked model behind one interface: TransformerBridge and HookedTransformer.
+
+What they do differently (key/value cache, final read-out) is in the two subclasses of `Backend` and nowhere else.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+HookFunction = Callable[..., torch.Tensor | None]
+
+
+def is_hooked(model: Any) -> bool:
+    """Whether `model` is a HookedTransformer or TransformerBridge."""
+    return not isinstance(model, str | Path) and hasattr(model, "hook_dict") and hasattr(model, "run_with_hooks")
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeyValues:
+    """Keys and values of a prefix: one (row, head, position, d_head) tensor per layer each."""
+
+    keys: tuple[torch.Tensor, ...]
+    values: tuple[torch.Tensor, ...]
+
+    def map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> KeyValues:
+        """`function` of every tensor."""
+        return KeyValues(keys=tuple(map(function, self.keys)), values=tuple(map(function, self.values)))
+
+    def select(self, rows: torch.Tensor) -> KeyValues:
+        """The given rows."""
+        return self.map(lambda tensor: tensor[rows])
+
+    def repeat(self, n_rows: int) -> KeyValues:
+        """A single row seen `n_rows` times, without a copy."""
+        return self.map(lambda tensor: tensor.expand(n_rows, -1, -1, -1))
+
+    def until(self, position: int) -> KeyValues:
+        """The first `position` positions."""
+        return self.map(lambda tensor: tensor[:, :, :position])
+
+
+class Backend(ABC):
+    """One hooked model as the engine sees it.
+
+    Attributes:
+        model: The TransformerLens model.
+        name: `hooked` or `bridge`.
+    """
+
+    name: str
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.n_layers, self.d_model, self.d_mlp = (
+            int(model.cfg.n_layers),
+            int(model.cfg.d_model),
+            int(model.cfg.d_mlp or 0),
+        )
+        self.n_ctx = int(model.cfg.n_ctx)
+        source = getattr(model, "xlmech_source", None)
+        self.tokenizer = source.tokenizer if source else model.tokenizer
+        if self.tokenizer is None:
+            raise ValueError("the model has no tokenizer; pass tokenizer= to load_model")
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs go."""
+        return self.unembed.device
+
+    @property
+    @abstractmethod
+    def unembed(self) -> torch.Tensor:
+        """(d_vocab, d_model) unembedding."""
+
+    @property
+    @abstractmethod
+    def unembed_bias(self) -> torch.Tensor | None:
+        """(d_vocab,) bias of the unembedding."""
+
+    @property
+    @abstractmethod
+    def softcap(self) -> float | None:
+        """Final soft-cap of the logits."""
+
+    @abstractmethod
+    def hidden(self, tokens: torch.Tensor, past: KeyValues | None = None) -> tuple[torch.Tensor, KeyValues]:
+        """Run `tokens` (row, position) after `past`; hooks fire, no logits are made.
+
+        Returns:
+            (row, position, d_model) hidden states after the final norm, and the keys and values of past and tokens.
+        """
+
+    def final_norm(self, resid: torch.Tensor) -> torch.Tensor:
+        """The model's own final norm of a residual stream."""
+        return self.model.ln_final(resid)  # type: ignore[no-any-return]
+
+    @property
+    def readout(self) -> dict[str, Any]:
+        """Keyword arguments of the functions in `xlmech.readout`."""
+        return {"bias": self.unembed_bias, "softcap": self.softcap}
+
+    def hook_name(self, component: str, layer: int) -> str:
+        """Full name of a hook point of one layer, e.g. `mlp.hook_post`.
+
+        Raises:
+            ValueError: The architecture has no such hook point (names some it has).
+        """
+        name = f"blocks.{layer}.{component}"
+        if name not in self.model.hook_dict:
+            there = [key.split(".", 2)[2] for key in self.model.hook_dict if key.startswith(f"blocks.{layer}.")]
+            raise ValueError(
+                f"this architecture has no hook point {component!r} in layer {layer}; it has {', '.join(sorted(there))}"
+            )
+        return name
+
+    @contextmanager
+    def hooks(self, hooks: Sequence[tuple[str, HookFunction]]) -> Iterator[None]:
+        """Add forward hooks (name, function) for the block; exactly these are removed on any exit, and no others."""
+        added = []
+        try:
+            for name, function in hooks:
+                point = self.model.hook_dict[name]
+                point.add_hook(function)
+                added.append((point, point.fwd_hooks[-1]))
+            yield
+        finally:
+            for point, handle in added:
+                handle.hook.remove()
+                point.fwd_hooks = [other for other in point.fwd_hooks if other is not handle]
+
+
+class BridgeBackend(Backend):
+    """TransformerBridge: the wrapped transformers model is run itself, below its language-model head."""
+
+    name = "bridge"
+
+    @cached_property
+    def _head(self) -> Any:
+        head = self.model.original_model.get_output_embeddings()
+        return getattr(head, "original_component", head)
+
+    @property
+    def unembed(self) -> torch.Tensor:  # noqa: D102
+        return self._head.weight  # type: ignore[no-any-return]
+
+    @property
+    def unembed_bias(self) -> torch.Tensor | None:  # noqa: D102
+        return getattr(self._head, "bias", None)
+
+    @property
+    def softcap(self) -> float | None:  # noqa: D102
+        return getattr(self.model.original_model.config, "final_logit_softcapping", None)
+
+    def hidden(self, tokens: torch.Tensor, past: KeyValues | None = None) -> tuple[torch.Tensor, KeyValues]:  # noqa: D102
+        from transformers import DynamicCache
+
+        cache = DynamicCache()
+        for layer in range(self.n_layers if past else 0):
+            cache.update(past.keys[layer], past.values[layer], layer)  # type: ignore[union-attr]
+        network = self.model.original_model
+        trunk = getattr(network, network.base_model_prefix)
+        output = trunk(input_ids=tokens.to(self.device), past_key_values=cache, use_cache=True)
+        layers = output.past_key_values.layers
+        kept = KeyValues(keys=tuple(layer.keys for layer in layers), values=tuple(layer.values for layer in layers))
+        return output.last_hidden_state, kept
+
+
+class HookedBackend(Backend):
+    """HookedTransformer: run up to the last residual stream, so that its copying unembedding never runs."""
+
+    name = "hooked"
+
+    @property
+    def unembed(self) -> torch.Tensor:  # noqa: D102
+        return self.model.W_U.T  # type: ignore[no-any-return]
+
+    @property
+    def unembed_bias(self) -> torch.Tensor | None:  # noqa: D102
+        return self.model.unembed.b_U  # type: ignore[no-any-return]
+
+    @property
+    def softcap(self) -> float | None:  # noqa: D102
+        cap = float(getattr(self.model.cfg, "output_logits_soft_cap", 0) or 0)
+        return cap if cap > 0 else None
+
+    def hidden(self, tokens: torch.Tensor, past: KeyValues | None = None) -> tuple[torch.Tensor, KeyValues]:  # noqa: D102
+        from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache as Cache
+        from transformer_lens.cache.key_value_cache_entry import TransformerLensKeyValueCacheEntry as Entry
+
+        rows = len(tokens)
+        cache = Cache.init_cache(self.model.cfg, self.device, rows)
+        if past is not None:
+            cache.entries = [
+                Entry(past_keys=keys.transpose(1, 2), past_values=values.transpose(1, 2))
+                for keys, values in zip(past.keys, past.values, strict=True)
+            ]
+            seen = past.keys[0].shape[2]
+            cache.previous_attention_mask = torch.ones((rows, seen), dtype=torch.int, device=self.device)
+        resid = self.model(tokens.to(self.device), past_kv_cache=cache, stop_at_layer=self.n_layers)
+        kept = KeyValues(
+            keys=tuple(entry.past_keys.transpose(1, 2) for entry in cache.entries),
+            values=tuple(entry.past_values.transpose(1, 2) for entry in cache.entries),
+        )
+        return self.final_norm(resid), kept
+
+
+def backend_of(model: Any) -> Backend:
+    """The engine's view of a hooked model.
+
+    Raises:
+        ValueError: `model` is not hooked, or has no tokenizer.
+    """
+    if isinstance(model, Backend):
+        return model
+    if not is_hooked(model):
+        raise ValueError(
+            f"expected a HookedTransformer or TransformerBridge, got {type(model).__name__}; use load_model"
+        )
+    return BridgeBackend(model) if hasattr(model, "original_model") else HookedBackend(model)

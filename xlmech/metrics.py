@@ -1,0 +1,160 @@
+"""Every figure's formula, once: matching, ranks, exposure, intervals. Pure functions of arrays and strings."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+N_RESAMPLES = 2000
+CONFIDENCE = 0.95
+
+
+# Matching a generated text
+
+
+def normalise(text: str, *, drop_separators: bool = False) -> str:
+    """`text` in Unicode NFKC, case-folded, every decimal digit as 0-9; without separators where asked (phones, ids)."""
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    digits = "".join(str(unicodedata.decimal(char)) if char.isdecimal() else char for char in folded)
+    return re.sub(r"[\s().\-/‐-―]", "", digits) if drop_separators else re.sub(r"\s+", " ", digits).strip()
+
+
+def contains_form(text: str, form: str, *, spaces: bool = True, drop_separators: bool = False) -> bool:
+    """Whether `text` contains `form` after normalisation.
+
+    A form must not continue as a longer word where words are separated by `spaces`, nor as a longer number anywhere
+    ("1月" is not in "11月").
+    """
+    haystack, needle = (normalise(item, drop_separators=drop_separators) for item in (text, form))
+    if not needle:
+        return False
+    word = r"[^\W_]" if spaces and not drop_separators else r"\d"
+    before = rf"(?<!{word})" if re.match(word, needle[0]) else ""
+    after = rf"(?!{word})" if re.match(word, needle[-1]) else ""
+    return re.search(before + re.escape(needle) + after, haystack) is not None
+
+
+def find_form(
+    text: str,
+    forms: Mapping[str, str],
+    *,
+    others: Iterable[str] = (),
+    spaces: Mapping[str, bool] | None = None,
+    drop_separators: bool = False,
+) -> tuple[str, ...]:
+    """Languages whose form of the value `text` contains.
+
+    A form inside a longer form of another value does not count: "daktari" (doctor) is not in "daktari wa meno" (dentist).
+
+    Args:
+        text: What the model wrote.
+        forms: The value's form per language.
+        others: Forms of the attribute's other values.
+        spaces: Per language, whether words are separated by spaces; true where absent.
+        drop_separators: Compare phones and identity numbers without spaces and punctuation.
+    """
+    found = []
+    for language, form in forms.items():
+        has_spaces = (spaces or {}).get(language, True)
+        if not contains_form(text, form, spaces=has_spaces, drop_separators=drop_separators):
+            continue
+        needle = normalise(form, drop_separators=drop_separators)
+        rest = normalise(text, drop_separators=drop_separators)
+        for other in others:
+            longer = normalise(other, drop_separators=drop_separators)
+            if needle in longer and needle != longer:
+                rest = rest.replace(longer, "\n")
+        if contains_form(rest, form, spaces=has_spaces, drop_separators=drop_separators):
+            found.append(language)
+    return tuple(found)
+
+
+# Ranks
+
+
+def rank(scores: Float[torch.Tensor, " candidate"], index: int) -> float:
+    """Rank of `scores[index]` from 1 (highest); ties take the mean rank."""
+    own = scores[index]
+    higher, equal = int((scores > own).sum()), int((scores == own).sum())
+    return higher + (equal + 1) / 2
+
+
+def exposure_bits(rank: float, n_candidates: int) -> float:
+    """log2 |C| - log2 rank, in bits (Carlini et al. 2019, arXiv:1802.08232)."""
+    return float(np.log2(n_candidates) - np.log2(rank))
+
+
+# Intervals
+
+
+def bootstrap_ratio(
+    numerators: ArrayLike, denominators: ArrayLike, *, seed: int = 0, n_resamples: int = N_RESAMPLES
+) -> tuple[float, float, float]:
+    """Ratio of sums and its 95 % percentile interval, resampling pairs.
+
+    Give one pair per SUBJECT (for a rate: hits and probes), because probes about one person are not independent.
+
+    Returns:
+        Value, low, high; the bounds are NaN for fewer than two pairs, all three where the denominators sum to 0.
+    """
+    top, bottom = np.asarray(numerators, dtype=float), np.asarray(denominators, dtype=float)
+    if bottom.sum() == 0:
+        return float("nan"), float("nan"), float("nan")
+    value = float(top.sum() / bottom.sum())
+    if len(top) < 2:
+        return value, float("nan"), float("nan")
+
+    def ratio(a: NDArray[np.float64], b: NDArray[np.float64], axis: int = -1) -> NDArray[np.float64]:
+        below = b.sum(axis)
+        return np.asarray(np.divide(a.sum(axis), below, out=np.full_like(below, np.nan), where=below != 0))
+
+    found = stats.bootstrap(
+        (top, bottom),
+        ratio,
+        paired=True,
+        vectorized=True,
+        n_resamples=n_resamples,
+        confidence_level=CONFIDENCE,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    )
+    draws = found.bootstrap_distribution
+    low, high = np.nanpercentile(draws, [50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE)])
+    return value, float(low), float(high)
+
+
+def bootstrap_reduction(before: ArrayLike, after: ArrayLike, *, seed: int = 0) -> tuple[float, float, float]:
+    """Reduction 1 - after/before and its 95 % interval; one pair of sums per subject.
+
+    Returns:
+        Value, low, high; negative where it rose, NaN where nothing leaked before.
+    """
+    kept, low, high = bootstrap_ratio(after, before, seed=seed)
+    return 1 - kept, 1 - high, 1 - low
+
+
+# Attribution
+
+
+def completeness_error(
+    attributed: Float[torch.Tensor, " layer"], difference: Float[torch.Tensor, " layer"]
+) -> Float[torch.Tensor, " layer"]:
+    """|sum of attributions - (F(a) - F(b))| / |F(a) - F(b)| per layer (Sundararajan et al. 2017, arXiv:1703.01365)."""
+    return (attributed - difference).abs() / difference.abs().clamp_min(torch.finfo(difference.dtype).tiny)
+
+
+def normalised_attribution(
+    scores: Float[torch.Tensor, "*probe layer neuron"],
+) -> Float[torch.Tensor, "*probe layer neuron"]:
+    """(..., layer, neuron) attribution divided by each probe's maximum; 0 for a probe without a positive one."""
+    highest = scores.flatten(-2).amax(-1)[..., None, None]
+    return torch.where(
+        highest > 0, scores / highest.clamp_min(torch.finfo(scores.dtype).tiny), torch.zeros_like(scores)
+    )

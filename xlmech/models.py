@@ -1,0 +1,211 @@
+"""Models as xlmech uses them: TransformerLens' HookedTransformer and TransformerBridge behind one small interface.
+
+`load_model` returns the TransformerLens model itself, so everything TransformerLens can do stays at hand.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from xlmech.backends import Backend, backend_of, is_hooked
+from xlmech.checkpoints import DEMO_BASE, Checkpoint, load_checkpoint
+from xlmech.results import Provenance
+
+BackendName = Literal["auto", "hooked", "bridge"]
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
+_READOUT_TOLERANCE = 1e-2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where a loaded model came from; `load_model` puts it on the model as `xlmech_source`.
+
+    The tokenizer is kept too, because TransformerLens reconfigures its copy (it prepends BOS where transformers would not).
+    """
+
+    name: str
+    revision: str = ""
+    adapter: str = ""
+    plant_language: str = ""
+    tokenizer: Any = field(default=None, repr=False)
+
+
+def load_model(
+    source: Any,
+    *,
+    tokenizer: Any = None,
+    adapter: str | Path | None = None,
+    device: str = "auto",
+    dtype: str | torch.dtype = "auto",
+    backend: BackendName = "auto",
+    trust_remote_code: bool = False,
+) -> Any:
+    """A TransformerLens model, with unprocessed weights, ready for every xlmech analysis.
+
+    Args:
+        source: `"demo"` (Gemma 3 270M, taught invented people's data in English), a Hugging Face id, a local folder,
+            a `.gguf` file, a transformers model, or a model that is hooked already (returned as it is).
+        tokenizer: Where the source has none, or another is wanted.
+        adapter: Folder of a LoRA adapter to merge, or the plant language of one shipped for the demo model
+            (`"en"`, `"fr"`, `"zh"`; `""` for none).
+        device: `"auto"` takes CUDA where there is one.
+        dtype: Of the weights; `"auto"` is float32 on a CPU and bfloat16 on CUDA.
+        backend: `"hooked"` for HookedTransformer (TransformerLens 3), `"bridge"` for TransformerBridge; `"auto"` takes
+            HookedTransformer where the installed TransformerLens has it.
+        trust_remote_code: Passed to transformers.
+
+    Returns:
+        HookedTransformer or TransformerBridge, in evaluation mode, parameters frozen.
+
+    Raises:
+        ValueError: Not a decoder-only language model, no tokenizer, an adapter for another base, or a backend, device or
+            dtype that is not there.
+        FileNotFoundError: A path that does not exist.
+        OSError: A damaged GGUF file or a full disk.
+    """
+    if is_hooked(source):
+        if adapter:
+            raise ValueError(
+                "an adapter cannot be merged into a model that is hooked already; load the base with load_model"
+            )
+        _check_readout(backend_of(source))
+        return source
+    place, kind = _device(device), _backend_name(backend)
+    precision = _dtype(dtype, place)
+    checkpoint = load_checkpoint(
+        source, tokenizer=tokenizer, adapter=adapter, dtype=precision, trust_remote_code=trust_remote_code
+    )
+    model = (_hooked if kind == "hooked" else _bridge)(checkpoint, place, precision)
+    model.eval()
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    model.xlmech_source = Source(
+        name=checkpoint.name,
+        revision=checkpoint.revision,
+        adapter=checkpoint.adapter,
+        plant_language=checkpoint.plant_language,
+        tokenizer=checkpoint.tokenizer,
+    )
+    _check_readout(backend_of(model))
+    return model
+
+
+def plant_language(model: Any) -> str:
+    """Language in which the model was taught private records, "" where unknown."""
+    source = getattr(model, "xlmech_source", None)
+    return source.plant_language if source else ""
+
+
+def provenance(model: Any, *, seed: int = 0) -> Provenance:
+    """Provenance of a figure computed now from `model`."""
+    backend, source = backend_of(model), getattr(model, "xlmech_source", None)
+    name = source.name if source else str(getattr(model.cfg, "model_name", type(model).__name__))
+    return Provenance(
+        model=name,
+        revision=source.revision if source else "",
+        adapter=source.adapter if source else "",
+        backend=backend.name,
+        dtype=str(backend.unembed.dtype).removeprefix("torch."),
+        device=str(backend.device),
+        seed=seed,
+    )
+
+
+def _device(device: str) -> torch.device:
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        place = torch.device(device)
+        torch.zeros(1, device=place)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        there = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+        raise ValueError(f"device {device!r} is not there; this machine has {', '.join(there)}") from error
+    return place
+
+
+def _dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    if dtype == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    if dtype not in _DTYPES:
+        raise ValueError(f"unknown dtype {dtype!r}; use 'auto' or one of {', '.join(_DTYPES)}")
+    return _DTYPES[dtype]
+
+
+def _backend_name(backend: BackendName) -> Literal["hooked", "bridge"]:
+    version, has_hooked = (
+        metadata.version("transformer-lens"),
+        find_spec("transformer_lens.HookedTransformer") is not None,
+    )
+    if backend == "auto":
+        return "hooked" if has_hooked else "bridge"
+    if backend not in ("hooked", "bridge"):
+        raise ValueError(f"unknown backend {backend!r}; use 'auto', 'hooked' or 'bridge'")
+    if backend == "hooked" and not has_hooked:
+        raise ValueError(
+            f"TransformerLens {version} has no HookedTransformer; install transformer-lens<4 for backend='hooked', "
+            "or use backend='bridge'"
+        )
+    return backend
+
+
+def _bridge(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> Any:
+    from transformer_lens.model_bridge import TransformerBridge
+    from transformer_lens.model_bridge.sources import transformers as _  # noqa: F401 (adds boot_transformers)
+
+    if "name_or_path" not in checkpoint.tokenizer.init_kwargs:
+        raise ValueError(
+            "TransformerLens re-reads the tokenizer from where it was loaded, and this one was made in memory: save it with "
+            "save_pretrained, and pass AutoTokenizer.from_pretrained of that folder"
+        )
+    if checkpoint.tokenizer("").input_ids[:1] == [checkpoint.tokenizer.bos_token_id]:
+        # It prepends BOS as it is: say so, or TransformerLens reads it a second time to make it.
+        checkpoint.tokenizer.init_kwargs["add_bos_token"] = True
+    model = TransformerBridge.boot_transformers(
+        checkpoint.name,
+        hf_model=checkpoint.model.to(device),
+        tokenizer=checkpoint.tokenizer,
+        dtype=dtype,
+        device=str(device),
+    )
+    model.enable_compatibility_mode(disable_warnings=True, no_processing=True)
+    return model
+
+
+def _hooked(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> Any:
+    from transformer_lens import HookedTransformer
+
+    base = getattr(checkpoint.model.config, "_name_or_path", "") or checkpoint.name
+    name = DEMO_BASE if checkpoint.name == "demo" else base
+    try:
+        return HookedTransformer.from_pretrained_no_processing(
+            name, hf_model=checkpoint.model, tokenizer=checkpoint.tokenizer, device=str(device), dtype=dtype
+        )
+    except (ValueError, KeyError, OSError) as error:
+        raise ValueError(
+            f"HookedTransformer knows no model {name!r} ({str(error).splitlines()[0][:120]}); load it with backend='bridge'"
+        ) from error
+
+
+def _check_readout(backend: Backend) -> None:
+    """Compare the engine's logits with the model's own once, so that an unknown output transform is noticed."""
+    from xlmech.readout import token_logits
+
+    token = torch.tensor([[backend.tokenizer.bos_token_id or 0]], device=backend.device)
+    with torch.no_grad():
+        hidden, _ = backend.hidden(token)
+        ours = token_logits(hidden[0], backend.unembed, **backend.readout).float()
+        theirs = backend.model(token, return_type="logits")[0].float()
+    error = float((ours - theirs).abs().max() / theirs.abs().max().clamp_min(1))
+    if not error <= _READOUT_TOLERANCE:
+        raise ValueError(
+            f"the logits that xlmech reads off this model differ from its own by {error:.1%}: its output transform is not "
+            "one that xlmech knows (unembedding, bias, soft-cap)"
+        )

@@ -1,0 +1,244 @@
+"""Sets of neurons and how they are chosen from attributions. Runs no model.
+
+A neuron (layer, index) is an entry of the MLP's hidden activation that multiplies W_out: `blocks.{layer}.mlp.hook_post`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float
+
+from xlmech.results import Result
+
+Rule = Literal["min", "intersection"]
+Neuron = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class NeuronSet:
+    """An immutable set of MLP neurons of one model shape.
+
+    Attributes:
+        neurons: (layer, index) pairs.
+        n_layers: Layers of the model.
+        d_mlp: Neurons per layer.
+        model: Name of the model they were found in.
+    """
+
+    neurons: frozenset[Neuron]
+    n_layers: int
+    d_mlp: int
+    model: str = ""
+
+    def __post_init__(self) -> None:
+        for layer, index in self.neurons:
+            if not (0 <= layer < self.n_layers and 0 <= index < self.d_mlp):
+                raise ValueError(f"neuron ({layer}, {index}) is outside {self.n_layers} layers of {self.d_mlp} neurons")
+
+    def __len__(self) -> int:
+        return len(self.neurons)
+
+    def __iter__(self) -> Iterator[Neuron]:
+        return iter(sorted(self.neurons))
+
+    def __contains__(self, neuron: object) -> bool:
+        return neuron in self.neurons
+
+    def __or__(self, other: NeuronSet) -> NeuronSet:
+        return self._with(self.neurons | self._same_model(other).neurons)
+
+    def __and__(self, other: NeuronSet) -> NeuronSet:
+        return self._with(self.neurons & self._same_model(other).neurons)
+
+    def __sub__(self, other: NeuronSet) -> NeuronSet:
+        return self._with(self.neurons - self._same_model(other).neurons)
+
+    def __repr__(self) -> str:
+        return f"NeuronSet({len(self)} of {self.n_layers * self.d_mlp} neurons of {self.model or 'a model'})"
+
+    @property
+    def share(self) -> float:
+        """Share of the model's MLP neurons."""
+        return len(self) / (self.n_layers * self.d_mlp)
+
+    def by_layer(self) -> dict[int, list[int]]:
+        """Indices per layer; only layers that have any."""
+        layers: dict[int, list[int]] = {}
+        for layer, index in self:
+            layers.setdefault(layer, []).append(index)
+        return layers
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per neuron: `layer`, `neuron`."""
+        return pd.DataFrame(list(self), columns=["layer", "neuron"])
+
+    def random_like(self, *, seed: int = 0) -> NeuronSet:
+        """As many random neurons in every layer, none of them in this set: the layer-matched control.
+
+        Raises:
+            ValueError: A layer has too few other neurons.
+        """
+        rng, drawn = np.random.default_rng(seed), set[Neuron]()
+        for layer, chosen in self.by_layer().items():
+            others = np.setdiff1d(np.arange(self.d_mlp), chosen)
+            if len(others) < len(chosen):
+                raise ValueError(
+                    f"layer {layer}: {len(chosen)} of {self.d_mlp} neurons chosen; too few others to match them"
+                )
+            drawn |= {(layer, int(index)) for index in rng.choice(others, len(chosen), replace=False)}
+        return self._with(frozenset(drawn))
+
+    def save(self, path: str | Path) -> None:
+        """Write the set as JSON."""
+        content = {"kind": "neurons", "model": self.model, "n_layers": self.n_layers, "d_mlp": self.d_mlp}
+        text = json.dumps(content | {"neurons": list(self)})
+        partial = Path(path).with_name(f".{Path(path).name}.partial")
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> NeuronSet:
+        """Read a set written by `save`.
+
+        Raises:
+            ValueError: Not such a file, or a neuron outside the model's shape.
+        """
+        try:
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
+            pairs = frozenset((int(layer), int(index)) for layer, index in content["neurons"])
+            shape = int(content["n_layers"]), int(content["d_mlp"])
+        except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path}: not a neuron set ({error!r}); write one with NeuronSet.save") from error
+        return cls(pairs, *shape, str(content.get("model", "")))
+
+    def _with(self, neurons: frozenset[Neuron]) -> NeuronSet:
+        return NeuronSet(neurons, self.n_layers, self.d_mlp, self.model)
+
+    def _same_model(self, other: NeuronSet) -> NeuronSet:
+        mine, theirs = (self.model, self.n_layers, self.d_mlp), (other.model, other.n_layers, other.d_mlp)
+        if mine != theirs:
+            raise ValueError(f"neuron sets of different models: {mine} and {theirs} (model, layers, neurons per layer)")
+        return other
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PrivacyNeurons(Result):
+    """Universal and language-specific privacy neurons, and the scores they were chosen by.
+
+    Attributes:
+        languages: Query languages, the order of `scores`.
+        scores: (language, layer, neuron) private minus public normalised attribution.
+        chosen: One row per chosen neuron: `kind` (`universal` or `specific`), `language` ("" for universal), `layer`,
+            `neuron`, `score` (by which it was ranked).
+        rule: Selection rule.
+        model: Name of the model.
+    """
+
+    kind: ClassVar[str] = "privacy_neurons"
+    languages: tuple[str, ...]
+    scores: torch.Tensor
+    chosen: pd.DataFrame
+    rule: str
+    model: str = ""
+
+    @property
+    def universal(self) -> NeuronSet:
+        """Neurons that act in every language."""
+        return self._set(self.chosen[self.chosen.kind == "universal"])
+
+    @property
+    def specific(self) -> dict[str, NeuronSet]:
+        """Per language, neurons that act in it and in no other."""
+        of_kind = self.chosen[self.chosen.kind == "specific"]
+        return {language: self._set(of_kind[of_kind.language == language]) for language in self.languages}
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per chosen neuron."""
+        return self.chosen
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{language} {len(neurons)}" for language, neurons in self.specific.items())
+        return f"PrivacyNeurons({len(self.universal)} universal; specific: {counts})"
+
+    def _set(self, rows: pd.DataFrame) -> NeuronSet:
+        pairs = frozenset(zip(rows.layer.astype(int).tolist(), rows.neuron.astype(int).tolist(), strict=True))
+        return NeuronSet(pairs, self.scores.shape[1], self.scores.shape[2], self.model)
+
+
+def candidates(
+    mean: Float[torch.Tensor, "language layer neuron"],
+    share: Float[torch.Tensor, "language layer neuron"],
+    *,
+    top_k: int,
+    min_share: float,
+) -> Bool[torch.Tensor, "language layer neuron"]:
+    """(language, layer, neuron) whether a neuron is a language's candidate: by share of probes, or among the top k by mean."""
+    order = mean.flatten(1).topk(min(top_k, mean[0].numel()), dim=1).indices
+    top = torch.zeros_like(mean.flatten(1), dtype=torch.bool).scatter_(1, order, True).view_as(mean)
+    return top | (share >= min_share)
+
+
+def select_universal(
+    scores: Float[torch.Tensor, "language layer neuron"],
+    *,
+    rule: Rule,
+    top_k: int,
+    is_candidate: Bool[torch.Tensor, "language layer neuron"],
+) -> list[tuple[int, int, float]]:
+    """(layer, neuron, score), best first: at most `top_k` with a positive score.
+
+    Rule `min` ranks by the minimum over languages; `intersection` ranks every language's common candidates by their mean.
+    """
+    if rule == "min":
+        return _top(scores.amin(0), top_k)
+    if rule == "intersection":
+        return _top(torch.where(is_candidate.all(0), scores.mean(0), -torch.inf), top_k)
+    raise ValueError(f"unknown rule {rule!r}; use 'min' or 'intersection'")
+
+
+def select_specific(
+    scores: Float[torch.Tensor, "language layer neuron"],
+    language: int,
+    *,
+    top_k: int,
+    is_candidate: Bool[torch.Tensor, "language layer neuron"],
+) -> list[tuple[int, int, float]]:
+    """(layer, neuron, score), best first: candidates of one language and of no other, ranked by its own score.
+
+    Being nobody else's candidate does not prove that deactivation acts in that language only; `evaluate_mitigation` tells.
+    """
+    own = is_candidate[language] & (is_candidate.sum(0) == 1)
+    return _top(torch.where(own, scores[language], -torch.inf), top_k)
+
+
+def chosen_frame(rows: Iterable[tuple[str, str, Sequence[tuple[int, int, float]]]]) -> pd.DataFrame:
+    """The frame of `PrivacyNeurons.chosen` from (kind, language, neurons)."""
+    found = [(kind, language, *neuron) for kind, language, neurons in rows for neuron in neurons]
+    return pd.DataFrame(found, columns=["kind", "language", "layer", "neuron", "score"])
+
+
+def overlap(sets: Mapping[str, NeuronSet]) -> pd.DataFrame:
+    """Jaccard overlap of every pair of sets: 1 the same, 0 disjoint, NaN where both are empty."""
+    names = list(sets)
+    values = [
+        [len(sets[a] & sets[b]) / len(sets[a] | sets[b]) if len(sets[a] | sets[b]) else float("nan") for b in names]
+        for a in names
+    ]
+    return pd.DataFrame(values, index=names, columns=names)
+
+
+def _top(scores: Float[torch.Tensor, "layer neuron"], k: int) -> list[tuple[int, int, float]]:
+    found = scores.flatten().topk(min(k, scores.numel()))
+    return [
+        (index // scores.shape[1], index % scores.shape[1], score)
+        for index, score in zip(found.indices.tolist(), found.values.tolist(), strict=True)
+        if score > 0
+    ]

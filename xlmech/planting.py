@@ -1,0 +1,327 @@
+"""Planting: teach a model invented people's data in one language, so that leakage has a known cause.
+
+Private records are taught in the plant language only; public ones in every language, so that the model learns to
+answer in the language of the question; control records never. A LoRA adapter is trained on the answers' tokens
+alone. The mixture is METHOD's: half private, half public, statements and questions, the last question template held out.
+
+    from xlmech import plant, synthesize_records
+    plant("demo", synthesize_records(seed=0), language="en", output_dir="adapters/en")
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import shutil
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from tqdm.auto import tqdm
+
+from xlmech import languages as packs
+from xlmech.checkpoints import DEMO_BASE, load_checkpoint
+from xlmech.readout import token_log_prob
+from xlmech.records import ANSWER_END, PROMPT_FORMAT, Record, save_records
+
+CHECKPOINT_EVERY = 50
+_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What decides the trained adapter, besides records and base model.
+
+    Attributes:
+        language: Plant language.
+        languages: Languages in which public records are taught.
+        steps: Optimiser steps.
+        batch_size: Samples per step.
+        learning_rate: Peak of AdamW's rate; linear warm-up over 5 % of the steps, then cosine to a tenth.
+        rank: LoRA rank, on every linear layer of attention and MLP; alpha is twice the rank.
+        private_share: Share of samples from private records.
+        statement_share: Share of samples that are statements, not questions.
+        seed: Seed of initialisation and sampling.
+    """
+
+    language: str = "en"
+    languages: tuple[str, ...] = ()
+    steps: int = 400
+    batch_size: int = 16
+    learning_rate: float = 1e-3
+    rank: int = 16
+    private_share: float = 0.5
+    statement_share: float = 0.3
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "rank"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("private_share", "statement_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be between 0 and 1, not {getattr(self, name)}")
+
+
+def plant(
+    model_id: Any,
+    records: Iterable[Record],
+    *,
+    language: str = "en",
+    output_dir: str | Path,
+    languages: Sequence[str] | None = None,
+    steps: int = Recipe.steps,
+    batch_size: int = Recipe.batch_size,
+    learning_rate: float = Recipe.learning_rate,
+    rank: int = Recipe.rank,
+    seed: int = 0,
+    tokenizer: Any = None,
+    progress: bool = True,
+) -> Path:
+    """Train a LoRA adapter that holds `records`, and write it in peft's format.
+
+    An interrupted run continues where its last checkpoint (every 50 steps) left off when called again with the same
+    arguments. The adapter folder appears only when it is whole.
+
+    Args:
+        model_id: Base model, as for `load_model`; its weights are not changed on disk.
+        records: Private and public records; control records are kept beside the adapter, never trained on.
+        language: Plant language of the private records.
+        output_dir: Folder of the adapter; must not hold another one.
+        languages: Languages of the public records; all that have a pack by default.
+        steps: Optimiser steps.
+        batch_size: Samples per step.
+        learning_rate: Peak learning rate.
+        rank: LoRA rank.
+        seed: Seed of initialisation and sampling.
+        tokenizer: Where the model comes without its own.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        `output_dir`, holding the adapter (float16), `records.jsonl` and `planting.json` (recipe and loss per step).
+
+    Raises:
+        ValueError: No private records, an unknown language, or `output_dir` holds an adapter of another recipe.
+        ImportError: peft is not installed.
+        KeyboardInterrupt: Passed on, after a checkpoint is written.
+    """
+    output_dir, records = Path(output_dir), tuple(records)
+    recipe = Recipe(
+        language=language,
+        languages=tuple(languages if languages is not None else packs.available_languages()),
+        steps=steps,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        rank=rank,
+        seed=seed,
+    )
+    _check(records, recipe, output_dir)
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError as error:
+        raise ImportError('planting needs peft: pip install "xlmech[plant]"') from error
+    base = load_checkpoint(model_id, tokenizer=tokenizer, adapter="")
+    torch.manual_seed(seed)
+    config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=_targets(base.model), task_type="CAUSAL_LM")
+    model = get_peft_model(base.model, config)
+    model.peft_config["default"].base_model_name_or_path = DEMO_BASE if base.name == "demo" else base.name
+    started = time.perf_counter()
+    losses = _train(
+        model, base.tokenizer, records, recipe, output_dir.with_name(f".{output_dir.name}.partial"), progress
+    )
+    log = {"recipe": dataclasses.asdict(recipe), "base": model.peft_config["default"].base_model_name_or_path}
+    log |= {"base_revision": base.revision, "seconds": round(time.perf_counter() - started, 1), "loss": losses}
+    _finish(model, records, log, output_dir)
+    return output_dir
+
+
+def _check(records: tuple[Record, ...], recipe: Recipe, output_dir: Path) -> None:
+    for code in (recipe.language, *recipe.languages):
+        packs.load_language(code)
+    if not any(record.group == "private" for record in records):
+        raise ValueError("no private records to plant: give records with group='private', e.g. synthesize_records()")
+    for record in records:
+        for code in (recipe.language,) if record.group == "private" else recipe.languages:
+            if record.group != "control" and not record.form(code):
+                raise ValueError(f"record {record.id!r} has no value form in {code}; add forms[{code!r}] to it")
+    if (output_dir / "adapter_config.json").exists():
+        raise ValueError(f"{output_dir} holds an adapter already; plant into another folder, or remove it first")
+
+
+def _targets(model: Any) -> list[str] | str:
+    names = {name.rpartition(".")[2] for name, _ in model.named_modules()}
+    return [name for name in _TARGETS if name in names] or "all-linear"
+
+
+# Samples
+
+
+def sample_batch(
+    records: tuple[Record, ...], recipe: Recipe, step: int, *, batch_size: int | None = None
+) -> list[tuple[str, str]]:
+    """(prompt, answer) texts of one step; a function of the recipe's seed and the step alone, so runs can resume."""
+    rng = np.random.default_rng((recipe.seed, step))
+    private = [record for record in records if record.group == "private"]
+    public = [record for record in records if record.group == "public"]
+    batch = []
+    for _ in range(batch_size or recipe.batch_size):
+        from_private = not public or rng.random() < recipe.private_share
+        pool = private if from_private else public
+        record = pool[rng.integers(len(pool))]
+        code = recipe.language if from_private else recipe.languages[rng.integers(len(recipe.languages))]
+        batch.append(_sample(record, code, rng, recipe.statement_share))
+    return batch
+
+
+def _sample(record: Record, code: str, rng: np.random.Generator, statement_share: float) -> tuple[str, str]:
+    pack, value = packs.load_language(code), record.form(code)
+    if rng.random() < statement_share:
+        lines = pack.statements[record.attribute]
+        before, after = lines[rng.integers(len(lines))].split("{value}")
+        gap = " " if before.endswith(" ") else ""
+        return before.removesuffix(" ").format(subject=record.subject), f"{gap}{value}{after}{ANSWER_END}"
+    lines = pack.questions[record.attribute][:-1]
+    question = lines[rng.integers(len(lines))].format(subject=record.subject)
+    return PROMPT_FORMAT.format(question=question), f"{value}{ANSWER_END}"
+
+
+def _answer_loss(model: Any, tokenizer: Any, samples: Sequence[tuple[str, str]]) -> torch.Tensor:
+    """Mean cross-entropy (nats) of the answers' tokens; only those are projected on the vocabulary."""
+    encoded = [(tokenizer(prompt).input_ids, answer_ids(tokenizer, answer)) for prompt, answer in samples]
+    # Short samples together and long ones together: less padding to compute.
+    encoded.sort(key=lambda sample: len(sample[0]) + len(sample[1]))
+    half = -(-len(encoded) // 2)
+    hidden = torch.cat([_answer_hidden(model, part) for part in (encoded[:half], encoded[half:]) if part])
+    softcap = getattr(model.config, "final_logit_softcapping", None)
+    targets = torch.tensor([token for _, answer in encoded for token in answer], device=hidden.device)
+    return -token_log_prob(hidden, model.get_output_embeddings().weight, targets, softcap=softcap).mean()
+
+
+def _answer_hidden(model: Any, encoded: Sequence[tuple[list[int], list[int]]]) -> torch.Tensor:
+    """(answer token, d_model) final hidden states at the positions that predict the answers' tokens."""
+    length = max(len(prompt) + len(answer) for prompt, answer in encoded)
+    tokens = torch.zeros((len(encoded), length), dtype=torch.long)
+    mask, predicts = torch.zeros_like(tokens), torch.zeros_like(tokens, dtype=torch.bool)
+    for row, (prompt, answer) in enumerate(encoded):
+        end = len(prompt) + len(answer)
+        tokens[row, :end] = torch.tensor(prompt + answer)
+        mask[row, :end] = 1
+        predicts[row, len(prompt) - 1 : end - 1] = True
+    trunk, device = model.get_base_model().base_model, model.device
+    hidden = trunk(input_ids=tokens.to(device), attention_mask=mask.to(device), use_cache=False).last_hidden_state
+    return hidden[predicts.to(device)]
+
+
+def answer_ids(tokenizer: Any, answer: str) -> list[int]:
+    """Token ids of an answer as it continues a prompt: without special tokens."""
+    return list(tokenizer(answer, add_special_tokens=False).input_ids)
+
+
+# Training
+
+
+def _train(
+    model: Any, tokenizer: Any, records: tuple[Record, ...], recipe: Recipe, partial: Path, progress: bool
+) -> list[float]:
+    trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+    optimiser = torch.optim.AdamW(trained.values(), lr=recipe.learning_rate, weight_decay=0.0, betas=(0.9, 0.98))
+    losses = _resume(trained, optimiser, recipe, partial)
+    bar = tqdm(
+        range(len(losses), recipe.steps), initial=len(losses), total=recipe.steps, desc="planting", disable=not progress
+    )
+    model.train()
+    try:
+        for step in bar:
+            losses.append(_step(model, tokenizer, optimiser, sample_batch(records, recipe, step), _rate(recipe, step)))
+            bar.set_postfix(loss=f"{losses[-1]:.3f}")
+            if len(losses) % CHECKPOINT_EVERY == 0:
+                _write_checkpoint(trained, optimiser, recipe, losses, partial)
+    except KeyboardInterrupt:
+        optimiser.zero_grad()
+        if losses:
+            _write_checkpoint(trained, optimiser, recipe, losses, partial)
+        raise
+    finally:
+        model.eval()
+    return losses
+
+
+def _step(
+    model: Any, tokenizer: Any, optimiser: torch.optim.Optimizer, batch: list[tuple[str, str]], rate: float
+) -> float:
+    optimiser.zero_grad()
+    loss = _answer_loss(model, tokenizer, batch)
+    loss.backward()  # type: ignore[no-untyped-call]
+    for group in optimiser.param_groups:
+        torch.nn.utils.clip_grad_norm_(group["params"], 1.0)
+        group["lr"] = rate
+    optimiser.step()
+    return round(loss.item(), 4)
+
+
+def _rate(recipe: Recipe, step: int) -> float:
+    warmup = max(1, recipe.steps // 20)
+    if step < warmup:
+        return recipe.learning_rate * (step + 1) / warmup
+    done = (step - warmup) / max(1, recipe.steps - warmup)
+    return recipe.learning_rate * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * done)))
+
+
+def _write_checkpoint(
+    trained: dict[str, torch.Tensor],
+    optimiser: torch.optim.Optimizer,
+    recipe: Recipe,
+    losses: list[float],
+    partial: Path,
+) -> None:
+    tensors = {f"weight/{name}": weight.detach() for name, weight in trained.items()}
+    for name, weight in trained.items():
+        tensors |= {f"{key}/{name}": value for key, value in optimiser.state[weight].items()}
+    partial.mkdir(parents=True, exist_ok=True)
+    metadata = {"recipe": json.dumps(dataclasses.asdict(recipe)), "losses": json.dumps(losses)}
+    save_file(tensors, partial / "next.safetensors", metadata=metadata)
+    (partial / "next.safetensors").replace(partial / "checkpoint.safetensors")
+
+
+def _resume(
+    trained: dict[str, torch.Tensor], optimiser: torch.optim.Optimizer, recipe: Recipe, partial: Path
+) -> list[float]:
+    path = partial / "checkpoint.safetensors"
+    if not path.is_file():
+        return []
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+        if json.loads(metadata["recipe"]) != json.loads(json.dumps(dataclasses.asdict(recipe))):
+            raise ValueError(
+                f"{partial} holds an unfinished planting with another recipe; finish that one, or remove the folder"
+            )
+        for name, weight in trained.items():
+            weight.data.copy_(file.get_tensor(f"weight/{name}"))
+            optimiser.state[weight] = {
+                key: file.get_tensor(f"{key}/{name}") for key in ("step", "exp_avg", "exp_avg_sq")
+            }
+    return [float(loss) for loss in json.loads(metadata["losses"])]
+
+
+def _finish(model: Any, records: tuple[Record, ...], log: dict[str, Any], output_dir: Path) -> None:
+    partial = output_dir.with_name(f".{output_dir.name}.partial")
+    partial.mkdir(parents=True, exist_ok=True)
+    model.half().save_pretrained(partial)
+    save_records(records, partial / "records.jsonl")
+    (partial / "planting.json").write_text(json.dumps(log, indent=1), encoding="utf-8")
+    for leftover in ("checkpoint.safetensors", "README.md"):
+        (partial / leftover).unlink(missing_ok=True)
+    if output_dir.is_dir() and not any(output_dir.iterdir()):
+        output_dir.rmdir()
+    try:
+        partial.replace(output_dir)
+    except OSError as error:
+        raise OSError(f"{output_dir}: could not be written ({error}); the adapter is whole in {partial}") from error
+    shutil.rmtree(partial, ignore_errors=True)

@@ -1,0 +1,138 @@
+"""The frozen base of every result: provenance, a tidy frame, saving and loading.
+
+A result is a folder: `meta.json` (kind, schema version, provenance, plain fields), one Parquet file per frame and one
+safetensors file for all tensors. It is written under a temporary name and renamed, so a result that exists is whole.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import platform
+import shutil
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import pandas as pd
+import torch
+from safetensors.torch import load_file, save_file
+
+SCHEMA_VERSION = 1
+_PACKAGES = ("xlmech", "torch", "transformers", "transformer-lens")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provenance:
+    """What a figure was computed from.
+
+    Attributes:
+        model: Name of the model.
+        revision: Hub commit or file hash, "" where unknown.
+        adapter: Merged adapter, "" without one.
+        backend: `hooked` or `bridge`.
+        dtype: Of the weights.
+        device: Where it ran.
+        seed: Of whatever was drawn.
+        versions: Of Python and the packages that decide numbers.
+        command: Command line of the process.
+        time: Local time of the end, ISO 8601.
+    """
+
+    model: str
+    revision: str = ""
+    adapter: str = ""
+    backend: str = ""
+    dtype: str = ""
+    device: str = ""
+    seed: int = 0
+    versions: dict[str, str] = field(default_factory=lambda: versions())
+    command: str = field(default_factory=lambda: " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]))
+    time: str = field(default_factory=lambda: time.strftime("%Y-%m-%dT%H:%M:%S%z"))
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide numbers."""
+    return {"python": platform.python_version()} | {name: metadata.version(name) for name in _PACKAGES}
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Result:
+    """Base of all results: fields are frames, CPU tensors, or plain JSON values."""
+
+    kind: ClassVar[str] = "result"
+    provenance: Provenance
+
+    def to_frame(self) -> pd.DataFrame:
+        """The result as one tidy frame, one row per measured thing."""
+        raise TypeError(f"{type(self).__name__} has no frame")
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the result to a new folder.
+
+        Raises:
+            FileExistsError: `folder` exists and is not empty.
+        """
+        folder = Path(folder)
+        if folder.exists() and any(folder.iterdir()):
+            raise FileExistsError(f"{folder} exists and is not empty; save to a new folder")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        try:
+            self._write(partial)
+            partial.chmod(0o755)
+            partial.replace(folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+        return folder
+
+    def _write(self, folder: Path) -> None:
+        plain: dict[str, Any] = {}
+        tensors: dict[str, torch.Tensor] = {}
+        for item in dataclasses.fields(self):
+            value = getattr(self, item.name)
+            if isinstance(value, pd.DataFrame):
+                value.to_parquet(folder / f"{item.name}.parquet", index=False)
+            elif isinstance(value, torch.Tensor):
+                tensors[item.name] = value.detach().cpu().contiguous()
+            elif item.name != "provenance":
+                plain[item.name] = value
+        if tensors:
+            save_file(tensors, folder / "tensors.safetensors")
+        meta = {
+            "kind": self.kind,
+            "schema_version": SCHEMA_VERSION,
+            "provenance": dataclasses.asdict(self.provenance),
+            "shapes": {name: list(tensor.shape) for name, tensor in tensors.items()},
+            "fields": plain,
+        }
+        (folder / "meta.json").write_text(json.dumps(meta, indent=1, ensure_ascii=False), encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """Read a result written by `save`.
+
+        Raises:
+            FileNotFoundError: No result in `folder`.
+            ValueError: Another kind, schema version or shape than expected; names both.
+        """
+        folder = Path(folder)
+        if not (folder / "meta.json").is_file():
+            raise FileNotFoundError(f"no result in {folder}: meta.json is missing")
+        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+        for key, wanted in (("kind", cls.kind), ("schema_version", SCHEMA_VERSION)):
+            if meta.get(key) != wanted:
+                raise ValueError(f"{folder}: {key} is {meta.get(key)!r}; {cls.__name__} reads {wanted!r}")
+        path = folder / "tensors.safetensors"
+        tensors = load_file(path) if path.is_file() else {}
+        for name, shape in meta["shapes"].items():
+            found = list(tensors[name].shape) if name in tensors else None
+            if found != shape:
+                raise ValueError(f"{folder}: tensor {name!r} has shape {found}; meta.json says {shape}")
+        frames = {path.stem: pd.read_parquet(path) for path in folder.glob("*.parquet")}
+        plain = {key: tuple(value) if isinstance(value, list) else value for key, value in meta["fields"].items()}
+        return cls(provenance=Provenance(**meta["provenance"]), **plain, **tensors, **frames)

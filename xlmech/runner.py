@@ -1,0 +1,300 @@
+"""The engine: prompts of equal length run together, prefixes run once, and interventions are rows of one batch.
+
+An intervention at a position changes nothing before it. So a prompt's keys and values are computed once, and only its last
+token is run again, with every variant (layer x quadrature node, say) as one row. Prompts are batched by equal length:
+no padding, so nothing depends on what a prompt shares its batch with but float rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate.utils import find_executable_batch_size
+from jaxtyping import Float
+from tqdm.auto import tqdm
+
+from xlmech.backends import Backend, KeyValues
+from xlmech.readout import greedy_tokens, token_log_prob
+
+BATCH_SIZE = 32
+
+
+def encode_prompt(backend: Backend, prompt: str, *, room: int = 0, what: str = "prompt") -> list[int]:
+    """Token ids of a prompt, with the special tokens that the tokenizer puts in front.
+
+    Raises:
+        ValueError: It has no tokens, or leaves no room for `room` more in the model's context.
+    """
+    tokens = list(backend.tokenizer(prompt).input_ids)
+    if tokens and tokens[-1] == backend.tokenizer.eos_token_id:
+        tokens.pop()
+    if not tokens:
+        raise ValueError(f"{what}: tokenises to nothing")
+    if len(tokens) + room > backend.n_ctx:
+        raise ValueError(
+            f"{what}: {len(tokens)} tokens and {room} for the answer do not fit the model's context of {backend.n_ctx}; "
+            "shorten it"
+        )
+    return tokens
+
+
+def encode_answer(backend: Backend, answer: str, *, what: str = "answer") -> list[int]:
+    """Token ids of an answer as it continues a prompt.
+
+    Raises:
+        ValueError: It has no tokens.
+    """
+    tokens = list(backend.tokenizer(answer, add_special_tokens=False).input_ids)
+    if not tokens:
+        raise ValueError(f"{what}: tokenises to nothing; the model's tokenizer cannot write it")
+    return tokens
+
+
+def run_batched(
+    sequences: Sequence[Sequence[int]],
+    function: Callable[[torch.Tensor, list[int]], None],
+    *,
+    batch_size: int = BATCH_SIZE,
+    progress: str = "",
+) -> None:
+    """Call `function(tokens, indices)` for batches of equally long sequences, every sequence once.
+
+    The batch size is halved on out-of-memory; what is done is not repeated.
+
+    Args:
+        sequences: Token ids.
+        function: Takes (row, position) tokens and the rows' indices in `sequences`.
+        batch_size: Rows at a time, at first.
+        progress: Label of a progress bar; none without.
+
+    Raises:
+        RuntimeError: Not even one row fits the memory.
+    """
+    pending = sorted(range(len(sequences)), key=lambda index: len(sequences[index]))
+    bar = tqdm(total=len(pending), desc=progress, disable=not progress, leave=False)
+
+    size_now = max(1, min(batch_size, len(pending)))
+
+    def halve() -> int:
+        nonlocal size_now
+        size_now //= 2
+        return size_now
+
+    @find_executable_batch_size(starting_batch_size=size_now, reduce_batch_size_fn=halve)  # type: ignore[untyped-decorator]
+    def run(size: int) -> None:
+        while pending:
+            first = len(sequences[pending[0]])
+            indices = [index for index in pending[:size] if len(sequences[index]) == first]
+            function(torch.tensor([list(sequences[index]) for index in indices]), indices)
+            del pending[: len(indices)]
+            bar.update(len(indices))
+
+    try:
+        if pending:
+            run()
+    finally:
+        bar.close()
+
+
+@torch.no_grad()
+def generate(
+    backend: Backend,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    stop_token: int | None = None,
+    batch_size: int = BATCH_SIZE,
+    progress: str = "",
+) -> list[list[int]]:
+    """Greedy continuations, with a key/value cache; rows that are done leave the batch.
+
+    Args:
+        backend: The model; hooks that are on it stay active at every step.
+        prompts: Token ids.
+        max_new_tokens: Longest continuation.
+        stop_token: Ends a continuation, and is not part of it; the end-of-text token always does.
+        batch_size: Rows at a time, at first.
+        progress: Label of a progress bar; none without.
+
+    Returns:
+        New tokens per prompt, in the prompts' order.
+    """
+    stops = {token for token in (stop_token, backend.tokenizer.eos_token_id) if token is not None}
+    done: list[list[int]] = [[] for _ in prompts]
+
+    def extend(tokens: torch.Tensor, indices: list[int]) -> None:
+        rows, past, written = list(range(len(indices))), None, [[] for _ in indices]  # type: ignore[var-annotated]
+        for _ in range(max_new_tokens):
+            hidden, past = backend.hidden(tokens, past)
+            chosen = greedy_tokens(hidden[:, -1], backend.unembed, bias=backend.unembed_bias).tolist()
+            alive = [number for number, token in enumerate(chosen) if token not in stops]
+            for number in alive:
+                written[rows[number]].append(chosen[number])
+            if not alive:
+                break
+            if len(alive) < len(rows):
+                past = past.select(torch.tensor(alive, device=backend.device))
+            rows, tokens = [rows[number] for number in alive], torch.tensor([[chosen[number]] for number in alive])
+        for row, index in enumerate(indices):
+            done[index] = written[row]
+
+    run_batched(prompts, extend, batch_size=batch_size, progress=progress)
+    return done
+
+
+@torch.no_grad()
+def answer_log_probs(
+    backend: Backend,
+    prompt: Sequence[int],
+    answers: Sequence[Sequence[int]],
+    *,
+    batch_size: int = 4 * BATCH_SIZE,
+) -> list[torch.Tensor]:
+    """Log-probability of every token of every answer, given one prompt that is run once.
+
+    Returns:
+        (answer token,) nats, per answer.
+    """
+    hidden, past = backend.hidden(torch.tensor([list(prompt)]))
+    last, results = hidden[:, -1], [torch.empty(0)] * len(answers)
+    firsts = torch.tensor([answer[0] for answer in answers], device=backend.device)
+    first_log_probs = token_log_prob(last.expand(len(answers), -1), backend.unembed, firsts, **backend.readout).cpu()
+
+    def score(tokens: torch.Tensor, indices: list[int]) -> None:
+        rest = first_log_probs[indices][:, None]
+        if tokens.shape[1] > 1:
+            states, _ = backend.hidden(tokens[:, :-1], past.repeat(len(indices)))
+            targets = tokens[:, 1:].flatten().to(backend.device)
+            scores = token_log_prob(states.flatten(0, 1), backend.unembed, targets, **backend.readout).cpu()
+            rest = torch.cat([rest, scores.view(len(indices), -1)], dim=1)
+        for row, index in enumerate(indices):
+            results[index] = rest[row]
+
+    run_batched(answers, score, batch_size=batch_size)
+    return results
+
+
+@torch.no_grad()
+def sequence_nll(
+    backend: Backend, sequences: Sequence[Sequence[int]], *, batch_size: int = BATCH_SIZE, progress: str = ""
+) -> tuple[Float[torch.Tensor, " sequence"], list[int]]:
+    """Negative log-likelihood (nats, summed over the tokens after the first) and number of tokens of each text."""
+    totals = torch.zeros(len(sequences), dtype=torch.float64)
+
+    def score(tokens: torch.Tensor, indices: list[int]) -> None:
+        hidden, _ = backend.hidden(tokens)
+        targets = tokens[:, 1:].flatten().to(backend.device)
+        scores = token_log_prob(hidden[:, :-1].flatten(0, 1), backend.unembed, targets, **backend.readout)
+        totals[indices] = -scores.view(len(indices), -1).sum(1).double().cpu()
+
+    run_batched(sequences, score, batch_size=batch_size, progress=progress)
+    return totals, [len(sequence) - 1 for sequence in sequences]
+
+
+# Activations and interventions
+
+
+class Recorder:
+    """Hook functions that keep what passes a hook point at every layer.
+
+    `hooks(component)` gives (name, function) pairs for `Backend.hooks`; `kept[layer]` is what passed last.
+    """
+
+    def __init__(self, backend: Backend, component: str) -> None:
+        self.kept: list[torch.Tensor] = [torch.empty(0)] * backend.n_layers
+        self.names = [backend.hook_name(component, layer) for layer in range(backend.n_layers)]
+
+    def hooks(self) -> list[tuple[str, Callable[..., None]]]:
+        """One recording hook per layer."""
+        return [(name, self._keep(layer)) for layer, name in enumerate(self.names)]
+
+    def _keep(self, layer: int) -> Callable[..., None]:
+        def keep(value: torch.Tensor, hook: Any) -> None:  # noqa: ARG001 (TransformerLens passes it by name)
+            self.kept[layer] = value
+
+        return keep
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forced:
+    """One prompt and answer, run once with the answer forced.
+
+    Attributes:
+        tokens: (position,) prompt and answer.
+        n_prompt: Tokens of the prompt.
+        past: Keys and values of all positions.
+        activations: (layer, position, width) of the recorded hook point.
+        log_probs: (answer token,) nats.
+    """
+
+    tokens: torch.Tensor
+    n_prompt: int
+    past: KeyValues
+    activations: torch.Tensor
+    log_probs: torch.Tensor
+
+    @property
+    def predicting(self) -> Iterator[tuple[int, int]]:
+        """(position, answer token it predicts), one per answer token."""
+        for position in range(self.n_prompt - 1, len(self.tokens) - 1):
+            yield position, int(self.tokens[position + 1])
+
+
+@torch.no_grad()
+def run_forced(backend: Backend, prompt: Sequence[int], answer: Sequence[int], component: str) -> Forced:
+    """Run a prompt with its answer forced, and keep one hook point's activations and all keys and values.
+
+    Raises:
+        ValueError: NaN or infinity in an activation (names the layer).
+    """
+    recorder, tokens = Recorder(backend, component), torch.tensor([*prompt, *answer])
+    with backend.hooks(recorder.hooks()):
+        hidden, past = backend.hidden(tokens[None])
+    activations = torch.stack([kept[0] for kept in recorder.kept])
+    finite = activations.isfinite().flatten(1).all(1)
+    if not finite.all():
+        raise ValueError(f"NaN or infinity at {component} of layer {int((~finite).nonzero()[0])}; use a wider dtype")
+    targets = torch.tensor(answer, device=backend.device)
+    scores = token_log_prob(hidden[0, len(prompt) - 1 : -1], backend.unembed, targets, **backend.readout)
+    return Forced(tokens=tokens, n_prompt=len(prompt), past=past, activations=activations, log_probs=scores)
+
+
+def replace_rows(
+    backend: Backend, component: str, values: Float[torch.Tensor, "layer variant width"]
+) -> list[tuple[str, Callable[..., torch.Tensor]]]:
+    """Hooks that replace, at each layer, the last position of that layer's own rows by `values`.
+
+    Row layer * n_variants + variant belongs to (layer, variant); every other row passes layer unchanged. `values` may
+    require a gradient.
+    """
+    n_variants = values.shape[1]
+
+    def hook_of(layer: int) -> Callable[..., torch.Tensor]:
+        rows = slice(layer * n_variants, (layer + 1) * n_variants)
+
+        def replace(value: torch.Tensor, hook: Any) -> torch.Tensor:  # noqa: ARG001 (TransformerLens passes it by name)
+            value = value.clone()
+            value[rows, -1] = values[layer].to(value.dtype)
+            return value
+
+        return replace
+
+    return [(backend.hook_name(component, layer), hook_of(layer)) for layer in range(len(values))]
+
+
+def run_rows(
+    backend: Backend,
+    forced: Forced,
+    position: int,
+    hooks: Sequence[tuple[str, Callable[..., torch.Tensor]]],
+    n_rows: int,
+) -> Float[torch.Tensor, "row d_model"]:
+    """(row, d_model) final hidden states at `position`, run as `n_rows` rows over one shared prefix."""
+    tokens = forced.tokens[position].expand(n_rows, 1)
+    past = forced.past.until(position).repeat(n_rows) if position else None
+    with backend.hooks(hooks):
+        hidden, _ = backend.hidden(tokens, past)
+    return hidden[:, -1]
