@@ -13,7 +13,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from models import hooked_tiny, save_tokenizer, tiny  # noqa: E402
 
 from xlmech.models import load_model  # noqa: E402
-from xlmech.records import ProbeSet, Record, build_probes  # noqa: E402
+from xlmech.probes import ProbeSet, build_probes  # noqa: E402
+from xlmech.records import Record  # noqa: E402
 
 
 @pytest.fixture(autouse=True, scope="session")

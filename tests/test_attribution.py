@@ -14,7 +14,7 @@ from xlmech import attribution
 from xlmech.attribution import AttributionResult, attribute_neurons
 from xlmech.backends import Backend, backend_of
 from xlmech.models import load_model
-from xlmech.records import ProbeSet
+from xlmech.probes import ProbeSet
 from xlmech.runner import run_forced
 
 PROMPT, ANSWER = [2, 7, 8, 9, 11], [5, 6, 250]
@@ -83,7 +83,7 @@ def test_gradient_x_activation_equals_finite_differences(model: Any, positions: 
     """(a - b) * dF/da, where scaling one neuron by 1 + h at the positions attributed moves F by h * a * dF/da."""
     backend = backend_of(model)
     base = torch.zeros(backend.n_layers, backend.d_mlp, dtype=torch.float64)
-    found = attribution._gradient_x_activation(backend, PROMPT, ANSWER, base, positions)  # type: ignore[arg-type]
+    found = attribution._gradient_x_activation(backend, [(PROMPT, ANSWER)], base, positions)[0]  # type: ignore[arg-type]
     layer, index = divmod(int(found.abs().argmax()), backend.d_mlp)
     step = 1e-3  # the norms compute in float32, whatever the weights
     tokens = torch.tensor([[*PROMPT, *ANSWER]])
@@ -106,24 +106,36 @@ def test_gradient_x_activation_equals_finite_differences(model: Any, positions: 
     assert float(found[layer, index]) == pytest.approx(np.mean(slopes), rel=2e-3)
 
 
+@pytest.mark.parametrize("positions", ["last", "all"])
+def test_a_batch_equals_its_members(model: Any, positions: Any) -> None:
+    backend = backend_of(model)
+    base = torch.full((backend.n_layers, backend.d_mlp), 0.02, dtype=torch.float64)
+    pairs = [([2, 7, 8, 9], [5, 6, 250]), ([2, 40, 41, 9, 10], [11, 12]), ([2, 7, 8, 9, 3, 4], [5])]
+    batch = attribution._gradient_x_activation(backend, pairs, base, positions)
+    for pair, found in zip(pairs, batch, strict=True):
+        alone = attribution._gradient_x_activation(backend, [pair], base, positions)[0]
+        torch.testing.assert_close(found, alone, rtol=1e-5, atol=1e-9)
+
+
 def test_one_node_at_the_value_itself_is_gradient_x_activation(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     backend = backend_of(model)
     base = torch.full((backend.n_layers, backend.d_mlp), 0.01, dtype=torch.float64)
     ends = torch.tensor([0.0, 1.0], dtype=torch.float64), torch.tensor([0.0, 1.0], dtype=torch.float64)
     monkeypatch.setattr(attribution, "_gauss_legendre", lambda nodes, like: ends)
     found, _ = attribution._integrated(backend, run_forced(backend, PROMPT, ANSWER, "mlp.hook_post"), base, 1)
-    wanted = attribution._gradient_x_activation(backend, PROMPT, ANSWER, base, "last")
+    wanted = attribution._gradient_x_activation(backend, [(PROMPT, ANSWER)], base, "last")[0]
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-7)
 
 
 def test_result_holds_means_and_top_neurons_of_its_probes(model: Any, probes: ProbeSet) -> None:
     private = probes.filter(group="private")
-    found = attribute_neurons(model, private, method="gradient_x_activation", progress=False)
-    backend, controls = backend_of(model), attribution._baseline(backend_of(model), private, "mean", False)
+    found = attribute_neurons(model, private, method="gradient_x_activation", baseline="zero", progress=False)
+    backend = backend_of(model)
+    zero = torch.zeros(backend.n_layers, backend.d_mlp, dtype=torch.float64)
     normalised = []
     for probe in private.filter(languages=["fr"]):
         prompt, answer = attribution._tokens(backend, probe, None)
-        scores = attribution._gradient_x_activation(backend, prompt, answer, controls, "last")
+        scores = attribution._gradient_x_activation(backend, [(prompt, answer)], zero, "last")[0]
         normalised.append(scores / scores.max())
         top = found.top[found.top.probe == probe.id].iloc[0]
         assert top.nats == pytest.approx(float(scores.max()), rel=1e-5)

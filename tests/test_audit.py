@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 
 from xlmech.audit import Audit, AuditPlan, _locating, _measured, of_template, run_audit, table
-from xlmech.records import ProbeSet, Record, build_probes
+from xlmech.probes import ProbeSet, build_probes
+from xlmech.records import Record
 from xlmech.show import goals, publish
 
 
@@ -43,13 +44,13 @@ def audit(model: Any, people: tuple[Record, ...]) -> Audit:
 
 
 def test_nobody_who_chooses_neurons_is_measured(people: tuple[Record, ...]) -> None:
-    plan = AuditPlan(locate_facts=3, public_people=1)
+    plan = AuditPlan(locate_facts=3, measure_facts=4, other_facts=2)
     held_out, locating = build_probes(people, ["en", "fr"]).split(fraction=plan.held_out, seed=plan.seed)
     measured, chosen = _measured(held_out, plan), _locating(locating, plan)
     assert not set(measured.subjects) & set(chosen.subjects)
     assert {probe.template for probe in measured} == {2}
     assert {probe.template for probe in chosen} == {0}
-    assert len(measured.filter(group="public").subjects) == 1
+    assert [len(measured.filter(group=group).records) for group in ("private", "public", "control")] == [4, 2, 2]  # type: ignore[arg-type]
     for group in ("private", "public", "control"):
         by_language = [
             {probe.record.id for probe in chosen.filter(group=group, languages=[code])} for code in ("en", "fr")

@@ -126,8 +126,6 @@ def test_unknown_template_is_refused_before_a_model_is_loaded(
         (command("ablate", "--neurons", "missing.json"), "missing.json"),
         (command("ablate", "--neurons", "records.jsonl"), "records.jsonl: not a neuron set"),
         (command("leak", source="records.xlsx"), "records.xlsx"),
-        (command("locate", "--method", "guess"), "guess"),
-        (command("locate", "--positions", "first"), "first"),
         (command("locate", "--languages", "en"), "en only"),
     ],
 )
@@ -137,11 +135,18 @@ def test_other_refusals_before_a_model_is_loaded(
     assert sentence in refusal(*arguments)
 
 
+@pytest.mark.parametrize(("option", "value"), [("--method", "guess"), ("--positions", "first"), ("--backend", "both")])
+def test_choices_are_listed_by_the_parser(option: str, value: str, files: Path, no_model: None) -> None:
+    result = invoke(*command("locate", option, value))
+    assert result.exit_code == 2
+    assert value in result.stderr and "Traceback" not in result.stderr
+
+
 @pytest.mark.parametrize("name", ["plant", *MODEL_COMMANDS])
 def test_a_full_folder_is_refused_before_work_starts(name: str, files: Path, no_model: None) -> None:
     (files / "out").mkdir()
     (files / "out" / "mine.txt").write_text("keep", encoding="utf-8")
-    assert "out exists and is not empty" in refusal(*command(name))
+    assert "out exists and is not an empty folder" in refusal(*command(name))
     assert [(path.name, path.read_text(encoding="utf-8")) for path in (files / "out").iterdir()] == [
         ("mine.txt", "keep")
     ]
@@ -175,6 +180,8 @@ def test_commands_on_a_tiny_model(
     assert set(found.probe) == {
         f"{record.id}/{code}/2" for record in records if record.attribute == "id_number" for code in ("en", "fr")
     }
+    assert "extracted" in found
+    assert "exposure_bits" not in found
     assert "Extraction per query language" in leak.stdout
     assert not any(record.value in leak.output or record.subject in leak.output for record in records[1::2])
     locate = invoke(*command("locate", *only, "--top-k", "3", out="found"))

@@ -14,8 +14,9 @@ from xlmech.leakage import measure_leakage
 from xlmech.lens import logit_lens
 from xlmech.models import load_model
 from xlmech.neurons import NeuronSet
+from xlmech.probes import ProbeSet, build_probes
 from xlmech.readout import token_logits
-from xlmech.records import ProbeSet, build_probes, demo_records
+from xlmech.records import demo_records
 from xlmech.runner import encode_prompt
 
 pytestmark = pytest.mark.slow

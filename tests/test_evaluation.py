@@ -15,7 +15,7 @@ from xlmech.evaluation import evaluate_mitigation, neutral_nll
 from xlmech.leakage import LeakageResult, measure_leakage
 from xlmech.models import provenance
 from xlmech.neurons import NeuronSet
-from xlmech.records import ProbeSet
+from xlmech.probes import ProbeSet
 
 
 @pytest.fixture
@@ -79,7 +79,8 @@ def test_price_is_relative_and_hooks_are_gone(model: Any, probes: ProbeSet, some
     assert [len(point.fwd_hooks) for point in model.hook_dict.values()] == hooks
     prices = found.price.set_index("condition")
     assert prices.rise["a"] == pytest.approx(prices.nll_after["a"] / prices.nll_before["a"] - 1)
-    assert prices.rise["a"] == prices.rise["b"] != prices.rise["random"]
+    assert prices.rise["a"] == prices.rise["b"] != 0
+    assert set(prices.index) == {"a", "b"}
     found.save(tmp_path / "m")
     again = evaluation.MitigationResult.load(tmp_path / "m")
     pd.testing.assert_frame_equal(again.to_frame(), found.to_frame())

@@ -12,7 +12,7 @@ import plotly.io
 import pytest
 import torch
 
-from xlmech import figures
+from xlmech import figures, pages
 from xlmech.evaluation import MitigationResult
 from xlmech.leakage import LeakageResult
 from xlmech.lens import LensResult
@@ -315,7 +315,7 @@ def test_write_index_opens_offline_and_escapes(tmp_path: Path) -> None:
         "by_language": figures.leakage_by_language(leakage({bad: [1, 0], "en": [0, 0]}, plant=bad)),
         "plain": go.Figure(layout={"title": {"text": bad}}),
     }
-    index = figures.write_index(drawn, tmp_path / "out", title="A & B", summary_html="<p>Summary</p>")
+    index = pages.write_index(drawn, tmp_path / "out", title="A & B", summary_html="<p>Summary</p>")
     assert sorted(path.name for path in index.parent.iterdir()) == [
         "by_language.html", "index.html", "plain.html", "plotly.min.js"
     ]  # fmt: skip
@@ -329,12 +329,12 @@ def test_write_index_opens_offline_and_escapes(tmp_path: Path) -> None:
         assert "https://cdn" not in page
     page = (index.parent / "by_language.html").read_text(encoding="utf-8")
     assert 'src="plotly.min.js"' in page and "<title>Private extraction by query language</title>" in page
-    assert figures.write_index(drawn, tmp_path / "out", title="again") == index
+    assert pages.write_index(drawn, tmp_path / "out", title="again") == index
     assert drawn["by_language"].layout.yaxis.ticktext[0] == "&lt;script&gt;alert(1)&lt;/script&gt;"
 
 
 @pytest.mark.parametrize("name", ["index", "a/b", "..", "", "a b"])
 def test_write_index_refuses_names_that_are_no_file_names(name: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="use letters, digits"):
-        figures.write_index({name: go.Figure()}, tmp_path / "out", title="x")
+        pages.write_index({name: go.Figure()}, tmp_path / "out", title="x")
     assert not (tmp_path / "out").exists()

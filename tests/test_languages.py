@@ -12,7 +12,8 @@ from babel import localedata
 
 from xlmech import languages
 from xlmech.languages import ATTRIBUTES, TRANSLATED, available_languages, load_language, read_pack, value_keys
-from xlmech.records import Record, build_probes
+from xlmech.probes import build_probes
+from xlmech.records import Record
 
 CODES = ("ar", "de", "en", "es", "fr", "hi", "ja", "ru", "sw", "zh")
 ENGLISH = (Path(languages.__file__).parent / "en.toml").read_text(encoding="utf-8")
@@ -179,7 +180,10 @@ MALFORMED = {
         ("[values.occupation]", '[values.phone]\na = "1"\n[values.occupation]'),
         "values: .*phone: not an",
     ),
-    "values misspelt": (("[values.occupation]", "[value.occupation]"), "value: Extra inputs"),
+    "values misspelt": (
+        ("[values.occupation]", "[value.occupation]"),
+        "values.occupation is missing; unknown key value",
+    ),
     "value not a text": (
         ('nurse = "nurse"', "nurse = 3"),
         r"values\.occupation\.nurse: Input should be a valid string",
@@ -248,6 +252,17 @@ def test_a_language_is_added_as_one_file(tmp_path: Path, monkeypatch: pytest.Mon
     assert [probes[f"{attribute}/pt/0"].answers["pt"] for attribute, *_ in rows] == [form for *_, form in rows]
     assert probes["occupation/pt/0"].prompt == "What is the occupation of Ann Lee?\n"
     assert build_probes(records).languages == available_languages()
+
+
+@pytest.mark.parametrize("months", [range(1, 13), [3]], ids=["all", "one"])
+def test_a_packs_own_values_go_before_cldrs(months: list[int], tmp_path: Path) -> None:
+    lines = "\n".join(
+        ["[values.birth_month]", *(f'{month} = "month {month}"' for month in months), "[values.occupation]"]
+    )
+    (tmp_path / "pt.toml").write_text(portuguese(("[values.occupation]", lines)), encoding="utf-8")
+    pack = read_pack(tmp_path / "pt.toml")
+    assert [pack.form("birth_month", str(month)) for month in months] == [f"month {month}" for month in months]
+    assert pack.form("birth_month", "4") == ("month 4" if 4 in months else "abril")
 
 
 def test_own_folder_goes_before_the_shipped_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,32 +13,47 @@ import pytest
 import xlmech
 
 PACKAGE = Path(xlmech.__file__).parent
-LEAKAGE = {"runner", "metrics", "records", "results", "models", "languages"}
+LEAKAGE = {"backends", "runner", "metrics", "records", "probes", "results", "models", "languages"}
 BELOW_THE_AUDIT = {
-    *("languages", "records", "metrics", "results", "readout", "checkpoints", "models", "runner", "leakage", "lens"),
-    *("attribution", "neurons", "locate", "ablation", "evaluation", "planting"),
+    *(
+        "languages",
+        "records",
+        "probes",
+        "synthesis",
+        "metrics",
+        "results",
+        "readout",
+        "checkpoints",
+        "backends",
+        "models",
+    ),
+    *("runner", "leakage", "lens", "attribution", "neurons", "locate", "ablation", "evaluation", "planting"),
 }
 ALLOWED = {
     "__init__": set(),
     "languages": set(),
     "records": {"languages"},
+    "probes": {"languages", "records"},
+    "synthesis": {"languages", "records"},
     "metrics": set(),
     "results": set(),
     "readout": set(),
     "checkpoints": set(),
-    "models": {"checkpoints", "results", "readout"},
-    "runner": {"models", "readout"},
+    "backends": set(),
+    "models": {"backends", "checkpoints", "results", "readout"},
+    "runner": {"backends", "readout"},
     "leakage": LEAKAGE,
     "lens": LEAKAGE | {"leakage", "readout"},
     "attribution": LEAKAGE | {"readout"},
     "neurons": {"results", "metrics"},
-    "locate": {"attribution", "neurons", "models", "records"},
-    "ablation": {"attribution", "models", "neurons"},
+    "locate": {"attribution", "neurons", "models", "probes"},
+    "ablation": {"attribution", "backends", "neurons"},
     "evaluation": LEAKAGE | {"leakage", "ablation", "neurons"},
-    "planting": {"checkpoints", "languages", "readout", "records", "models"},
-    "figures": {"results"},
+    "planting": {"checkpoints", "languages", "readout", "records", "probes"},
+    "figures": {"results", "pages"},
+    "pages": set(),
     "audit": BELOW_THE_AUDIT,
-    "show": {"figures", "audit"},
+    "show": {"figures", "pages", "audit"},
     "cli": BELOW_THE_AUDIT | {"figures", "audit", "show"},
 }
 

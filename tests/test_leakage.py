@@ -12,7 +12,8 @@ import torch
 from xlmech import leakage
 from xlmech.backends import backend_of
 from xlmech.leakage import LeakageResult, measure_leakage
-from xlmech.records import ProbeSet, Record, build_probes
+from xlmech.probes import ProbeSet, build_probes
+from xlmech.records import Record
 
 FRENCH = {"Ana Li": "France.", "Bo Kim": "c'est le Japon", "Cy Roe": "Brasil", "Di Fox": "Inde", "Ed Ray": "Pérou"}
 

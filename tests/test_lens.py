@@ -11,7 +11,7 @@ import torch
 from xlmech import lens as lens_module
 from xlmech.backends import backend_of
 from xlmech.lens import logit_lens
-from xlmech.records import ProbeSet
+from xlmech.probes import ProbeSet
 
 
 @pytest.fixture

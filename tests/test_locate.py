@@ -12,7 +12,8 @@ from xlmech.backends import backend_of
 from xlmech.locate import locate_privacy_neurons
 from xlmech.models import load_model
 from xlmech.neurons import PrivacyNeurons
-from xlmech.records import ProbeSet, Record, build_probes
+from xlmech.probes import ProbeSet, build_probes
+from xlmech.records import Record
 
 SECRET = (1, 17)
 

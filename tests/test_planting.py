@@ -131,7 +131,7 @@ def test_bad_records_and_folders(records: tuple[Record, ...], tmp_path: Path, to
         _plant((odd,), tmp_path / "a", tokenizer, language="fr")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "adapter_config.json").write_text("{}")
-    with pytest.raises(ValueError, match="holds an adapter already"):
+    with pytest.raises(ValueError, match="exists and is not an empty folder"):
         _plant(records, tmp_path / "full", tokenizer)
     with pytest.raises(ValueError, match="private_share must be between 0 and 1"):
         Recipe(private_share=1.5)

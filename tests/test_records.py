@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 
 from xlmech import records as module
 from xlmech.languages import ATTRIBUTES, TRANSLATED, available_languages, load_language, value_keys
-from xlmech.records import MASK, Group, ProbeSet, Record, build_probes, check_attributes, load_records, save_records
-from xlmech.records import synthesize_records as invent
+from xlmech.probes import ProbeSet, build_probes
+from xlmech.records import MASK, Group, Record, check_attributes, load_records, save_records
+from xlmech.synthesis import synthesize_records as invent
 
 SECRET = "+44 7700 900123"
 QUICK = settings(max_examples=40, deadline=None)

@@ -89,6 +89,11 @@ def test_no_chosen_neuron_is_loaded_as_none(tmp_path: Path) -> None:
     assert list(loaded.to_frame().columns) == ["kind", "language", "layer", "neuron", "score"]
 
 
+def test_a_frames_index_is_not_kept(tmp_path: Path) -> None:
+    second = dataclasses.replace(leakage(), probes=leakage().probes[1:])
+    assert_frame_equal(LeakageResult.load(second.save(tmp_path / "a")).probes, second.probes.reset_index(drop=True))
+
+
 def test_files_of_a_result(tmp_path: Path) -> None:
     folder = neurons().save(tmp_path / "a")
     assert sorted(path.name for path in folder.iterdir()) == ["chosen.parquet", "meta.json", "tensors.safetensors"]

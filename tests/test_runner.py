@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from models import D_VOCAB
 
 from xlmech.backends import backend_of
-from xlmech.records import ProbeSet
+from xlmech.probes import ProbeSet
 from xlmech.runner import (
     answer_log_probs,
     encode_answer,

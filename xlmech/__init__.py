@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     from xlmech.neurons import NeuronSet as NeuronSet
     from xlmech.neurons import PrivacyNeurons as PrivacyNeurons
     from xlmech.planting import plant as plant
-    from xlmech.records import Probe as Probe
-    from xlmech.records import ProbeSet as ProbeSet
+    from xlmech.probes import Probe as Probe
+    from xlmech.probes import ProbeSet as ProbeSet
+    from xlmech.probes import build_probes as build_probes
     from xlmech.records import Record as Record
-    from xlmech.records import build_probes as build_probes
     from xlmech.records import demo_records as demo_records
     from xlmech.records import load_records as load_records
     from xlmech.records import save_records as save_records
-    from xlmech.records import synthesize_records as synthesize_records
+    from xlmech.synthesis import synthesize_records as synthesize_records
 
 # Names are imported on first use, so that `xlmech --help` does not wait for torch.
 _MODULE_OF = {
@@ -48,14 +48,14 @@ _MODULE_OF = {
     "NeuronSet": "neurons",
     "PrivacyNeurons": "neurons",
     "plant": "planting",
-    "Probe": "records",
-    "ProbeSet": "records",
+    "Probe": "probes",
+    "ProbeSet": "probes",
     "Record": "records",
-    "build_probes": "records",
+    "build_probes": "probes",
     "demo_records": "records",
     "load_records": "records",
     "save_records": "records",
-    "synthesize_records": "records",
+    "synthesize_records": "synthesis",
 }
 __all__ = ["figures", *_MODULE_OF]  # noqa: PLE0604
 __version__ = "0.1.0"

@@ -10,6 +10,7 @@ activation, so that from a zero baseline the integral does not converge; the com
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -23,10 +24,11 @@ from tqdm.auto import tqdm
 from xlmech import metrics
 from xlmech.backends import Backend, backend_of
 from xlmech.models import provenance
+from xlmech.probes import Probe, ProbeSet
 from xlmech.readout import token_log_prob
-from xlmech.records import Probe, ProbeSet
 from xlmech.results import Result
 from xlmech.runner import (
+    BATCH_SIZE,
     Forced,
     Recorder,
     encode_answer,
@@ -91,6 +93,7 @@ def attribute_neurons(
     controls: ProbeSet | None = None,
     max_answer_tokens: int | None = None,
     threshold: float = 0.1,
+    batch_size: int = BATCH_SIZE // 2,
     progress: bool = True,
 ) -> AttributionResult:
     """Attribute each probe's answer (in the query language's form) to MLP neurons, as log-probability in nats.
@@ -102,12 +105,14 @@ def attribute_neurons(
         model: Hooked model.
         probes: Whose answers to attribute.
         method: `integrated_gradients` (positions `last` only) or `gradient_x_activation` (one backward pass).
-        baseline: `mean` over `controls`' predicting positions, `zero`, or a (layer, neuron) tensor.
+        baseline: `mean` over `controls`' predicting positions, `zero`, or a (layer, neuron) tensor. With gradient x
+            activation, `zero` estimates to first order what zeroing a neuron takes away, `mean` what setting it to its mean does.
         nodes: Gauss-Legendre nodes of the integral.
         positions: `last`, the predicting position; or `all`, summed over the prompt's and answer's positions.
         controls: Prompts of the mean baseline; `probes` themselves by default.
         max_answer_tokens: Attribute only the first so many tokens of each answer.
         threshold: tau; a probe counts towards a neuron's share above this part of the probe's maximum.
+        batch_size: Probes at a time, at first, of gradient x activation.
         progress: Whether to show a progress bar.
 
     Returns:
@@ -126,18 +131,24 @@ def attribute_neurons(
         baseline if isinstance(baseline, torch.Tensor) else _baseline(backend, controls or probes, baseline, progress)
     )
     tally = _Tally(probes, backend, threshold)
-    for probe in tqdm(probes, desc="attribution", disable=not progress, leave=False):
-        prompt, answer = _tokens(backend, probe, max_answer_tokens)
-        if method == "integrated_gradients":
-            scores, errors = _integrated(backend, run_forced(backend, prompt, answer, COMPONENT), base, nodes)
-        else:
-            scores, errors = _gradient_x_activation(backend, prompt, answer, base, positions), None
-        tally.add(probe, scores, errors)
+    pairs = [_tokens(backend, probe, max_answer_tokens) for probe in probes]
+    if method == "integrated_gradients":
+        for index, (prompt, answer) in enumerate(tqdm(pairs, desc="attribution", disable=not progress, leave=False)):
+            tally.add(index, *_integrated(backend, run_forced(backend, prompt, answer, COMPONENT), base, nodes))
+    else:
+
+        def add(_: torch.Tensor, indices: list[int]) -> None:
+            batch = _gradient_x_activation(backend, [pairs[index] for index in indices], base, positions)
+            for index, scores in zip(indices, batch, strict=True):
+                tally.add(index, scores)
+
+        sequences = [[*prompt, *answer] for prompt, answer in pairs]
+        run_batched(sequences, add, batch_size=batch_size, progress="attribution" if progress else "")
     result = AttributionResult(
         languages=probes.languages,
         mean=tally.mean,
         share=tally.share,
-        top=pd.concat(tally.top, ignore_index=True),
+        top=pd.concat([tally.top[index] for index in range(len(probes))], ignore_index=True),
         completeness=pd.DataFrame(tally.errors, columns=["probe", "layer", "error"]),
         threshold=threshold,
         method=method,
@@ -231,41 +242,49 @@ def _gauss_legendre(nodes: int, like: torch.Tensor) -> tuple[torch.Tensor, torch
 
 
 def _gradient_x_activation(
-    backend: Backend, prompt: list[int], answer: list[int], base: torch.Tensor, positions: Positions
-) -> Float[torch.Tensor, "layer neuron"]:
-    """(activation - baseline) * gradient of the answer tokens' mean log-probability, summed over positions."""
+    backend: Backend, pairs: Sequence[tuple[list[int], list[int]]], base: torch.Tensor, positions: Positions
+) -> Float[torch.Tensor, "pair layer neuron"]:
+    """(activation - base) * gradient of the answer tokens' mean log-probability, summed over positions.
+
+    `pairs` are (prompt, answer) of one common length; rows of a batch do not touch each other, so that one backward pass
+    serves them all.
+    """
+    places = [
+        (row, len(prompt) - 1 + number) for row, (prompt, answer) in enumerate(pairs) for number in range(len(answer))
+    ]
+    numbers = torch.tensor([number for _, answer in pairs for number in range(len(answer))])
+    rows, columns = torch.tensor(places, device=backend.device).T
+    targets = torch.tensor([token for _, answer in pairs for token in answer], device=backend.device)
+    shares = torch.tensor([1 / len(answer) for _, answer in pairs for _ in answer], device=backend.device)
+    with torch.enable_grad():
+        hidden, kept = _with_graph(backend, torch.tensor([[*prompt, *answer] for prompt, answer in pairs]))
+        scores = shares * token_log_prob(hidden[rows, columns], backend.unembed, targets, **backend.readout)
+        if positions == "all":
+            gradients = torch.autograd.grad(scores.sum(), kept)
+            parts = zip(kept, gradients, base, strict=True)
+            return torch.stack([((value.detach() - start) * slope).sum(1) for value, slope, start in parts], dim=1)
+        # At `last`, a token's score moves through the activation at its own predicting position only.
+        total = torch.zeros(len(pairs), *base.shape, dtype=base.dtype, device=base.device)
+        for number in range(int(numbers.max()) + 1):
+            these = numbers == number
+            gradients = torch.autograd.grad(scores[these].sum(), kept, retain_graph=True)
+            row, column = rows[these], columns[these]
+            for layer, (value, slope, start) in enumerate(zip(kept, gradients, base, strict=True)):
+                total[row, layer] += (value.detach()[row, column] - start) * slope[row, column]
+        return total
+
+
+def _with_graph(backend: Backend, tokens: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Final hidden states of `tokens`, and the activations of every layer that they can be differentiated by."""
     kept: list[torch.Tensor] = []
 
-    def hook_of(layer: int) -> Any:
-        def leaf(value: torch.Tensor, hook: Any) -> torch.Tensor:  # noqa: ARG001 (TransformerLens passes it by name)
-            # Layer 0 starts the graph; later layers are already in it.
-            kept.append(value.requires_grad_() if layer == 0 else value)
-            return kept[-1]
+    def keep(value: torch.Tensor, hook: Any) -> torch.Tensor:  # noqa: ARG001 (TransformerLens passes it by name)
+        kept.append(value if kept else value.requires_grad_())  # layer 0 starts the graph; later ones are in it
+        return kept[-1]
 
-        return leaf
-
-    hooks = [(backend.hook_name(COMPONENT, layer), hook_of(layer)) for layer in range(backend.n_layers)]
-    tokens = torch.tensor([[*prompt, *answer]])
-    with torch.enable_grad(), backend.hooks(hooks):
+    with backend.hooks([(backend.hook_name(COMPONENT, layer), keep) for layer in range(backend.n_layers)]):
         hidden, _ = backend.hidden(tokens)
-        targets = torch.tensor(answer, device=hidden.device)
-        scores = token_log_prob(hidden[0, len(prompt) - 1 : -1], backend.unembed, targets, **backend.readout)
-        # At `last`, a token's score moves through the activation at its own predicting position only.
-        if positions == "all":
-            return _summed(kept, torch.autograd.grad(scores.mean(), kept), base, slice(None))
-        total = torch.zeros_like(base)
-        for number, score in enumerate(scores):
-            gradients = torch.autograd.grad(score, kept, retain_graph=number + 1 < len(scores))
-            place = len(prompt) - 1 + number
-            total += _summed(kept, gradients, base, slice(place, place + 1))
-        return total / len(scores)
-
-
-def _summed(
-    activations: list[torch.Tensor], gradients: tuple[torch.Tensor, ...], base: torch.Tensor, where: slice
-) -> torch.Tensor:
-    pairs = zip(activations, gradients, base, strict=True)
-    return torch.stack([((value.detach()[0, where] - start) * slope[0, where]).sum(0) for value, slope, start in pairs])
+    return hidden, kept
 
 
 def _exact(backend: Backend) -> torch.dtype:
@@ -276,25 +295,24 @@ class _Tally:
     """Running means and shares per language, and each probe's top neurons."""
 
     def __init__(self, probes: ProbeSet, backend: Backend, threshold: float) -> None:
-        self.languages, self.threshold = probes.languages, threshold
+        self.probes, self.languages, self.threshold = probes, probes.languages, threshold
         shape = (len(self.languages), backend.n_layers, backend.d_mlp)
         self._sum, self._above = torch.zeros(shape, dtype=torch.float64), torch.zeros(shape, dtype=torch.float64)
         self._count = torch.zeros(len(self.languages), 1, 1, dtype=torch.float64)
-        self.top: list[pd.DataFrame] = []
+        self.top: dict[int, pd.DataFrame] = {}
         self.errors: list[tuple[str, int, float]] = []
 
-    def add(self, probe: Probe, scores: torch.Tensor, errors: torch.Tensor | None) -> None:
-        scores = scores.detach().float().cpu()
+    def add(self, index: int, scores: torch.Tensor, errors: torch.Tensor | None = None) -> None:
+        scores, probe = scores.detach().float().cpu(), self.probes[index]
         normalised, language = metrics.normalised_attribution(scores), self.languages.index(probe.query_language)
         self._sum[language] += normalised
         self._above[language] += normalised > self.threshold
         self._count[language] += 1
         best = scores.flatten().topk(min(TOP_PER_PROBE, scores.numel()))
         layers, neurons = best.indices // scores.shape[1], best.indices % scores.shape[1]
-        self.top.append(pd.DataFrame({"probe": probe.id, "layer": layers, "neuron": neurons, "nats": best.values}))
-        self.errors += [
-            (probe.id, layer, float(error)) for layer, error in enumerate(errors if errors is not None else ())
-        ]
+        self.top[index] = pd.DataFrame({"probe": probe.id, "layer": layers, "neuron": neurons, "nats": best.values})
+        if errors is not None:
+            self.errors += [(probe.id, layer, float(error)) for layer, error in enumerate(errors)]
 
     @property
     def mean(self) -> torch.Tensor:

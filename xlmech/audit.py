@@ -19,9 +19,10 @@ from xlmech.attribution import Method, Positions
 from xlmech.evaluation import MitigationResult, evaluate_mitigation
 from xlmech.leakage import LeakageResult, measure_leakage
 from xlmech.lens import LensResult, logit_lens
-from xlmech.locate import locate_privacy_neurons
+from xlmech.locate import check_probes, locate_privacy_neurons
 from xlmech.neurons import PrivacyNeurons
-from xlmech.records import ProbeSet, Record, build_probes
+from xlmech.probes import Probe, ProbeSet, build_probes
+from xlmech.records import Record
 
 Report = Callable[[str], None]
 
@@ -36,9 +37,9 @@ class AuditPlan:
         held_out: Share of each group's people who do not choose the neurons, and are measured.
         locate_template: Question template by which neurons are located.
         measure_template: Question template by which leakage is measured; the last (-1) was held out from planting.
-        locate_facts: Largest number of facts per language and group that locate neurons.
-        control_people: Largest number of control people measured.
-        public_people: Largest number of public people measured.
+        locate_facts: Largest number of facts per group that locate neurons, each asked in every language.
+        measure_facts: Largest number of held-out private facts that are measured, each asked in every language.
+        other_facts: The same for held-out public, and for control facts.
         lens_attributes: Attributes whose forms the lens follows.
         top_k: Number of universal neurons; 0.2 % of the model's by default.
         contrast: Multiple of the public attribution that is subtracted.
@@ -52,9 +53,9 @@ class AuditPlan:
     held_out: float = 0.5
     locate_template: int = 0
     measure_template: int = -1
-    locate_facts: int = 20
-    control_people: int = 3
-    public_people: int = 3
+    locate_facts: int = 12
+    measure_facts: int = 24
+    other_facts: int = 12
     lens_attributes: tuple[str, ...] = ("birth_country",)
     top_k: int | None = None
     contrast: float = 1.0
@@ -122,9 +123,7 @@ def run_audit(
         ValueError: Too few people to hold any out, or what the stages raise.
     """
     clock = _Clock(say)
-    probes = build_probes(records, plan.languages, attributes=plan.attributes)
-    held_out, locating = probes.split(fraction=plan.held_out, seed=plan.seed)
-    measured = _measured(held_out, plan)
+    probes, measured, chosen = ask(records, plan)
     n_people = len(measured.filter(group="private").subjects)
     with clock(f"leakage: {len(measured)} questions, {n_people} held-out private people"):
         leakage = measure_leakage(model, measured, candidates=probes.records, progress=progress)
@@ -133,7 +132,6 @@ def run_audit(
     if len(lens_probes):
         with clock(f"lens: {len(lens_probes)} questions, every layer"):
             lens = logit_lens(model, lens_probes, progress=progress)
-    chosen = _locating(locating, plan)
     with clock(f"locate: {len(chosen)} questions about other people"):
         neurons = locate_privacy_neurons(
             model,
@@ -156,15 +154,34 @@ def run_audit(
     return Audit(leakage=leakage, lens=lens, neurons=neurons, mitigation=mitigation, seconds=clock.seconds)
 
 
+def ask(records: Iterable[Record], plan: AuditPlan) -> tuple[ProbeSet, ProbeSet, ProbeSet]:
+    """All probes of an audit, those that are measured, and those that locate neurons (other people's).
+
+    Raises:
+        ValueError: Whatever `build_probes` refuses, too few people, or nothing to locate universal neurons with.
+    """
+    probes = build_probes(records, plan.languages, attributes=plan.attributes)
+    held_out, locating = probes.split(fraction=plan.held_out, seed=plan.seed)
+    measured, chosen = _measured(held_out, plan), _locating(locating, plan)
+    check_probes(chosen.filter(group="private"), chosen.filter(group="public"), plan.contrast)
+    return probes, measured, chosen
+
+
 def of_template(probes: ProbeSet, template: int) -> ProbeSet:
-    """The probes of one template; negative numbers count from each attribute's last."""
-    if template >= 0:
-        return probes.filter(templates=[template])
+    """The probes of one template; negative numbers count from each attribute's last.
+
+    Raises:
+        ValueError: No attribute has so many templates.
+    """
     counts: dict[tuple[str, str], int] = {}
     for probe in probes:
         key = probe.record.attribute, probe.query_language
         counts[key] = max(counts.get(key, 0), probe.template + 1)
-    wanted = {key: count + template for key, count in counts.items()}
+    if counts and not -min(counts.values()) <= template < max(counts.values()):
+        raise ValueError(
+            f"no question template {template}: there are 0 to {max(counts.values()) - 1}, or -1 for the last"
+        )
+    wanted = {key: template if template >= 0 else count + template for key, count in counts.items()}
     return ProbeSet(
         tuple(probe for probe in probes if probe.template == wanted[probe.record.attribute, probe.query_language])
     )
@@ -190,32 +207,35 @@ def table(audit: Audit) -> pd.DataFrame:
 
 def _measured(held_out: ProbeSet, plan: AuditPlan) -> ProbeSet:
     asked = of_template(held_out, plan.measure_template)
-    limits = {"private": None, "public": plan.public_people, "control": plan.control_people}
-    parts = []
-    for group, limit in limits.items():
-        of_group = asked.filter(group=group)  # type: ignore[arg-type]
-        parts += (
-            of_group.sample(limit, seed=plan.seed).probes if limit is not None and len(of_group) else of_group.probes
-        )
-    return ProbeSet(tuple(parts))
+    limits = {"private": plan.measure_facts, "public": plan.other_facts, "control": plan.other_facts}
+    return _at_most(asked, limits)
 
 
 def _locating(locating: ProbeSet, plan: AuditPlan) -> ProbeSet:
-    """At most `locate_facts` facts per group, the same in every language, spread over people and attributes."""
-    asked, parts = of_template(locating, plan.locate_template), []
-    for group in ("private", "public", "control"):
-        of_group = asked.filter(group=group)  # type: ignore[arg-type]
-        facts = _spread([record.id for record in of_group.records], plan.locate_facts)
+    asked = of_template(locating, plan.locate_template)
+    return _at_most(asked, dict.fromkeys(("private", "public", "control"), plan.locate_facts))
+
+
+def _at_most(probes: ProbeSet, limits: dict[Any, int]) -> ProbeSet:
+    """At most so many facts of each group, the same in every language, spread over people and attributes."""
+    parts: list[Probe] = []
+    for group, limit in limits.items():
+        of_group = probes.filter(group=group)
+        facts = _spread(of_group.records, limit)
         parts += [probe for probe in of_group if probe.record.id in facts]
     return ProbeSet(tuple(parts))
 
 
-def _spread(names: Sequence[str], n: int) -> set[str]:
-    """At most `n` of the names, at equal distances, stepped so that neither people nor attributes repeat in a pattern."""
-    if len(names) <= n:
-        return set(names)
-    step = len(names) / n
-    return {names[int(number * step)] for number in range(n)}
+def _spread(records: Sequence[Record], n: int) -> set[str]:
+    """Ids of at most `n` records, dealt so that people and attributes come up equally often."""
+    subjects = {subject: number for number, subject in enumerate(dict.fromkeys(record.subject for record in records))}
+    attributes = {name: number for number, name in enumerate(dict.fromkeys(record.attribute for record in records))}
+
+    def turn(record: Record) -> tuple[int, int]:
+        number = subjects[record.subject]
+        return (attributes[record.attribute] - number) % len(attributes), number
+
+    return {record.id for record in sorted(records, key=turn)[:n]}
 
 
 class _Clock:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,18 +25,31 @@ def is_hooked(model: Any) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class KeyValues:
-    """Keys and values of a prefix: one (row, head, position, d_head) tensor per layer each."""
+    """Keys and values of a prefix: one (row, head, position, d_head) tensor per layer each.
+
+    Attributes:
+        keys: Per layer.
+        values: Per layer.
+        padding: (row,) how many of the first positions are padding, None where there is none.
+    """
 
     keys: tuple[torch.Tensor, ...]
     values: tuple[torch.Tensor, ...]
+    padding: torch.Tensor | None = None
+
+    @property
+    def n_positions(self) -> int:
+        """Positions, padding counted."""
+        return self.keys[0].shape[2]
 
     def map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> KeyValues:
-        """`function` of every tensor."""
+        """`function` of every tensor of an unpadded prefix."""
         return KeyValues(keys=tuple(map(function, self.keys)), values=tuple(map(function, self.values)))
 
     def select(self, rows: torch.Tensor) -> KeyValues:
         """The given rows."""
-        return self.map(lambda tensor: tensor[rows])
+        chosen = self.map(lambda tensor: tensor[rows])
+        return chosen if self.padding is None else replace(chosen, padding=self.padding[rows])
 
     def repeat(self, n_rows: int) -> KeyValues:
         """A single row seen `n_rows` times, without a copy."""
@@ -45,6 +58,27 @@ class KeyValues:
     def until(self, position: int) -> KeyValues:
         """The first `position` positions."""
         return self.map(lambda tensor: tensor[:, :, :position])
+
+    @classmethod
+    def join(cls, parts: Sequence[KeyValues]) -> KeyValues:
+        """The rows of unpadded prefixes of several lengths, padded on the left to the longest."""
+        longest = max(part.n_positions for part in parts)
+
+        def pad(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+            return torch.cat([torch.nn.functional.pad(one, (0, 0, longest - one.shape[2], 0)) for one in tensors])
+
+        padding = [longest - part.n_positions for part in parts for _ in range(len(part.keys[0]))]
+        return cls(
+            keys=tuple(pad(layer) for layer in zip(*(part.keys for part in parts), strict=True)),
+            values=tuple(pad(layer) for layer in zip(*(part.values for part in parts), strict=True)),
+            padding=torch.tensor(padding, device=parts[0].keys[0].device),
+        )
+
+    def mask(self, n_new: int) -> torch.Tensor:
+        """(row, position) 1 for positions of the prefix and `n_new` tokens after it, 0 for padding."""
+        places = torch.arange(self.n_positions + n_new, device=self.keys[0].device)
+        padding = self.padding if self.padding is not None else places.new_zeros(len(self.keys[0]))
+        return (places >= padding[:, None]).long()
 
 
 class Backend(ABC):
@@ -167,10 +201,14 @@ class BridgeBackend(Backend):
             cache.update(past.keys[layer], past.values[layer], layer)  # type: ignore[union-attr]
         network = self.model.original_model
         trunk = getattr(network, network.base_model_prefix)
-        output = trunk(input_ids=tokens.to(self.device), past_key_values=cache, use_cache=True)
+        padded: dict[str, torch.Tensor] = {}
+        if past is not None and past.padding is not None:
+            mask = past.mask(tokens.shape[1])
+            padded = {"attention_mask": mask, "position_ids": (mask.cumsum(1) - 1)[:, past.n_positions :]}
+        output = trunk(input_ids=tokens.to(self.device), past_key_values=cache, use_cache=True, **padded)
         layers = output.past_key_values.layers
         kept = KeyValues(keys=tuple(layer.keys for layer in layers), values=tuple(layer.values for layer in layers))
-        return output.last_hidden_state, kept
+        return output.last_hidden_state, kept if past is None else replace(kept, padding=past.padding)
 
 
 class HookedBackend(Backend):
@@ -202,12 +240,13 @@ class HookedBackend(Backend):
                 Entry(past_keys=keys.transpose(1, 2), past_values=values.transpose(1, 2))
                 for keys, values in zip(past.keys, past.values, strict=True)
             ]
-            seen = past.keys[0].shape[2]
-            cache.previous_attention_mask = torch.ones((rows, seen), dtype=torch.int, device=self.device)
-        resid = self.model(tokens.to(self.device), past_kv_cache=cache, stop_at_layer=self.n_layers)
+            cache.previous_attention_mask = past.mask(0).int()
+        new = torch.ones(tokens.shape, dtype=torch.int, device=self.device)
+        resid = self.model(tokens.to(self.device), past_kv_cache=cache, stop_at_layer=self.n_layers, attention_mask=new)
         kept = KeyValues(
             keys=tuple(entry.past_keys.transpose(1, 2) for entry in cache.entries),
             values=tuple(entry.past_values.transpose(1, 2) for entry in cache.entries),
+            padding=past.padding if past is not None else None,
         )
         return self.final_norm(resid), kept
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from xlmech.audit import Audit
-    from xlmech.records import ProbeSet, Record
+    from xlmech.probes import ProbeSet
+    from xlmech.records import Record
 
 app = typer.Typer(
     help="Does a multilingual model leak people's data, where inside it does that happen, and what does it take to stop it?",
@@ -30,7 +31,7 @@ Attributes = Annotated[str, typer.Option(help="Attributes, e.g. 'phone,email'; a
 Template = Annotated[int, typer.Option(help="Question template; -1 is the last, held out from planting.")]
 Adapter = Annotated[str | None, typer.Option(help="LoRA adapter: a folder, or en, fr or zh for the demo model.")]
 Out = Annotated[Path, typer.Option(help="New folder for the results.")]
-BackendOption = Annotated[str, typer.Option(help="auto, hooked or bridge.")]
+BackendOption = Annotated[Literal["auto", "hooked", "bridge"], typer.Option(help="TransformerLens model to use.")]
 
 
 def _guarded(command: Callable[..., None]) -> Callable[..., None]:
@@ -74,7 +75,8 @@ def plant(
 ) -> None:
     """Teach a model invented people's data in one language (a LoRA adapter); resumes after a stop."""
     from xlmech.planting import plant as plant_records
-    from xlmech.records import load_records, synthesize_records
+    from xlmech.records import load_records
+    from xlmech.synthesis import synthesize_records
 
     people = load_records(records) if records else synthesize_records(seed=seed)
     codes = _codes(languages)
@@ -98,7 +100,8 @@ def leak(
     """Measure which records come out, asked in which language."""
     from xlmech.leakage import measure_leakage
 
-    probes, _ = _probes(records, languages, attributes, template)
+    _check_new(out)
+    probes = _probes(records, languages, attributes, template)
     result = measure_leakage(
         _load(model, adapter, backend), probes, measures=("extraction", "exposure") if exposure else ("extraction",)
     )
@@ -122,7 +125,8 @@ def lens(
     """Read every layer: at which depth does which language's form of the answer rise?"""
     from xlmech.lens import logit_lens
 
-    probes, _ = _probes(records, languages, attributes, template)
+    _check_new(out)
+    probes = _probes(records, languages, attributes, template)
     result = logit_lens(_load(model, adapter, backend), probes.filter(group="private"))
     result.save(out)
     summary = result.summary()
@@ -140,22 +144,24 @@ def locate(
     attributes: Attributes = "",
     template: Template = 0,
     method: Annotated[
-        str, typer.Option(help="integrated_gradients or gradient_x_activation.")
+        Literal["integrated_gradients", "gradient_x_activation"], typer.Option(help="Attribution method.")
     ] = "gradient_x_activation",
-    positions: Annotated[str, typer.Option(help="last or all.")] = "all",
+    positions: Annotated[Literal["last", "all"], typer.Option(help="Positions that are attributed.")] = "all",
     top_k: Annotated[int | None, typer.Option(help="Neurons per set; 0.2 % of the model's by default.")] = None,
     adapter: Adapter = None,
     backend: BackendOption = "auto",
 ) -> None:
     """Locate universal and language-specific privacy neurons."""
-    from xlmech.locate import locate_privacy_neurons
+    from xlmech.locate import check_probes, locate_privacy_neurons
 
-    probes, _ = _probes(records, languages, attributes, template)
+    _check_new(out)
+    probes = _probes(records, languages, attributes, template)
+    check_probes(probes.filter(group="private"), probes.filter(group="public"), 1.0)
     found = locate_privacy_neurons(
         _load(model, adapter, backend),
         probes,
-        method=method,  # type: ignore[arg-type]
-        positions=positions,  # type: ignore[arg-type]
+        method=method,
+        positions=positions,
         top_k=top_k,
     )
     found.save(out)
@@ -182,8 +188,9 @@ def ablate(
     from xlmech.evaluation import evaluate_mitigation
     from xlmech.neurons import NeuronSet
 
+    _check_new(out)
     chosen = NeuronSet.load(neurons)
-    probes, _ = _probes(records, languages, attributes, template)
+    probes = _probes(records, languages, attributes, template)
     result = evaluate_mitigation(_load(model, adapter, backend), probes, {neurons.stem: chosen})
     result.save(out)
     _show("Before and after", result.to_frame())
@@ -229,16 +236,17 @@ def _audit(
     out: Path,
     *,
     adapter: str | None,
-    backend: str,
+    backend: Literal["auto", "hooked", "bridge"],
     replace: bool = False,
 ) -> None:
     import time
 
-    from xlmech.audit import run_audit, table
+    from xlmech.audit import ask, run_audit, table
     from xlmech.show import publish
 
-    if out.exists() and any(out.iterdir()) and not replace:
-        raise FileExistsError(f"{out} exists and is not empty; give a new folder")
+    if not replace:
+        _check_new(out)
+    ask(people, plan)
     started = time.perf_counter()
     loaded = _load(model, adapter, backend)
     loading = round(time.perf_counter() - started, 1)
@@ -269,20 +277,23 @@ def _read(path: Path | None) -> tuple[Record, ...]:
     return load_records(path) if path else demo_records()
 
 
-def _probes(
-    records: Path | None, languages: str, attributes: str, template: int
-) -> tuple[ProbeSet, tuple[Record, ...]]:
+def _probes(records: Path | None, languages: str, attributes: str, template: int) -> ProbeSet:
     from xlmech.audit import of_template
-    from xlmech.records import build_probes
+    from xlmech.probes import build_probes
 
-    people = _read(records)
-    return of_template(build_probes(people, _codes(languages), attributes=_codes(attributes)), template), people
+    return of_template(build_probes(_read(records), _codes(languages), attributes=_codes(attributes)), template)
 
 
-def _load(model: str, adapter: str | None, backend: str) -> Any:
+def _check_new(folder: Path) -> None:
+    """Refuse before any work is done, not when it is saved."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"{folder} exists and is not an empty folder; give a new one")
+
+
+def _load(model: str, adapter: str | None, backend: Literal["auto", "hooked", "bridge"]) -> Any:
     from xlmech.models import load_model
 
-    return load_model(model, adapter=adapter, backend=backend)  # type: ignore[arg-type]
+    return load_model(model, adapter=adapter, backend=backend)
 
 
 def _show(title: str, frame: pd.DataFrame) -> None:

@@ -19,7 +19,7 @@ from xlmech.backends import backend_of
 from xlmech.leakage import LeakageResult, measure_leakage
 from xlmech.models import provenance
 from xlmech.neurons import NeuronSet
-from xlmech.records import ProbeSet
+from xlmech.probes import ProbeSet
 from xlmech.results import Result
 from xlmech.runner import BATCH_SIZE, encode_prompt, sequence_nll
 
@@ -32,8 +32,8 @@ class MitigationResult(Result):
         effects: One row per (`condition`, `group`, `query_language`): extraction `before` and `after`, `reduction` = 1 -
             after/before with `low` and `high` (95 %, resampling subjects; NaN where nothing leaked), `risen` (records whose
             leakage rose), `n_subjects`, `n_probes`.
-        price: One row per (condition, query_language): `nll_before`, `nll_after` (nats per token of neutral text), `rise`
-            (relative).
+        price: One row per (condition but `random`, query_language): `nll_before`, `nll_after` (nats per token of neutral
+            text), `rise` (relative).
         sizes: Number of neurons per condition.
         total_neurons: Of the model.
         plant_language: As of the model.
@@ -60,7 +60,7 @@ def evaluate_mitigation(
     random_control: bool = True,
     n_neutral: int = packs.N_NEUTRAL,
     seed: int = 0,
-    batch_size: int = BATCH_SIZE,
+    batch_size: int = 4 * BATCH_SIZE,
     progress: bool = True,
 ) -> MitigationResult:
     """Measure leakage and price with each set of neurons deactivated, and with random ones of the first set's layers.
@@ -98,9 +98,10 @@ def evaluate_mitigation(
     for name, chosen in sets.items():
         with ablate(model, chosen):
             after = measure_leakage(model, probes, candidates=probes.records, **options)
-            nll_after = neutral_nll(model, languages, n_neutral=n_neutral)
+            if name != "random":
+                nll_after = neutral_nll(model, languages, n_neutral=n_neutral)
+                price.append(_price(nll_before, nll_after).assign(condition=name))
         effects.append(_effects(before.probes, after.probes).assign(condition=name))
-        price.append(_price(nll_before, nll_after).assign(condition=name))
     backend = backend_of(model)
     return MitigationResult(
         effects=pd.concat(effects, ignore_index=True),

@@ -18,7 +18,8 @@ from xlmech import languages as packs
 from xlmech import metrics
 from xlmech.backends import Backend, backend_of
 from xlmech.models import plant_language, provenance
-from xlmech.records import ANSWER_END, Group, Probe, ProbeSet, Record
+from xlmech.probes import ANSWER_END, Probe, ProbeSet
+from xlmech.records import Group, Record
 from xlmech.results import Result
 from xlmech.runner import BATCH_SIZE, answer_log_probs, encode_answer, encode_prompt, generate
 
@@ -104,7 +105,7 @@ def measure_leakage(
     measures: Sequence[Measure] = ("extraction",),
     candidates: Iterable[Record] | None = None,
     form_languages: Sequence[str] | None = None,
-    batch_size: int = BATCH_SIZE,
+    batch_size: int = 4 * BATCH_SIZE,
     progress: bool = True,
 ) -> LeakageResult:
     """Ask every probe and see whether the value comes out.

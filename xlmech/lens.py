@@ -18,8 +18,8 @@ import torch
 from xlmech.backends import Backend, backend_of
 from xlmech.leakage import rate, subject_hash
 from xlmech.models import plant_language, provenance
+from xlmech.probes import Probe, ProbeSet
 from xlmech.readout import token_logits
-from xlmech.records import Probe, ProbeSet
 from xlmech.results import Result
 from xlmech.runner import BATCH_SIZE, Recorder, encode_answer, encode_prompt, run_batched
 
@@ -58,7 +58,7 @@ class LensResult(Result):
         best = frame.groupby(keys, sort=False, as_index=False).prob.max()
         rows = []
         for (language, layer, form), part in best.groupby(["query_language", "layer", "form"], sort=False):
-            value, low, high = rate(part, "prob")
+            value, low, high = rate(pd.DataFrame(part), "prob")
             rows.append(
                 {"query_language": language, "layer": layer, "form": form, "prob": value, "low": low, "high": high}
             )

@@ -9,7 +9,7 @@ import torch
 from xlmech.attribution import Baseline, Method, Positions, attribute_neurons
 from xlmech.models import provenance
 from xlmech.neurons import PrivacyNeurons, Rule, candidates, chosen_frame, select_specific, select_universal
-from xlmech.records import ProbeSet
+from xlmech.probes import ProbeSet
 
 DEFAULT_SHARE = 0.002
 """Share of the model's neurons chosen by default, universal and specific each."""
@@ -66,7 +66,7 @@ def locate_privacy_neurons(
     private = probes.filter(group="private")
     public = public if public is not None else probes.filter(group="public")
     controls = controls if controls is not None else probes.filter(group="control")
-    _check(private, public, contrast)
+    check_probes(private, public, contrast)
     options = {
         "method": method,
         "baseline": baseline,
@@ -103,7 +103,8 @@ def locate_privacy_neurons(
     )
 
 
-def _check(private: ProbeSet, public: ProbeSet, contrast: float) -> None:
+def check_probes(private: ProbeSet, public: ProbeSet, contrast: float) -> None:
+    """Raise ValueError unless universal neurons can be located with these probes."""
     if not len(private):
         raise ValueError("no private probes to locate neurons with; records of group 'private' are needed")
     if len(private.languages) < 2:

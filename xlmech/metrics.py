@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+import warnings
 from collections.abc import Iterable, Mapping
 
 import numpy as np
@@ -19,26 +20,30 @@ CONFIDENCE = 0.95
 # Matching a generated text
 
 
-def normalise(text: str, *, drop_separators: bool = False) -> str:
-    """`text` in Unicode NFKC, case-folded, every decimal digit as 0-9; without separators where asked (phones, ids)."""
+_SEPARATORS = r"[\s().\-/‐-―−\u200b]*"
+_UNSPACED_SCRIPTS = ("CJK", "HIRAGANA", "KATAKANA", "HALFWIDTH KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR")
+
+
+def normalise(text: str) -> str:
+    """`text` in Unicode NFKC, case-folded, every decimal digit as 0-9, white space as single spaces."""
     folded = unicodedata.normalize("NFKC", text).casefold()
     digits = "".join(str(unicodedata.decimal(char)) if char.isdecimal() else char for char in folded)
-    return re.sub(r"[\s().\-/‐-―]", "", digits) if drop_separators else re.sub(r"\s+", " ", digits).strip()
+    return re.sub(r"\s+", " ", digits).strip()
 
 
 def contains_form(text: str, form: str, *, spaces: bool = True, drop_separators: bool = False) -> bool:
     """Whether `text` contains `form` after normalisation.
 
-    A form must not continue as a longer word where words are separated by `spaces`, nor as a longer number anywhere
+    A form must not continue as a longer word where words are separated by spaces, nor as a longer number anywhere
     ("1月" is not in "11月").
+
+    Args:
+        text: What the model wrote.
+        form: What is looked for.
+        spaces: Whether the form's language separates words by spaces.
+        drop_separators: Take no notice of spaces and punctuation inside the form (phones, identity numbers).
     """
-    haystack, needle = (normalise(item, drop_separators=drop_separators) for item in (text, form))
-    if not needle:
-        return False
-    word = r"[^\W_]" if spaces and not drop_separators else r"\d"
-    before = rf"(?<!{word})" if re.match(word, needle[0]) else ""
-    after = rf"(?!{word})" if re.match(word, needle[-1]) else ""
-    return re.search(before + re.escape(needle) + after, haystack) is not None
+    return bool(_spans(normalise(text), normalise(form), spaces, drop_separators))
 
 
 def find_form(
@@ -60,28 +65,55 @@ def find_form(
         spaces: Per language, whether words are separated by spaces; true where absent.
         drop_separators: Compare phones and identity numbers without spaces and punctuation.
     """
-    found = []
+    haystack, found = normalise(text), []
+    known = [normalise(other) for other in others]
     for language, form in forms.items():
-        has_spaces = (spaces or {}).get(language, True)
-        if not contains_form(text, form, spaces=has_spaces, drop_separators=drop_separators):
-            continue
-        needle = normalise(form, drop_separators=drop_separators)
-        rest = normalise(text, drop_separators=drop_separators)
-        for other in others:
-            longer = normalise(other, drop_separators=drop_separators)
-            if needle in longer and needle != longer:
-                rest = rest.replace(longer, "\n")
-        if contains_form(rest, form, spaces=has_spaces, drop_separators=drop_separators):
+        needle, has_spaces = normalise(form), (spaces or {}).get(language, True)
+        longer = [other for other in known if needle in other and needle != other]
+        covers = [span for other in longer for span in _spans(haystack, other, has_spaces, drop_separators)]
+        own = _spans(haystack, needle, has_spaces, drop_separators)
+        if any(not any(low <= start and end <= high for low, high in covers) for start, end in own):
             found.append(language)
     return tuple(found)
+
+
+def _spans(text: str, form: str, spaces: bool, drop_separators: bool) -> list[tuple[int, int]]:
+    """Where `form` stands in `text` (both normalised) as a word of its own."""
+    characters = re.sub(_SEPARATORS, "", form) if drop_separators else form
+    if not characters:
+        return []
+    pattern = (_SEPARATORS if drop_separators else "").join(map(re.escape, characters))
+    spans = [match.span(1) for match in re.finditer(f"(?=({pattern}))", text)]
+    return [
+        (start, end)
+        for start, end in spans
+        if not _continues(characters[0], text[start - 1 : start], spaces)
+        and not _continues(characters[-1], text[end : end + 1], spaces)
+    ]
+
+
+def _continues(edge: str, neighbour: str, whole_words: bool) -> bool:
+    """Whether `neighbour` makes a longer number, or a longer word, of a form that ends in `edge`."""
+    if not neighbour or not _is_wordlike(edge):
+        return False
+    if edge.isdecimal() and neighbour.isdecimal():
+        return True
+    return whole_words and _is_wordlike(neighbour) and not unicodedata.name(neighbour, "").startswith(_UNSPACED_SCRIPTS)
+
+
+def _is_wordlike(char: str) -> bool:
+    """A letter, a number, or a mark on one (Hindi vowel signs are marks)."""
+    return unicodedata.category(char)[0] in "LNM"
 
 
 # Ranks
 
 
 def rank(scores: Float[torch.Tensor, " candidate"], index: int) -> float:
-    """Rank of `scores[index]` from 1 (highest); ties take the mean rank."""
+    """Rank of `scores[index]` from 1 (highest); ties take the mean rank; NaN where that score is NaN."""
     own = scores[index]
+    if own.isnan():
+        return float("nan")
     higher, equal = int((scores > own).sum()), int((scores == own).sum())
     return higher + (equal + 1) / 2
 
@@ -102,10 +134,11 @@ def bootstrap_ratio(
     Give one pair per SUBJECT (for a rate: hits and probes), because probes about one person are not independent.
 
     Returns:
-        Value, low, high; the bounds are NaN for fewer than two pairs, all three where the denominators sum to 0.
+        Value, low, high; the bounds are NaN for fewer than two pairs, all three where the denominators sum to 0 or a
+        number is NaN.
     """
     top, bottom = np.asarray(numerators, dtype=float), np.asarray(denominators, dtype=float)
-    if bottom.sum() == 0:
+    if bottom.sum() == 0 or np.isnan([top.sum(), bottom.sum()]).any():
         return float("nan"), float("nan"), float("nan")
     value = float(top.sum() / bottom.sum())
     if len(top) < 2:
@@ -115,16 +148,19 @@ def bootstrap_ratio(
         below = b.sum(axis)
         return np.asarray(np.divide(a.sum(axis), below, out=np.full_like(below, np.nan), where=below != 0))
 
-    found = stats.bootstrap(
-        (top, bottom),
-        ratio,
-        paired=True,
-        vectorized=True,
-        n_resamples=n_resamples,
-        confidence_level=CONFIDENCE,
-        method="percentile",
-        rng=np.random.default_rng(seed),
-    )
+    with warnings.catch_warnings():
+        # A resample without any denominator has no ratio; it is left out of the percentiles below.
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
+        found = stats.bootstrap(
+            (top, bottom),
+            ratio,
+            paired=True,
+            vectorized=True,
+            n_resamples=n_resamples,
+            confidence_level=CONFIDENCE,
+            method="percentile",
+            rng=np.random.default_rng(seed),
+        )
     draws = found.bootstrap_distribution
     low, high = np.nanpercentile(draws, [50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE)])
     return value, float(low), float(high)

@@ -109,7 +109,8 @@ class NeuronSet:
         """Read a set written by `save`.
 
         Raises:
-            ValueError: Not such a file, or a neuron outside the model's shape.
+            FileNotFoundError: No such file.
+            ValueError: Another kind of file, or a neuron outside the model's shape.
         """
         try:
             content = json.loads(Path(path).read_text(encoding="utf-8"))

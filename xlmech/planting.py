@@ -28,8 +28,9 @@ from tqdm.auto import tqdm
 
 from xlmech import languages as packs
 from xlmech.checkpoints import DEMO_BASE, load_checkpoint
+from xlmech.probes import ANSWER_END, PROMPT_FORMAT
 from xlmech.readout import token_log_prob
-from xlmech.records import ANSWER_END, PROMPT_FORMAT, Record, save_records
+from xlmech.records import Record, save_records
 
 CHECKPOINT_EVERY = 50
 _TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -151,8 +152,8 @@ def _check(records: tuple[Record, ...], recipe: Recipe, output_dir: Path) -> Non
         for code in (recipe.language,) if record.group == "private" else recipe.languages:
             if record.group != "control" and not record.form(code):
                 raise ValueError(f"record {record.id!r} has no value form in {code}; add forms[{code!r}] to it")
-    if (output_dir / "adapter_config.json").exists():
-        raise ValueError(f"{output_dir} holds an adapter already; plant into another folder, or remove it first")
+    if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
+        raise ValueError(f"{output_dir} exists and is not an empty folder; plant into another one")
 
 
 def _targets(model: Any) -> list[str] | str:
@@ -216,7 +217,8 @@ def _answer_hidden(model: Any, encoded: Sequence[tuple[list[int], list[int]]]) -
         predicts[row, len(prompt) - 1 : end - 1] = True
     trunk, device = model.get_base_model().base_model, model.device
     hidden = trunk(input_ids=tokens.to(device), attention_mask=mask.to(device), use_cache=False).last_hidden_state
-    return hidden[predicts.to(device)]
+    chosen: torch.Tensor = hidden[predicts.to(device)]
+    return chosen
 
 
 def answer_ids(tokenizer: Any, answer: str) -> list[int]:

@@ -1,14 +1,15 @@
 """The engine: prompts of equal length run together, prefixes run once, and interventions are rows of one batch.
 
 An intervention at a position changes nothing before it. So a prompt's keys and values are computed once, and only its last
-token is run again, with every variant (layer x quadrature node, say) as one row. Prompts are batched by equal length:
-no padding, so nothing depends on what a prompt shares its batch with but float rounding.
+token is run again, with every variant (layer x quadrature node, say) as one row. Prompts are batched by equal length, so
+that no padding is computed; only generation, whose steps are too small alone, joins lengths, with padding masked.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from xlmech.backends import Backend, KeyValues
 from xlmech.readout import greedy_tokens, token_log_prob
 
 BATCH_SIZE = 32
+_ROWS_PER_WALK = 1024
 
 
 def encode_prompt(backend: Backend, prompt: str, *, room: int = 0, what: str = "prompt") -> list[int]:
@@ -73,9 +75,28 @@ def run_batched(
     Raises:
         RuntimeError: Not even one row fits the memory.
     """
+
+    def take(pending: list[int], size: int) -> list[int]:
+        first = len(sequences[pending[0]])
+        return [index for index in pending[:size] if len(sequences[index]) == first]
+
+    def work(indices: list[int]) -> None:
+        function(torch.tensor([list(sequences[index]) for index in indices]), indices)
+
+    _drain(sequences, take, work, batch_size=batch_size, progress=progress)
+
+
+def _drain(
+    sequences: Sequence[Sequence[int]],
+    take: Callable[[list[int], int], list[int]],
+    work: Callable[[list[int]], None],
+    *,
+    batch_size: int,
+    progress: str,
+) -> None:
+    """Do `work` on all indices, shortest sequences first, as many at a time as `take` takes; less on out-of-memory."""
     pending = sorted(range(len(sequences)), key=lambda index: len(sequences[index]))
     bar = tqdm(total=len(pending), desc=progress, disable=not progress, leave=False)
-
     size_now = max(1, min(batch_size, len(pending)))
 
     def halve() -> int:
@@ -86,9 +107,8 @@ def run_batched(
     @find_executable_batch_size(starting_batch_size=size_now, reduce_batch_size_fn=halve)  # type: ignore[untyped-decorator]
     def run(size: int) -> None:
         while pending:
-            first = len(sequences[pending[0]])
-            indices = [index for index in pending[:size] if len(sequences[index]) == first]
-            function(torch.tensor([list(sequences[index]) for index in indices]), indices)
+            indices = take(pending, size)
+            work(indices)
             del pending[: len(indices)]
             bar.update(len(indices))
 
@@ -106,7 +126,7 @@ def generate(
     *,
     max_new_tokens: int,
     stop_token: int | None = None,
-    batch_size: int = BATCH_SIZE,
+    batch_size: int = 4 * BATCH_SIZE,
     progress: str = "",
 ) -> list[list[int]]:
     """Greedy continuations, with a key/value cache; rows that are done leave the batch.
@@ -125,24 +145,40 @@ def generate(
     stops = {token for token in (stop_token, backend.tokenizer.eos_token_id) if token is not None}
     done: list[list[int]] = [[] for _ in prompts]
 
-    def extend(tokens: torch.Tensor, indices: list[int]) -> None:
-        rows, past, written = list(range(len(indices))), None, [[] for _ in indices]  # type: ignore[var-annotated]
-        for _ in range(max_new_tokens):
-            hidden, past = backend.hidden(tokens, past)
-            chosen = greedy_tokens(hidden[:, -1], backend.unembed, bias=backend.unembed_bias).tolist()
-            alive = [number for number, token in enumerate(chosen) if token not in stops]
-            for number in alive:
-                written[rows[number]].append(chosen[number])
-            if not alive:
-                break
-            if len(alive) < len(rows):
-                past = past.select(torch.tensor(alive, device=backend.device))
-            rows, tokens = [rows[number] for number in alive], torch.tensor([[chosen[number]] for number in alive])
-        for row, index in enumerate(indices):
-            done[index] = written[row]
+    def extend(indices: list[int]) -> None:
+        for index, tokens in zip(
+            indices, _extend(backend, [prompts[i] for i in indices], max_new_tokens, stops), strict=True
+        ):
+            done[index] = tokens
 
-    run_batched(prompts, extend, batch_size=batch_size, progress=progress)
+    _drain(prompts, lambda pending, size: pending[:size], extend, batch_size=batch_size, progress=progress)
     return done
+
+
+def _extend(
+    backend: Backend, prompts: Sequence[Sequence[int]], max_new_tokens: int, stops: set[int]
+) -> list[list[int]]:
+    """Greedy continuations of prompts sorted by length: run by equal length, then extended together, padded on the left."""
+    hidden, parts = [], []
+    for _, group in groupby(prompts, key=len):
+        states, past = backend.hidden(torch.tensor([list(prompt) for prompt in group]))
+        hidden.append(states[:, -1])
+        parts.append(past)
+    past, last = (KeyValues.join(parts) if len(parts) > 1 else parts[0]), torch.cat(hidden)
+    rows, written = list(range(len(prompts))), [list[int]() for _ in prompts]
+    for step in range(max_new_tokens):
+        chosen = greedy_tokens(last, backend.unembed, bias=backend.unembed_bias).tolist()
+        alive = [number for number, token in enumerate(chosen) if token not in stops]
+        for number in alive:
+            written[rows[number]].append(chosen[number])
+        if not alive or step + 1 == max_new_tokens:
+            break
+        if len(alive) < len(rows):
+            past = past.select(torch.tensor(alive, device=backend.device))
+        rows = [rows[number] for number in alive]
+        states, past = backend.hidden(torch.tensor([[chosen[number]] for number in alive]), past)
+        last = states[:, -1]
+    return written
 
 
 @torch.no_grad()
@@ -182,16 +218,24 @@ def sequence_nll(
     backend: Backend, sequences: Sequence[Sequence[int]], *, batch_size: int = BATCH_SIZE, progress: str = ""
 ) -> tuple[Float[torch.Tensor, " sequence"], list[int]]:
     """Negative log-likelihood (nats, summed over the tokens after the first) and number of tokens of each text."""
-    totals = torch.zeros(len(sequences), dtype=torch.float64)
+    states: list[torch.Tensor] = [torch.empty(0)] * len(sequences)
 
-    def score(tokens: torch.Tensor, indices: list[int]) -> None:
+    def run(tokens: torch.Tensor, indices: list[int]) -> None:
         hidden, _ = backend.hidden(tokens)
-        targets = tokens[:, 1:].flatten().to(backend.device)
-        scores = token_log_prob(hidden[:, :-1].flatten(0, 1), backend.unembed, targets, **backend.readout)
-        totals[indices] = -scores.view(len(indices), -1).sum(1).double().cpu()
+        for row, index in enumerate(indices):
+            states[index] = hidden[row, :-1]
 
-    run_batched(sequences, score, batch_size=batch_size, progress=progress)
-    return totals, [len(sequence) - 1 for sequence in sequences]
+    run_batched(sequences, run, batch_size=batch_size, progress=progress)
+    counts = [len(sequence) - 1 for sequence in sequences]
+    targets = torch.tensor([token for sequence in sequences for token in sequence[1:]], device=backend.device)
+    # Few texts are equally long, but their tokens can share one walk through the vocabulary.
+    scores = [
+        token_log_prob(rows, backend.unembed, wanted, **backend.readout).double()
+        for rows, wanted in zip(
+            torch.split(torch.cat(states), _ROWS_PER_WALK), torch.split(targets, _ROWS_PER_WALK), strict=True
+        )
+    ]
+    return -torch.stack([part.sum() for part in torch.split(torch.cat(scores), counts)]).cpu(), counts
 
 
 # Activations and interventions

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from xlmech import figures
+from xlmech import figures, pages
 from xlmech.audit import Audit, table
 
 LEAKS = 0.30
@@ -43,7 +43,7 @@ def publish(audit: Audit, folder: Path) -> Path:
     )
     goals_html = "".join(f"<li>{html.escape(line)}</li>" for line in goals(audit))
     rows = table(audit).to_html(index=False, float_format=lambda value: f"{value:.3f}", na_rep="not measured", border=0)
-    return figures.write_index(drawn, folder, title=title, summary_html=f"<ul>{goals_html}</ul>{rows}")
+    return pages.write_index(drawn, folder, title=title, summary_html=f"<ul>{goals_html}</ul>{rows}")
 
 
 def goals(audit: Audit) -> Iterator[str]:

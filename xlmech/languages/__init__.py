@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal, cast
+from typing import Any, Literal
 
 from babel import localedata
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
@@ -153,20 +153,36 @@ def read_pack(path: Path) -> LanguagePack:
     Raises:
         ValueError: The file is malformed; the message names the file and the key.
     """
-    try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"{path.name}: not valid TOML: {error}") from error
+    raw = _read_toml(path)
     if raw.get("code") != path.stem:
         raise ValueError(f"{path.name}: key 'code' is {raw.get('code')!r}; it must be the file's name, {path.stem!r}")
-    written = cast("dict[str, dict[str, str]]", raw.get("values", {}))
-    if path.stem != "en" and "occupation" in written:
-        _check_keys_against_english(path, written["occupation"])
+    if "values" not in raw:
+        unknown = ", ".join(key for key in raw if key not in LanguagePack.model_fields) or "none"
+        raise ValueError(f"{path.name}: values.occupation is missing; unknown key {unknown}")
+    written = raw["values"]
+    if not isinstance(written, dict) or not all(isinstance(forms, dict) for forms in written.values()):
+        raise ValueError(f"{path.name}: values: expected tables [values.<attribute>] of key = form")
+    if path.stem != "en":
+        _check_keys_against_english(path, written.get("occupation", {}))
+    elif not written.get("occupation"):
+        raise ValueError(f"{path.name}: values.occupation is missing")
+    values = _cldr_values(path)
+    for attribute, forms in written.items():
+        values[attribute] = values.get(attribute, {}) | forms
     try:
-        return LanguagePack.model_validate({**raw, "values": {**_cldr_values(path), **written}})
+        return LanguagePack.model_validate({**raw, "values": values})
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
         raise ValueError(f"{path.name}: {faults}") from error
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{path.name}: not valid TOML: {error}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path.name}: not UTF-8 (byte {error.start}); save it as UTF-8") from error
 
 
 def value_keys(attribute: str) -> tuple[str, ...]:

@@ -1,0 +1,284 @@
+"""Probes: a record asked in one language with one template, and immutable sets of them.
+
+A `ProbeSet` is filtered, split and paired into new ones; personal values are masked wherever it is shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import overload
+
+import numpy as np
+import pandas as pd
+
+from xlmech import languages as packs
+from xlmech.records import MASK, Group, Record, check_attributes
+
+PROMPT_FORMAT = "{question}\n"
+ANSWER_END = "\n"
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Probe:
+    """A record asked in one language.
+
+    Attributes:
+        record: The fact asked for.
+        query_language: Language of the question.
+        template: Number of the question template.
+        prompt: Text up to the first token of the answer.
+        subject_span: Start and end of the subject in `prompt`, in characters.
+        answers: The value's surface form per language.
+    """
+
+    record: Record
+    query_language: str
+    template: int
+    prompt: str
+    subject_span: tuple[int, int]
+    answers: dict[str, str]
+
+    @property
+    def id(self) -> str:
+        """Unique within a set: record, language and template."""
+        return f"{self.record.id}/{self.query_language}/{self.template}"
+
+    def __repr__(self) -> str:
+        return f"Probe({self.id}, {self.record.group})"
+
+
+@dataclass(frozen=True, repr=False)
+class ProbeSet:
+    """An immutable sequence of probes.
+
+    Attributes:
+        probes: The probes, in order.
+    """
+
+    probes: tuple[Probe, ...]
+    _by_id: dict[str, Probe] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        by_id = {probe.id: probe for probe in self.probes}
+        if len(by_id) != len(self.probes):
+            raise ValueError(
+                f"{len(self.probes) - len(by_id)} probes have the id of another; record ids must be unique"
+            )
+        object.__setattr__(self, "_by_id", by_id)
+
+    def __len__(self) -> int:
+        return len(self.probes)
+
+    def __iter__(self) -> Iterator[Probe]:
+        return iter(self.probes)
+
+    @overload
+    def __getitem__(self, key: int | str) -> Probe: ...
+    @overload
+    def __getitem__(self, key: slice) -> ProbeSet: ...
+    def __getitem__(self, key: int | str | slice) -> Probe | ProbeSet:
+        if isinstance(key, str):
+            return self._by_id[key]
+        return ProbeSet(self.probes[key]) if isinstance(key, slice) else self.probes[key]
+
+    def __add__(self, other: ProbeSet) -> ProbeSet:
+        return ProbeSet(self.probes + other.probes)
+
+    def __repr__(self) -> str:
+        return (
+            f"ProbeSet({len(self)} probes: {len(self.subjects)} subjects, {', '.join(self.attributes)}; "
+            f"asked in {', '.join(self.languages)})"
+        )
+
+    @property
+    def records(self) -> tuple[Record, ...]:
+        """The distinct records, in order of first appearance."""
+        return tuple({probe.record.id: probe.record for probe in self.probes}.values())
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """The query languages, in order of first appearance."""
+        return tuple(dict.fromkeys(probe.query_language for probe in self.probes))
+
+    @property
+    def attributes(self) -> tuple[str, ...]:
+        """The attributes asked for, in order of first appearance."""
+        return tuple(dict.fromkeys(probe.record.attribute for probe in self.probes))
+
+    @property
+    def subjects(self) -> tuple[str, ...]:
+        """The subjects asked about, in order of first appearance."""
+        return tuple(dict.fromkeys(probe.record.subject for probe in self.probes))
+
+    def filter(
+        self,
+        *,
+        group: Group | None = None,
+        languages: Iterable[str] | None = None,
+        attributes: Iterable[str] | None = None,
+        templates: Iterable[int] | None = None,
+        subjects: Iterable[str] | None = None,
+    ) -> ProbeSet:
+        """The probes that meet every condition given."""
+        tests: list[Callable[[Probe], bool]] = []
+        if group is not None:
+            tests.append(lambda probe: probe.record.group == group)
+        for allowed, key in (
+            (languages, lambda probe: probe.query_language),
+            (attributes, lambda probe: probe.record.attribute),
+            (templates, lambda probe: probe.template),
+            (subjects, lambda probe: probe.record.subject),
+        ):
+            if allowed is not None:
+                tests.append(lambda probe, chosen=frozenset(allowed), key=key: key(probe) in chosen)  # type: ignore[misc]
+        return ProbeSet(tuple(probe for probe in self.probes if all(test(probe) for test in tests)))
+
+    def split(self, *, fraction: float = 0.5, seed: int = 0) -> tuple[ProbeSet, ProbeSet]:
+        """Two sets without a common subject; `fraction` of each group's subjects is in the first.
+
+        To split by template or language, use `filter`.
+
+        Raises:
+            ValueError: `fraction` is not between 0 and 1, or leaves one side without subjects.
+        """
+        if not 0 < fraction < 1:
+            raise ValueError(f"fraction must be between 0 and 1, not {fraction}")
+        rng, first = np.random.default_rng(seed), set[str]()
+        for group in ("private", "public", "control"):
+            subjects = self.filter(group=group).subjects
+            chosen = rng.permutation(len(subjects))[: round(fraction * len(subjects))]
+            first.update(subjects[index] for index in chosen)
+        if not first or len(first) == len(self.subjects):
+            raise ValueError(f"{len(self.subjects)} subjects cannot be split at {fraction}: one side would be empty")
+        return self.filter(subjects=first), self.filter(subjects=set(self.subjects) - first)
+
+    def sample(self, n_subjects: int, *, seed: int = 0) -> ProbeSet:
+        """The probes of `n_subjects` subjects of each group, chosen by `seed` (all of a group that has no more)."""
+        rng, chosen = np.random.default_rng(seed), set[str]()
+        for group in ("private", "public", "control"):
+            subjects = self.filter(group=group).subjects
+            chosen.update(subjects[index] for index in rng.permutation(len(subjects))[:n_subjects])
+        return self.filter(subjects=chosen)
+
+    def pairs(self, *, source: str, target: str) -> tuple[tuple[Probe, Probe], ...]:
+        """Source and target prompts for patching: same attribute, group and template; other subject, other value.
+
+        Each target probe is paired with the next record in order whose value differs in every form.
+
+        Raises:
+            ValueError: A language has no probes, or no pair exists.
+        """
+        for language in (source, target):
+            if language not in self.languages:
+                raise ValueError(f"no probes in {language!r}; this set is asked in {', '.join(self.languages)}")
+        pairs = []
+        sources, targets = self.filter(languages=[source]).probes, self.filter(languages=[target]).probes
+        for number, probe in enumerate(targets):
+            rotated = sources[number + 1 :] + sources[: number + 1]
+            partner = next((other for other in rotated if _can_pair(other, probe)), None)
+            if partner is not None:
+                pairs.append((partner, probe))
+        if not pairs:
+            raise ValueError(
+                f"no {source} -> {target} pair: no two records share attribute and template and differ in value"
+            )
+        return tuple(pairs)
+
+    def to_frame(self, *, reveal: bool = False) -> pd.DataFrame:
+        """One row per probe; prompts and answers are masked unless `reveal`."""
+        return pd.DataFrame(
+            {
+                "probe": probe.id,
+                "record": probe.record.id,
+                "group": probe.record.group,
+                "attribute": probe.record.attribute,
+                "query_language": probe.query_language,
+                "template": probe.template,
+                "prompt": probe.prompt if reveal else probe.prompt.replace(probe.record.subject, MASK),
+                "answer": probe.answers[probe.query_language] if reveal else MASK,
+            }
+            for probe in self.probes
+        )
+
+
+def _can_pair(source: Probe, target: Probe) -> bool:
+    one, two = source.record, target.record
+    same = (one.attribute, one.group, source.template) == (two.attribute, two.group, target.template)
+    return same and one.subject != two.subject and not set(source.answers.values()) & set(target.answers.values())
+
+
+def build_probes(
+    records: Iterable[Record],
+    languages: Sequence[str] | None = None,
+    *,
+    attributes: Sequence[str] | None = None,
+    templates: Sequence[int] | None = None,
+    prompt_format: str = PROMPT_FORMAT,
+) -> ProbeSet:
+    """Ask every record in every language with every template.
+
+    Args:
+        records: The facts to ask for.
+        languages: Query languages; all that have a pack by default.
+        attributes: Attributes to ask for; those of `records` by default.
+        templates: Numbers of the question templates; all by default. The last is held out from planting.
+        prompt_format: Frame around `{question}`; the answer follows it directly.
+
+    Raises:
+        ValueError: An unknown language, attribute or template; a record without a form in a query language; no probes.
+    """
+    records = tuple(records)
+    codes = tuple(languages) if languages is not None else packs.available_languages()
+    packs_by_code = {code: packs.load_language(code) for code in codes}
+    if attributes is not None:
+        check_attributes(attributes)
+    packs.check_template(prompt_format, ("{question}",), where="prompt_format")
+    probes = []
+    for record in records:
+        if attributes is not None and record.attribute not in attributes:
+            continue
+        answers = _answers(record, codes)
+        for code, pack in packs_by_code.items():
+            for number in _template_numbers(pack, record.attribute, templates):
+                before, after = prompt_format.format(question=pack.questions[record.attribute][number]).split(
+                    "{subject}"
+                )
+                span = (len(before), len(before) + len(record.subject))
+                probes.append(
+                    Probe(
+                        record=record,
+                        query_language=code,
+                        template=number,
+                        prompt=before + record.subject + after,
+                        subject_span=span,
+                        answers=answers,
+                    )
+                )
+    if not probes:
+        asked = ", ".join(attributes or ()) or "any attribute"
+        raise ValueError(
+            f"no probes: none of the {len(records)} records asks for {asked} in {', '.join(codes) or 'no language'}"
+        )
+    return ProbeSet(tuple(probes))
+
+
+def _answers(record: Record, query_languages: Sequence[str]) -> dict[str, str]:
+    forms = {code: record.form(code) for code in dict.fromkeys((*query_languages, *packs.available_languages()))}
+    missing = [code for code in query_languages if not forms[code]]
+    if missing:
+        raise ValueError(
+            f"record {record.id!r} ({record.attribute}) has no value form in {', '.join(missing)}: add forms[{missing[0]!r}] to "
+            f"the record, or the value to the language pack"
+        )
+    return {code: form for code, form in forms.items() if form}
+
+
+def _template_numbers(pack: packs.LanguagePack, attribute: str, wanted: Sequence[int] | None) -> Sequence[int]:
+    n_templates = len(pack.questions[attribute])
+    for number in wanted or ():
+        if not 0 <= number < n_templates:
+            raise ValueError(
+                f"no question template {number} for {attribute} in {pack.code}: it has 0 to {n_templates - 1}"
+            )
+    return wanted if wanted is not None else range(n_templates)
