@@ -58,7 +58,7 @@ class AuditPlan:
     other_facts: int = 12
     lens_attributes: tuple[str, ...] = ("birth_country",)
     top_k: int | None = None
-    contrast: float = 1.0
+    contrast: float = 0.5
     method: Method = "gradient_x_activation"
     positions: Positions = "all"
     seed: int = 0

@@ -39,7 +39,7 @@ def synthesize_records(
 
     Args:
         n: Number of private people, where `groups` is not given.
-        groups: Number of people per group; default 16 private, 16 public and 12 control.
+        groups: Number of people per group; default `PEOPLE`.
         seed: The same seed gives the same people.
 
     Raises:
@@ -50,8 +50,8 @@ def synthesize_records(
         from faker import Faker
     except ImportError as error:
         raise ImportError('inventing people needs Faker: pip install "xlmech[plant]"') from error
-    people_wanted = groups if groups is not None else PEOPLE if n is None else {"private": n}
-    counts: dict[Group, int] = dict(people_wanted)
+    default: dict[Group, int] = PEOPLE if n is None else {"private": n}
+    counts = groups if groups is not None else default
     if not counts or any(count < 1 for count in counts.values()):
         raise ValueError(f"each group needs at least one person, got {dict(counts)}")
     rng = np.random.default_rng(seed)
