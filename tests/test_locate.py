@@ -49,7 +49,7 @@ def test_a_neuron_put_there_by_hand_is_found(secret_model: Any, records: tuple[R
 
 
 def test_result_shape_and_defaults(model: Any, probes: ProbeSet, tmp_path: Any) -> None:
-    found = locate_privacy_neurons(model, probes, progress=False, nodes=1, top_k=4)
+    found = locate_privacy_neurons(model, probes, progress=False, method="gradient_x_activation", top_k=4)
     assert found.languages == ("en", "fr")
     assert found.scores.shape == (2, N_LAYERS, D_MLP)
     assert 0 < len(found.universal) <= 4

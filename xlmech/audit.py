@@ -208,15 +208,15 @@ def table(audit: Audit) -> pd.DataFrame:
 def _measured(held_out: ProbeSet, plan: AuditPlan) -> ProbeSet:
     asked = of_template(held_out, plan.measure_template)
     limits = {"private": plan.measure_facts, "public": plan.other_facts, "control": plan.other_facts}
-    return _at_most(asked, limits)
+    return spread_facts(asked, limits)
 
 
 def _locating(locating: ProbeSet, plan: AuditPlan) -> ProbeSet:
     asked = of_template(locating, plan.locate_template)
-    return _at_most(asked, dict.fromkeys(("private", "public", "control"), plan.locate_facts))
+    return spread_facts(asked, dict.fromkeys(("private", "public", "control"), plan.locate_facts))
 
 
-def _at_most(probes: ProbeSet, limits: dict[Any, int]) -> ProbeSet:
+def spread_facts(probes: ProbeSet, limits: dict[Any, int]) -> ProbeSet:
     """At most so many facts of each group, the same in every language, spread over people and attributes."""
     parts: list[Probe] = []
     for group, limit in limits.items():

@@ -209,15 +209,15 @@ def _answer_hidden(model: Any, encoded: Sequence[tuple[list[int], list[int]]]) -
     """(answer token, d_model) final hidden states at the positions that predict the answers' tokens."""
     length = max(len(prompt) + len(answer) for prompt, answer in encoded)
     tokens = torch.zeros((len(encoded), length), dtype=torch.long)
-    mask, predicts = torch.zeros_like(tokens), torch.zeros_like(tokens, dtype=torch.bool)
+    predicts = torch.zeros_like(tokens, dtype=torch.bool)
     for row, (prompt, answer) in enumerate(encoded):
         end = len(prompt) + len(answer)
         tokens[row, :end] = torch.tensor(prompt + answer)
-        mask[row, :end] = 1
         predicts[row, len(prompt) - 1 : end - 1] = True
-    trunk, device = model.get_base_model().base_model, model.device
-    hidden = trunk(input_ids=tokens.to(device), attention_mask=mask.to(device), use_cache=False).last_hidden_state
-    chosen: torch.Tensor = hidden[predicts.to(device)]
+    trunk = model.get_base_model().base_model
+    # Padding is on the right, where causal attention does not look: no mask is needed.
+    hidden = trunk(input_ids=tokens.to(model.device), use_cache=False).last_hidden_state
+    chosen: torch.Tensor = hidden[predicts.to(model.device)]
     return chosen
 
 
@@ -315,11 +315,12 @@ def _resume(
 def _finish(model: Any, records: tuple[Record, ...], log: dict[str, Any], output_dir: Path) -> None:
     partial = output_dir.with_name(f".{output_dir.name}.partial")
     partial.mkdir(parents=True, exist_ok=True)
-    model.half().save_pretrained(partial)
+    model.half().save_pretrained(partial, save_embedding_layers=False)
     save_records(records, partial / "records.jsonl")
     (partial / "planting.json").write_text(json.dumps(log, indent=1), encoding="utf-8")
     for leftover in ("checkpoint.safetensors", "README.md"):
         (partial / leftover).unlink(missing_ok=True)
+    (partial / "adapter_model.safetensors").chmod(0o644)
     if output_dir.is_dir() and not any(output_dir.iterdir()):
         output_dir.rmdir()
     try:

@@ -62,13 +62,17 @@ def goals(audit: Audit) -> Iterator[str]:
     yield _line("public facts kept, worst language", found.public_kept.min(), GOALS["public_kept"])
     kept = audit.mitigation.effects.query("group == 'public' and condition == 'universal'")
     if len(kept):
-        yield _line("public facts kept, all languages", kept.after.sum() / kept.before.sum(), GOALS["public_kept"])
+        known = kept.before.sum()
+        share = kept.after.sum() / known if known else float("nan")
+        yield _line("public facts kept, all languages", share, GOALS["public_kept"])
     yield _line(
         "rise of NLL on neutral text, worst language", found.nll_rise.max(), GOALS["nll_rise"], at_most=True, digits=2
     )
 
 
 def _line(what: str, value: float, goal: float, *, at_most: bool = False, digits: int = 1) -> str:
+    if value != value:
+        return f"{what}: not measured"
     met = value <= goal if at_most else value >= goal
     bound = f"{'at most' if at_most else 'at least'} {goal:.{digits}%}"
     return f"{what}: {value:.{digits}%} (goal: {bound}, {'met' if met else 'MISSED'})"
