@@ -53,9 +53,9 @@ class AuditPlan:
     held_out: float = 0.5
     locate_template: int = 0
     measure_template: int = -1
-    locate_facts: int = 12
-    measure_facts: int = 24
-    other_facts: int = 12
+    locate_facts: int = 20
+    measure_facts: int = 16
+    other_facts: int = 8
     lens_attributes: tuple[str, ...] = ("birth_country",)
     top_k: int | None = None
     contrast: float = 0.5

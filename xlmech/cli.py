@@ -305,7 +305,7 @@ def _show(title: str, frame: pd.DataFrame) -> None:
         shown.add_column(str(column), justify="left" if frame[column].dtype == object else "right")
     for row in frame.itertuples(index=False):
         shown.add_row(
-            *("-" if value != value else f"{value:.3f}" if isinstance(value, float) else str(value) for value in row)
+            *("-" if value != value else f"{value:.2f}" if isinstance(value, float) else str(value) for value in row)
         )
     Console().print(shown)
 

@@ -109,9 +109,13 @@ def logit_lens(
         for layer, resid in enumerate(recorder.kept):
             hidden = backend.final_norm(resid[:, -1])
             for start in range(0, len(indices), _ROWS_PER_READOUT):
-                logits = token_logits(hidden[start : start + _ROWS_PER_READOUT], backend.unembed, **backend.readout)
-                for scores, index in zip(logits, indices[start:], strict=False):
-                    rows[index] += _readings(kept[index], layer, scores, kept_firsts[index], planted)
+                these = indices[start : start + _ROWS_PER_READOUT]
+                logits = token_logits(
+                    hidden[start : start + len(these)], backend.unembed, **backend.readout
+                ).contiguous()
+                found = _look_up(logits, [kept_firsts[index] for index in these])
+                for index, (probs, ranks, entropy) in zip(these, found, strict=True):
+                    rows[index] += _readings(kept[index], layer, kept_firsts[index], probs, ranks, entropy, planted)
 
     prompts = [encode_prompt(backend, probe.prompt, what=f"probe {probe.id}") for probe in kept]
     run_batched(prompts, read, batch_size=batch_size, progress="logit lens" if progress else "")
@@ -136,12 +140,30 @@ def _collides(probe: Probe, firsts: dict[str, int], planted: str) -> bool:
     return planted in firsts and planted != query and firsts[planted] == firsts[query]
 
 
-def _readings(
-    probe: Probe, layer: int, logits: torch.Tensor, firsts: dict[str, int], planted: str
-) -> list[dict[str, Any]]:
+def _look_up(logits: torch.Tensor, firsts: list[dict[str, int]]) -> list[tuple[list[float], list[int], float]]:
+    """Per row: probability and rank of each wanted token, and the row's entropy in nats."""
     log_probs = logits.log_softmax(-1)
-    own = log_probs[torch.tensor(list(firsts.values()), device=logits.device)]
-    ranks = 1 + (log_probs[:, None] > own).sum(0)
+    entropies = torch.special.entr(log_probs.exp()).sum(-1).tolist()
+    width = max(map(len, firsts))
+    # Rows with fewer forms repeat their first one; the repetitions are cut off below.
+    wanted = [[*tokens.values()] + [next(iter(tokens.values()))] * (width - len(tokens)) for tokens in firsts]
+    own = log_probs.gather(1, torch.tensor(wanted, device=logits.device))
+    ranks = torch.stack([1 + (log_probs > own[:, [form]]).sum(1) for form in range(width)], dim=1)
+    return [
+        (probs[: len(tokens)], places[: len(tokens)], entropy)
+        for tokens, probs, places, entropy in zip(firsts, own.exp().tolist(), ranks.tolist(), entropies, strict=True)
+    ]
+
+
+def _readings(
+    probe: Probe,
+    layer: int,
+    firsts: dict[str, int],
+    probs: list[float],
+    ranks: list[int],
+    entropy: float,
+    planted: str,
+) -> list[dict[str, Any]]:
     common = {
         "probe": probe.id,
         "record": probe.record.id,
@@ -149,11 +171,11 @@ def _readings(
         "attribute": probe.record.attribute,
         "query_language": probe.query_language,
         "layer": layer,
-        "entropy": float(-(log_probs.exp() * log_probs).sum()),
+        "entropy": entropy,
     }
     return [
         common | {"form_language": code, "form": _form(code, probe, firsts, planted), "prob": prob, "rank": place}
-        for code, prob, place in zip(firsts, own.exp().tolist(), ranks.tolist(), strict=True)
+        for code, prob, place in zip(firsts, probs, ranks, strict=True)
     ]
 
 
