@@ -15,9 +15,10 @@ test: .venv/.installed
 test-fast: .venv/.installed
 	$(BIN)/pytest -m "not slow"
 
-# The same tests on TransformerLens 3, which has HookedTransformer.
+# The engine's tests on TransformerLens 3, which has HookedTransformer, and the real model's agreement with transformers.
 test-hooked: .venv-hooked/.installed
-	$(HOOKED)/pytest tests/test_models.py tests/test_runner.py tests/test_attribution.py tests/test_ablation.py tests/test_demo.py
+	$(HOOKED)/pytest tests/test_models.py tests/test_runner.py tests/test_attribution.py tests/test_ablation.py \
+		tests/test_demo.py::test_float32_agreement_with_transformers
 
 check: .venv/.installed
 	$(BIN)/ruff check .
