@@ -41,6 +41,7 @@ class AuditPlan:
         measure_facts: Largest number of held-out private facts that are measured, each asked in every language.
         other_facts: The same for held-out public, and for control facts.
         lens_attributes: Attributes whose forms the lens follows.
+        lens_facts: Largest number of private facts that the lens follows, each asked in every language.
         top_k: Number of universal neurons; 0.2 % of the model's by default.
         contrast: Multiple of the public attribution that is subtracted.
         method: Attribution method.
@@ -57,6 +58,7 @@ class AuditPlan:
     measure_facts: int = 16
     other_facts: int = 8
     lens_attributes: tuple[str, ...] = ("birth_country",)
+    lens_facts: int = 8
     top_k: int | None = None
     contrast: float = 0.5
     method: Method = "gradient_x_activation"
@@ -129,6 +131,7 @@ def run_audit(
         leakage = measure_leakage(model, measured, candidates=probes.records, progress=progress)
     lens = None
     lens_probes = of_template(probes.filter(group="private", attributes=plan.lens_attributes), plan.measure_template)
+    lens_probes = spread_facts(lens_probes, {"private": plan.lens_facts})
     if len(lens_probes):
         with clock(f"lens: {len(lens_probes)} questions, every layer"):
             lens = logit_lens(model, lens_probes, progress=progress)
