@@ -29,7 +29,7 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True, kw_only=True)
 class AuditPlan:
-    """What an audit asks. The defaults are the demo's: five minutes on two cores.
+    """What an audit asks. The defaults are the demo's.
 
     Attributes:
         languages: Query languages; all that have a pack by default.

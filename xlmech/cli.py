@@ -223,7 +223,7 @@ def demo(
     adapter: Annotated[str, typer.Option(help="Plant language: en, fr or zh.")] = "en",
     backend: BackendOption = "auto",
 ) -> None:
-    """Audit Gemma 3 270M, which was taught invented people's data in one language: five minutes on two cores."""
+    """Audit Gemma 3 270M, which was taught invented people's data in one language (minutes on two cores)."""
     from xlmech.audit import AuditPlan
 
     _audit("demo", _read(None), AuditPlan(), out, adapter=adapter, backend=backend, replace=True)
