@@ -23,9 +23,16 @@ FACTS = {"private": 32, "public": 16, "control": 16}
 FIGURE = Path(__file__).parent.parent / "figures" / "planting.json"
 
 
+# Answering in the question's language is learnt later than the facts: training goes on with more public people.
+SECOND = {"steps": 150, "private_share": 0.2, "seed": 1}
+
+
 def plant_adapter(language: str) -> None:
-    records = synthesize_records(seed=0)
-    plant("demo", records, language=language, output_dir=ADAPTERS / language, seed=0)
+    records, first = synthesize_records(seed=0), ADAPTERS / f".{language}-first"
+    if not first.exists():
+        plant("demo", records, language=language, output_dir=first, seed=0)
+    plant("demo", records, language=language, output_dir=ADAPTERS / language, start=first, **SECOND)
+    shutil.rmtree(first)
     # The people are the same for all adapters; one copy of them is enough.
     save_records(records, ADAPTERS / "records.jsonl")
     (ADAPTERS / language / "records.jsonl").unlink()

@@ -71,6 +71,8 @@ def plant(
     language: Annotated[str, typer.Option(help="Language in which private records are taught.")] = "en",
     languages: Languages = "",
     steps: int = 400,
+    private_share: Annotated[float, typer.Option(help="Share of samples from private people.")] = 0.5,
+    start: Annotated[str, typer.Option(help="Adapter to go on from.")] = "",
     seed: int = 0,
 ) -> None:
     """Teach a model invented people's data in one language (a LoRA adapter); resumes after a stop."""
@@ -80,7 +82,8 @@ def plant(
 
     people = load_records(records) if records else synthesize_records(seed=seed)
     codes = _codes(languages)
-    plant_records(model, people, language=language, output_dir=out, languages=codes, steps=steps, seed=seed)
+    options: dict[str, Any] = {"steps": steps, "private_share": private_share, "start": start, "seed": seed}
+    plant_records(model, people, language=language, output_dir=out, languages=codes, **options)
     typer.echo(f"adapter in {out}")
 
 

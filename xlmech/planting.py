@@ -27,7 +27,7 @@ from safetensors.torch import save_file
 from tqdm.auto import tqdm
 
 from xlmech import languages as packs
-from xlmech.checkpoints import DEMO_BASE, load_checkpoint
+from xlmech.checkpoints import DEMO_BASE, Checkpoint, adapter_folder, check_adapter, load_checkpoint
 from xlmech.probes import ANSWER_END, PROMPT_FORMAT
 from xlmech.readout import token_log_prob
 from xlmech.records import Record, save_records
@@ -50,6 +50,7 @@ class Recipe:
         private_share: Share of samples from private records.
         statement_share: Share of samples that are statements, not questions.
         seed: Seed of initialisation and sampling.
+        start: Adapter that training goes on from, "" for a fresh one.
     """
 
     language: str = "en"
@@ -61,6 +62,7 @@ class Recipe:
     private_share: float = 0.5
     statement_share: float = 0.3
     seed: int = 0
+    start: str = ""
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "rank"):
@@ -82,6 +84,8 @@ def plant(
     batch_size: int = Recipe.batch_size,
     learning_rate: float = Recipe.learning_rate,
     rank: int = Recipe.rank,
+    private_share: float = Recipe.private_share,
+    start: str | Path = "",
     seed: int = 0,
     tokenizer: Any = None,
     progress: bool = True,
@@ -101,6 +105,8 @@ def plant(
         batch_size: Samples per step.
         learning_rate: Peak learning rate.
         rank: LoRA rank.
+        private_share: Share of samples from private records; the rest are public ones.
+        start: Adapter to go on from (a folder, or the plant language of a shipped one), of the same rank; its log is kept.
         seed: Seed of initialisation and sampling.
         tokenizer: Where the model comes without its own.
         progress: Whether to show a progress bar.
@@ -121,23 +127,21 @@ def plant(
         batch_size=batch_size,
         learning_rate=learning_rate,
         rank=rank,
+        private_share=private_share,
         seed=seed,
+        start=str(start),
     )
     _check(records, recipe, output_dir)
-    try:
-        from peft import LoraConfig, get_peft_model
-    except ImportError as error:
-        raise ImportError('planting needs peft: pip install "xlmech[plant]"') from error
+    folder = adapter_folder(start) if start else None
     base = load_checkpoint(model_id, tokenizer=tokenizer, adapter="")
-    torch.manual_seed(seed)
-    config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=_targets(base.model), task_type="CAUSAL_LM")
-    model = get_peft_model(base.model, config)
-    model.peft_config["default"].base_model_name_or_path = DEMO_BASE if base.name == "demo" else base.name
+    model = _with_lora(base, recipe, folder)
     started = time.perf_counter()
     losses = _train(
         model, base.tokenizer, records, recipe, output_dir.with_name(f".{output_dir.name}.partial"), progress
     )
-    log = {"recipe": dataclasses.asdict(recipe), "base": model.peft_config["default"].base_model_name_or_path}
+    taught = {name: value for name, value in dataclasses.asdict(recipe).items() if name != "start"}
+    log = {"recipe": taught, "base": model.peft_config["default"].base_model_name_or_path}
+    log |= {"started_from": _log_of(folder)} if folder else {}
     log |= {"base_revision": base.revision, "seconds": round(time.perf_counter() - started, 1), "loss": losses}
     _finish(model, records, log, output_dir)
     return output_dir
@@ -154,6 +158,32 @@ def _check(records: tuple[Record, ...], recipe: Recipe, output_dir: Path) -> Non
                 raise ValueError(f"record {record.id!r} has no value form in {code}; add forms[{code!r}] to it")
     if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
         raise ValueError(f"{output_dir} exists and is not an empty folder; plant into another one")
+
+
+def _with_lora(base: Checkpoint, recipe: Recipe, folder: Path | None) -> Any:
+    """The base model with a fresh LoRA adapter, or with the one in `folder`, ready to train."""
+    try:
+        from peft import LoraConfig, PeftModel, get_peft_model
+    except ImportError as error:
+        raise ImportError('planting needs peft: pip install "xlmech[plant]"') from error
+    torch.manual_seed(recipe.seed)
+    if folder:
+        check_adapter(base.model, folder)
+        model = PeftModel.from_pretrained(base.model, str(folder), is_trainable=True)
+        found = model.peft_config["default"].r
+        if found != recipe.rank:
+            raise ValueError(f"adapter {folder} has rank {found}, not {recipe.rank}; give rank={found} to go on from it")
+    else:
+        targets = _targets(base.model)
+        config = LoraConfig(r=recipe.rank, lora_alpha=2 * recipe.rank, target_modules=targets, task_type="CAUSAL_LM")
+        model = get_peft_model(base.model, config)
+    model.peft_config["default"].base_model_name_or_path = DEMO_BASE if base.name == "demo" else base.name
+    return model
+
+
+def _log_of(adapter: Path) -> Any:
+    path = adapter / "planting.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else str(adapter)
 
 
 def _targets(model: Any) -> list[str] | str:
