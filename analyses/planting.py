@@ -12,6 +12,7 @@ import argparse
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -23,8 +24,8 @@ FACTS = {"private": 32, "public": 16, "control": 16}
 FIGURE = Path(__file__).parent.parent / "figures" / "planting.json"
 
 
-# Answering in the question's language is learnt later than the facts: training goes on with more public people.
-SECOND = {"steps": 150, "private_share": 0.2, "seed": 1}
+# Answering in the language of the question is learnt later than the facts: training goes on, with more public people.
+SECOND: dict[str, Any] = {"steps": 220, "private_share": 0.45, "learning_rate": 6e-4, "seed": 1}
 
 
 def plant_adapter(language: str) -> None:

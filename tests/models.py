@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 N_LAYERS, D_MODEL, D_MLP, D_VOCAB, N_CTX = 3, 32, 64, 300, 256
 ARCHITECTURES = ("gpt2", "llama", "gemma2", "gemma3")
+ALL_ARCHITECTURES = (*ARCHITECTURES, "gpt_neox", "qwen2", "qwen3", "bloom")
 
 
 def save_tokenizer(folder: Path) -> Any:
@@ -54,6 +56,19 @@ def tiny(architecture: str, *, seed: int = 0, scale: float = 3.0) -> Any:
         model = hf.GPT2LMHeadModel(config)
     elif architecture == "llama":
         model = hf.LlamaForCausalLM(hf.LlamaConfig(**common))
+    elif architecture == "qwen2":
+        model = hf.Qwen2ForCausalLM(hf.Qwen2Config(**common))
+    elif architecture == "qwen3":
+        model = hf.Qwen3ForCausalLM(hf.Qwen3Config(**common))
+    elif architecture == "gpt_neox":
+        plain = {key: value for key, value in common.items() if key not in ("head_dim", "num_key_value_heads")}
+        model = hf.GPTNeoXForCausalLM(hf.GPTNeoXConfig(**plain))
+    elif architecture == "bloom":
+        model = hf.BloomForCausalLM(
+            hf.BloomConfig(
+                vocab_size=D_VOCAB, hidden_size=D_MODEL, n_layer=N_LAYERS, n_head=4, bos_token_id=2, eos_token_id=1
+            )
+        )
     elif architecture == "gemma2":
         model = hf.Gemma2ForCausalLM(hf.Gemma2Config(**common, sliding_window=16))
     else:
@@ -65,14 +80,25 @@ def tiny(architecture: str, *, seed: int = 0, scale: float = 3.0) -> Any:
     return model.eval()
 
 
-def hooked_tiny(tokenizer: Any) -> Any:
-    """A random HookedTransformer, with soft-cap; TransformerLens before version 4 only."""
+HOOKED = {
+    "rotary": {"gated_mlp": True, "normalization_type": "RMS", "positional_embedding_type": "rotary", "rotary_dim": 8,
+               "output_logits_soft_cap": 30.0},
+    "absolute": {"normalization_type": "LN", "positional_embedding_type": "standard"},
+    "parallel": {"normalization_type": "LN", "positional_embedding_type": "rotary", "rotary_dim": 4, "parallel_attn_mlp": True},
+    "alibi": {"normalization_type": "LN", "positional_embedding_type": "alibi"},
+    "window": {"gated_mlp": True, "normalization_type": "RMS", "positional_embedding_type": "rotary", "rotary_dim": 8,
+               "use_local_attn": True, "window_size": 16, "attn_types": ["local", "global", "local"],
+               "use_normalization_before_and_after": True, "n_key_value_heads": 2},
+}  # fmt: skip
+
+
+def hooked_tiny(tokenizer: Any, kind: str = "rotary") -> Any:
+    """A random HookedTransformer of one of the kinds in `HOOKED`; TransformerLens before version 4 only."""
     from transformer_lens import HookedTransformer, HookedTransformerConfig
 
     config = HookedTransformerConfig(
         n_layers=N_LAYERS, d_model=D_MODEL, n_ctx=N_CTX, d_head=8, n_heads=4, d_mlp=D_MLP, d_vocab=D_VOCAB, act_fn="gelu",
-        gated_mlp=True, normalization_type="RMS", positional_embedding_type="rotary", rotary_dim=8, seed=0, device="cpu",
-        dtype=torch.float64, output_logits_soft_cap=30.0,
+        seed=0, device="cpu", dtype=torch.float64, **HOOKED[kind],
     )  # fmt: skip
     model = HookedTransformer(config, tokenizer=tokenizer)
     with torch.no_grad():
@@ -80,3 +106,16 @@ def hooked_tiny(tokenizer: Any) -> Any:
             if weight.ndim >= 2 and "embed" not in name:
                 weight.mul_(3)
     return model.eval()
+
+
+class KeepFloat64(TorchFunctionMode):
+    """Libraries round norms and softmax to float32 whatever the model's dtype; in this context float64 stays float64."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if args and isinstance(args[0], torch.Tensor) and args[0].dtype == torch.float64:
+            if func is torch.Tensor.float:
+                return args[0]
+            args = tuple(torch.float64 if value is torch.float32 else value for value in args)
+            kwargs = {key: torch.float64 if value is torch.float32 else value for key, value in kwargs.items()}
+        return func(*args, **kwargs)

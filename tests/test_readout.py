@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from xlmech import readout
-from xlmech.readout import greedy_tokens, token_log_prob, token_logits
+from xlmech.readout import greedy_tokens, near_log_prob, token_log_prob, token_logits
 
 
 @pytest.fixture(autouse=True)
@@ -69,3 +69,67 @@ def test_bfloat16_accumulates_in_float32() -> None:
     rough = token_log_prob(hidden.bfloat16(), unembed.bfloat16(), torch.arange(5))
     assert rough.dtype == torch.float32
     assert (rough - exact).abs().max() < 0.1
+
+
+def test_several_targets_share_a_row() -> None:
+    hidden, unembed, bias, logits = _case(None, True)
+    targets, weights = torch.tensor([[0, 5, 5]] * 5), torch.randn(5, 3, dtype=torch.float64)
+    ours, plain = hidden.clone().requires_grad_(), hidden.clone().requires_grad_()
+    found = token_log_prob(ours, unembed, targets, bias=bias)
+    torch.testing.assert_close(found.detach(), logits.log_softmax(-1).gather(1, targets))
+    wanted = (plain @ unembed.T + bias).log_softmax(-1).gather(1, targets)
+    gradients = (torch.autograd.grad((weights * one).sum(), at)[0] for one, at in ((found, ours), (wanted, plain)))
+    torch.testing.assert_close(next(gradients), next(gradients))
+
+
+def _peaked(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows that give nearly all probability to few of 5,000 tokens, and the unembedding."""
+    torch.manual_seed(3)
+    unembed = torch.nn.functional.normalize(torch.randn(5000, 16, dtype=dtype), dim=1)
+    return 60 * unembed[:4] + torch.randn(4, 16, dtype=dtype), unembed
+
+
+@pytest.mark.parametrize("softcap", [None, 30.0])
+def test_the_gradient_leaves_out_only_what_rounding_would_lose(
+    softcap: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hidden, unembed = _peaked(torch.float64)
+    sizes: list[int] = []
+    slope = readout._slope
+    monkeypatch.setattr(readout, "_slope", lambda capped, cap: (sizes.append(len(capped)), slope(capped, cap))[1])
+    ours, plain = hidden.clone().requires_grad_(), hidden.clone().requires_grad_()
+    found = token_log_prob(ours, unembed, torch.arange(4) + 9, softcap=softcap).sum()
+    logits = plain @ unembed.T
+    logits = logits if softcap is None else softcap * torch.tanh(logits / softcap)
+    wanted = logits.log_softmax(-1)[range(4), torch.arange(4) + 9].sum()
+    (a,), (b,) = torch.autograd.grad(found, ours), torch.autograd.grad(wanted, plain)
+    torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
+    monkeypatch.setattr(torch, "finfo", lambda dtype: type("Info", (), {"eps": 1e-7}))
+    token_log_prob(hidden.requires_grad_(), unembed, torch.arange(4), softcap=softcap)
+    assert min(sizes) < 4000, "some tokens must be left out for this test to mean anything"
+
+
+@pytest.mark.parametrize("softcap", [None, 50.0])
+@pytest.mark.parametrize("distance", [1e-3, 0.3, 5.0, 60.0])
+def test_rows_near_a_known_one(softcap: float | None, distance: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    hidden, unembed = _peaked(torch.float32)
+    rows = hidden[:1] + distance * torch.nn.functional.normalize(torch.randn(9, 16), dim=1)
+    rows[3] = hidden[2]  # one that is not near at all
+    targets = torch.arange(18).view(9, 2)
+    walked: list[int] = []
+    full = readout.token_log_prob
+    monkeypatch.setattr(
+        readout,
+        "token_log_prob",
+        lambda part, *rest, **options: (walked.append(len(part)), full(part, *rest, **options))[1],
+    )
+    bias = torch.randn(5000) / 10
+    found = near_log_prob(rows, hidden[0], unembed, targets, bias=bias, softcap=softcap)
+    wanted = full(rows.double(), unembed.double(), targets, bias=bias.double(), softcap=softcap).float()
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=2e-5)
+    assert walked == {1e-3: [1], 0.3: [1]}.get(distance, walked), "only the row that is not near is walked in full"
+    if distance == 60.0:
+        assert walked, "what cannot be proven is walked in full"
+    torch.testing.assert_close(
+        near_log_prob(rows, hidden[0], unembed, targets[:, 0], bias=bias, softcap=softcap), found[:, 0]
+    )

@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 import torch
 
-from xlmech.attribution import COMPONENT
 from xlmech.backends import Backend, backend_of
+from xlmech.effects import COMPONENT
 from xlmech.neurons import NeuronSet
 
 Mode = Literal["zero", "scale"]

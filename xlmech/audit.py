@@ -15,7 +15,8 @@ from typing import Any
 
 import pandas as pd
 
-from xlmech.attribution import Method, Positions
+from xlmech.attribution import Method
+from xlmech.effects import Positions
 from xlmech.evaluation import MitigationResult, evaluate_mitigation
 from xlmech.leakage import LeakageResult, measure_leakage
 from xlmech.lens import LensResult, logit_lens

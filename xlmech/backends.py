@@ -104,6 +104,10 @@ class Backend(ABC):
         if self.tokenizer is None:
             raise ValueError("the model has no tokenizer; pass tokenizer= to load_model")
 
+    @abstractmethod
+    def joining_from(self, n_rows: int) -> int:
+        """First layer at whose entry a batch of `n_rows` may grow; `n_layers` where it never may."""
+
     @property
     def device(self) -> torch.device:
         """Where inputs go."""
@@ -176,6 +180,15 @@ class BridgeBackend(Backend):
 
     name = "bridge"
 
+    @property
+    def _trunk(self) -> Any:
+        network = self.model.original_model
+        return getattr(network, network.base_model_prefix)
+
+    def joining_from(self, n_rows: int) -> int:
+        """Masks and ALiBi biases are made per row before the first layer: only a single row's mask fits the rows that join."""
+        return 0 if n_rows == 1 and not hasattr(self._trunk, "build_alibi_tensor") else self.n_layers
+
     @cached_property
     def _head(self) -> Any:
         head = self.model.original_model.get_output_embeddings()
@@ -185,9 +198,9 @@ class BridgeBackend(Backend):
     def unembed(self) -> torch.Tensor:  # noqa: D102
         return self._head.weight  # type: ignore[no-any-return]
 
-    @property
+    @cached_property
     def unembed_bias(self) -> torch.Tensor | None:  # noqa: D102
-        return getattr(self._head, "bias", None)
+        return _unless_zero(getattr(self._head, "bias", None))
 
     @property
     def softcap(self) -> float | None:  # noqa: D102
@@ -199,13 +212,11 @@ class BridgeBackend(Backend):
         cache = DynamicCache()
         for layer in range(self.n_layers if past else 0):
             cache.update(past.keys[layer], past.values[layer], layer)  # type: ignore[union-attr]
-        network = self.model.original_model
-        trunk = getattr(network, network.base_model_prefix)
         padded: dict[str, torch.Tensor] = {}
         if past is not None and past.padding is not None:
             mask = past.mask(tokens.shape[1])
             padded = {"attention_mask": mask, "position_ids": (mask.cumsum(1) - 1)[:, past.n_positions :]}
-        output = trunk(input_ids=tokens.to(self.device), past_key_values=cache, use_cache=True, **padded)
+        output = self._trunk(input_ids=tokens.to(self.device), past_key_values=cache, use_cache=True, **padded)
         layers = output.past_key_values.layers
         kept = KeyValues(keys=tuple(layer.keys for layer in layers), values=tuple(layer.values for layer in layers))
         return output.last_hidden_state, kept if past is None else replace(kept, padding=past.padding)
@@ -216,13 +227,17 @@ class HookedBackend(Backend):
 
     name = "hooked"
 
+    def joining_from(self, n_rows: int) -> int:  # noqa: ARG002 (one row of mask serves all)
+        """Without padding there is no mask at all, and every layer takes the rows that come."""
+        return 0
+
     @property
     def unembed(self) -> torch.Tensor:  # noqa: D102
         return self.model.W_U.T  # type: ignore[no-any-return]
 
-    @property
+    @cached_property
     def unembed_bias(self) -> torch.Tensor | None:  # noqa: D102
-        return self.model.unembed.b_U  # type: ignore[no-any-return]
+        return _unless_zero(self.model.unembed.b_U)
 
     @property
     def softcap(self) -> float | None:  # noqa: D102
@@ -233,22 +248,44 @@ class HookedBackend(Backend):
         from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache as Cache
         from transformer_lens.cache.key_value_cache_entry import TransformerLensKeyValueCacheEntry as Entry
 
-        rows = len(tokens)
-        cache = Cache.init_cache(self.model.cfg, self.device, rows)
+        class Empty(Entry):  # type: ignore[misc]
+            def append(self, new_keys: torch.Tensor, new_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+                self.past_keys, self.past_values = new_keys, new_values  # however many rows have joined
+                return new_keys, new_values
+
+        cache = Cache.init_cache(self.model.cfg, self.device, len(tokens))
+        cache.entries = [Empty(entry.past_keys, entry.past_values) for entry in cache.entries]
         if past is not None:
             cache.entries = [
                 Entry(past_keys=keys.transpose(1, 2), past_values=values.transpose(1, 2))
                 for keys, values in zip(past.keys, past.values, strict=True)
             ]
+        if past is not None and past.padding is not None:
             cache.previous_attention_mask = past.mask(0).int()
-        new = torch.ones(tokens.shape, dtype=torch.int, device=self.device)
-        resid = self.model(tokens.to(self.device), past_kv_cache=cache, stop_at_layer=self.n_layers, attention_mask=new)
+            new = torch.ones(tokens.shape, dtype=torch.int, device=self.device)
+            options: dict[str, Any] = {"input": tokens.to(self.device), "attention_mask": new}
+        else:  # started below the first layer without a mask, so that rows may join
+            options = {
+                "input": self._embedded(tokens.to(self.device), past.n_positions if past else 0),
+                "start_at_layer": 0,
+            }
+        resid = self.model(**options, past_kv_cache=cache, stop_at_layer=self.n_layers)
         kept = KeyValues(
             keys=tuple(entry.past_keys.transpose(1, 2) for entry in cache.entries),
             values=tuple(entry.past_values.transpose(1, 2) for entry in cache.entries),
             padding=past.padding if past is not None else None,
         )
         return self.final_norm(resid), kept
+
+    def _embedded(self, tokens: torch.Tensor, offset: int) -> torch.Tensor:
+        """First residual stream of tokens that follow `offset` others."""
+        embedded = self.model.hook_embed(self.model.embed(tokens))
+        return self.model.get_residual(embedded, offset, tokens=tokens, return_shortformer_pos_embed=False)  # type: ignore[no-any-return]
+
+
+def _unless_zero(bias: torch.Tensor | None) -> torch.Tensor | None:
+    """TransformerLens gives models without a bias one of zeros, which would be added to every logit."""
+    return None if bias is None or not bias.any() else bias.detach()
 
 
 def backend_of(model: Any) -> Backend:

@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from xlmech.attribution import Baseline, Method, Positions, attribute_neurons
+from xlmech.attribution import Baseline, Method, attribute_neurons
+from xlmech.effects import Positions
 from xlmech.models import provenance
 from xlmech.neurons import PrivacyNeurons, Rule, candidates, chosen_frame, select_specific, select_universal
 from xlmech.probes import ProbeSet

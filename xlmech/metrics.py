@@ -179,6 +179,22 @@ def bootstrap_reduction(before: ArrayLike, after: ArrayLike, *, seed: int = 0) -
 # Attribution
 
 
+def of_log_prob(log_prob: Float[torch.Tensor, "*row"], metric: str) -> Float[torch.Tensor, "*row"]:
+    """`log_prob` itself (nats), `prob`, or `log_odds` = log p - log(1 - p) (nats), which does not saturate at p near 1.
+
+    Raises:
+        ValueError: Another metric.
+    """
+    if metric == "log_prob":
+        return log_prob
+    if metric == "prob":
+        return log_prob.exp()
+    if metric == "log_odds":
+        below_zero = log_prob.clamp_max(-torch.finfo(log_prob.dtype).eps)
+        return log_prob - torch.log(-torch.expm1(below_zero))
+    raise ValueError(f"unknown metric {metric!r}; use 'log_prob', 'prob', 'logit' or 'log_odds'")
+
+
 def completeness_error(
     attributed: Float[torch.Tensor, " layer"], difference: Float[torch.Tensor, " layer"]
 ) -> Float[torch.Tensor, " layer"]:

@@ -172,7 +172,9 @@ def _with_lora(base: Checkpoint, recipe: Recipe, folder: Path | None) -> Any:
         model = PeftModel.from_pretrained(base.model, str(folder), is_trainable=True)
         found = model.peft_config["default"].r
         if found != recipe.rank:
-            raise ValueError(f"adapter {folder} has rank {found}, not {recipe.rank}; give rank={found} to go on from it")
+            raise ValueError(
+                f"adapter {folder} has rank {found}, not {recipe.rank}; give rank={found} to go on from it"
+            )
     else:
         targets = _targets(base.model)
         config = LoraConfig(r=recipe.rank, lora_alpha=2 * recipe.rank, target_modules=targets, task_type="CAUSAL_LM")

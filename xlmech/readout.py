@@ -2,22 +2,31 @@
 
 A vocabulary of 262,144 makes logits the dearest tensor of a small model: 1 MB per position in float32, written,
 exponentiated and read again. Here the vocabulary is walked in chunks that stay in cache, with the running maximum and
-sum of online softmax (Milakov and Gimelshein 2018, arXiv:1805.02867); where a gradient is wanted, the probability-weighted
-mean of the unembedding is accumulated in the same walk, so that forward and backward together cost two matrix products.
+sum of online softmax (Milakov and Gimelshein 2018, arXiv:1805.02867). Two things are then left out because they are below
+rounding, and proven to be so for the very rows at hand, never assumed:
+- the gradient needs the probability-weighted mean of the unembedding: tokens whose probabilities add up to less than the
+  dtype's rounding do not enter it (`_weighted_mean`);
+- rows close to one whose logits are known (`near_log_prob`): a token's logit moves by at most the distance times the length
+  of its unembedding, which bounds what all the unlikely tokens together can add to the normaliser.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 
-CHUNK = 8192
+CHUNK = 2048
+_ALIGNED = 32
+"""Rows are filled up to a multiple of this: matrix products of odd widths run at half the speed."""
+_STORED_LOGITS = 2**26
+"""Logits that are kept at once for a gradient: 256 MB in float32."""
 
 
 class _TokenLogProb(torch.autograd.Function):
-    """log softmax(cap(hidden @ unembed.T + bias))[target] per row; the unembedding is taken as frozen."""
+    """log softmax(cap(hidden @ unembed.T + bias))[targets] per row; the unembedding is taken as frozen."""
 
     @staticmethod
     def forward(  # noqa: D102
@@ -28,36 +37,88 @@ class _TokenLogProb(torch.autograd.Function):
         softcap: float | None,
         targets: torch.Tensor,
     ) -> torch.Tensor:
-        exact = _accumulator(hidden)
-        columns = hidden.T.contiguous().to(unembed.dtype)
-        highest = torch.full((len(hidden),), -torch.inf, dtype=exact, device=hidden.device)
+        n_rows, exact, kept = len(hidden), _accumulator(hidden), []
+        columns = _columns(hidden, unembed.dtype)
+        highest = torch.full((columns.shape[1],), -torch.inf, dtype=exact, device=hidden.device)
         total = torch.zeros_like(highest)
-        mean = torch.zeros(columns.shape, dtype=exact, device=hidden.device)
         for start in range(0, len(unembed), CHUNK):
-            weight = unembed[start : start + CHUNK]
-            logits, slope = _cap(_scores(weight, columns, _part(bias, start), exact), softcap)
+            logits = _cap(_scores(unembed[start : start + CHUNK], columns, _part(bias, start), exact), softcap)
             new_highest = torch.maximum(highest, logits.amax(0))
-            shrink = torch.exp(highest - new_highest)
-            shares = logits.sub_(new_highest).exp_()
-            total = total * shrink + shares.sum(0)
             if ctx.needs_input_grad[0]:
-                shares = shares if slope is None else shares * slope
-                mean = mean.mul_(shrink).add_(weight.T @ shares.to(weight.dtype))
+                kept.append(logits[:, :n_rows])
+            total = total * torch.exp(highest - new_highest) + (logits - new_highest).exp_().sum(0)
             highest = new_highest
+        normaliser = (highest + total.log())[:n_rows]
         rows = unembed[targets].to(exact)
-        own, own_slope = _cap((hidden * rows).sum(1) + (0 if bias is None else bias[targets]), softcap)
-        if ctx.needs_input_grad[0]:
-            own_rows = rows if own_slope is None else rows * own_slope[:, None]
-            ctx.save_for_backward((own_rows - (mean / total).T).to(hidden.dtype))
-        return own - highest - total.log()
+        own = _cap(torch.linalg.vecdot(rows, hidden[:, None].to(exact)) + _bias_of(bias, targets), softcap)
+        if kept:
+            mean = _weighted_mean(kept, normaliser, unembed, softcap)
+            ctx.save_for_backward(rows * _slope(own, softcap)[:, :, None] - mean[:, None])
+        return own - normaliser[:, None]
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None, None, None]:  # noqa: D102
         (slope,) = ctx.saved_tensors
-        return grads[0][:, None].to(slope.dtype) * slope, None, None, None, None
+        return (grads[0][:, :, None].to(slope.dtype) * slope).sum(1), None, None, None, None
+
+
+def _weighted_mean(
+    parts: list[torch.Tensor], normaliser: torch.Tensor, unembed: torch.Tensor, softcap: float | None
+) -> torch.Tensor:
+    """(row, d_model) mean of the unembedding, weighted with each row's probabilities (and the soft-cap's slope).
+
+    Tokens are left out, the unlikeliest first, as long as their largest probabilities in any row add up to less than the
+    dtype's rounding; the error is below that, relative to the longest unembedding.
+
+    Args:
+        parts: (token, row) logits of consecutive chunks of the vocabulary.
+        normaliser: (row,) log of the sum of exponentials.
+        unembed: (token, d_model).
+        softcap: As of the model.
+    """
+    largest = torch.cat([(logits - normaliser).amax(1) for logits in parts]).exp_()
+    threshold, rounding = 0.0, torch.finfo(normaliser.dtype).eps
+    for candidate in (1e-7, 1e-8, 1e-9, 1e-10, 1e-11, 1e-12):
+        if largest[largest < candidate].sum() < rounding:
+            threshold = candidate
+            break
+    chosen = torch.split(largest >= threshold, [len(logits) for logits in parts])
+    some = torch.cat([logits[here] for logits, here in zip(parts, chosen, strict=True)])
+    shares = (some - normaliser).exp_() * _slope(some, softcap)
+    weight = unembed[torch.cat(chosen)]
+    return (weight.T @ shares.to(weight.dtype)).T.to(normaliser.dtype)
 
 
 def token_log_prob(
+    hidden: Float[torch.Tensor, "row d_model"],
+    unembed: Float[torch.Tensor, "d_vocab d_model"],
+    targets: Int[torch.Tensor, "row ..."],
+    *,
+    bias: Float[torch.Tensor, " d_vocab"] | None = None,
+    softcap: float | None = None,
+) -> Float[torch.Tensor, "row ..."]:
+    """(row,) or (row, k) log-probability of each row's target tokens, nats, differentiable in `hidden`.
+
+    Equal to `log_softmax(logits)[target]` to float rounding. The unembedding gets no gradient.
+
+    Args:
+        hidden: Hidden states after the final norm.
+        unembed: Unembedding, one row per token.
+        targets: Token ids: one per row, or k candidates per row that share one walk.
+        bias: Unembedding's bias.
+        softcap: Final soft-cap c of Gemma 2: logits become c * tanh(logits / c).
+    """
+    several = targets if targets.ndim == 2 else targets[:, None]
+    size = max(1, _STORED_LOGITS // len(unembed)) if torch.is_grad_enabled() and hidden.requires_grad else len(hidden)
+    parts = [
+        _TokenLogProb.apply(rows, unembed, bias, softcap, wanted)  # type: ignore[no-untyped-call]
+        for rows, wanted in zip(torch.split(hidden, max(1, size)), torch.split(several, max(1, size)), strict=True)
+    ]
+    found = parts[0] if len(parts) == 1 else torch.cat(parts)
+    return found.view(targets.shape)
+
+
+def token_logit(
     hidden: Float[torch.Tensor, "row d_model"],
     unembed: Float[torch.Tensor, "d_vocab d_model"],
     targets: Int[torch.Tensor, " row"],
@@ -65,18 +126,59 @@ def token_log_prob(
     bias: Float[torch.Tensor, " d_vocab"] | None = None,
     softcap: float | None = None,
 ) -> Float[torch.Tensor, " row"]:
-    """(row,) log-probability of each row's target token, nats, differentiable in `hidden`.
+    """(row,) logit of each row's target token, differentiable in `hidden`; no other token is looked at."""
+    own = torch.linalg.vecdot(unembed[targets].to(_accumulator(hidden)), hidden.to(_accumulator(hidden)))
+    return _cap(own + _bias_of(bias, targets), softcap)
 
-    Equal to `log_softmax(logits)[target]` to float rounding. The unembedding gets no gradient.
+
+@torch.no_grad()
+def near_log_prob(
+    hidden: Float[torch.Tensor, "row d_model"],
+    near: Float[torch.Tensor, " d_model"],
+    unembed: Float[torch.Tensor, "d_vocab d_model"],
+    targets: Int[torch.Tensor, "row ..."],
+    *,
+    bias: Float[torch.Tensor, " d_vocab"] | None = None,
+    softcap: float | None = None,
+) -> Float[torch.Tensor, "row ..."]:
+    """`token_log_prob` of rows that are small changes of one row, such as single neurons' ablations; no gradient.
+
+    The whole vocabulary is walked for `near` alone; the others take the tokens that can matter to them. Rows for which the
+    bound of the module's docstring does not prove an error below the dtype's rounding are walked in full.
 
     Args:
         hidden: Hidden states after the final norm.
+        near: The row that they are changes of.
         unembed: Unembedding, one row per token.
-        targets: Token ids.
+        targets: Token ids per row.
         bias: Unembedding's bias.
-        softcap: Final soft-cap c of Gemma 2: logits become c * tanh(logits / c).
+        softcap: Final soft-cap; it only makes logits move less.
     """
-    return _TokenLogProb.apply(hidden, unembed, bias, softcap, targets)  # type: ignore[no-any-return, no-untyped-call]
+    readout: dict[str, Any] = {"bias": bias, "softcap": softcap}
+    exact = _accumulator(hidden)
+    allowed = math.log(torch.finfo(exact).eps)
+    reach = (hidden.to(exact) - near.to(exact)).norm(dim=1) * torch.linalg.vector_norm(unembed, dim=1).max().to(exact)
+    known = token_logits(near[None], unembed, **readout)[0].log_softmax(0)
+    order = known.sort(descending=True)
+    left_out = order.values.flip(0).logcumsumexp(0).flip(0)  # log-probability of this token and all less likely ones
+    n_tokens = int((left_out > allowed - reach.quantile(0.9) - 1).sum())
+    if n_tokens > len(unembed) // 2:
+        return token_log_prob(hidden, unembed, targets, **readout)
+    tokens = order.indices[:n_tokens]
+    weight, part = unembed[tokens], None if bias is None else bias[tokens]
+    logits = _cap(_scores(weight, _columns(hidden, unembed.dtype), part, exact), softcap)
+    normaliser = logits.logsumexp(0)[: len(hidden)]
+    # Shifting all logits alike changes no probability: `known` is the near row's logits up to its normaliser.
+    base = _cap(_scores(weight, near[:, None].to(unembed.dtype), part, exact), softcap).logsumexp(0) - known[
+        tokens
+    ].logsumexp(0)
+    proven = left_out[n_tokens] + base + reach - normaliser <= allowed
+    several = targets if targets.ndim == 2 else targets[:, None]
+    own = torch.linalg.vecdot(unembed[several].to(exact), hidden[:, None].to(exact)) + _bias_of(bias, several)
+    found = _cap(own, softcap) - normaliser[:, None]
+    if not proven.all():
+        found[~proven] = token_log_prob(hidden[~proven], unembed, several[~proven], **readout)
+    return found.view(targets.shape)
 
 
 def token_logits(
@@ -87,12 +189,12 @@ def token_logits(
     softcap: float | None = None,
 ) -> Float[torch.Tensor, "row d_vocab"]:
     """(row, d_vocab) logits in float32; for a few rows, where the whole vocabulary is wanted."""
-    columns, exact = hidden.T.contiguous().to(unembed.dtype), _accumulator(hidden)
+    columns, exact = _columns(hidden, unembed.dtype), _accumulator(hidden)
     parts = [
-        _cap(_scores(unembed[start : start + CHUNK], columns, _part(bias, start), exact), softcap)[0]
+        _cap(_scores(unembed[start : start + CHUNK], columns, _part(bias, start), exact), softcap)
         for start in range(0, len(unembed), CHUNK)
     ]
-    return torch.cat(parts).T
+    return torch.cat(parts)[:, : len(hidden)].T
 
 
 def greedy_tokens(
@@ -102,19 +204,25 @@ def greedy_tokens(
     bias: Float[torch.Tensor, " d_vocab"] | None = None,
 ) -> Int[torch.Tensor, " row"]:
     """(row,) most probable token of each row; a soft-cap does not change it."""
-    columns, exact = hidden.T.contiguous().to(unembed.dtype), _accumulator(hidden)
-    best = torch.full((len(hidden),), -torch.inf, dtype=exact, device=hidden.device)
-    tokens = torch.zeros(len(hidden), dtype=torch.long, device=hidden.device)
+    columns, exact = _columns(hidden, unembed.dtype), _accumulator(hidden)
+    best = torch.full((columns.shape[1],), -torch.inf, dtype=exact, device=hidden.device)
+    tokens = torch.zeros(len(best), dtype=torch.long, device=hidden.device)
     for start in range(0, len(unembed), CHUNK):
         top, index = _scores(unembed[start : start + CHUNK], columns, _part(bias, start), exact).max(0)
         tokens = torch.where(top > best, index + start, tokens)
         best = torch.maximum(best, top)
-    return tokens
+    return tokens[: len(hidden)]
 
 
 def _accumulator(hidden: torch.Tensor) -> torch.dtype:
     """At least float32, whatever the weights' dtype."""
     return torch.promote_types(hidden.dtype, torch.float32)
+
+
+def _columns(hidden: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """(d_model, row) for products with the unembedding, rows filled up with zeros."""
+    fill = -len(hidden) % _ALIGNED if len(hidden) > _ALIGNED // 2 else 0
+    return torch.nn.functional.pad(hidden, (0, 0, 0, fill)).T.contiguous().to(dtype)
 
 
 def _part(bias: torch.Tensor | None, start: int) -> torch.Tensor | None:
@@ -127,9 +235,18 @@ def _scores(weight: torch.Tensor, columns: torch.Tensor, bias: torch.Tensor | No
     return scores if bias is None else scores + bias[:, None]
 
 
-def _cap(logits: torch.Tensor, softcap: float | None) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Soft-capped logits and their derivative, None where it is one."""
-    if softcap is None:
-        return logits, None
-    tanh = torch.tanh(logits / softcap)
-    return softcap * tanh, 1 - tanh**2
+def _cap(logits: torch.Tensor, softcap: float | None) -> torch.Tensor:
+    return logits if softcap is None else softcap * torch.tanh(logits / softcap)
+
+
+def _slope(capped: torch.Tensor, softcap: float | None) -> torch.Tensor:
+    """Derivative of `_cap`, from its result."""
+    return (
+        torch.ones((), dtype=capped.dtype, device=capped.device).expand_as(capped)
+        if softcap is None
+        else 1 - (capped / softcap) ** 2
+    )
+
+
+def _bias_of(bias: torch.Tensor | None, tokens: torch.Tensor) -> torch.Tensor | float:
+    return 0.0 if bias is None else bias[tokens]

@@ -1,13 +1,12 @@
-"""The engine: prompts of equal length run together, prefixes run once, and interventions are rows of one batch.
+"""Running prompts: batches of equal length, generation, forced answers, and how many rows fit the memory.
 
-An intervention at a position changes nothing before it. So a prompt's keys and values are computed once, and only its last
-token is run again, with every variant (layer x quadrature node, say) as one row. Prompts are batched by equal length, so
-that no padding is computed; only generation, whose steps are too small alone, joins lengths, with padding masked.
+Prompts are batched by equal length, so that no padding is computed; only generation, whose steps are too small alone, joins
+lengths, with padding masked. Interventions are in `xlmech.rows`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -21,6 +20,7 @@ from xlmech.backends import Backend, KeyValues
 from xlmech.readout import greedy_tokens, token_log_prob
 
 BATCH_SIZE = 32
+_SHARE_OF_FREE_MEMORY = 0.4
 _ROWS_PER_WALK = 1024
 
 
@@ -76,26 +76,35 @@ def run_batched(
         RuntimeError: Not even one row fits the memory.
     """
 
-    def take(pending: list[int], size: int) -> list[int]:
-        first = len(sequences[pending[0]])
-        return [index for index in pending[:size] if len(sequences[index]) == first]
-
     def work(indices: list[int]) -> None:
         function(torch.tensor([list(sequences[index]) for index in indices]), indices)
 
-    _drain(sequences, take, work, batch_size=batch_size, progress=progress)
+    drain(len(sequences), work, key=lambda index: len(sequences[index]), batch_size=batch_size, progress=progress)
 
 
-def _drain(
-    sequences: Sequence[Sequence[int]],
-    take: Callable[[list[int], int], list[int]],
+def drain(
+    n_items: int,
     work: Callable[[list[int]], None],
     *,
+    key: Callable[[int], int],
     batch_size: int,
-    progress: str,
+    apart: bool = True,
+    progress: str = "",
 ) -> None:
-    """Do `work` on all indices, shortest sequences first, as many at a time as `take` takes; less on out-of-memory."""
-    pending = sorted(range(len(sequences)), key=lambda index: len(sequences[index]))
+    """Do `work` on batches of all items, every item once; on out-of-memory the batch is halved and tried again.
+
+    Args:
+        n_items: Items 0 to n_items - 1.
+        work: Takes the items of one batch.
+        key: Items are taken in its order.
+        batch_size: Items at a time, at first.
+        apart: Whether items of different keys never share a batch.
+        progress: Label of a progress bar; none without.
+
+    Raises:
+        RuntimeError: Not even one item fits the memory.
+    """
+    pending = sorted(range(n_items), key=key)
     bar = tqdm(total=len(pending), desc=progress, disable=not progress, leave=False)
     size_now = max(1, min(batch_size, len(pending)))
 
@@ -107,7 +116,7 @@ def _drain(
     @find_executable_batch_size(starting_batch_size=size_now, reduce_batch_size_fn=halve)  # type: ignore[untyped-decorator]
     def run(size: int) -> None:
         while pending:
-            indices = take(pending, size)
+            indices = [index for index in pending[:size] if not apart or key(index) == key(pending[0])]
             work(indices)
             del pending[: len(indices)]
             bar.update(len(indices))
@@ -117,6 +126,34 @@ def _drain(
             run()
     finally:
         bar.close()
+
+
+def rows_that_fit(backend: Backend, n_positions: int, n_seen: int = 0, *, gradient: bool = False) -> int:
+    """How many rows to try at first: an estimate from the free memory and the activations that a row keeps.
+
+    Args:
+        backend: The model.
+        n_positions: Positions that are run per row.
+        n_seen: Positions before them, whose keys and values each row copies in the layer that runs.
+        gradient: Whether all layers' activations are kept.
+    """
+    width = (
+        12 * backend.d_model + 6 * backend.d_mlp
+    )  # norms, attention and MLP, forward; as many as a backward pass keeps
+    layers = backend.n_layers if gradient else 2
+    numbers = n_positions * width * layers + n_seen * 4 * backend.d_model
+    return max(
+        1, int(_SHARE_OF_FREE_MEMORY * _free_memory(backend.device) / (numbers * backend.unembed.element_size()))
+    )
+
+
+def _free_memory(device: torch.device) -> int:
+    """Bytes."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    import psutil
+
+    return int(psutil.virtual_memory().available)
 
 
 @torch.no_grad()
@@ -151,7 +188,14 @@ def generate(
         ):
             done[index] = tokens
 
-    _drain(prompts, lambda pending, size: pending[:size], extend, batch_size=batch_size, progress=progress)
+    drain(
+        len(prompts),
+        extend,
+        key=lambda index: len(prompts[index]),
+        apart=False,
+        batch_size=batch_size,
+        progress=progress,
+    )
     return done
 
 
@@ -281,18 +325,24 @@ class Forced:
     log_probs: torch.Tensor
 
     @property
-    def predicting(self) -> Iterator[tuple[int, int]]:
-        """(position, answer token it predicts), one per answer token."""
-        for position in range(self.n_prompt - 1, len(self.tokens) - 1):
-            yield position, int(self.tokens[position + 1])
+    def predicting(self) -> range:
+        """Positions that predict the answer's tokens, each the one after it."""
+        return range(self.n_prompt - 1, len(self.tokens) - 1)
+
+    @property
+    def answer(self) -> torch.Tensor:
+        """(answer token,) ids."""
+        return self.tokens[self.n_prompt :]
 
 
 @torch.no_grad()
-def run_forced(backend: Backend, prompt: Sequence[int], answer: Sequence[int], component: str) -> Forced:
+def run_forced(
+    backend: Backend, prompt: Sequence[int], answer: Sequence[int], component: str, *, what: str = "a prompt"
+) -> Forced:
     """Run a prompt with its answer forced, and keep one hook point's activations and all keys and values.
 
     Raises:
-        ValueError: NaN or infinity in an activation (names the layer).
+        ValueError: NaN or infinity in an activation (names the layer and `what` was run).
     """
     recorder, tokens = Recorder(backend, component), torch.tensor([*prompt, *answer])
     with backend.hooks(recorder.hooks()):
@@ -300,45 +350,8 @@ def run_forced(backend: Backend, prompt: Sequence[int], answer: Sequence[int], c
     activations = torch.stack([kept[0] for kept in recorder.kept])
     finite = activations.isfinite().flatten(1).all(1)
     if not finite.all():
-        raise ValueError(f"NaN or infinity at {component} of layer {int((~finite).nonzero()[0])}; use a wider dtype")
+        layer = int((~finite).nonzero()[0])
+        raise ValueError(f"NaN or infinity at {component} of layer {layer} in {what}; use a wider dtype")
     targets = torch.tensor(answer, device=backend.device)
     scores = token_log_prob(hidden[0, len(prompt) - 1 : -1], backend.unembed, targets, **backend.readout)
     return Forced(tokens=tokens, n_prompt=len(prompt), past=past, activations=activations, log_probs=scores)
-
-
-def replace_rows(
-    backend: Backend, component: str, values: Float[torch.Tensor, "layer variant width"]
-) -> list[tuple[str, Callable[..., torch.Tensor]]]:
-    """Hooks that replace, at each layer, the last position of that layer's own rows by `values`.
-
-    Row layer * n_variants + variant belongs to (layer, variant); every other row passes layer unchanged. `values` may
-    require a gradient.
-    """
-    n_variants = values.shape[1]
-
-    def hook_of(layer: int) -> Callable[..., torch.Tensor]:
-        rows = slice(layer * n_variants, (layer + 1) * n_variants)
-
-        def replace(value: torch.Tensor, hook: Any) -> torch.Tensor:  # noqa: ARG001 (TransformerLens passes it by name)
-            value = value.clone()
-            value[rows, -1] = values[layer].to(value.dtype)
-            return value
-
-        return replace
-
-    return [(backend.hook_name(component, layer), hook_of(layer)) for layer in range(len(values))]
-
-
-def run_rows(
-    backend: Backend,
-    forced: Forced,
-    position: int,
-    hooks: Sequence[tuple[str, Callable[..., torch.Tensor]]],
-    n_rows: int,
-) -> Float[torch.Tensor, "row d_model"]:
-    """(row, d_model) final hidden states at `position`, run as `n_rows` rows over one shared prefix."""
-    tokens = forced.tokens[position].expand(n_rows, 1)
-    past = forced.past.until(position).repeat(n_rows) if position else None
-    with backend.hooks(hooks):
-        hidden, _ = backend.hidden(tokens, past)
-    return hidden[:, -1]

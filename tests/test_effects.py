@@ -1,0 +1,201 @@
+"""What neurons add to an answer, against plain full-sequence loops, finite differences, and completeness."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from models import ARCHITECTURES, KeepFloat64, tiny
+
+from xlmech import effects
+from xlmech.backends import Backend, backend_of
+from xlmech.effects import exact_effects, gradient_x_activation, integrated_gradients
+from xlmech.models import load_model
+from xlmech.runner import run_forced
+
+PROMPT, ANSWER = [2, 7, 8, 9, 11], [5, 6, 250]
+
+
+def _log_prob_with(backend: Backend, tokens: list[int], layer: int, new: torch.Tensor, token: int) -> torch.Tensor:
+    """Log-probability of `token` after `tokens` with one layer's last activation replaced; the whole sequence is run."""
+
+    def replace(value: torch.Tensor, hook: Any) -> torch.Tensor:
+        return torch.cat([value[:, :-1], new[None, None].to(value.dtype)], dim=1)
+
+    with backend.hooks([(backend.hook_name("mlp.hook_post", layer), replace)]):
+        logits = backend.model(torch.tensor([tokens]), return_type="logits")
+    return logits[0, -1].log_softmax(-1)[token]
+
+
+def _plain_integrated(backend: Backend, base: torch.Tensor, nodes: int) -> torch.Tensor:
+    forced = run_forced(backend, PROMPT, ANSWER, "mlp.hook_post")
+    places, weights = np.polynomial.legendre.leggauss(nodes)
+    total = torch.zeros_like(base)
+    for position, token in zip(forced.predicting, ANSWER, strict=True):
+        tokens = forced.tokens[: position + 1].tolist()
+        for layer in range(backend.n_layers):
+            step = forced.activations[layer, position] - base[layer]
+            for place, weight in zip((places + 1) / 2, weights / 2, strict=True):
+                new = (base[layer] + place * step).requires_grad_()
+                (slope,) = torch.autograd.grad(_log_prob_with(backend, tokens, layer, new, token), new)
+                total[layer] += weight * slope * step
+    return total
+
+
+def _backend(architecture: str, tokenizer: Any, request: pytest.FixtureRequest) -> Backend:
+    if architecture == "installed":
+        return backend_of(request.getfixturevalue("model"))
+    network = tiny(architecture).double()
+    return backend_of(load_model(network, tokenizer=tokenizer, backend="bridge", dtype=torch.float64))
+
+
+@pytest.mark.parametrize("architecture", [*ARCHITECTURES, "installed"])
+def test_integrated_gradients_equal_the_plain_loop(
+    architecture: str, tokenizer: Any, request: pytest.FixtureRequest
+) -> None:
+    backend = _backend(architecture, tokenizer, request)
+    base = 0.1 * torch.randn(
+        backend.n_layers, backend.d_mlp, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+    )
+    forced = run_forced(backend, PROMPT, ANSWER, "mlp.hook_post")
+    found, _ = integrated_gradients(backend, forced, base, nodes=3, positions="last")
+    wanted = _plain_integrated(backend, base, 3)
+    assert float((found - wanted).norm() / wanted.norm()) < 1e-6
+
+
+def test_completeness_holds_with_enough_nodes(model: Any) -> None:
+    backend = backend_of(model)
+    base = torch.zeros(backend.n_layers, backend.d_mlp, dtype=torch.float64)
+    forced = run_forced(backend, PROMPT, ANSWER, "mlp.hook_post")
+    base += 0.5 * forced.activations.mean(1)
+    _, few = integrated_gradients(backend, forced, base, nodes=2, positions="last")
+    _, many = integrated_gradients(backend, forced, base, nodes=48, positions="last")
+    assert many.max() < 1e-3
+    assert many.median() < few.median()
+
+
+@pytest.mark.parametrize("positions", ["last", "all"])
+def test_gradient_x_activation_equals_finite_differences(model: Any, positions: str) -> None:
+    """(a - b) * dF/da, where scaling one neuron by 1 + h at the positions attributed moves F by h * a * dF/da."""
+    backend = backend_of(model)
+    base = torch.zeros(backend.n_layers, backend.d_mlp, dtype=torch.float64)
+    found = gradient_x_activation(backend, [(PROMPT, ANSWER)], base, positions=positions)[0]  # type: ignore[arg-type]
+    layer, index = divmod(int(found.abs().argmax()), backend.d_mlp)
+    step = 1e-3  # the norms compute in float32, whatever the weights
+    tokens = torch.tensor([[*PROMPT, *ANSWER]])
+
+    def score(number: int, places: slice, factor: float) -> float:
+        def scale(value: torch.Tensor, hook: Any) -> torch.Tensor:
+            value = value.clone()
+            value[:, places, index] *= factor
+            return value
+
+        with torch.no_grad(), backend.hooks([(backend.hook_name("mlp.hook_post", layer), scale)]):
+            logs = backend.model(tokens, return_type="logits")[0].log_softmax(-1)
+        return float(logs[len(PROMPT) - 1 + number, ANSWER[number]])
+
+    slopes = []
+    for number in range(len(ANSWER)):
+        place = len(PROMPT) - 1 + number
+        places = slice(None) if positions == "all" else slice(place, place + 1)
+        slopes.append((score(number, places, 1 + step) - score(number, places, 1 - step)) / (2 * step))
+    assert float(found[layer, index]) == pytest.approx(sum(slopes), rel=2e-3)
+
+
+@pytest.mark.parametrize("positions", ["last", "all"])
+def test_a_batch_equals_its_members(model: Any, positions: Any) -> None:
+    backend = backend_of(model)
+    base = torch.full((backend.n_layers, backend.d_mlp), 0.02, dtype=torch.float64)
+    pairs = [([2, 7, 8, 9], [5, 6, 250]), ([2, 40, 41, 9, 10], [11, 12]), ([2, 7, 8, 9, 3, 4], [5])]
+    batch = gradient_x_activation(backend, pairs, base, positions=positions)
+    for pair, found in zip(pairs, batch, strict=True):
+        alone = gradient_x_activation(backend, [pair], base, positions=positions)[0]
+        torch.testing.assert_close(found, alone, rtol=1e-5, atol=1e-9)
+
+
+@pytest.mark.parametrize("positions", ["last", "all"])
+def test_one_node_at_the_value_itself_is_gradient_x_activation(
+    model: Any, positions: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = backend_of(model)
+    base = torch.full((backend.n_layers, backend.d_mlp), 0.01, dtype=torch.float64)
+    ends = torch.tensor([0.0, 1.0], dtype=torch.float64), torch.tensor([0.0, 1.0], dtype=torch.float64)
+    monkeypatch.setattr(effects, "_gauss_legendre", lambda nodes, like: ends)
+    found, _ = integrated_gradients(
+        backend, run_forced(backend, PROMPT, ANSWER, "mlp.hook_post"), base, nodes=1, positions=positions
+    )
+    wanted = gradient_x_activation(backend, [(PROMPT, ANSWER)], base, positions=positions)[0]
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-7)
+
+
+def _score(backend: Backend, layer: int, edit: Any, numbers: range, metric: str) -> float:
+    """Sum of the metric over some answer tokens, with one layer's activation edited in the full sequence."""
+    name = backend.hook_name("mlp.hook_post", layer)
+    with torch.no_grad(), KeepFloat64(), backend.hooks([(name, lambda value, hook: edit(value.clone()))]):
+        logits = backend.model(torch.tensor([[*PROMPT, *ANSWER]]), return_type="logits")[0]
+    places = [len(PROMPT) - 1 + number for number in numbers]
+    tokens = [ANSWER[number] for number in numbers]
+    if metric == "logit":
+        return float(logits[places, tokens].sum())
+    prob = logits.softmax(-1)[places, tokens]
+    wanted = {"log_prob": prob.log(), "prob": prob, "log_odds": prob.log() - (1 - prob).log()}
+    return float(wanted[metric].sum())
+
+
+@pytest.mark.parametrize("metric", ["log_prob", "prob", "logit", "log_odds"])
+@pytest.mark.parametrize("positions", ["last", "all"])
+def test_exact_effects_equal_one_hooked_pass_per_neuron(model: Any, positions: Any, metric: Any) -> None:
+    backend = backend_of(model)
+    base = 0.1 * torch.randn(
+        backend.n_layers, backend.d_mlp, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+    )
+    neurons = torch.tensor([[2, 3], [0, 1], [1, 63], [0, 40], [2, 0]])
+    with KeepFloat64():
+        forced = run_forced(backend, PROMPT, ANSWER, "mlp.hook_post")
+        found = exact_effects(backend, forced, base, positions=positions, metric=metric, neurons=neurons)
+    for (layer, neuron), effect in zip(neurons.tolist(), found, strict=True):
+        wanted = 0.0
+        for number in range(len(ANSWER)) if positions == "last" else [None]:
+            place = slice(None) if number is None else slice(len(PROMPT) - 1 + number, len(PROMPT) + number)
+            numbers = range(len(ANSWER)) if number is None else range(number, number + 1)
+
+            def put(value: torch.Tensor, place: slice = place, at: tuple[int, int] = (layer, neuron)) -> torch.Tensor:
+                value[:, place, at[1]] = base[at]
+                return value
+
+            wanted += _score(backend, layer, lambda value: value, numbers, metric)
+            wanted -= _score(backend, layer, put, numbers, metric)
+        assert float(effect) == pytest.approx(wanted, rel=1e-6, abs=1e-9)
+
+
+@pytest.mark.parametrize("metric", ["log_prob", "prob", "logit", "log_odds"])
+def test_integrated_gradients_of_whole_sequences(model: Any, metric: Any) -> None:
+    """Completeness at many nodes, and the plain loop, which moves all positions of one layer at once."""
+    backend = backend_of(model)
+    with KeepFloat64():
+        forced = run_forced(backend, PROMPT, ANSWER, "mlp.hook_post")
+        base = 0.5 * forced.activations.mean(1)
+        found, errors = integrated_gradients(backend, forced, base, nodes=40, positions="all", metric=metric)
+    assert errors.max() < 1e-3
+
+    def to_base(value: torch.Tensor) -> torch.Tensor:
+        return base[1].expand_as(value)
+
+    whole = range(len(ANSWER))
+    difference = _score(backend, 1, lambda value: value, whole, metric) - _score(backend, 1, to_base, whole, metric)
+    assert float(found[1].sum()) == pytest.approx(difference, rel=1e-3)
+
+
+def test_the_number_of_layers_at_a_time_changes_nothing(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = backend_of(model)
+    base, results = torch.full((backend.n_layers, backend.d_mlp), 0.01, dtype=torch.float64), []
+    forced = run_forced(backend, PROMPT, ANSWER, "mlp.hook_post")
+    for fit in (1, 8, 1000):
+        monkeypatch.setattr(effects, "rows_that_fit", lambda *_, n=fit, **__: n)
+        results.append(integrated_gradients(backend, forced, base, nodes=3, positions="all")[0])
+        results.append(exact_effects(backend, forced, base, positions="last").view_as(base))
+    for later in (2, 4):
+        torch.testing.assert_close(results[later], results[0], rtol=1e-5, atol=1e-8)
+        torch.testing.assert_close(results[later + 1], results[1], rtol=1e-5, atol=2e-6)

@@ -1,0 +1,213 @@
+"""Interventions as rows, against the plain full-sequence loop, on every architecture and both kinds of hooked model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from models import ALL_ARCHITECTURES, D_VOCAB, HOOKED, N_LAYERS, KeepFloat64, hooked_tiny, tiny
+
+from xlmech.backends import Backend, backend_of
+from xlmech.models import load_model
+from xlmech.readout import token_log_prob
+from xlmech.rows import Rows, ablate_units, add, interpolate, replace, run_rows
+
+IS_HOOKED = find_spec("transformer_lens.HookedTransformer") is not None
+KINDS = tuple(HOOKED) if IS_HOOKED else ALL_ARCHITECTURES
+Edit = Callable[[torch.Tensor], torch.Tensor]
+
+
+def _load(kind: str, tokenizer: Any, dtype: torch.dtype = torch.float64) -> Backend:
+    if IS_HOOKED:
+        return backend_of(load_model(hooked_tiny(tokenizer, kind).to(dtype)))
+    return backend_of(load_model(tiny(kind).to(dtype), tokenizer=tokenizer, dtype=dtype))
+
+
+@pytest.fixture(autouse=True)
+def _exact() -> Iterator[None]:
+    with KeepFloat64():
+        yield
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def backend(request: pytest.FixtureRequest, tokenizer: Any) -> Backend:
+    return _load(request.param, tokenizer)
+
+
+def _tokens(n_prompts: int, length: int, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(3, D_VOCAB, (n_prompts, length), generator=generator)
+
+
+@torch.no_grad()
+def _plain(backend: Backend, tokens: torch.Tensor, name: str, edit: Edit) -> torch.Tensor:
+    """Final hidden states of one full sequence, with one hook."""
+
+    def hook_function(value: torch.Tensor, hook: Any) -> torch.Tensor:
+        return edit(value.clone())
+
+    with backend.hooks([(name, hook_function)]):
+        hidden, _ = backend.hidden(tokens[None])
+    return hidden[0]
+
+
+def _random(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def _edits(backend: Backend, component: str, layer: int, start: int) -> list[tuple[Rows, list[Edit]]]:
+    """Groups of rows of every kind, each with what a plain hook would do for its variants."""
+    width = backend.d_mlp if component == "mlp.hook_post" else backend.d_model
+    values, delta = _random(1, 2, 1, width, seed=layer), _random(1, 2, 1, width, seed=layer + 9)
+    shares, base, units = torch.tensor([0.25, 1.0]).double(), _random(width, seed=7), torch.tensor([1, 5])
+
+    def put(variant: int) -> Edit:
+        def edit(value: torch.Tensor) -> torch.Tensor:
+            value[:, start] = values[0, variant, 0]
+            return value
+
+        return edit
+
+    def plus(variant: int) -> Edit:
+        def edit(value: torch.Tensor) -> torch.Tensor:
+            value[:, start:] += delta[0, variant, 0]
+            return value
+
+        return edit
+
+    def towards(variant: int) -> Edit:
+        def edit(value: torch.Tensor) -> torch.Tensor:
+            value[:, start:] += shares[variant] * (base - value[:, start:])
+            return value
+
+        return edit
+
+    def without(variant: int) -> Edit:
+        def edit(value: torch.Tensor) -> torch.Tensor:
+            value[:, start:, units[variant]] = 0
+            return value
+
+        return edit
+
+    first = slice(0, 1)
+    return [
+        (replace(component, layer, values, positions=first), [put(0), put(1)]),
+        (add(component, layer, delta), [plus(0), plus(1)]),
+        (interpolate(component, layer, base, shares), [towards(0), towards(1)]),
+        (ablate_units(component, layer, units), [without(0), without(1)]),
+    ]
+
+
+@pytest.mark.parametrize(
+    "component", ["mlp.hook_post", "hook_resid_pre", "hook_resid_post", "hook_attn_out", "hook_mlp_out"]
+)
+def test_every_intervention_equals_the_full_sequence_loop(backend: Backend, component: str) -> None:
+    tokens, start = _tokens(1, 24), 20  # longer than the sliding windows of 16
+    _, past = backend.hidden(tokens[:, :start])
+    cases = [case for layer in reversed(range(N_LAYERS)) for case in _edits(backend, component, layer, start)]
+    with torch.no_grad():
+        states = run_rows(backend, tokens[:, start:], [rows for rows, _ in cases], past=past)
+    clean = _plain(backend, tokens[0], backend.hook_name(component, 0), lambda value: value)
+    torch.testing.assert_close(states.clean[0], clean[start:], rtol=1e-9, atol=1e-9)
+    for (rows, edits), found in zip(cases, states.edited, strict=True):
+        for variant, edit in enumerate(edits):
+            wanted = _plain(backend, tokens[0], backend.hook_name(component, rows.layer or 0), edit)[start:]
+            torch.testing.assert_close(found[0, variant], wanted, rtol=1e-9, atol=1e-9)
+            assert (wanted - clean[start:]).abs().max() > 1e-4, "an intervention without effect tests nothing"
+
+
+@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    n_prompts=st.integers(1, 3),
+    start=st.integers(0, 20),
+    length=st.integers(1, 6),
+    variants=st.lists(st.integers(1, 3), min_size=N_LAYERS, max_size=N_LAYERS),
+    seed=st.integers(0, 99),
+)
+def test_several_prompts_of_any_shape(
+    backend: Backend, n_prompts: int, start: int, length: int, variants: list[int], seed: int
+) -> None:
+    tokens = _tokens(n_prompts, start + length, seed)
+    past = backend.hidden(tokens[:, :start])[1] if start else None
+    values = [_random(n_prompts, n, length, backend.d_mlp, seed=layer) for layer, n in enumerate(variants)]
+    groups = [replace("mlp.hook_post", layer, value) for layer, value in enumerate(values)]
+    with torch.no_grad():
+        states = run_rows(backend, tokens[:, start:], groups, past=past)
+    assert states.clean.shape == (n_prompts, length, backend.d_model)
+    for layer, value in enumerate(values):
+        assert states.edited[layer].shape == (n_prompts, variants[layer], length, backend.d_model)
+        prompt, variant = seed % n_prompts, seed % variants[layer]
+
+        def put(old: torch.Tensor, new: torch.Tensor = value[prompt, variant]) -> torch.Tensor:
+            old[:, start:] = new
+            return old
+
+        wanted = _plain(backend, tokens[prompt], backend.hook_name("mlp.hook_post", layer), put)[start:]
+        torch.testing.assert_close(states.edited[layer][prompt, variant], wanted, rtol=1e-9, atol=1e-9)
+
+
+def test_heads_and_hook_points_outside_the_layers(backend: Backend) -> None:
+    tokens, heads = _tokens(1, 6), torch.tensor([[0, 3], [1, 2]])
+    groups = [ablate_units("attn.hook_z", 1, heads), add("hook_embed", None, _random(1, 1, 1, backend.d_model))]
+    with torch.no_grad():
+        z, embed = run_rows(backend, tokens, groups).edited
+    for variant in range(2):
+
+        def without(value: torch.Tensor, chosen: torch.Tensor = heads[variant]) -> torch.Tensor:
+            value[:, :, chosen] = 0
+            return value
+
+        wanted = _plain(backend, tokens[0], backend.hook_name("attn.hook_z", 1), without)
+        torch.testing.assert_close(z[0, variant], wanted, rtol=1e-9, atol=1e-9)
+    wanted = _plain(backend, tokens[0], "hook_embed", lambda value: value + _random(1, 1, backend.d_model))
+    torch.testing.assert_close(embed[0, 0], wanted, rtol=1e-9, atol=1e-9)
+
+
+def test_float32_agrees_too(tokenizer: Any) -> None:
+    tokens, found = _tokens(1, 12), []
+    for dtype in (torch.float64, torch.float32):
+        values = torch.tensor(_random(1, 3, 1, 64).tolist(), dtype=dtype)
+        with torch.no_grad():
+            states = run_rows(_load(KINDS[0], tokenizer, dtype), tokens, [replace("mlp.hook_post", 1, values)])
+        found.append(states.edited[0].double())
+    assert (found[0] - found[1]).norm() / found[0].norm() < 1e-4
+
+
+def test_gradients_equal_finite_differences(backend: Backend) -> None:
+    tokens, target = _tokens(1, 9), torch.tensor([[7]])
+    _, past = backend.hidden(tokens[:, :8])
+    values = _random(1, 2, 1, backend.d_mlp).requires_grad_()
+
+    def score(these: torch.Tensor) -> torch.Tensor:
+        states = run_rows(backend, tokens[:, 8:], [replace("mlp.hook_post", 0, these)], past=past).edited[0]
+        hidden = states[0, :, 0]
+        return token_log_prob(hidden, backend.unembed, target[0].expand(len(hidden)), **backend.readout)
+
+    (gradient,) = torch.autograd.grad(score(values)[1], values)
+    assert not gradient[:, 0].any(), "rows do not touch each other"
+    step = 1e-5 * _random(1, 2, 1, backend.d_mlp, seed=1)
+    with torch.no_grad():
+        difference = (score(values + step) - score(values - step))[1] / 2
+    assert float((gradient * step).sum()) == pytest.approx(float(difference), rel=1e-5)
+
+
+def test_replacing_an_activation_by_itself_changes_nothing(backend: Backend) -> None:
+    tokens = _tokens(2, 10)
+    with torch.no_grad():
+        states = run_rows(backend, tokens, [interpolate("hook_resid_post", 1, torch.zeros(1), torch.zeros(1))])
+    torch.testing.assert_close(states.edited[0][:, 0], states.clean, rtol=1e-12, atol=1e-12)
+
+
+def test_bad_interventions(backend: Backend) -> None:
+    with pytest.raises(ValueError, match=r"no hook point 'mlp\.hook_experts' in layer 0; it has .*mlp\.hook_post"):
+        run_rows(backend, _tokens(1, 3), [add("mlp.hook_experts", 0, torch.zeros(1, 1, 1, 4))])
+    with pytest.raises(ValueError, match="no hook point 'hook_nowhere'"):
+        run_rows(backend, _tokens(1, 3), [add("hook_nowhere", None, torch.zeros(1, 1, 1, 4))])
+    with pytest.raises(ValueError, match="at least one variant, got 0"):
+        add("mlp.hook_post", 0, torch.zeros(1, 0, 1, 4))
+    assert not any(point.fwd_hooks for point in backend.model.hook_dict.values()), "hooks are gone after an error"

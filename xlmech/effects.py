@@ -1,0 +1,242 @@
+"""What a neuron adds to an answer: integrated gradients, gradient x activation, and exact ablation, for one forced answer.
+
+Tensors in, tensors out; `xlmech.attribution` runs these over probes and sums up. All three take the score of an answer as the
+sum over its tokens of a metric of each token's log-probability, and agree on what a baseline is: the activation that
+stands for a neuron's absence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from einops import einsum
+from jaxtyping import Float, Int
+
+from xlmech import metrics
+from xlmech.backends import Backend
+from xlmech.readout import near_log_prob, token_log_prob, token_logit
+from xlmech.rows import ablate_units, replace, run_rows
+from xlmech.runner import Forced, drain, rows_that_fit
+
+Metric = Literal["log_prob", "prob", "logit", "log_odds"]
+Positions = Literal["last", "all"]
+COMPONENT = "mlp.hook_post"
+_EXACT_ROWS = 512
+
+
+def token_metric(
+    backend: Backend, metric: Metric, hidden: Float[torch.Tensor, "row d_model"], targets: Int[torch.Tensor, " row"]
+) -> Float[torch.Tensor, " row"]:
+    """(row,) metric of each row's target token: nats for `log_prob` and `log_odds`, a share for `prob`, `logit` as it is."""
+    if metric == "logit":
+        return token_logit(hidden, backend.unembed, targets, **backend.readout)
+    return metrics.of_log_prob(token_log_prob(hidden, backend.unembed, targets, **backend.readout), metric)
+
+
+def integrated_gradients(
+    backend: Backend,
+    forced: Forced,
+    base: Float[torch.Tensor, "layer neuron"],
+    *,
+    nodes: int,
+    positions: Positions,
+    metric: Metric = "log_prob",
+) -> tuple[Float[torch.Tensor, "layer neuron"], Float[torch.Tensor, " layer"]]:
+    """Integrated gradients of the answer's score, one layer at a time along the line from `base`, others as they are.
+
+    At `last` each token is attributed to the activation at its predicting position; at `all` the whole sequence's move
+    together, and what they get is summed.
+
+    Returns:
+        (layer, neuron) attributions summed over the answer's tokens, and the completeness error per layer of that sum.
+    """
+    total, difference = torch.zeros_like(base), torch.zeros_like(base[:, 0])
+    windows = [(place, place + 1) for place in forced.predicting]
+    if positions == "all":
+        windows = [(0, forced.predicting.stop)]
+    for start, stop in windows:
+        predicting = range(max(start, forced.predicting.start), stop)
+
+        def work(layers: list[int], start: int = start, stop: int = stop, read: range = predicting) -> None:
+            part, lost = _integrate(backend, forced, base, layers, (start, stop), read, nodes, metric)
+            total[layers] += part
+            difference[layers] += lost
+
+        fit = rows_that_fit(backend, stop - start, start, gradient=True) // (nodes + 1)
+        drain(backend.n_layers, work, key=lambda layer: layer, apart=False, batch_size=fit)
+    return total, metrics.completeness_error(total.sum(1), difference)
+
+
+def _integrate(
+    backend: Backend,
+    forced: Forced,
+    base: torch.Tensor,
+    layers: Sequence[int],
+    window: tuple[int, int],
+    read: range,
+    nodes: int,
+    metric: Metric,
+) -> tuple[Float[torch.Tensor, "layer neuron"], Float[torch.Tensor, " layer"]]:
+    """Attributions and F(a) - F(b) of some layers, whose activations move at the positions of `window`, scored at `read`."""
+    places, weights = _gauss_legendre(nodes, base)
+    step = forced.activations[layers, slice(*window)].to(base.dtype) - base[layers][:, None]
+    # Variant 0 is the baseline itself, for completeness; the others are the nodes.
+    values = base[layers][:, None, None] + places[:, None, None] * step[:, None]
+    values.requires_grad_()
+    rows = [replace(COMPONENT, layer, values[[number]]) for number, layer in enumerate(layers)]
+    past = forced.past.until(window[0]) if window[0] else None
+    with torch.enable_grad():
+        states = run_rows(backend, forced.tokens[slice(*window)][None], rows, past=past)
+        hidden = torch.cat([states.clean, *(edited[0] for edited in states.edited)])[:, read.start - window[0] :]
+        scores = _scores(backend, forced, hidden, read, metric)
+        moved = scores[1:].view(len(layers), -1)
+        (gradient,) = torch.autograd.grad(moved[:, 1:].sum(), values)
+    attributions = einsum(
+        step, gradient, weights, "layer position neuron, layer node position neuron, node -> layer neuron"
+    )
+    return attributions, scores[0].detach() - moved[:, 0].detach()
+
+
+def _scores(
+    backend: Backend, forced: Forced, hidden: Float[torch.Tensor, "row read d_model"], read: range, metric: Metric
+) -> Float[torch.Tensor, " row"]:
+    """Sum of the metric of the tokens that the positions in `read` predict."""
+    targets = forced.tokens[read.start + 1 : read.stop + 1].to(hidden.device)
+    found = token_metric(backend, metric, hidden.flatten(0, 1), targets.repeat(len(hidden)))
+    return found.view(len(hidden), len(targets)).sum(1)
+
+
+def _gauss_legendre(nodes: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Places in [0, 1], a 0 in front, and weights (0 for that one)."""
+    places, weights = np.polynomial.legendre.leggauss(nodes)
+    return (
+        torch.tensor([0.0, *((places + 1) / 2)], dtype=like.dtype, device=like.device),
+        torch.tensor([0.0, *(weights / 2)], dtype=like.dtype, device=like.device),
+    )
+
+
+@torch.no_grad()
+def exact_effects(
+    backend: Backend,
+    forced: Forced,
+    base: Float[torch.Tensor, "layer neuron"],
+    *,
+    positions: Positions,
+    metric: Metric = "log_prob",
+    neurons: Int[torch.Tensor, "chosen 2"] | None = None,
+    progress: str = "",
+) -> Float[torch.Tensor, " chosen"]:
+    """What setting each neuron to its baseline takes from the answer's score, found by doing it: one row per neuron.
+
+    Args:
+        backend: The model.
+        forced: The answer.
+        base: Baseline activations.
+        positions: `last`: at each token's predicting position, for that token; `all`: at all positions, for all tokens.
+        metric: Of each token.
+        neurons: (layer, neuron) pairs; all of the model's by default, layer by layer.
+        progress: Label of a progress bar; none without.
+
+    Returns:
+        (chosen,) F(a) - F(a with the neuron at its baseline), summed over the answer's tokens.
+    """
+    if neurons is None:
+        neurons = torch.cartesian_prod(torch.arange(backend.n_layers), torch.arange(backend.d_mlp))
+    pairs, total = neurons.tolist(), torch.zeros(len(neurons), dtype=base.dtype, device=base.device)
+    windows = [(place, place + 1) for place in forced.predicting]
+    if positions == "all":
+        windows = [(0, forced.predicting.stop)]
+    for start, stop in windows:
+        read = range(max(start, forced.predicting.start), stop)
+
+        def work(chosen: list[int], start: int = start, stop: int = stop, read: range = read) -> None:
+            by_layer: dict[int, list[int]] = {}
+            for number in chosen:
+                by_layer.setdefault(pairs[number][0], []).append(number)
+            rows = [
+                ablate_units(COMPONENT, layer, neurons[numbers, 1], to=base[layer])
+                for layer, numbers in by_layer.items()
+            ]
+            past = forced.past.until(start) if start else None
+            states = run_rows(backend, forced.tokens[start:stop][None], rows, past=past)
+            hidden = torch.cat([edited[0] for edited in states.edited])[:, read.start - start :]
+            order = [number for numbers in by_layer.values() for number in numbers]
+            total[order] += _losses(backend, forced, states.clean[0, read.start - start :], hidden, read, metric)
+
+        fit = min(_EXACT_ROWS, rows_that_fit(backend, stop - start, start))
+        drain(len(pairs), work, key=lambda number: pairs[number][0], apart=False, batch_size=fit, progress=progress)
+    return total
+
+
+def _losses(
+    backend: Backend, forced: Forced, clean: torch.Tensor, hidden: torch.Tensor, read: range, metric: Metric
+) -> Float[torch.Tensor, " row"]:
+    """Score of the clean row minus each ablated row's; the ablated ones are near it, and read out as such."""
+    lost = torch.zeros(len(hidden), dtype=_accumulator(hidden), device=hidden.device)
+    for number, place in enumerate(read):
+        rows = torch.cat([clean[[number]], hidden[:, number]])
+        targets = forced.tokens[place + 1].expand(len(rows)).to(rows.device)
+        if metric == "logit":
+            scores = token_metric(backend, metric, rows, targets)
+        else:
+            found = near_log_prob(rows, clean[number], backend.unembed, targets, **backend.readout)
+            scores = metrics.of_log_prob(found, metric)
+        lost += scores[0] - scores[1:]
+    return lost
+
+
+def gradient_x_activation(
+    backend: Backend,
+    pairs: Sequence[tuple[list[int], list[int]]],
+    base: Float[torch.Tensor, "layer neuron"],
+    *,
+    positions: Positions,
+    metric: Metric = "log_prob",
+) -> Float[torch.Tensor, "pair layer neuron"]:
+    """(activation - base) * gradient of the answer's score (summed over tokens), summed over positions.
+
+    `pairs` are (prompt, answer) of one common length; rows of a batch do not touch each other, so that one backward pass
+    serves them all.
+    """
+    places = [
+        (row, len(prompt) - 1 + number) for row, (prompt, answer) in enumerate(pairs) for number in range(len(answer))
+    ]
+    numbers = torch.tensor([number for _, answer in pairs for number in range(len(answer))])
+    rows, columns = torch.tensor(places, device=backend.device).T
+    targets = torch.tensor([token for _, answer in pairs for token in answer], device=backend.device)
+    with torch.enable_grad():
+        hidden, kept = _with_graph(backend, torch.tensor([[*prompt, *answer] for prompt, answer in pairs]))
+        scores = token_metric(backend, metric, hidden[rows, columns], targets)
+        if positions == "all":
+            gradients = torch.autograd.grad(scores.sum(), kept)
+            parts = zip(kept, gradients, base, strict=True)
+            return torch.stack([((value.detach() - start) * slope).sum(1) for value, slope, start in parts], dim=1)
+        # At `last`, a token's score moves through the activation at its own predicting position only.
+        total = torch.zeros(len(pairs), *base.shape, dtype=base.dtype, device=base.device)
+        for number in range(int(numbers.max()) + 1):
+            these = numbers == number
+            gradients = torch.autograd.grad(scores[these].sum(), kept, retain_graph=True)
+            row, column = rows[these], columns[these]
+            for layer, (value, slope, start) in enumerate(zip(kept, gradients, base, strict=True)):
+                total[row, layer] += (value.detach()[row, column] - start) * slope[row, column]
+        return total
+
+
+def _with_graph(backend: Backend, tokens: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Final hidden states of `tokens`, and the activations of every layer that they can be differentiated by."""
+    kept: list[torch.Tensor] = []
+
+    def keep(value: torch.Tensor, hook: Any) -> torch.Tensor:  # noqa: ARG001 (TransformerLens passes it by name)
+        kept.append(value if kept else value.requires_grad_())  # layer 0 starts the graph; later ones are in it
+        return kept[-1]
+
+    with backend.hooks([(backend.hook_name(COMPONENT, layer), keep) for layer in range(backend.n_layers)]):
+        hidden, _ = backend.hidden(tokens)
+    return hidden, kept
+
+
+def _accumulator(values: torch.Tensor) -> torch.dtype:
+    return torch.promote_types(values.dtype, torch.float32)
