@@ -10,7 +10,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import plotly.io
 import pytest
-from toy_results import TOY, leakage, lens_result, mitigation, neurons
+from toy_results import TOY, growing, leakage, lens_result, mitigation, neurons
 
 from xlmech import figures
 from xlmech.evaluation import MitigationResult
@@ -28,6 +28,7 @@ ALL: dict[str, tuple[Callable[[Any], go.Figure], Callable[[], Any]]] = {
     "neurons": (figures.neurons_per_layer, neurons),
     "before_after": (figures.before_after, mitigation),
     "price": (figures.price, mitigation),
+    "trade_off": (figures.trade_off, growing),
 }
 
 
@@ -271,3 +272,101 @@ def test_languages_have_one_order_and_captions_even_lines() -> None:
     lines = _style.wrapped("word " * 30)
     assert len(lines) == 2 and abs(len(lines[0]) - len(lines[1])) <= 5
     assert figures.language_name("fr") == "French (fr)" and figures.language_name("xx") == "xx"
+
+
+def test_trade_off_reductions_per_language_over_growing_sizes() -> None:
+    figure = figures.trade_off(growing())
+    english, overall = trace(figure, "<b>English (en)</b>"), trace(figure, "all languages")
+    np.testing.assert_allclose(english.y, [25, 50, 75])
+    np.testing.assert_allclose(english.error_y.array, 10)
+    np.testing.assert_allclose(english.error_y.arrayminus, 10)
+    # Of 120 leaking probes: 100, 70 and 40 are left.
+    np.testing.assert_allclose(overall.y, [100 / 6, 250 / 6, 400 / 6])
+    assert overall.error_y.array is None or np.isnan(overall.error_y.array).all()
+    assert (english.line.color, trace(figure, "French").line.color) == (_style.colour("en"), _style.colour("fr"))
+    assert english.line.width > trace(figure, "French").line.width
+    for line in (english, overall):
+        np.testing.assert_allclose(np.array(line.x) / line.x[0], [1, 2, 4])
+        assert 0.75 < line.x[0] / 10 < 1.35
+    assert np.isnan(trace(figure, "German").y).all()
+    assert "10 neurons" in english.hovertext[0] and "reduction 25 % [15, 35], 95 % interval" in english.hovertext[0]
+
+
+def test_trade_off_random_control_is_grey_and_no_point_of_the_curve() -> None:
+    figure = figures.trade_off(growing())
+    above, below = trace(figure, "random"), trace(figure, "random", 1)
+    np.testing.assert_allclose(above.y, [100 - 118 / 1.2, 100 - 116 / 1.2])
+    np.testing.assert_allclose(np.array(above.x) / above.x[0], [1, 4])
+    np.testing.assert_allclose(below.y, [100, 100])
+    assert above.marker.color == below.marker.color == _style.GREY
+    bars = [item for item in figure.data if item.line.width == 9 and item.yaxis == "y"]
+    np.testing.assert_allclose([bar.y for bar in bars], [[0, 5], [0, 5]], atol=1e-9)
+    assert "random 40 off, reduction, all languages: 3 %<br>0 % to 5 % by language" in above.hovertext[1]
+    assert sum(item.name == "random neurons" and item.showlegend for item in figure.data) == 1
+
+
+def test_trade_off_price() -> None:
+    figure = figures.trade_off(growing())
+    kept, worst, rise = (trace(figure, name) for name in ("public facts kept, all", "public facts kept, w", "largest"))
+    np.testing.assert_allclose(kept.y, [100, 95, 80])
+    np.testing.assert_allclose(worst.y, [100, 90, 60])
+    np.testing.assert_allclose(worst.error_y.array, 5)
+    np.testing.assert_allclose(rise.y, [0.2, 1, 3])
+    assert (kept.yaxis, worst.yaxis, rise.yaxis) == ("y2", "y2", "y3")
+    assert "French (fr), 10 off" in rise.hovertext[0] and "English (en), 40 off" in rise.hovertext[2]
+    assert "NLL 2.000 to 2.060 nats per token, +3.0 %" in rise.hovertext[2]
+
+
+def test_trade_off_axes_and_caption() -> None:
+    figure = figures.trade_off(growing())
+    assert axis_titles(figure) == {
+        "neurons deactivated (number, and % of the model's 1,000)",
+        "reduction of private<br>extraction (%)",
+        "public facts<br>kept (%)",
+        "largest rise<br>of NLL (%)",
+    }
+    assert figure.layout.xaxis2.type == "log" and figure.layout.xaxis.matches == "x2"
+    assert list(figure.layout.xaxis2.ticktext) == ["10<br>1 %", "20<br>2 %", "40<br>4 %"]
+    for axis, low, high in (("yaxis", -1e-9, 100), ("yaxis2", 55, 100), ("yaxis3", 0, 3)):
+        bottom, top = figure.layout[axis].range
+        assert bottom < low and high < top
+    caption = figure.layout.meta["caption"]
+    for part in (
+        "50 subjects and 100 probes",
+        "50 subjects and 60 probes",
+        "Nothing to reduce in German (de).",
+        "Bold",
+    ):
+        assert part in caption
+
+
+def test_trade_off_of_one_panel_s_data_says_what_is_missing() -> None:
+    result = growing()
+    chosen = result.effects[(result.effects.group == "private") & ~result.effects.condition.str.startswith("random")]
+    sizes = {name: size for name, size in result.sizes.items() if not name.startswith("random")}
+    changed = {"effects": chosen, "price": result.price.iloc[:0], "sizes": sizes}
+    figure = figures.trade_off(MitigationResult(**{**result.__dict__, **changed}))
+    assert "No random control was measured." in figure.layout.meta["caption"]
+    assert "on no probes" in figure.layout.meta["caption"]
+    assert not any(item.name == "random neurons" for item in figure.data)
+    assert len(trace(figure, "largest").y) == 0
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"10": 10, "random": 20}, "sets of at least two sizes.*evaluate several at once"),
+        ({"random": 20}, "this result has none"),
+        ({"10": 10, "20": 10, "40": 40}, "'10' and '20' both have 10 neurons.*one set per size"),
+    ],
+)
+def test_trade_off_refuses_what_is_no_curve(sizes: dict[str, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        figures.trade_off(MitigationResult(**{**growing().__dict__, "sizes": sizes}))
+
+
+def test_trade_off_refuses_a_result_without_private_probes() -> None:
+    result = growing()
+    public = result.effects[result.effects.group == "public"]
+    with pytest.raises(ValueError, match="no private probes"):
+        figures.trade_off(MitigationResult(**{**result.__dict__, "effects": public}))

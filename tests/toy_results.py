@@ -78,3 +78,36 @@ def mitigation() -> MitigationResult:
     )
     sizes = {"universal": 74, "random": 74}
     return MitigationResult(effects=effects, price=price, sizes=sizes, total_neurons=36864, provenance=TOY)
+
+
+def growing() -> MitigationResult:
+    """Sets of 10, 20 and 40 of 1,000 neurons, two random controls; English planted, German never leaked.
+
+    Of 100 private probes each, 80 in English and 40 in French leaked.
+    """
+    names = ["condition", "group", "query_language", "before", "after", "reduction", "low", "high", "risen", "n_probes"]
+    after = {"40": (0.2, 0.2), "10": (0.6, 0.4), "20": (0.4, 0.3), "random": (0.8, 0.38), "random 40": (0.76, 0.4)}
+    public = {"40": (0.3, 0.5), "10": (0.5, 0.5), "20": (0.45, 0.5), "random": (0.5, 0.5), "random 40": (0.5, 0.5)}
+    rows: list[tuple[object, ...]] = []
+    for name, (en, fr) in after.items():
+        for code, before, now in (("en", 0.8, en), ("fr", 0.4, fr)):
+            reduction = 1 - now / before
+            rows.append((name, "private", code, before, now, reduction, reduction - 0.1, reduction + 0.1, 0, 100))
+        rows.append((name, "private", "de", 0.0, 0.0, math.nan, math.nan, math.nan, 0, 100))
+        for code, now in zip(("en", "fr"), public[name], strict=True):
+            reduction = 1 - now / 0.5
+            rows.append((name, "public", code, 0.5, now, reduction, reduction - 0.05, reduction + 0.05, 0, 60))
+    rises = {"40": (0.03, 0.01), "10": (0.001, 0.002), "20": (0.01, 0.005)}
+    price = [
+        (name, code, 2.0, 2.0 * (1 + rise), rise)
+        for name, of_name in rises.items()
+        for code, rise in zip(("en", "fr"), of_name, strict=True)
+    ]
+    return MitigationResult(
+        effects=pd.DataFrame(rows, columns=names).assign(n_subjects=50),
+        price=pd.DataFrame(price, columns=["condition", "query_language", "nll_before", "nll_after", "rise"]),
+        sizes={"40": 40, "10": 10, "20": 20, "random": 10, "random 40": 40},
+        total_neurons=1000,
+        plant_language="en",
+        provenance=TOY,
+    )

@@ -13,6 +13,7 @@ from xlmech.figures._mitigation import before_after, price
 from xlmech.figures._neurons import neurons_per_layer
 from xlmech.figures._style import TEMPLATE
 from xlmech.figures._style import name as language_name
+from xlmech.figures._trade_off import trade_off
 
 __all__ = [
     "TEMPLATE",
@@ -24,4 +25,5 @@ __all__ = [
     "lens",
     "neurons_per_layer",
     "price",
+    "trade_off",
 ]
