@@ -10,82 +10,12 @@ import pandas as pd
 import plotly.graph_objects as go
 import plotly.io
 import pytest
-import torch
+from toy_results import TOY, growing, leakage, lens_result, mitigation, neurons
 
-from xlmech import figures, pages
+from xlmech import figures
 from xlmech.evaluation import MitigationResult
-from xlmech.leakage import LeakageResult
+from xlmech.figures import _style
 from xlmech.lens import LensResult
-from xlmech.neurons import PrivacyNeurons, chosen_frame
-from xlmech.results import Provenance
-
-TOY = Provenance(model="toy")
-GREY = figures._GREY
-
-
-def leakage(
-    rates: dict[str, list[float]], *, plant: str = "en", controls: dict[str, list[float]] | None = None
-) -> LeakageResult:
-    """One probe per subject: `extracted` as given."""
-    rows = [
-        {"probe": f"{group}{code}{i}", "record": f"r{i}", "subject": f"{group}{i}", "group": group, "attribute": "city"}
-        | {"query_language": code, "template": "a", "extracted": value, "own_form": value, "answer_language": ""}
-        for group, of_group in (("private", rates), ("control", controls or {}))
-        for code, values in of_group.items()
-        for i, value in enumerate(values)
-    ]
-    return LeakageResult(probes=pd.DataFrame(rows), plant_language=plant, provenance=TOY)
-
-
-def lens_result() -> LensResult:
-    """Two subjects; French reads query 0.3 + plant 0.2 at layer 1, English (the plant language) query 0.5."""
-    means = {
-        ("fr", 0): (0.1, 0.0, 0.05),
-        ("fr", 1): (0.3, 0.2, 0.1),
-        ("en", 0): (0.2, None, 0.0),
-        ("en", 1): (0.5, None, 0.1),
-    }
-    rows = [
-        {"probe": f"{code}{i}", "record": f"r{i}", "subject": f"s{i}", "attribute": "city", "query_language": code}
-        | {"layer": layer, "entropy": 1.0, "form_language": form, "form": form, "prob": prob + sign * 0.01, "rank": 1}
-        for (code, layer), probs in means.items()
-        for form, prob in zip(("query", "plant", "other"), probs, strict=True)
-        if prob is not None
-        for i, sign in enumerate((1, -1))
-    ]
-    return LensResult(readings=pd.DataFrame(rows), n_collisions=3, plant_language="en", provenance=TOY)
-
-
-def neurons() -> PrivacyNeurons:
-    chosen = [("universal", "", [(0, 1, 0.9), (2, 3, 0.8), (2, 4, 0.7)]), ("specific", "fr", [(1, 0, 0.5)])]
-    return PrivacyNeurons(
-        languages=("en", "fr"), scores=torch.zeros(2, 3, 8), chosen=chosen_frame(chosen), rule="min", provenance=TOY
-    )
-
-
-def mitigation() -> MitigationResult:
-    names = ["condition", "group", "query_language", "before", "after", "reduction", "low", "high", "risen"]
-    effects = pd.DataFrame(
-        [
-            ("universal", "private", "en", 0.8, 0.2, 0.75, 0.5, 0.9, 1),
-            ("universal", "private", "fr", 0.0, 0.0, math.nan, math.nan, math.nan, 0),
-            ("universal", "public", "en", 0.5, 0.45, 0.1, 0.0, 0.2, 0),
-            ("universal", "public", "fr", 0.0, 0.0, math.nan, math.nan, math.nan, 0),
-            ("random", "private", "en", 0.8, 0.76, 0.05, 0.0, 0.1, 2),
-        ],
-        columns=names,
-    ).assign(n_subjects=40, n_probes=120)
-    price = pd.DataFrame(
-        [
-            ("universal", "en", 2.0, 2.1, 0.05),
-            ("universal", "fr", math.nan, math.nan, math.nan),
-            ("random", "en", 2.0, 2.0, 0.0),
-        ],
-        columns=["condition", "query_language", "nll_before", "nll_after", "rise"],
-    )
-    sizes = {"universal": 74, "random": 74}
-    return MitigationResult(effects=effects, price=price, sizes=sizes, total_neurons=36864, provenance=TOY)
-
 
 ALL: dict[str, tuple[Callable[[Any], go.Figure], Callable[[], Any]]] = {
     "matrix": (figures.leakage_matrix, lambda: leakage({"en": [1, 1, 0, 0], "fr": [0, 0, 0, 1]})),
@@ -98,6 +28,7 @@ ALL: dict[str, tuple[Callable[[Any], go.Figure], Callable[[], Any]]] = {
     "neurons": (figures.neurons_per_layer, neurons),
     "before_after": (figures.before_after, mitigation),
     "price": (figures.price, mitigation),
+    "trade_off": (figures.trade_off, growing),
 }
 
 
@@ -154,7 +85,7 @@ def test_leakage_matrix_values_text_and_hover() -> None:
     row = english.matrix().iloc[0]
     interval = f"[{100 * row.low:.0f}, {100 * row.high:.0f}]"
     found = {(note.x, note.y): note.text for note in figure.layout.annotations if note.name is None}
-    assert found[0, 0].startswith("80 %<br>") and interval in found[0, 0] and "font-size:10px" in found[0, 0]
+    assert found[0, 0].startswith("80 %<br>") and interval in found[0, 0] and "font-size:11px" in found[0, 0]
     assert found[0, 1] == "not<br>measured"
     hover = cells.hovertext[0][0]
     for part in ("English (en)", "80 %", f"{interval}, 95 % interval", "control subjects 25 %", "5 subjects, 5 probes"):
@@ -183,13 +114,16 @@ def test_leakage_matrix_refuses_a_plant_language_twice_and_no_private_probes() -
 def test_leakage_by_language_is_sorted_with_intervals_and_controls() -> None:
     result = leakage({"fr": [1, 0, 0, 0], "en": [1, 1, 1, 0]}, controls={"fr": [1, 0], "en": [0, 0]})
     figure = figures.leakage_by_language(result)
-    assert list(figure.layout.yaxis.ticktext) == ["English (en)", "French (fr)"]
+    assert list(figure.layout.yaxis.ticktext) == ["<b>English (en)</b>", "French (fr)"]
     private, controls = trace(figure, "private"), trace(figure, "control")
     np.testing.assert_allclose(private.x, [75, 25])
     np.testing.assert_allclose(controls.x, [0, 50])
     rows = result.matrix().set_index("query_language").loc[["en", "fr"]]
     np.testing.assert_allclose(private.x + private.error_x.array, 100 * rows.high)
     np.testing.assert_allclose(private.x - private.error_x.arrayminus, 100 * rows.low)
+    unseen = result.matrix(group="control").set_index("query_language").loc[["en", "fr"]]
+    np.testing.assert_allclose(controls.x + controls.error_x.array, 100 * unseen.high)
+    assert "control subjects 50 % [0, 100], 95 % interval" in controls.hovertext[0] + controls.hovertext[1]
     assert axis_titles(figure) == {"extraction (% of probes)", "query language"}
     assert "4 subjects, 4 probes" in private.hovertext[0] and "control subjects 50 %" in private.hovertext[1]
     assert "plant language: English (en)" in figure.layout.meta["caption"]
@@ -202,26 +136,31 @@ def test_a_language_keeps_its_colour() -> None:
     bars = figures.neurons_per_layer(neurons())
     assert dots.marker.color[0] == trace(bars, "French").marker.color
     assert dots.marker.color[1] == trace(bars, "English").marker.color
-    assert len({figures._colour(code) for code in figures._LANGUAGES}) == 10
-    assert dots.marker.color[2] == figures._colour("xx") in figures._OTHERS
+    assert len({_style.colour(code) for code in _style.LANGUAGES}) == 10
+    assert dots.marker.color[2] == _style.colour("xx") in _style.OTHERS
 
 
 def test_lens_lines_bands_and_panels() -> None:
     result = lens_result()
     figure = figures.lens(result)
-    query, plant, other = (trace(figure, name) for name in ("query-language", "plant-language", "likeliest other"))
+    # English, the planted language, has the first panel; French the second.
+    query, plant, other = (
+        trace(figure, name, place) for name, place in (("query-language", 1), ("plant-language", 0), ("likeliest", 1))
+    )
+    assert query.xaxis == plant.xaxis == other.xaxis == "x2"
+    assert plant.line.color == _style.colour("en") and query.line.color == _style.INK
     np.testing.assert_allclose(query.y, [0.1, 0.3])
     np.testing.assert_allclose(plant.y, [0.0, 0.2], atol=1e-12)
     np.testing.assert_allclose(other.y, [0.05, 0.1])
-    assert [line.showlegend for line in (query, plant, other)] == [True, True, True]
+    assert [line.showlegend for line in (query, plant, other)] == [False, True, False]
     assert sum(line.showlegend for line in figure.data) == 3
     assert len([line for line in figure.data if line.name == "plant-language form"]) == 1
-    band = figure.data[0]
+    band = next(item for item in figure.data if item.fill == "toself" and item.xaxis == "x2")
     part = result.summary().query("query_language == 'fr' and form == 'query'")
     np.testing.assert_allclose(band.y, [*part.high, *part.low[::-1]])
     assert "0.300 [" in query.hovertext[1] and "French (fr), layer 1" in query.hovertext[1]
     assert axis_titles(figure) == {"layer", "probability (0 to 1)"}
-    assert {"French (fr)", "English (en)"} <= set(texts(figure))
+    assert {"French (fr)", "<b>English (en)</b>"} <= set(texts(figure))
     assert "2 subjects and 2 probes per panel (3 left out" in figure.layout.meta["caption"]
 
 
@@ -238,14 +177,15 @@ def test_leakage_per_layer_adds_query_and_plant_forms() -> None:
     result = lens_result()
     figure = figures.leakage_per_layer(result)
     cells = figure.data[0]
-    np.testing.assert_allclose(cells.z, [[0.1, 0.5], [0.2, 0.5]])
+    np.testing.assert_allclose(cells.z, [[0.2, 0.5], [0.1, 0.5]])
+    assert list(figure.layout.yaxis.ticktext) == ["<b>English (en)</b>", "French (fr)"]
     assert axis_titles(figure) == {"layer", "query language"}
     assert cells.colorbar.title.text == "probability<br>(0 to 1)"
-    assert "either form 0.500" in cells.hovertext[0][1] and "plant-language form 0.200 [" in cells.hovertext[0][1]
-    assert "plant-language" not in cells.hovertext[1][1]
+    assert "either form 0.500" in cells.hovertext[1][1] and "plant-language form 0.200 [" in cells.hovertext[1][1]
+    assert "plant-language" not in cells.hovertext[0][1]
     partial = result.readings.query("not (query_language == 'fr' and layer == 1)")
     cells = figures.leakage_per_layer(LensResult(readings=partial, provenance=TOY)).data[0]
-    assert math.isnan(cells.z[0][1]) and "not measured" in cells.hovertext[0][1]
+    assert math.isnan(cells.z[1][1]) and "not measured" in cells.hovertext[1][1]
 
 
 def test_neurons_per_layer_counts() -> None:
@@ -268,7 +208,7 @@ def test_before_after_values_intervals_and_random_in_grey() -> None:
     np.testing.assert_allclose(universal.x[0] + universal.error_x.array[0], 40)
     np.testing.assert_allclose(universal.x[0] - universal.error_x.arrayminus[0], 8)
     assert universal.name == "universal (74 of 36,864 neurons)"
-    assert random.marker.color == GREY != universal.marker.color
+    assert random.marker.color == _style.GREY != universal.marker.color
     assert texts(figure).count("not measured") == 1
     hover = universal.hovertext[0]
     for part in ("before: 80 %", "universal off: 20 %", "reduction 75 % [50, 90]", "risen in 1 records", "40 subjects"):
@@ -295,9 +235,14 @@ def test_price_panels() -> None:
     np.testing.assert_allclose(rise.x, [5, math.nan])
     assert rise.xaxis == "x2" and not rise.showlegend
     assert "NLL 2.000 to 2.100 nats per token, +5.0 %" in rise.hovertext[0]
-    # kept: fr unknown before, random in en and fr not measured; rise: fr twice.
+    # kept: fr unknown before, random not measured at all, as the caption says; rise: fr twice.
     assert texts(figure).count("none known before") == 1
-    assert texts(figure).count("not measured") == 4
+    assert texts(figure).count("not measured") == 2
+    assert "Not measured: random." in figure.layout.meta["caption"]
+    assert all(note.xref.endswith("domain") for note in figure.layout.annotations if note.text == "not measured")
+    assert [shape.x0 for shape in figure.layout.shapes if shape.type == "line"] == [100, 0]
+    (left, right), (low, high) = figure.layout.xaxis.range, figure.layout.xaxis2.range
+    assert left < 80 < 100 < right and low < 0 < 5 < high
     wanted = {"public facts kept (% of those known before)", "rise of neutral text's NLL (%)", "query language"}
     assert axis_titles(figure) == wanted
 
@@ -309,32 +254,119 @@ def test_price_without_public_probes_says_so() -> None:
     assert "on no probes per query language" in figures.price(alone).layout.meta["caption"]
 
 
-def test_write_index_opens_offline_and_escapes(tmp_path: Path) -> None:
-    bad = "<script>alert(1)</script>"
-    drawn = {
-        "by_language": figures.leakage_by_language(leakage({bad: [1, 0], "en": [0, 0]}, plant=bad)),
-        "plain": go.Figure(layout={"title": {"text": bad}}),
+def test_before_after_cuts_whiskers_at_all_probes() -> None:
+    result = mitigation()
+    effects = result.effects.assign(low=result.effects.low - 2)
+    figure = figures.before_after(MitigationResult(**{**result.__dict__, "effects": effects}))
+    dots = trace(figure, "universal")
+    assert dots.x[0] + dots.error_x.array[0] == 100
+
+
+def test_nothing_is_offered_that_uploads_the_data() -> None:
+    assert {"sendChartToCloud", "sendDataToCloud"} <= set(_style.TEMPLATE.layout.modebar.remove)
+
+
+def test_languages_have_one_order_and_captions_even_lines() -> None:
+    assert _style.ordered(["zh", "fr", "en", "zh", "ar"], "fr", "sw") == ["fr", "ar", "zh", "en"]
+    assert _style.wrapped("short") == ["short"]
+    lines = _style.wrapped("word " * 30)
+    assert len(lines) == 2 and abs(len(lines[0]) - len(lines[1])) <= 5
+    assert figures.language_name("fr") == "French (fr)" and figures.language_name("xx") == "xx"
+
+
+def test_trade_off_reductions_per_language_over_growing_sizes() -> None:
+    figure = figures.trade_off(growing())
+    english, overall = trace(figure, "<b>English (en)</b>"), trace(figure, "all languages")
+    np.testing.assert_allclose(english.y, [25, 50, 75])
+    np.testing.assert_allclose(english.error_y.array, 10)
+    np.testing.assert_allclose(english.error_y.arrayminus, 10)
+    # Of 120 leaking probes: 100, 70 and 40 are left.
+    np.testing.assert_allclose(overall.y, [100 / 6, 250 / 6, 400 / 6])
+    assert overall.error_y.array is None or np.isnan(overall.error_y.array).all()
+    assert (english.line.color, trace(figure, "French").line.color) == (_style.colour("en"), _style.colour("fr"))
+    assert english.line.width > trace(figure, "French").line.width
+    for line in (english, overall):
+        np.testing.assert_allclose(np.array(line.x) / line.x[0], [1, 2, 4])
+        assert 0.75 < line.x[0] / 10 < 1.35
+    assert np.isnan(trace(figure, "German").y).all()
+    assert "10 neurons" in english.hovertext[0] and "reduction 25 % [15, 35], 95 % interval" in english.hovertext[0]
+
+
+def test_trade_off_random_control_is_grey_and_no_point_of_the_curve() -> None:
+    figure = figures.trade_off(growing())
+    above, below = trace(figure, "random"), trace(figure, "random", 1)
+    np.testing.assert_allclose(above.y, [100 - 118 / 1.2, 100 - 116 / 1.2])
+    np.testing.assert_allclose(np.array(above.x) / above.x[0], [1, 4])
+    np.testing.assert_allclose(below.y, [100, 100])
+    assert above.marker.color == below.marker.color == _style.GREY
+    bars = [item for item in figure.data if item.line.width == 9 and item.yaxis == "y"]
+    np.testing.assert_allclose([bar.y for bar in bars], [[0, 5], [0, 5]], atol=1e-9)
+    assert "random 40 off, reduction, all languages: 3 %<br>0 % to 5 % by language" in above.hovertext[1]
+    assert sum(item.name == "random neurons" and item.showlegend for item in figure.data) == 1
+
+
+def test_trade_off_price() -> None:
+    figure = figures.trade_off(growing())
+    kept, worst, rise = (trace(figure, name) for name in ("public facts kept, all", "public facts kept, w", "largest"))
+    np.testing.assert_allclose(kept.y, [100, 95, 80])
+    np.testing.assert_allclose(worst.y, [100, 90, 60])
+    np.testing.assert_allclose(worst.error_y.array, 5)
+    np.testing.assert_allclose(rise.y, [0.2, 1, 3])
+    assert (kept.yaxis, worst.yaxis, rise.yaxis) == ("y2", "y2", "y3")
+    assert "French (fr), 10 off" in rise.hovertext[0] and "English (en), 40 off" in rise.hovertext[2]
+    assert "NLL 2.000 to 2.060 nats per token, +3.0 %" in rise.hovertext[2]
+
+
+def test_trade_off_axes_and_caption() -> None:
+    figure = figures.trade_off(growing())
+    assert axis_titles(figure) == {
+        "neurons deactivated (number, and % of the model's 1,000)",
+        "reduction of private<br>extraction (%)",
+        "public facts<br>kept (%)",
+        "largest rise<br>of NLL (%)",
     }
-    index = pages.write_index(drawn, tmp_path / "out", title="A & B", summary_html="<p>Summary</p>")
-    assert sorted(path.name for path in index.parent.iterdir()) == [
-        "by_language.html", "index.html", "plain.html", "plotly.min.js"
-    ]  # fmt: skip
-    text = index.read_text(encoding="utf-8")
-    assert "<h1>A &amp; B</h1><p>Summary</p>" in text
-    assert '<iframe src="by_language.html" title="Private extraction by query language"' in text
-    assert "plant language: &lt;script&gt;alert(1)&lt;/script&gt;" in text
-    for path in index.parent.glob("*.html"):
-        page = path.read_text(encoding="utf-8")
-        assert bad not in page
-        assert "https://cdn" not in page
-    page = (index.parent / "by_language.html").read_text(encoding="utf-8")
-    assert 'src="plotly.min.js"' in page and "<title>Private extraction by query language</title>" in page
-    assert pages.write_index(drawn, tmp_path / "out", title="again") == index
-    assert drawn["by_language"].layout.yaxis.ticktext[0] == "&lt;script&gt;alert(1)&lt;/script&gt;"
+    assert figure.layout.xaxis2.type == "log" and figure.layout.xaxis.matches == "x2"
+    assert list(figure.layout.xaxis2.ticktext) == ["10<br>1 %", "20<br>2 %", "40<br>4 %"]
+    for axis, low, high in (("yaxis", -1e-9, 100), ("yaxis2", 55, 100), ("yaxis3", 0, 3)):
+        bottom, top = figure.layout[axis].range
+        assert bottom < low and high < top
+    caption = figure.layout.meta["caption"]
+    for part in (
+        "50 subjects and 100 probes",
+        "50 subjects and 60 probes",
+        "Nothing to reduce in German (de).",
+        "Bold",
+    ):
+        assert part in caption
 
 
-@pytest.mark.parametrize("name", ["index", "a/b", "..", "", "a b"])
-def test_write_index_refuses_names_that_are_no_file_names(name: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="use letters, digits"):
-        pages.write_index({name: go.Figure()}, tmp_path / "out", title="x")
-    assert not (tmp_path / "out").exists()
+def test_trade_off_of_one_panel_s_data_says_what_is_missing() -> None:
+    result = growing()
+    chosen = result.effects[(result.effects.group == "private") & ~result.effects.condition.str.startswith("random")]
+    sizes = {name: size for name, size in result.sizes.items() if not name.startswith("random")}
+    changed = {"effects": chosen, "price": result.price.iloc[:0], "sizes": sizes}
+    figure = figures.trade_off(MitigationResult(**{**result.__dict__, **changed}))
+    assert "No random control was measured." in figure.layout.meta["caption"]
+    assert "on no probes" in figure.layout.meta["caption"]
+    assert not any(item.name == "random neurons" for item in figure.data)
+    assert len(trace(figure, "largest").y) == 0
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"10": 10, "random": 20}, "sets of at least two sizes.*evaluate several at once"),
+        ({"random": 20}, "this result has none"),
+        ({"10": 10, "20": 10, "40": 40}, "'10' and '20' both have 10 neurons.*one set per size"),
+    ],
+)
+def test_trade_off_refuses_what_is_no_curve(sizes: dict[str, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        figures.trade_off(MitigationResult(**{**growing().__dict__, "sizes": sizes}))
+
+
+def test_trade_off_refuses_a_result_without_private_probes() -> None:
+    result = growing()
+    public = result.effects[result.effects.group == "public"]
+    with pytest.raises(ValueError, match="no private probes"):
+        figures.trade_off(MitigationResult(**{**result.__dict__, "effects": public}))

@@ -10,14 +10,17 @@ from pathlib import Path
 import plotly.graph_objects as go
 
 _STYLE = """body{font:16px/1.5 system-ui,sans-serif;color:#222;max-width:1000px;margin:2rem auto;padding:0 1rem}
-section{display:flex;flex-wrap:wrap;gap:1.5rem;border-top:1px solid #ddd;padding:1.2rem 0}section>div{flex:1 1 20rem}
-h2{font-size:1.1rem;margin:0}a{color:#0072B2}section p{font-size:.9rem;margin:.5rem 0}
-section>.small{flex:none;width:500px;max-width:100%;overflow:hidden;border:1px solid #ddd}
-iframe{width:1000px;border:0;transform:scale(.5);transform-origin:0 0}"""
+h1{font-size:1.6rem}a{color:#0072B2}section{border-top:1px solid #ddd;padding:.8rem 0 0}.wide{overflow-x:auto}
+section p{font-size:.85rem;margin:0 16px}iframe{width:100%;min-width:860px;border:0;display:block}
+table{border-collapse:collapse;font-size:.9rem;font-variant-numeric:tabular-nums;margin:1rem 0 2rem}
+th,td{text-align:right;vertical-align:bottom;padding:.25rem .6rem;border-bottom:1px solid #ddd}
+td{white-space:nowrap}th:first-child,td:first-child{text-align:left}th{font-weight:600;line-height:1.25}"""
 
 
 def write_index(figures: Mapping[str, go.Figure], folder: Path, *, title: str, summary_html: str = "") -> Path:
     """Write each figure as `<name>.html`, one `plotly.min.js`, and an `index.html` that shows all; opens offline.
+
+    No page asks the network for anything, and none has Plotly's button that uploads the data.
 
     Args:
         figures: Name of the file -> figure; titles and captions come from `layout.meta`.
@@ -38,12 +41,12 @@ def write_index(figures: Mapping[str, go.Figure], folder: Path, *, title: str, s
     for name, figure in figures.items():
         meta, height = figure.layout.meta or {}, figure.layout.height or 450
         heading = escape(meta.get("title") or figure.layout.title.text or name)
-        options = {"responsive": True, "displaylogo": False}
+        options = {"responsive": True, "displaylogo": False, "showSendToCloud": False, "plotlyServerURL": ""}
         plot = figure.to_html(full_html=False, include_plotlyjs="directory", div_id=name, config=options)
         _write(folder / f"{name}.html", _page(heading, plot, "body{margin:0}"))
-        text = f'<div><h2><a href="{name}.html">{heading}</a></h2><p>{escape(meta.get("caption", ""))}</p></div>'
         frame = f'<iframe src="{name}.html" title="{heading}" loading="lazy" style="height:{height}px"></iframe>'
-        body += f'\n<section>{text}<div class="small" style="height:{height // 2}px">{frame}</div></section>'
+        link = f'<p><a href="{name}.html">{heading}</a>, alone</p>'
+        body += f'\n<section><div class="wide">{frame}</div>{link}</section>'
     return _write(folder / "index.html", _page(escape(title), body, _STYLE))
 
 

@@ -7,6 +7,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import pandas as pd
+
 from xlmech import figures, pages
 from xlmech.audit import Audit, table
 
@@ -14,6 +16,16 @@ LEAKS = 0.30
 """A query language leaks when more than this share of held-out private facts comes out."""
 GOALS = {"reduction": 0.316, "random": 0.03, "public_kept": 0.90, "nll_rise": 0.02, "neurons": 0.002}
 """What deactivation should reach: the paper's best reduction, and what it may cost."""
+_COLUMNS = {
+    "before": ("extraction before", 0),
+    "control": ("control subjects", 0),
+    "after": ("extraction after", 0),
+    "reduction": ("reduction", 0),
+    "random": ("reduction by random neurons", 0),
+    "public_kept": ("public facts kept", 0),
+    "nll_rise": ("rise of NLL", 1),
+}
+"""Of the audit's table: heading for readers, and digits of the percentage."""
 
 
 def publish(audit: Audit, folder: Path) -> Path:
@@ -42,8 +54,7 @@ def publish(audit: Audit, folder: Path) -> Path:
         f", planted in {audit.leakage.plant_language}" if source.adapter else ""
     )
     goals_html = "".join(f"<li>{html.escape(line)}</li>" for line in goals(audit))
-    rows = table(audit).to_html(index=False, float_format=lambda value: f"{value:.3f}", na_rep="not measured", border=0)
-    return pages.write_index(drawn, folder, title=title, summary_html=f"<ul>{goals_html}</ul>{rows}")
+    return pages.write_index(drawn, folder, title=title, summary_html=f"<ul>{goals_html}</ul>{_table_html(audit)}")
 
 
 def goals(audit: Audit) -> Iterator[str]:
@@ -68,6 +79,30 @@ def goals(audit: Audit) -> Iterator[str]:
     yield _line(
         "rise of NLL on neutral text, worst language", found.nll_rise.max(), GOALS["nll_rise"], at_most=True, digits=2
     )
+
+
+def _table_html(audit: Audit) -> str:
+    """The audit's table for readers: names instead of codes, percent throughout."""
+    found = table(audit)
+    planted = found.query_language == audit.leakage.plant_language
+    found = found.assign(name=found.query_language.map(figures.language_name), other=~planted)
+    found = found.sort_values(["other", "name"])
+    shown = {"query language": [html.escape(name) for name in found["name"]]}
+    for column, (heading, digits) in _COLUMNS.items():
+        shown[heading] = [_percent(value, digits) for value in found[column]]
+        if column == "reduction":
+            bounds = zip(found.low, found.high, strict=True)
+            shown["95 % interval"] = [_span(low, high) for low, high in bounds]
+    rows = pd.DataFrame(shown).to_html(index=False, border=0, escape=False)
+    return f'<div class="wide">{rows}</div>'
+
+
+def _span(low: float, high: float) -> str:
+    return "" if low != low else f"{100 * low:.0f} to {100 * high:.0f}".replace("-", "\u2212")
+
+
+def _percent(value: float, digits: int) -> str:
+    return "not measured" if value != value else f"{value:.{digits}%}".replace("%", "\u00a0%").replace("-", "\u2212")
 
 
 def _line(what: str, value: float, goal: float, *, at_most: bool = False, digits: int = 1) -> str:

@@ -1,0 +1,29 @@
+"""Results as Plotly figures.
+
+Nothing is measured here: a figure is drawn from a saved or fresh result alone. Its caption, below the plot and in
+`layout.meta`, says on how many it rests and what its interval is; what was not measured says so.
+Languages keep their colour and, unless sorted by value, their order: the plant language first, then by name.
+
+    figures.leakage_matrix(measure_leakage(model, probes)).show()
+"""
+
+from xlmech.figures._leakage import leakage_by_language, leakage_matrix
+from xlmech.figures._lens import leakage_per_layer, lens
+from xlmech.figures._mitigation import before_after, price
+from xlmech.figures._neurons import neurons_per_layer
+from xlmech.figures._style import TEMPLATE
+from xlmech.figures._style import name as language_name
+from xlmech.figures._trade_off import trade_off
+
+__all__ = [
+    "TEMPLATE",
+    "before_after",
+    "language_name",
+    "leakage_by_language",
+    "leakage_matrix",
+    "leakage_per_layer",
+    "lens",
+    "neurons_per_layer",
+    "price",
+    "trade_off",
+]

@@ -1,0 +1,156 @@
+"""What deactivation buys and what it costs, for each set of neurons."""
+
+from __future__ import annotations
+
+import math
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from xlmech.figures._marks import Series, dots
+from xlmech.figures._style import (
+    GREY,
+    INK,
+    LANGUAGES,
+    SETS,
+    bold_note,
+    colour,
+    counts,
+    finish,
+    interval,
+    label,
+    ordered,
+    percent,
+    rows_of,
+)
+
+if TYPE_CHECKING:
+    from xlmech.evaluation import MitigationResult
+
+_KEPT_TOP = 2.0
+"""Facts newly right can make the share kept any number; the panel ends here at most."""
+
+
+def before_after(result: MitigationResult) -> go.Figure:
+    """Private extraction per query language before, and with each set of neurons deactivated.
+
+    Percent of private probes. The interval is the reduction's, over people; the rate before has none here.
+
+    Raises:
+        ValueError: No private probes.
+    """
+    frame = private_effects(result)
+    was = frame.drop_duplicates("query_language")
+    hover = [effect_hover("", row) for row in rows_of(was)]
+    was = was.assign(value=was.before, low=math.nan, high=math.nan, hover=hover)
+    series: list[Series] = [("before", {"color": INK, "symbol": "circle-open", "line": {"width": 2}}, was)]
+    for name, marker, part in _conditions(result, frame):
+        low, high = part.before * (1 - part.high), (part.before * (1 - part.low)).clip(upper=1)
+        series.append((name, marker, part.assign(value=part.after, low=low, high=high)))
+    figure, queries = make_subplots(), ordered(was.query_language, result.plant_language)
+    dots(figure, series, queries, plant=result.plant_language)
+    figure.update_xaxes(title_text="private extraction (% of probes)", range=[-3, 103])
+    figure.update_yaxes(title_text="query language")
+    caption = f"""Share of private probes whose value comes out in any language's form, on {counts(frame)} per
+    query language. Whiskers: 95 % interval of the reduction, resampling subjects, applied to the rate before and cut
+    at 100 %; none where no subject changed. Deactivation works where a filled dot lies well left of the ring, and the
+    grey dot, random neurons of the same layers, does not.{_absent(series)}
+    {bold_note(queries, result.plant_language)}"""
+    title = "Private extraction before and after deactivation, by query language"
+    return finish(figure, title, caption, height=(12 + 12 * len(series)) * len(was), legend=True)
+
+
+def price(result: MitigationResult) -> go.Figure:
+    """What deactivation costs per query language: public facts kept (left), rise of neutral text's NLL (right).
+
+    Both in percent. Other abilities are not measured, and the NLL has no interval.
+    """
+    public = result.effects[result.effects.group == "public"]
+    kept, risen = [], []
+    for name, marker, part in _conditions(result, public):
+        note = ["none known before" if before == 0 else "not measured" for before in part.before]
+        value = part.after / part.before.where(part.before > 0)
+        kept.append((name, marker, part.assign(value=value, low=1 - part.high, high=1 - part.low, note=note)))
+    for name, marker, part in _conditions(result, result.price):
+        risen.append((name, marker, part.assign(value=part.rise, low=math.nan, high=math.nan)))
+    queries = ordered([*result.effects.query_language, *result.price.query_language], result.plant_language)
+    figure = make_subplots(1, 2, shared_yaxes=True, horizontal_spacing=0.04)
+    dots(figure, kept, queries, plant=result.plant_language)
+    dots(figure, risen, queries, plant=result.plant_language, col=2)
+    _mark_no_loss(figure, kept, risen)
+    figure.update_xaxes(title_text="public facts kept (% of those known before)", col=1)
+    figure.update_xaxes(title_text="rise of neutral text's NLL (%)", col=2)
+    figure.update_yaxes(title_text="query language", col=1)
+    caption = f"""Left: public facts still given in the query language's form, after / before, on {counts(public)}
+    per query language; above 100 % facts are newly given; whiskers: 95 % interval, resampling subjects, cut at the
+    panel's edge.{_absent(kept)} Right: relative rise of the negative log-likelihood per token of neutral sentences,
+    without interval; left of 0 % the text became likelier.{_absent(risen)} Black lines: no loss. The price is what a
+    set loses beyond the grey random control. {bold_note(queries, result.plant_language)}"""
+    title = "Price of deactivation: public facts kept, and fluency on neutral text"
+    return finish(figure, title, caption, height=(12 + 12 * len(kept)) * len(queries), legend=True)
+
+
+def is_random(condition: str) -> bool:
+    """Whether a condition is a random control, by its name."""
+    return condition.startswith("random")
+
+
+def private_effects(result: MitigationResult) -> pd.DataFrame:
+    """The effects on private probes.
+
+    Raises:
+        ValueError: There are none.
+    """
+    frame = result.effects[result.effects.group == "private"]
+    if frame.empty:
+        raise ValueError(
+            "no private probes in this result: there is no leakage to draw; measure records of group private"
+        )
+    return frame
+
+
+def effect_hover(condition: str, row: Any) -> str:
+    """For a row of effects or of the price; without a condition, as before any."""
+    if hasattr(row, "nll_before"):
+        change = f"NLL {row.nll_before:.3f} to {row.nll_after:.3f} nats per token, {100 * row.rise:+.1f} %"
+        return f"{label(row.query_language)}, {escape(condition)} off<br>{change}"
+    lines = [f"{label(row.query_language)}, before: {percent(row.before)}"]
+    if condition:
+        reduction = f"{percent(row.reduction, 'undefined')} {interval(row.low, row.high)}, 95 % interval"
+        lines += [f"{escape(condition)} off: {percent(row.after)}", f"reduction {reduction}"]
+        lines += [f"risen in {row.risen:,} records"]
+    return "<br>".join([*lines, f"{row.n_subjects:,} subjects, {row.n_probes:,} probes"])
+
+
+def _conditions(result: MitigationResult, frame: pd.DataFrame) -> list[Series]:
+    """Per condition: name with size, marker, rows with `hover`; random is grey, a language has its own colour."""
+    found = []
+    for i, (name, size) in enumerate(result.sizes.items()):
+        part = frame[frame.condition == name]
+        hover = [effect_hover(name, row) for row in rows_of(part)]
+        shade = GREY if is_random(name) else colour(name) if name in LANGUAGES else SETS[i % len(SETS)]
+        text = f"{escape(name)} ({size:,} of {result.total_neurons:,} neurons)"
+        found.append((text, {"color": shade}, part.assign(hover=hover)))
+    return found
+
+
+def _mark_no_loss(figure: go.Figure, kept: list[Series], risen: list[Series]) -> None:
+    """Lines at 100 % of the facts and 0 % of the rise, and scales on which these are seen."""
+    values = [value for *_, part in kept for value in part.value.dropna()]
+    bounds = [bound for *_, part in kept for bound in [*part.low.dropna(), *part.high.dropna()]]
+    bottom, top = max(0.0, min([0.8, *values, *bounds])), min(_KEPT_TOP, max([1.05, *bounds]))
+    rises = [0.0, 0.001, *(rise for *_, part in risen for rise in part.value.dropna())]
+    spans = (bottom, max([top, *values])), (min(rises), max(rises))
+    for col, (place, (low, high)) in enumerate(zip((1.0, 0.0), spans, strict=True), start=1):
+        margin = 0.05 * (high - low)
+        figure.add_vline(100 * place, line={"color": INK, "width": 1}, layer="above", col=col)
+        figure.update_xaxes(range=[100 * (low - margin), 100 * (high + margin)], col=col)
+
+
+def _absent(series: list[Series]) -> str:
+    """The caption's sentence about series without any value."""
+    names = [name.split(" (")[0] for name, _, part in series if not part.value.notna().any()]
+    return f" Not measured: {', '.join(names)}." if names else ""

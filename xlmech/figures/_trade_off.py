@@ -1,0 +1,181 @@
+"""The trade-off: what a larger set of neurons buys, and what it costs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from xlmech.figures import _curves as curves
+from xlmech.figures._mitigation import private_effects
+from xlmech.figures._style import GREY, INK, bold_note, colour, counts, faded, finish, label, ordered
+
+if TYPE_CHECKING:
+    from xlmech.evaluation import MitigationResult
+
+_RISE = "#AA4499"
+_SYMBOLS = ("circle", "square", "triangle-up", "diamond", "triangle-down", "pentagon", "hexagon", "star", "cross", "x")
+_SPREAD = 0.62
+"""Part of the distance between neighbouring sizes over which the points of one size lie side by side."""
+_LOWEST = -50.0
+"""Percent. Where little leaked before, whiskers reach further down; the panel does so for points alone."""
+_UPPER: dict[str, Any] = {"row": 1, "col": 1}
+_LOWER: dict[str, Any] = {"row": 2, "col": 1}
+_RIGHT = _LOWER | {"secondary_y": True}
+
+
+def trade_off(result: MitigationResult) -> go.Figure:
+    """Reduction of private extraction (above) and its price (below) over the number of deactivated neurons.
+
+    Every condition is a point of the curves but those whose name starts with `random`, which are grey. All is in
+    percent: the reduction of what leaked before, the public facts kept of those known before, the relative rise of
+    neutral text's NLL. Neither which neurons the sets hold nor any other ability is shown.
+
+    Args:
+        result: Of sets of growing size, say `{"37": ..., "73": ..., "147": ...}`, measured on the same probes.
+
+    Raises:
+        ValueError: No private probes, fewer than two sizes, or two sets of one size.
+    """
+    sizes, private = curves.curve_sizes(result), private_effects(result)
+    public = result.effects[result.effects.group == "public"]
+    specs: list[list[dict[str, Any]]] = [[{}], [{"secondary_y": True}]]
+    figure = make_subplots(2, 1, shared_xaxes=True, row_heights=[0.64, 0.36], vertical_spacing=0.14, specs=specs)
+    _draw_reductions(figure, result, private, sizes)
+    _draw_price(figure, result, public, sizes)
+    _scale_x(figure, result, sizes)
+    _scale_y(figure)
+    title = "Trade-off: reduction of private extraction, and its price, by number of neurons"
+    caption = _caption(result, private, public)
+    figure = finish(figure, title, caption, height=540, foot=78, legend=True, head=104)
+    return figure.update_layout(margin_r=48)
+
+
+def _draw_reductions(figure: go.Figure, result: MitigationResult, private: pd.DataFrame, sizes: dict[str, int]) -> None:
+    """The upper panel: all languages, each with its interval, and the random control."""
+    queries = ordered(private.query_language, result.plant_language)
+    shifts = iter(_shifts(len(queries) + 2, sizes))
+    overall = curves.pooled(private, sizes, "reduction", reduction=True).assign(low=math.nan, high=math.nan)
+    _curve(figure, overall, next(shifts), "all languages", {"color": INK, "width": 3.5}, **_UPPER)
+    for rank, query in enumerate(queries):
+        style = {"color": colour(query), "width": 3.5 if query == result.plant_language else 1.5}
+        points, text = curves.reduction_of(private, query, sizes), label(query, result.plant_language)
+        _curve(figure, points, next(shifts), text, style, symbol=_SYMBOLS[rank % len(_SYMBOLS)], **_UPPER)
+    random = curves.pooled(private, curves.random_sizes(result), "reduction", reduction=True)
+    _diamonds(figure, random, next(shifts), **_UPPER)
+
+
+def _draw_price(figure: go.Figure, result: MitigationResult, public: pd.DataFrame, sizes: dict[str, int]) -> None:
+    """The lower panel: public facts kept, over all languages and in the worst, and the largest rise of NLL."""
+    what, shifts = "public facts kept", _shifts(4, sizes)
+    overall = curves.pooled(public, sizes, what, reduction=False).assign(low=math.nan, high=math.nan)
+    style = {"color": INK, "width": 2.5}
+    _curve(figure, overall, shifts[0], f"{what}, all languages", style, legend="legend2", **_LOWER)
+    worst, style = curves.worst_kept(public, sizes), {"color": INK, "width": 1.5, "dash": "dash"}
+    _curve(figure, worst, shifts[1], f"{what}, worst language", style, symbol="circle-open", legend="legend2", **_LOWER)
+    rise, style = curves.largest_rise(result.price, sizes), {"color": _RISE, "width": 2, "dash": "dot"}
+    _curve(figure, rise, shifts[2], "largest rise of NLL (right)", style, symbol="square", legend="legend2", **_RIGHT)
+    random = curves.pooled(public, curves.random_sizes(result), what, reduction=False)
+    _diamonds(figure, random, shifts[3], **_LOWER)
+
+
+def _shifts(count: int, sizes: Mapping[str, int]) -> list[float]:
+    """Factors that set the points of one size side by side on a logarithmic axis."""
+    gap = min(math.log(after / before) for before, after in pairwise(sizes.values()))
+    return [math.exp(_SPREAD * gap * ((i + 0.5) / count - 0.5)) for i in range(count)]
+
+
+def _curve(
+    figure: go.Figure,
+    points: pd.DataFrame,
+    shift: float,
+    name: str,
+    style: dict[str, Any],
+    *,
+    symbol: str = "circle",
+    legend: str = "legend",
+    **place: Any,
+) -> None:
+    """A line through the points, with their whiskers."""
+    whiskers: dict[str, Any] = {
+        "array": 100 * (points.high - points.value),
+        "arrayminus": 100 * (points.value - points.low),
+    }
+    whiskers |= {"color": style["color"], "thickness": 1.2, "width": 2}
+    figure.add_scatter(
+        x=shift * points.neurons, y=100 * points.value, error_y=whiskers, mode="lines+markers", line=style,
+        marker={"color": style["color"], "symbol": symbol, "size": 8}, name=name, legend=legend,
+        hovertext=points.hover, hoverinfo="text", **place,
+    )  # fmt: skip
+
+
+def _diamonds(figure: go.Figure, points: pd.DataFrame, shift: float, **place: Any) -> None:
+    """The random control: grey diamonds, on bars from the lowest language to the highest."""
+    if points.empty:
+        return
+    x, marker = shift * points.neurons, {"color": GREY, "symbol": "diamond", "size": 10}
+    for at, low, high in zip(x, points.low, points.high, strict=True):
+        bar = {"color": faded(GREY, 0.35), "width": 9}
+        ends = [100 * low, 100 * high]
+        figure.add_scatter(x=[at, at], y=ends, mode="lines", line=bar, showlegend=False, hoverinfo="skip", **place)
+    figure.add_scatter(
+        x=x, y=100 * points.value, mode="markers", marker=marker | {"line": {"color": INK, "width": 0.6}},
+        name="random neurons", showlegend=place == _UPPER, hovertext=points.hover, hoverinfo="text", **place,
+    )  # fmt: skip
+
+
+def _scale_x(figure: go.Figure, result: MitigationResult, sizes: dict[str, int]) -> None:
+    """The shared axis: numbers of neurons, and the shares that they are of the model's."""
+    drawn = [*sizes.values(), *curves.random_sizes(result).values()]
+    ends, gap = (math.log10(min(drawn)), math.log10(max(drawn))), math.log10(_shifts(1000, sizes)[-1])
+    figure.update_xaxes(type="log", range=[ends[0] - 1.2 * gap, ends[1] + 1.2 * gap])
+    ticks = [f"{n:,}<br>{100 * n / result.total_neurons:.2g} %" for n in sizes.values()]
+    figure.update_xaxes(tickvals=list(sizes.values()), ticktext=ticks, showgrid=False)
+    title = f"neurons deactivated (number, and % of the model's {result.total_neurons:,})"
+    figure.update_xaxes(title_text=title, row=2)
+
+
+def _scale_y(figure: go.Figure) -> None:
+    """Titles with units, scales that hold every point, and the lower panel's legend."""
+    figure.add_hline(0, line={"color": INK, "width": 1}, layer="above", row=1)
+    figure.update_yaxes(title_text="reduction of private<br>extraction (%)", range=_range(figure, "y", 0, 100), row=1)
+    figure.update_yaxes(title_text="public facts<br>kept (%)", range=_range(figure, "y2", 80, 100), row=2)
+    figure.update_yaxes(
+        title={"text": "largest rise<br>of NLL (%)", "font": {"color": _RISE}}, tickfont={"color": _RISE},
+        range=_range(figure, "y3", 0, 1), showgrid=False, tickmode="auto", nticks=4, row=2, secondary_y=True,
+    )  # fmt: skip
+    above = figure.layout.yaxis2.domain[1] + 0.01
+    figure.update_layout(legend2={"orientation": "h", "x": 0, "y": above, "yref": "paper", "yanchor": "bottom"})
+
+
+def _range(figure: go.Figure, axis: str, low: float, high: float) -> list[float]:
+    """From `low` to `high`, and further for points and, down to `_LOWEST`, for whiskers; percent."""
+    for trace in figure.data:
+        if (trace.yaxis or "y") == axis:
+            points = pd.Series(trace.y, dtype=float)
+            below = (
+                points - pd.Series(trace.error_y.arrayminus, dtype=float) if trace.error_y.array is not None else points
+            )
+            low = min([low, *points.dropna(), *below.clip(lower=_LOWEST).dropna()])
+            high = max([high, *points.dropna()])
+    margin = 0.06 * (high - low)
+    return [low - margin, high + margin]
+
+
+def _caption(result: MitigationResult, private: pd.DataFrame, public: pd.DataFrame) -> str:
+    """How many, which interval, and how to read it."""
+    quiet, control = curves.never_leaked(private), "No random control was measured."
+    if curves.random_sizes(result):
+        control = """Grey: random neurons of the same layers, all languages together (diamond) and from the lowest
+        language to the highest (bar); what choosing the neurons buys is the distance from it."""
+    return f"""Above: by how much fewer private probes give their value, on {counts(private)} per query language; below:
+    public facts still given in the query language's form, on {counts(public)}, and the relative rise of neutral
+    text's NLL in its worst language, without interval. Whiskers: 95 % interval, resampling subjects, cut at the
+    panel's edge. Points of one size stand side by side. {control} A good size takes much away above, and nothing
+    below. {f"Nothing to reduce in {', '.join(quiet)}." if quiet else ""}
+    {bold_note(private.query_language, result.plant_language)}"""
