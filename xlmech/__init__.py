@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from xlmech.records import demo_records as demo_records
     from xlmech.records import load_records as load_records
     from xlmech.records import save_records as save_records
+    from xlmech.similarity import SimilarityResult as SimilarityResult
+    from xlmech.similarity import representation_similarity as representation_similarity
     from xlmech.synthesis import synthesize_records as synthesize_records
 
 # Names are imported on first use, so that `xlmech --help` does not wait for torch.
@@ -55,6 +57,8 @@ _MODULE_OF = {
     "demo_records": "records",
     "load_records": "records",
     "save_records": "records",
+    "SimilarityResult": "similarity",
+    "representation_similarity": "similarity",
     "synthesize_records": "synthesis",
 }
 __all__ = ["figures", *_MODULE_OF]  # noqa: PLE0604
