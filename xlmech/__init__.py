@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from xlmech.similarity import SimilarityResult as SimilarityResult
     from xlmech.similarity import representation_similarity as representation_similarity
     from xlmech.synthesis import synthesize_records as synthesize_records
+    from xlmech.tuned_lens import TunedLens as TunedLens
+    from xlmech.tuned_lens import train_tuned_lens as train_tuned_lens
 
 # Names are imported on first use, so that `xlmech --help` does not wait for torch.
 _MODULE_OF = {
@@ -60,6 +62,8 @@ _MODULE_OF = {
     "SimilarityResult": "similarity",
     "representation_similarity": "similarity",
     "synthesize_records": "synthesis",
+    "TunedLens": "tuned_lens",
+    "train_tuned_lens": "tuned_lens",
 }
 __all__ = ["figures", *_MODULE_OF]  # noqa: PLE0604
 __version__ = "0.1.0"
