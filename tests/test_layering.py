@@ -50,6 +50,7 @@ ALLOWED = {
     "lens_readings": {"backends", "forms", "readout", "runner", "tuned_lens"},
     "lens": LEAKAGE | {"forms", "leakage", "lens_readings", "tuned_lens"},
     "similarity": LEAKAGE | {"positions", "representations"},
+    "direct_logit": LEAKAGE | {"forms"},
     "attribution": LEAKAGE | {"readout"},
     "neurons": {"results", "metrics"},
     "locate": {"attribution", "neurons", "models", "probes"},

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from xlmech.ablation import ablate as ablate
     from xlmech.attribution import AttributionResult as AttributionResult
     from xlmech.attribution import attribute_neurons as attribute_neurons
+    from xlmech.direct_logit import DirectLogitResult as DirectLogitResult
+    from xlmech.direct_logit import direct_logit_attribution as direct_logit_attribution
     from xlmech.evaluation import MitigationResult as MitigationResult
     from xlmech.evaluation import evaluate_mitigation as evaluate_mitigation
     from xlmech.languages import available_languages as available_languages
@@ -40,6 +42,8 @@ _MODULE_OF = {
     "ablate": "ablation",
     "AttributionResult": "attribution",
     "attribute_neurons": "attribution",
+    "DirectLogitResult": "direct_logit",
+    "direct_logit_attribution": "direct_logit",
     "MitigationResult": "evaluation",
     "evaluate_mitigation": "evaluation",
     "available_languages": "languages",
