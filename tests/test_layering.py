@@ -58,6 +58,7 @@ ALLOWED = {
     "evaluation": LEAKAGE | {"leakage", "ablation", "neurons"},
     "planting": {"checkpoints", "languages", "readout", "records", "probes"},
     "figures": {"results", "pages"},
+    "figures_flow": {"figures"},
     "pages": set(),
     "audit": BELOW_THE_AUDIT,
     "show": {"figures", "pages", "audit"},

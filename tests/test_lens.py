@@ -31,12 +31,12 @@ def tokens_of(model: Any, text: str) -> torch.Tensor:
     return torch.tensor([backend_of(model).tokenizer(text).input_ids])
 
 
+@torch.no_grad()
 def lens_log_probs(model: Any, text: str, name: str, position: int) -> torch.Tensor:
     """(d_vocab,) log-probabilities read at a hook point, written out."""
     backend = backend_of(model)
-    with torch.no_grad():
-        _, cache = model.run_with_cache(tokens_of(model, text))
-        logits = model.ln_final(cache[name][:, position : position + 1]) @ backend.unembed.T
+    _, cache = model.run_with_cache(tokens_of(model, text))
+    logits = model.ln_final(cache[name][:, position : position + 1]) @ backend.unembed.T
     if backend.unembed_bias is not None:
         logits = logits + backend.unembed_bias
     cap = backend.softcap
@@ -224,6 +224,16 @@ def test_depths_without_a_lead_or_a_second_subject_are_not_a_number() -> None:
     alone = lens_of({"query": [[0.1, 0.9]], "plant": [[0.5, 0.3]]}).depths().set_index("event")
     assert alone.layer["overtaking"] == 1
     assert alone[["low", "high"]].isna().all(axis=None)
+
+
+def test_depths_of_whole_values_leave_out_forms_that_are_alike() -> None:
+    result = lens_of({"query": [[0.1, 0.6], [0.1, 0.9]], "plant": [[0.5, 0.2], [0.5, 0.2]]})
+    assert result.values is not None
+    alike = (result.values.probe == "p1") & (result.values.form == "plant")
+    values = result.values.assign(form=result.values.form.mask(alike, "same"), form_language="en")
+    found = replace(result, values=values).summary("whole_value").set_index(["form", "layer"]).prob
+    assert found["query", 1] == pytest.approx(0.6)
+    assert found["plant", 0] == pytest.approx(0.5)
 
 
 def test_saved_and_loaded_is_the_same(model: Any, probes: ProbeSet, tmp_path: Path) -> None:

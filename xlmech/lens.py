@@ -77,7 +77,8 @@ class LensResult(Result):
 
         At the position that predicts the answer. `form` is `query` (the query language's), `plant` (the plant language's)
         or `other` (the likeliest of the rest). Where the query language is the plant language there is no separate `plant`
-        row. For whole values `prob` is the mean over tokens, exp(log_prob_per_token).
+        row. For whole values `prob` is the mean over tokens, exp(log_prob_per_token), of the probes whose query and plant
+        language's forms differ.
 
         Raises:
             ValueError: Whole values were not read.
@@ -132,6 +133,8 @@ class LensResult(Result):
             raise ValueError("whole values were not read; call logit_lens with whole_values=True")
         else:
             frame = self.values.assign(prob=np.exp(self.values.log_prob_per_token))
+            alike = frame[(frame.form == "same") & (frame.form_language == self.plant_language)].probe
+            frame = frame[~frame.probe.isin(alike)]
         keys = ["query_language", "layer", "form", "probe", "subject"]
         return pd.DataFrame(frame[frame.form != "same"].groupby(keys, sort=False, as_index=False).prob.max())
 

@@ -20,6 +20,7 @@ Component = Literal["resid_post", "attn_out", "mlp_out"]
 Positions = Literal["last", "all"]
 Row = dict[str, Any]
 _ROWS_PER_READOUT = 64
+_ROWS_PER_WALK = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,15 +60,17 @@ def first_token_rows(
             backend.hidden(tokens)
         first = tokens.shape[1] - 1 if positions == "last" else 0
         places = [(index, place) for index in indices for place in range(first, tokens.shape[1])]
-        for layer, activation in enumerate(recorder.kept):
-            hidden = reader.hidden(activation[:, first:], layer).flatten(0, 1)
-            for start in range(0, len(places), _ROWS_PER_READOUT):
-                these = places[start : start + _ROWS_PER_READOUT]
-                logits = token_logits(hidden[start : start + len(these)], backend.unembed, **backend.readout)
-                found = _look_up(logits.contiguous(), [asked[index] for index, _ in these], own_tokens)
-                for (index, place), readings in zip(these, found, strict=True):
-                    common = asked[index].describe() | {"layer": layer, "position": place}
-                    rows[index] += [common | reading for reading in readings]
+        activations = [activation[:, first:].flatten(0, 1) for activation in recorder.kept]
+        # All layers together: every walk through the vocabulary reads the whole unembedding.
+        hidden = torch.cat([reader.hidden(activation, layer) for layer, activation in enumerate(activations)])
+        cells = [(index, layer, place) for layer in range(len(activations)) for index, place in places]
+        for start in range(0, len(cells), _ROWS_PER_READOUT):
+            these = cells[start : start + _ROWS_PER_READOUT]
+            logits = token_logits(hidden[start : start + len(these)], backend.unembed, **backend.readout)
+            found = _look_up(logits.contiguous(), [asked[index] for index, _, _ in these], own_tokens)
+            for (index, layer, place), readings in zip(these, found, strict=True):
+                common = asked[index].describe() | {"layer": layer, "position": place}
+                rows[index] += [common | reading for reading in readings]
 
     prompts = [encode_prompt(backend, one.probe.prompt, what=f"probe {one.probe.id}") for one in asked]
     run_batched(prompts, read, batch_size=batch_size, progress="logit lens" if progress else "")
@@ -144,11 +147,18 @@ def _answer_log_probs(
             return
         with backend.hooks(recorder.hooks()):
             backend.hidden(tokens[:, :-1], past.repeat(len(indices)))
-        targets = tokens[:, 1:].flatten().to(backend.device)
-        for layer, activation in enumerate(recorder.kept):
-            hidden = reader.hidden(activation, layer).flatten(0, 1)
-            scores = token_log_prob(hidden, backend.unembed, targets, **backend.readout)
-            totals[layer, indices] += scores.view(len(indices), -1).sum(1).to(totals.dtype)
+        layers = [reader.hidden(activation.flatten(0, 1), layer) for layer, activation in enumerate(recorder.kept)]
+        targets = tokens[:, 1:].flatten().to(backend.device).repeat(len(layers))
+        hidden = torch.cat(layers)
+        scores = torch.cat(
+            [
+                token_log_prob(rows, backend.unembed, wanted, **backend.readout)
+                for rows, wanted in zip(
+                    torch.split(hidden, _ROWS_PER_WALK), torch.split(targets, _ROWS_PER_WALK), strict=True
+                )
+            ]
+        )
+        totals[:, indices] += scores.view(len(layers), len(indices), -1).sum(2).to(totals.dtype)
 
     run_batched(answers, add, batch_size=batch_size)
     return totals.cpu()
