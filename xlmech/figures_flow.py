@@ -103,26 +103,30 @@ def depths(
     queries = sorted({code for frame in frames for code in frame.query_language})
     titles = [f"{one.lens} lens ({one.component})" for one in results]
     figure = make_subplots(1, len(results), subplot_titles=titles, shared_yaxes=True, horizontal_spacing=0.03)
+    figure.update_annotations(font_size=13)
+    last = max(int(one.readings.layer.max()) for one in results)
+    right = last + 0.12 * (last + 1)
     for col, frame in enumerate(frames, start=1):
         for number, event in enumerate(_EVENTS):
-            _event(figure, frame[frame.event == event], event, queries, lane=number, col=col)
+            _event(figure, frame[frame.event == event], event, queries, lane=number, edge=right, col=col)
         figure.update_xaxes(title_text="layer", col=col)
-    layers = results[0].readings.layer
-    figure.update_xaxes(range=[layers.min() - 0.6, layers.max() + 1.9], dtick=2)
+    figure.update_xaxes(range=[-0.6, right], dtick=2)
     figure.update_yaxes(tickvals=list(range(len(queries))), ticktext=queries, range=[len(queries) - 0.5, -0.5])
-    for edge in range(1, len(queries)):
-        figure.add_hline(edge - 0.5, line_color="#E2E2E2", line_width=1)
-    figure.update_yaxes(title_text="query language", col=1).update_annotations(font_size=13)
+    for row in range(1, len(queries)):
+        figure.add_hline(row - 0.5, line_color="#E2E2E2", line_width=1)
+    figure.update_yaxes(title_text="query language", col=1)
     n_subjects = frames[0].groupby("query_language").n_subjects.first()
     counts = str(n_subjects.min()) if n_subjects.nunique() == 1 else f"{n_subjects.min()} to {n_subjects.max()}"
-    caption = f"""Layer at which the mean probability of each form of the answer is highest (beside it: that probability),
+    caption = f"""Layer at which the mean probability of each form of the answer is highest (on the right: that probability),
     and from which on the query-language form's stays above the plant-language form's, on {counts} subjects per row.
     Whiskers: 95 % interval, resampling subjects. No tick: the plant-language form was never ahead by 0.02, or still is
     at the last layer; the plant language itself ({results[0].plant_language or "unknown"}) has one form only."""
-    return _finish(figure, "Lens: where each language's form peaks and overtakes", caption, height=58 * len(queries))
+    return _finish(figure, "Lens: where each language's form peaks and overtakes", caption, height=64 * len(queries))
 
 
-def _event(figure: go.Figure, part: pd.DataFrame, event: str, queries: list[str], *, lane: int, col: int) -> None:
+def _event(
+    figure: go.Figure, part: pd.DataFrame, event: str, queries: list[str], *, lane: int, edge: float, col: int
+) -> None:
     name, colour, symbol = _EVENTS[event]
     y = [queries.index(code) + 0.27 * (lane - 1) for code in part.query_language]
     hover = [
@@ -133,11 +137,13 @@ def _event(figure: go.Figure, part: pd.DataFrame, event: str, queries: list[str]
     whiskers = {"array": part.high - part.layer, "arrayminus": part.layer - part.low, "color": colour, "width": 3}
     marker = {"color": colour, "symbol": symbol, "size": 11, "line": {"color": colour, "width": 3}}
     figure.add_scatter(
-        x=part.layer, y=y, error_x=whiskers | {"thickness": 1.3}, mode="markers+text", marker=marker, name=name,
-        text=["" if event == "overtaking" or math.isnan(prob) else f"  {prob:.2f}" for prob in part.prob],
-        textposition="middle right", textfont={"color": colour, "size": 11}, legendgroup=event,
-        showlegend=col == 1, hovertext=hover, hoverinfo="text", row=1, col=col,
+        x=part.layer, y=y, error_x=whiskers | {"thickness": 1.3}, mode="markers", marker=marker, name=name,
+        legendgroup=event, showlegend=col == 1, hovertext=hover, hoverinfo="text", row=1, col=col,
     )  # fmt: skip
+    if event != "overtaking":
+        for height, prob in zip(y, part.prob, strict=True):
+            text = {"text": f"{prob:.2f}", "font": {"color": colour, "size": 11}, "showarrow": False}
+            figure.add_annotation(x=edge, y=height, **text, xanchor="right", row=1, col=col)
 
 
 def direct_logit(result: DirectLogitResult, *, form: str = "query - plant") -> go.Figure:
