@@ -73,6 +73,7 @@ def test_regression_is_the_closed_form(model: Any) -> None:
     torch.testing.assert_close(bias, torch.full((6,), 3.0, dtype=torch.float64), rtol=1e-6, atol=1e-6)
 
 
+@torch.no_grad()
 def test_divergence_is_that_of_torch_distributions(model: Any, tuned: TunedLens) -> None:
     backend = backend_of(model)
     states = torch.randn(N_LAYERS, 5, backend.d_model, dtype=torch.float64)
