@@ -121,12 +121,11 @@ def test_another_models_lens_is_refused_by_name_and_shape(
     model: Any, tuned: TunedLens, tokenizer: Any, probes: ProbeSet
 ) -> None:
     other = load_model(tiny("gpt2"), tokenizer=tokenizer, backend="bridge")
-    own, wanted = tuned.provenance.model, "gpt2"
+    own = tuned.provenance.model
     with pytest.raises(
         ValueError, match=f"trained on '{own}', the model is .*; train one for it with train_tuned_lens"
     ):
-        logit_lens(other, probes, lens=replace(tuned, provenance=replace(tuned.provenance, model=own)))
-    assert wanted
+        logit_lens(other, probes, lens=tuned)
     small = replace(tuned, weight=tuned.weight[:1, :4, :4], bias=tuned.bias[:1, :4])
     with pytest.raises(ValueError, match="reads 2 layers of width 4, the model has 3 of width 32; train one"):
         logit_lens(model, probes, lens=small)
