@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from xlmech.ablation import ablate as ablate
     from xlmech.attribution import AttributionResult as AttributionResult
     from xlmech.attribution import attribute_neurons as attribute_neurons
+    from xlmech.direct_logit import DirectLogitResult as DirectLogitResult
+    from xlmech.direct_logit import direct_logit_attribution as direct_logit_attribution
     from xlmech.evaluation import MitigationResult as MitigationResult
     from xlmech.evaluation import evaluate_mitigation as evaluate_mitigation
     from xlmech.languages import available_languages as available_languages
@@ -29,13 +31,19 @@ if TYPE_CHECKING:
     from xlmech.records import demo_records as demo_records
     from xlmech.records import load_records as load_records
     from xlmech.records import save_records as save_records
+    from xlmech.similarity import SimilarityResult as SimilarityResult
+    from xlmech.similarity import representation_similarity as representation_similarity
     from xlmech.synthesis import synthesize_records as synthesize_records
+    from xlmech.tuned_lens import TunedLens as TunedLens
+    from xlmech.tuned_lens import train_tuned_lens as train_tuned_lens
 
 # Names are imported on first use, so that `xlmech --help` does not wait for torch.
 _MODULE_OF = {
     "ablate": "ablation",
     "AttributionResult": "attribution",
     "attribute_neurons": "attribution",
+    "DirectLogitResult": "direct_logit",
+    "direct_logit_attribution": "direct_logit",
     "MitigationResult": "evaluation",
     "evaluate_mitigation": "evaluation",
     "available_languages": "languages",
@@ -55,7 +63,11 @@ _MODULE_OF = {
     "demo_records": "records",
     "load_records": "records",
     "save_records": "records",
+    "SimilarityResult": "similarity",
+    "representation_similarity": "similarity",
     "synthesize_records": "synthesis",
+    "TunedLens": "tuned_lens",
+    "train_tuned_lens": "tuned_lens",
 }
 __all__ = ["figures", *_MODULE_OF]  # noqa: PLE0604
 __version__ = "0.1.0"

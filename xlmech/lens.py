@@ -1,68 +1,175 @@
 """Logit lens per layer and language: at which depth does which language's form of the answer rise?
 
 Every layer's residual stream at the position that predicts the answer is read through the model's own final norm and
-unembedding (nostalgebraist 2020), and the first token of each language's form is looked up, as Wendler et al. 2024
-(arXiv:2402.10588) do for English. Early layers are not trained to be read like this: a low figure there is no proof
-that the answer is absent.
+unembedding (nostalgebraist 2020), and each language's form of the answer is looked up, as Wendler et al. 2024
+(arXiv:2402.10588) do for English: by its first token, and if wanted by the whole form with itself forced. Early layers are
+not trained to be read like this: a low figure there is no proof that the answer is absent. `train_tuned_lens` gives
+translators that take the mismatch off.
+
+Example:
+    >>> model = load_model("demo")
+    >>> probes = build_probes(demo_records(), ["fr"], attributes=["birth_country"], templates=[0])
+    >>> logit_lens(model, probes.filter(group="private")).depths()
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args
 
+import numpy as np
 import pandas as pd
-import torch
+from numpy.typing import NDArray
 
-from xlmech.backends import Backend, backend_of
-from xlmech.leakage import rate, subject_hash
+from xlmech import metrics
+from xlmech.backends import backend_of
+from xlmech.forms import ask
+from xlmech.leakage import rate
+from xlmech.lens_readings import Component, Positions, Reader, first_token_rows, whole_value_rows
 from xlmech.models import plant_language, provenance
-from xlmech.probes import Probe, ProbeSet
-from xlmech.readout import token_logits
+from xlmech.probes import ProbeSet
 from xlmech.results import Result
-from xlmech.runner import BATCH_SIZE, Recorder, encode_answer, encode_prompt, run_batched
+from xlmech.runner import BATCH_SIZE
+from xlmech.tuned_lens import TunedLens
 
-_ROWS_PER_READOUT = 64
+Reading = Literal["first_token", "whole_value"]
+LEAD = 0.02
+"""Least mean probability by which the plant form must be ahead at some layer, for the query form to overtake it."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class LensResult(Result):
-    """First-token readings per probe, layer and form.
+    """Readings per probe, layer and form.
 
     Attributes:
-        readings: One row per (probe, layer, form_language): `prob` and full-vocabulary `rank` of the first token of that
-            language's form, the layer's `entropy` (nats), and the `form`: `query` or `plant` language's, `other`, or `same`
-            (first token shared with the query or plant form).
-        n_collisions: Probes left out because the query and the plant language's forms share their first token.
+        readings: First-token readings, one row per (probe, layer, position, form_language): `prob` and full-vocabulary
+            `rank` of the first token of that language's form, the layer's `entropy` (nats), and the `form`: `query` or
+            `plant` language's, `other`, or `same` (first token shared with the query or plant form). `language_mass` is
+            the probability of all tokens with which only that language writes a candidate value of the attribute (the
+            packs' values and the probes' own), `shared_mass` of those with which several do; NaN for attributes that
+            are written alike in all languages. `position` counts the prompt's tokens from 0.
+        values: Whole-value readings, one row per (probe, layer, form_language): `log_prob` (nats, the form forced),
+            `log_prob_per_token`, `n_tokens`; `form` compares whole forms, and no probe is left out. None if not read.
+        n_collisions: Probes left out of `readings` because the query and the plant language's forms share their first
+            token.
         plant_language: As of the model.
+        component: What was read: `resid_post`, `attn_out` or `mlp_out`.
+        positions: `last` (the one that predicts the answer) or `all` of the prompt.
+        lens: `raw` or `tuned`.
     """
 
     kind: ClassVar[str] = "lens"
     readings: pd.DataFrame
+    values: pd.DataFrame | None = None
     n_collisions: int = 0
     plant_language: str = ""
+    component: str = "resid_post"
+    positions: str = "last"
+    lens: str = "raw"
 
     def to_frame(self) -> pd.DataFrame:
-        """One row per probe, layer and form."""
+        """One row per probe, layer, position and form."""
         return self.readings
 
-    def summary(self) -> pd.DataFrame:
+    def summary(self, reading: Reading = "first_token") -> pd.DataFrame:
         """Mean probability with its 95 % interval (over subjects) per query language, layer and `form`.
 
-        `form` is `query` (the query language's), `plant` (the plant language's) or `other` (the likeliest of the rest).
-        Where the query language is the plant language there is no separate `plant` row.
+        At the position that predicts the answer. `form` is `query` (the query language's), `plant` (the plant language's)
+        or `other` (the likeliest of the rest). Where the query language is the plant language there is no separate `plant`
+        row. For whole values `prob` is the mean over tokens, exp(log_prob_per_token), of the probes whose query and plant
+        language's forms differ.
+
+        Raises:
+            ValueError: Whole values were not read.
         """
-        frame = self.readings[self.readings.form != "same"]
-        keys = ["query_language", "layer", "form", "probe", "subject"]
-        best = frame.groupby(keys, sort=False, as_index=False).prob.max()
         rows = []
-        for (language, layer, form), part in best.groupby(["query_language", "layer", "form"], sort=False):
+        for (language, layer, form), part in self._best(reading).groupby(
+            ["query_language", "layer", "form"], sort=False
+        ):
             value, low, high = rate(pd.DataFrame(part), "prob")
             rows.append(
                 {"query_language": language, "layer": layer, "form": form, "prob": value, "low": low, "high": high}
             )
         return pd.DataFrame(rows)
+
+    def depths(self, reading: Reading = "first_token", *, lead: float = LEAD) -> pd.DataFrame:
+        """At which layer each form's mean probability peaks, and from which on the query form is above the plant form.
+
+        Args:
+            reading: Which readings; probabilities as in `summary`.
+            lead: The overtaking is only defined where the plant form is ahead by this at some layer before.
+
+        Returns:
+            One row per query language and `event` (`query peak`, `plant peak`, `other peak`, `overtaking`): `layer` (NaN
+            if it does not happen), `low`, `high` (95 %, resampling subjects), `share` (of resamples in which it happens;
+            the interval is over those), `prob` (mean probability of that form at that layer, the query form's for
+            `overtaking`), `n_subjects`.
+
+        Raises:
+            ValueError: Whole values were not read.
+        """
+        rows = []
+        for language, frame in self._best(reading).groupby("query_language", sort=False):
+            curves = _curves(pd.DataFrame(frame))
+            n_subjects = frame.subject.nunique()
+            for event, (layer, draws, curve) in _events(curves, lead).items():
+                happened = draws[~np.isnan(draws)]
+                low, high = metrics.percentile_interval(happened)
+                value = float(curve[int(layer)]) if not np.isnan(layer) else float("nan")
+                rows.append(
+                    {"query_language": language, "event": event, "layer": layer, "low": float(low), "high": float(high)}
+                    | {"share": len(happened) / len(draws), "prob": value, "n_subjects": n_subjects}
+                )
+        return pd.DataFrame(rows)
+
+    def _best(self, reading: Reading) -> pd.DataFrame:
+        """(probe, layer, form) probability at the predicting position; the likeliest of the `other` forms."""
+        if reading == "first_token":
+            frame = self.readings
+            if self.positions == "all":
+                frame = frame[frame.position == frame.groupby("probe").position.transform("max")]
+        elif self.values is None:
+            raise ValueError("whole values were not read; call logit_lens with whole_values=True")
+        else:
+            frame = self.values.assign(prob=np.exp(self.values.log_prob_per_token))
+            alike = frame[(frame.form == "same") & (frame.form_language == self.plant_language)].probe
+            frame = frame[~frame.probe.isin(alike)]
+        keys = ["query_language", "layer", "form", "probe", "subject"]
+        return pd.DataFrame(frame[frame.form != "same"].groupby(keys, sort=False, as_index=False).prob.max())
+
+
+_Curve = tuple[NDArray[np.float64], NDArray[np.float64]]  # (layer,) mean, (resample, layer) draws
+
+
+def _curves(frame: pd.DataFrame) -> dict[str, _Curve]:
+    """Per form of one query language, the mean probability per layer, as it is and resampled by subject."""
+    subjects, layers = list(frame.subject.unique()), sorted(frame.layer.unique())
+    found = {}
+    for form in ("query", "plant", "other"):
+        cells = frame[frame.form == form].groupby(["subject", "layer"]).prob.agg(["sum", "count"])
+        if cells.empty:
+            continue
+        whole = cells.reindex(pd.MultiIndex.from_product([subjects, layers]), fill_value=0)
+        shape = (len(subjects), len(layers))
+        found[form] = metrics.bootstrap_means(
+            whole["sum"].to_numpy(float).reshape(shape), whole["count"].to_numpy(float).reshape(shape)
+        )
+    return found
+
+
+def _events(
+    curves: dict[str, _Curve], lead: float
+) -> dict[str, tuple[float, NDArray[np.float64], NDArray[np.float64]]]:
+    """Event -> its layer, that of every resample, and the curve it is read on."""
+    found = {}
+    for form, (mean, draws) in curves.items():
+        found[f"{form} peak"] = (float(metrics.peak_layer(mean)), metrics.peak_layer(draws), mean)
+    if "query" in curves and "plant" in curves:
+        (late, late_draws), (early, early_draws) = curves["query"], curves["plant"]
+        layer = float(metrics.overtaking_layer(late, early, lead=lead))
+        found["overtaking"] = (layer, metrics.overtaking_layer(late_draws, early_draws, lead=lead), late)
+    return found
 
 
 def logit_lens(
@@ -70,118 +177,63 @@ def logit_lens(
     probes: ProbeSet,
     *,
     languages: Sequence[str] | None = None,
+    component: Component = "resid_post",
+    positions: Positions = "last",
+    whole_values: bool = False,
+    lens: TunedLens | None = None,
     batch_size: int = BATCH_SIZE,
     progress: bool = True,
 ) -> LensResult:
-    """Read every layer at the position that predicts the answer's first token.
+    """Read every layer, for every form of the answer.
+
+    With `attn_out` or `mlp_out` it is what that layer's attention or MLP alone writes that is read, scaled by the norm as
+    if it were the whole stream; no layer of these equals the model's output.
 
     Args:
         model: Hooked model.
         probes: Prompts to read.
         languages: Languages whose forms are looked up; all that the probes have by default.
+        component: What is read.
+        positions: The position that predicts the answer, or all of the prompt.
+        whole_values: Whether to read whole forms too, each forced, token by token: a forward pass per form, and a
+            read-out per form's token and layer.
+        lens: Translators from `train_tuned_lens`; the raw lens without.
         batch_size: Prompts at a time, at first.
         progress: Whether to show a progress bar.
 
     Returns:
-        LensResult; its last layer is the model's own output.
+        LensResult; the last layer of `resid_post` is the model's own output.
 
     Raises:
-        ValueError: No probes, or none left after collisions.
+        ValueError: No probes, or none left after collisions; an unknown component or position; a lens that is not a
+            `TunedLens`, is of another model, or is to read another component than `resid_post`.
     """
-    if not len(probes):
-        raise ValueError("no probes to read; see build_probes, and the filters applied to its result")
+    for name, value, known in (("component", component, Component), ("positions", positions, Positions)):
+        if value not in get_args(known):
+            raise ValueError(f"unknown {name} {value!r}; use {', '.join(map(repr, get_args(known)))}")
+    _check_lens(model, lens, component)
     backend, planted = backend_of(model), plant_language(model)
-    firsts = [_first_tokens(backend, probe, languages) for probe in probes]
-    clear = [not _collides(probe, tokens, planted) for probe, tokens in zip(probes, firsts, strict=True)]
-    kept = [probe for probe, is_clear in zip(probes, clear, strict=True) if is_clear]
-    kept_firsts = [tokens for tokens, is_clear in zip(firsts, clear, strict=True) if is_clear]
-    if not kept:
-        raise ValueError(
-            "in every probe the query and the plant language's forms share their first token; use other attributes"
-        )
-    rows: list[list[dict[str, Any]]] = [[] for _ in kept]
-    recorder = Recorder(backend, "hook_resid_post")
-
-    @torch.no_grad()
-    def read(tokens: torch.Tensor, indices: list[int]) -> None:
-        with backend.hooks(recorder.hooks()):
-            backend.hidden(tokens)
-        for layer, resid in enumerate(recorder.kept):
-            hidden = backend.final_norm(resid[:, -1])
-            for start in range(0, len(indices), _ROWS_PER_READOUT):
-                these = indices[start : start + _ROWS_PER_READOUT]
-                logits = token_logits(
-                    hidden[start : start + len(these)], backend.unembed, **backend.readout
-                ).contiguous()
-                found = _look_up(logits, [kept_firsts[index] for index in these])
-                for index, (probs, ranks, entropy) in zip(these, found, strict=True):
-                    rows[index] += _readings(kept[index], layer, kept_firsts[index], probs, ranks, entropy, planted)
-
-    prompts = [encode_prompt(backend, probe.prompt, what=f"probe {probe.id}") for probe in kept]
-    run_batched(prompts, read, batch_size=batch_size, progress="logit lens" if progress else "")
+    asked, clear = ask(backend, probes, languages=languages, plant_language=planted)
+    reader = Reader(backend=backend, component=component, lens=lens)
+    rows = first_token_rows(reader, clear, positions=positions, batch_size=batch_size, progress=progress)
+    values = whole_value_rows(reader, asked, batch_size=batch_size, progress=progress) if whole_values else None
     return LensResult(
-        readings=pd.DataFrame([row for of_probe in rows for row in of_probe]),
-        n_collisions=len(firsts) - len(kept),
+        readings=pd.DataFrame(rows),
+        values=None if values is None else pd.DataFrame(values),
+        n_collisions=len(asked) - len(clear),
         plant_language=planted,
+        component=component,
+        positions=positions,
+        lens="tuned" if lens else "raw",
         provenance=provenance(model),
     )
 
 
-def _first_tokens(backend: Backend, probe: Probe, languages: Sequence[str] | None) -> dict[str, int]:
-    return {
-        code: encode_answer(backend, form, what=f"the {code} form of {probe.record.id}")[0]
-        for code, form in probe.answers.items()
-        if languages is None or code in languages or code == probe.query_language
-    }
-
-
-def _collides(probe: Probe, firsts: dict[str, int], planted: str) -> bool:
-    query = probe.query_language
-    return planted in firsts and planted != query and firsts[planted] == firsts[query]
-
-
-def _look_up(logits: torch.Tensor, firsts: list[dict[str, int]]) -> list[tuple[list[float], list[int], float]]:
-    """Per row: probability and rank of each wanted token, and the row's entropy in nats."""
-    log_probs = logits.log_softmax(-1)
-    entropies = torch.special.entr(log_probs.exp()).sum(-1).tolist()
-    width = max(map(len, firsts))
-    # Rows with fewer forms repeat their first one; the repetitions are cut off below.
-    wanted = [[*tokens.values()] + [next(iter(tokens.values()))] * (width - len(tokens)) for tokens in firsts]
-    own = log_probs.gather(1, torch.tensor(wanted, device=logits.device))
-    ranks = torch.stack([1 + (log_probs > own[:, [form]]).sum(1) for form in range(width)], dim=1)
-    return [
-        (probs[: len(tokens)], places[: len(tokens)], entropy)
-        for tokens, probs, places, entropy in zip(firsts, own.exp().tolist(), ranks.tolist(), entropies, strict=True)
-    ]
-
-
-def _readings(
-    probe: Probe,
-    layer: int,
-    firsts: dict[str, int],
-    probs: list[float],
-    ranks: list[int],
-    entropy: float,
-    planted: str,
-) -> list[dict[str, Any]]:
-    common = {
-        "probe": probe.id,
-        "record": probe.record.id,
-        "subject": subject_hash(probe.record.subject),
-        "attribute": probe.record.attribute,
-        "query_language": probe.query_language,
-        "layer": layer,
-        "entropy": entropy,
-    }
-    return [
-        common | {"form_language": code, "form": _form(code, probe, firsts, planted), "prob": prob, "rank": place}
-        for code, prob, place in zip(firsts, probs, ranks, strict=True)
-    ]
-
-
-def _form(code: str, probe: Probe, firsts: dict[str, int], planted: str) -> str:
-    if code == probe.query_language:
-        return "query"
-    if code == planted:
-        return "plant"
-    return "same" if firsts[code] in (firsts[probe.query_language], firsts.get(planted)) else "other"
+def _check_lens(model: Any, lens: TunedLens | None, component: Component) -> None:
+    if lens is None:
+        return
+    if not isinstance(lens, TunedLens):
+        raise ValueError(f"lens must be a TunedLens, not {lens!r}; make one with train_tuned_lens or TunedLens.load")
+    if component != "resid_post":
+        raise ValueError(f"a tuned lens reads resid_post, not {component!r}; leave lens out")
+    lens.check_fits(model)

@@ -176,6 +176,79 @@ def bootstrap_reduction(before: ArrayLike, after: ArrayLike, *, seed: int = 0) -
     return 1 - kept, 1 - high, 1 - low
 
 
+def resample_counts(n: int, *, seed: int = 0, n_resamples: int = N_RESAMPLES) -> NDArray[np.float64]:
+    """(resample, n) how often each of `n` is drawn in a bootstrap; all ones where there is nothing to draw (n < 2).
+
+    For statistics of several arrays at once, where `bootstrap_ratio` has no room; give subjects, not probes.
+    """
+    if n < 2:
+        return np.ones((1, n))
+    return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=n_resamples).astype(float)
+
+
+def percentile_interval(draws: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """95 % percentile interval over the first axis; NaN where fewer than two draws are there, or one of them is NaN."""
+    if len(draws) < 2:
+        nothing = np.full(draws.shape[1:], np.nan)
+        return nothing, nothing
+    low, high = np.percentile(draws, [50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE)], axis=0)
+    return np.asarray(low), np.asarray(high)
+
+
+def recentred_interval(
+    value: NDArray[np.float64], draws: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """95 % percentile interval of `draws` (over the first axis), shifted so that their mean is `value`.
+
+    For a similarity: a subject drawn twice is more like itself than two subjects are, which lifts every draw. Of
+    simulations with 16 unrelated subjects in 100 dimensions, the lower bound of CKA's plain percentile interval
+    exceeded the 95 % quantile of its null in half, that of this interval in none.
+    """
+    low, high = percentile_interval(draws)
+    shift = value - draws.mean(0)
+    return np.asarray(low + shift), np.asarray(high + shift)
+
+
+def bootstrap_means(
+    sums: NDArray[np.float64], counts: NDArray[np.float64], *, seed: int = 0
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Means of many columns at once, as they are and resampled by subject, jointly over the columns.
+
+    Args:
+        sums: (subject, column) sums of a figure over each subject's probes.
+        counts: (subject, column) how many probes each sum has.
+        seed: Of the resampling.
+
+    Returns:
+        (column,) means and (resample, column) draws; NaN where nothing was counted.
+    """
+    drawn = resample_counts(len(sums), seed=seed)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return sums.sum(0) / counts.sum(0), drawn @ sums / (drawn @ counts)
+
+
+# Depth
+
+
+def peak_layer(curves: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(...) first layer at which each (..., layer) curve is highest; NaN where the curve has a NaN."""
+    return np.where(np.isnan(curves).any(-1), np.nan, np.nan_to_num(curves).argmax(-1).astype(float))
+
+
+def overtaking_layer(late: NDArray[np.float64], early: NDArray[np.float64], *, lead: float) -> NDArray[np.float64]:
+    """(...) layer from which on `late` stays above `early`, both (..., layer).
+
+    NaN where `early` was never ahead by at least `lead` (there is nothing to overtake), where it is still ahead at the
+    last layer, and where a curve has a NaN.
+    """
+    behind = late <= early
+    n_layers = late.shape[-1]
+    first = n_layers - np.where(behind.any(-1), behind[..., ::-1].argmax(-1), n_layers)
+    was_ahead = np.nanmax(np.where(np.isnan(early - late), -np.inf, early - late), axis=-1) >= lead
+    whole = ~np.isnan(late + early).any(-1)
+    return np.where(whole & was_ahead & (first < n_layers), first.astype(float), np.nan)
+
+
 # Attribution
 
 

@@ -7,6 +7,7 @@ Languages keep their colour and, unless sorted by value, their order: the plant 
     figures.leakage_matrix(measure_leakage(model, probes)).show()
 """
 
+from xlmech.figures._flow import depths, direct_logit, similarity
 from xlmech.figures._leakage import leakage_by_language, leakage_matrix
 from xlmech.figures._lens import leakage_per_layer, lens
 from xlmech.figures._mitigation import before_after, price
@@ -18,6 +19,8 @@ from xlmech.figures._trade_off import trade_off
 __all__ = [
     "TEMPLATE",
     "before_after",
+    "depths",
+    "direct_logit",
     "language_name",
     "leakage_by_language",
     "leakage_matrix",
@@ -25,5 +28,6 @@ __all__ = [
     "lens",
     "neurons_per_layer",
     "price",
+    "similarity",
     "trade_off",
 ]

@@ -1,0 +1,249 @@
+"""Direct logit attribution: which layer's attention or MLP writes which language's form of the answer?
+
+The last residual stream is the sum of the embedding and of what every attention and MLP wrote. With the final norm's scale
+held at the model's own (as TransformerLens' `ActivationCache.apply_ln_to_stack` holds it), a form's logit is a sum of one
+term per component. What it leaves out: what a component does through later ones, how it changes the norm's scale, and a
+final soft-cap; a component that only makes a later one write the answer gets nothing.
+
+Example:
+    >>> result = direct_logit_attribution(load_model("demo"), probes.filter(group="private"))
+    >>> result.summary().query("form == 'query - plant'")
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+
+from xlmech import metrics
+from xlmech.backends import Backend, backend_of
+from xlmech.forms import Asked, ask
+from xlmech.models import plant_language, provenance
+from xlmech.probes import ProbeSet
+from xlmech.results import Result
+from xlmech.runner import BATCH_SIZE, Recorder, encode_prompt, run_batched
+
+_TOLERANCE = 2e-2
+_KEYS = ["query_language", "component", "layer", "form"]
+_Directions = tuple[Float[torch.Tensor, "token d_model"], Float[torch.Tensor, " token"]]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class DirectLogitResult(Result):
+    """Terms of each form's first-token logit at the position that predicts the answer.
+
+    Attributes:
+        contributions: One row per (probe, component, layer, form_language). `component` is `embed` (with the positions'
+            embedding, layer -1), `attn_out` or `mlp_out` (after the post-norm, in architectures that have one), or
+            `bias` (of the final norm and the unembedding, layer -1). `logit` is the term; `centred` the same less its
+            mean over the vocabulary, which is what counts in a softmax. `form` as in the lens.
+        totals: One row per (probe, form_language): `logit` before any soft-cap, and `error`, the sum of the terms less
+            that.
+        n_layers: Of the model.
+        n_collisions: Probes left out because the query and the plant language's forms share their first token.
+        plant_language: As of the model.
+    """
+
+    kind: ClassVar[str] = "direct_logit"
+    contributions: pd.DataFrame
+    totals: pd.DataFrame
+    n_layers: int
+    n_collisions: int = 0
+    plant_language: str = ""
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per probe, component, layer and form."""
+        return self.contributions
+
+    def summary(self) -> pd.DataFrame:
+        """Mean `centred` term with its 95 % interval (over subjects) per query language, component, layer and `form`.
+
+        `form` is `query`, `plant`, or `query - plant`: what turns the answer from the plant language's form to the query
+        language's.
+        """
+        frame = self.contributions[self.contributions.form.isin(["query", "plant"])]
+        keys = ["query_language", "component", "layer", "probe", "subject"]
+        wide = frame.pivot(index=keys, columns="form", values="centred")
+        if "plant" in wide:
+            wide["query - plant"] = wide["query"] - wide["plant"]
+        terms = wide.reset_index().melt(id_vars=keys, value_name="value").dropna(subset="value")
+        rows = []
+        for language, part in terms.groupby("query_language", sort=False):
+            cells = part.pivot_table(index="subject", columns=_KEYS[1:], values="value", aggfunc=["sum", "count"])
+            means, draws = metrics.bootstrap_means(
+                cells["sum"].fillna(0).to_numpy(float), cells["count"].fillna(0).to_numpy(float)
+            )
+            low, high = metrics.percentile_interval(draws)
+            for key, *figures in zip(cells["sum"].columns, means, low, high, strict=True):
+                named = dict(zip(_KEYS, (language, *key), strict=True))
+                rows.append(named | dict(zip(("value", "low", "high"), figures, strict=True)))
+        return pd.DataFrame(rows)
+
+
+def direct_logit_attribution(
+    model: Any,
+    probes: ProbeSet,
+    *,
+    languages: Sequence[str] | None = None,
+    batch_size: int = BATCH_SIZE,
+    progress: bool = True,
+) -> DirectLogitResult:
+    """Take every form's first-token logit apart by layer and component.
+
+    Args:
+        model: Hooked model.
+        probes: Prompts to read.
+        languages: Languages whose forms are looked up; all that the probes have by default.
+        batch_size: Prompts at a time, at first.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        DirectLogitResult; all terms of a form sum to its logit before the soft-cap. A warning says so if they do not,
+        because the architecture adds something else to the stream.
+
+    Raises:
+        ValueError: No probes, or none left after collisions; a final norm that is neither LayerNorm nor RMSNorm.
+    """
+    backend, planted = backend_of(model), plant_language(model)
+    asked, clear = ask(backend, probes, languages=languages, plant_language=planted)
+    recorders = [Recorder(backend, f"hook_{name}") for name in ("resid_pre", "attn_out", "mlp_out", "resid_post")]
+    hooks = [hook for recorder in recorders for hook in recorder.hooks()]
+    terms: list[list[dict[str, Any]]] = [[] for _ in clear]
+    totals: list[list[dict[str, Any]]] = [[] for _ in clear]
+    norm, mean = FrozenNorm.of(backend), _mean_direction(backend)
+
+    @torch.no_grad()
+    def read(tokens: torch.Tensor, indices: list[int]) -> None:
+        with backend.hooks(hooks):
+            backend.hidden(tokens)
+        embed, attn, mlp, post = ([kept[:, -1].double() for kept in recorder.kept] for recorder in recorders)
+        stack, last = torch.stack([embed[0], *attn, *mlp]), recorders[-1].kept[-1][:, -1]
+        _check_whole(stack.sum(0), post[-1])
+        for row, index in enumerate(indices):
+            found = _attribute(backend, norm, mean, clear[index], stack[:, row], last[row])
+            terms[index], totals[index] = found
+
+    prompts = [encode_prompt(backend, one.probe.prompt, what=f"probe {one.probe.id}") for one in clear]
+    run_batched(prompts, read, batch_size=batch_size, progress="direct logit attribution" if progress else "")
+    return DirectLogitResult(
+        contributions=pd.DataFrame([row for of_probe in terms for row in of_probe]),
+        totals=pd.DataFrame([row for of_probe in totals for row in of_probe]),
+        n_layers=backend.n_layers,
+        n_collisions=len(asked) - len(clear),
+        plant_language=planted,
+        provenance=provenance(model),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrozenNorm:
+    """A final norm as an affine map, once its scale is given: (x [- mean of x]) * gain / scale + offset.
+
+    Attributes:
+        gain: (d_model,)
+        offset: (d_model,)
+        centres: Whether x's mean is taken off (LayerNorm).
+    """
+
+    gain: Float[torch.Tensor, " d_model"]
+    offset: Float[torch.Tensor, " d_model"]
+    centres: bool
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, backend: Backend) -> FrozenNorm:
+        """Found by passing known vectors through the norm, whichever way the model keeps its weights."""
+        size, like = backend.d_model, backend.unembed
+
+        def norm(vector: torch.Tensor) -> torch.Tensor:
+            return backend.final_norm(vector.to(like)[None, None])[0, 0].double()
+
+        odd = torch.arange(size) % 2 == 1
+        # Zero mean and no zero; so large that the norm's epsilon is nothing beside it.
+        known = torch.where(odd, -1e4, 1e4 * odd.sum() / (~odd).sum()).to(like).double()
+        offset = norm(torch.zeros(size))
+        gain = (norm(known) - offset) * known.square().mean().sqrt() / known
+        flat = norm(torch.ones(size)) - offset
+        return cls(gain=gain, offset=offset, centres=bool(flat.abs().max() < 1e-3 * gain.abs().max()))
+
+    def over_scale(self, backend: Backend, resid: Float[torch.Tensor, " d_model"]) -> Float[torch.Tensor, " d_model"]:
+        """(d_model,) gain / scale, the scale being the model's own at `resid`.
+
+        Raises:
+            ValueError: The norm is not such a map at `resid`.
+        """
+        stream = resid.double()
+        shape = (stream - stream.mean() if self.centres else stream) * self.gain
+        made = backend.final_norm(resid[None, None])[0, 0].double() - self.offset
+        scale = shape.square().sum() / (shape @ made)
+        if not (made - shape / scale).norm() < _TOLERANCE * made.norm():
+            raise ValueError(
+                f"the final norm ({type(backend.model.ln_final).__name__}) is neither a LayerNorm nor an RMSNorm, so its "
+                "scale cannot be held; direct logit attribution is not defined for this model"
+            )
+        return self.gain / scale
+
+
+def _check_whole(summed: Float[torch.Tensor, "row d_model"], stream: Float[torch.Tensor, "row d_model"]) -> None:
+    error = float(((summed - stream).norm(dim=1) / stream.norm(dim=1)).max())
+    if not error < _TOLERANCE:
+        warnings.warn(
+            f"embedding, attention and MLP outputs differ from the last residual stream by {error:.1%}: this architecture "
+            "adds something else to it, or its dtype is narrow; see `error` in totals",
+            stacklevel=2,
+        )
+
+
+def _attribute(
+    backend: Backend,
+    norm: FrozenNorm,
+    mean: _Directions,
+    one: Asked,
+    stack: Float[torch.Tensor, "term d_model"],
+    resid: torch.Tensor,
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Rows of `contributions` and `totals` of one probe."""
+    tokens = torch.tensor(list(one.firsts.values()), device=backend.device)
+    directions, biases = _directions(backend, tokens, mean)
+    scaled = directions * norm.over_scale(backend, resid)
+    if norm.centres:
+        scaled = scaled - scaled.mean(1, keepdim=True)
+    offsets = directions @ norm.offset + biases
+    logits = torch.cat([stack @ scaled.T, offsets[None]]).cpu().numpy()
+    names = [("embed", -1)]
+    names += [(name, layer) for name in ("attn_out", "mlp_out") for layer in range(backend.n_layers)]
+    common, rows = one.describe(), []
+    for (component, layer), of_forms in zip([*names, ("bias", -1)], logits, strict=True):
+        for code, logit in zip(one.forms, of_forms, strict=False):
+            rows.append(
+                common
+                | {"component": component, "layer": layer, "form_language": code, "form": one.kind(code)}
+                | {"logit": float(logit), "centred": float(logit - of_forms[-1])}
+            )
+    true = directions @ backend.final_norm(resid[None, None])[0, 0].double() + biases
+    errors = np.asarray(logits.sum(0) - true.cpu().numpy())
+    totals = [
+        common | {"form_language": code, "form": one.kind(code), "logit": float(logit), "error": float(error)}
+        for code, logit, error in zip(one.forms, true, errors, strict=False)
+    ]
+    return rows, totals
+
+
+def _mean_direction(backend: Backend) -> _Directions:
+    """(1, d_model) unembedding and (1,) bias, each the mean over the vocabulary, in float64."""
+    mean, bias = backend.unembed.mean(0, dtype=torch.float64), backend.unembed_bias
+    return mean[None], mean.new_zeros(1) if bias is None else bias.double().mean()[None]
+
+
+def _directions(backend: Backend, tokens: torch.Tensor, mean: _Directions) -> _Directions:
+    """Unembedding and bias of the tokens, and as a last row their mean over the vocabulary, in float64."""
+    rows, bias = backend.unembed[tokens].double(), backend.unembed_bias
+    own = rows.new_zeros(len(rows)) if bias is None else bias[tokens].double()
+    return torch.cat([rows, mean[0]]), torch.cat([own, mean[1]])

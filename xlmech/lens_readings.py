@@ -1,0 +1,164 @@
+"""What a lens reads off a residual stream: first tokens at prompt positions, and whole values with the answer forced."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from tqdm.auto import tqdm
+
+from xlmech.backends import Backend
+from xlmech.forms import Asked, language_tokens
+from xlmech.readout import token_log_prob, token_logits
+from xlmech.runner import Recorder, encode_prompt, run_batched
+from xlmech.tuned_lens import TunedLens
+
+Component = Literal["resid_post", "attn_out", "mlp_out"]
+Positions = Literal["last", "all"]
+Row = dict[str, Any]
+_ROWS_PER_READOUT = 64
+_ROWS_PER_WALK = 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reader:
+    """How a layer's activations become hidden states that can be unembedded.
+
+    Attributes:
+        backend: The model.
+        component: Hook point, `resid_post` and so on.
+        lens: Translators, None for the raw lens.
+    """
+
+    backend: Backend
+    component: Component
+    lens: TunedLens | None
+
+    def recorder(self) -> Recorder:
+        """Keeps the component at every layer."""
+        return Recorder(self.backend, f"hook_{self.component}")
+
+    def hidden(self, activation: torch.Tensor, layer: int) -> torch.Tensor:
+        """(..., d_model) activation of a layer after the translator and the model's own final norm."""
+        return self.backend.final_norm(self.lens.translate(activation, layer) if self.lens else activation)
+
+
+@torch.no_grad()
+def first_token_rows(
+    reader: Reader, asked: Sequence[Asked], *, positions: Positions, batch_size: int, progress: bool
+) -> list[Row]:
+    """One row per probe, layer, position and form, in the order of the probes."""
+    backend, recorder = reader.backend, reader.recorder()
+    own_tokens = language_tokens(backend, asked)
+    rows: list[list[Row]] = [[] for _ in asked]
+
+    def read(tokens: torch.Tensor, indices: list[int]) -> None:
+        with backend.hooks(recorder.hooks()):
+            backend.hidden(tokens)
+        first = tokens.shape[1] - 1 if positions == "last" else 0
+        places = [(index, place) for index in indices for place in range(first, tokens.shape[1])]
+        activations = [activation[:, first:].flatten(0, 1) for activation in recorder.kept]
+        # All layers together: every walk through the vocabulary reads the whole unembedding.
+        hidden = torch.cat([reader.hidden(activation, layer) for layer, activation in enumerate(activations)])
+        cells = [(index, layer, place) for layer in range(len(activations)) for index, place in places]
+        for start in range(0, len(cells), _ROWS_PER_READOUT):
+            these = cells[start : start + _ROWS_PER_READOUT]
+            logits = token_logits(hidden[start : start + len(these)], backend.unembed, **backend.readout)
+            found = _look_up(logits.contiguous(), [asked[index] for index, _, _ in these], own_tokens)
+            for (index, layer, place), readings in zip(these, found, strict=True):
+                common = asked[index].describe() | {"layer": layer, "position": place}
+                rows[index] += [common | reading for reading in readings]
+
+    prompts = [encode_prompt(backend, one.probe.prompt, what=f"probe {one.probe.id}") for one in asked]
+    run_batched(prompts, read, batch_size=batch_size, progress="logit lens" if progress else "")
+    return [row for of_probe in rows for row in of_probe]
+
+
+def _look_up(
+    logits: Float[torch.Tensor, "row d_vocab"], asked: Sequence[Asked], own_tokens: dict[str, dict[str, torch.Tensor]]
+) -> Iterator[list[Row]]:
+    """Per row, a reading of each form's first token."""
+    log_probs = logits.log_softmax(-1)
+    entropies = torch.special.entr(log_probs.exp()).sum(-1).tolist()
+    firsts = [one.firsts for one in asked]
+    width = max(map(len, firsts))
+    # Rows with fewer forms repeat their first one; the repetitions are cut off below.
+    wanted = [[*tokens.values()] + [next(iter(tokens.values()))] * (width - len(tokens)) for tokens in firsts]
+    own = log_probs.gather(1, torch.tensor(wanted, device=logits.device))
+    ranks = torch.stack([1 + (log_probs > own[:, [form]]).sum(1) for form in range(width)], dim=1)
+    for row, (one, probs, places) in enumerate(zip(asked, own.exp().tolist(), ranks.tolist(), strict=True)):
+        sets = own_tokens.get(one.probe.record.attribute, {})
+        mass = {code: float(log_probs[row, tokens.to(logits.device)].exp().sum()) for code, tokens in sets.items()}
+        yield [
+            {
+                "entropy": entropies[row],
+                "form_language": code,
+                "form": one.kind(code),
+                "prob": probs[number],
+                "rank": places[number],
+                "language_mass": mass.get(code, float("nan")),
+                "shared_mass": mass.get("", float("nan")),
+            }
+            for number, code in enumerate(one.forms)
+        ]
+
+
+@torch.no_grad()
+def whole_value_rows(reader: Reader, asked: Sequence[Asked], *, batch_size: int, progress: bool) -> list[Row]:
+    """One row per probe, layer and form: the whole form's log-probability with itself forced."""
+    rows = []
+    for one in tqdm(asked, desc="logit lens: whole values", disable=not progress, leave=False):
+        longest = max(map(len, one.forms.values()))
+        prompt = encode_prompt(reader.backend, one.probe.prompt, room=longest, what=f"probe {one.probe.id}")
+        answers = sorted(set(one.forms.values()))
+        scores = dict(zip(answers, _answer_log_probs(reader, prompt, answers, batch_size).unbind(1), strict=True))
+        for code, tokens in one.forms.items():
+            for layer, log_prob in enumerate(scores[tokens].tolist()):
+                rows.append(
+                    one.describe()
+                    | {
+                        "layer": layer,
+                        "form_language": code,
+                        "form": one.kind(code, whole=True),
+                        "log_prob": log_prob,
+                        "log_prob_per_token": log_prob / len(tokens),
+                        "n_tokens": len(tokens),
+                    }
+                )
+    return rows
+
+
+def _answer_log_probs(
+    reader: Reader, prompt: Sequence[int], answers: Sequence[tuple[int, ...]], batch_size: int
+) -> Float[torch.Tensor, "layer answer"]:
+    """Log-probability (nats, summed over tokens) of every answer at every layer; the prompt is run once."""
+    backend, recorder = reader.backend, reader.recorder()
+    with backend.hooks(recorder.hooks()):
+        _, past = backend.hidden(torch.tensor([list(prompt)]))
+    last = torch.cat([reader.hidden(activation[:, -1], layer) for layer, activation in enumerate(recorder.kept)])
+    first_log_probs = token_logits(last, backend.unembed, **backend.readout).log_softmax(-1)
+    totals = first_log_probs[:, [answer[0] for answer in answers]]
+
+    def add(tokens: torch.Tensor, indices: list[int]) -> None:
+        if tokens.shape[1] < 2:
+            return
+        with backend.hooks(recorder.hooks()):
+            backend.hidden(tokens[:, :-1], past.repeat(len(indices)))
+        layers = [reader.hidden(activation.flatten(0, 1), layer) for layer, activation in enumerate(recorder.kept)]
+        targets = tokens[:, 1:].flatten().to(backend.device).repeat(len(layers))
+        hidden = torch.cat(layers)
+        scores = torch.cat(
+            [
+                token_log_prob(rows, backend.unembed, wanted, **backend.readout)
+                for rows, wanted in zip(
+                    torch.split(hidden, _ROWS_PER_WALK), torch.split(targets, _ROWS_PER_WALK), strict=True
+                )
+            ]
+        )
+        totals[:, indices] += scores.view(len(layers), len(indices), -1).sum(2).to(totals.dtype)
+
+    run_batched(answers, add, batch_size=batch_size)
+    return totals.cpu()
