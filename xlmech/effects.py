@@ -39,7 +39,7 @@ def token_metric(
 def integrated_gradients(
     backend: Backend,
     forced: Forced,
-    base: Float[torch.Tensor, "layer neuron"],
+    base: Float[torch.Tensor, "layer neuron"] | Float[torch.Tensor, "layer position neuron"],
     *,
     nodes: int,
     positions: Positions,
@@ -48,12 +48,14 @@ def integrated_gradients(
     """Integrated gradients of the answer's score, one layer at a time along the line from `base`, others as they are.
 
     At `last` each token is attributed to the activation at its predicting position; at `all` the whole sequence's move
-    together, and what they get is summed.
+    together, and what they get is summed. `base` may have a value per position.
 
     Returns:
         (layer, neuron) attributions summed over the answer's tokens, and the completeness error per layer of that sum.
     """
-    total, difference = torch.zeros_like(base), torch.zeros_like(base[:, 0])
+    base = base[:, None] if base.ndim == 2 else base
+    base = base.expand(-1, len(forced.tokens), -1)
+    total, difference = torch.zeros_like(base[:, 0]), torch.zeros_like(base[:, 0, 0])
     windows = [(place, place + 1) for place in forced.predicting]
     if positions == "all":
         windows = [(0, forced.predicting.stop)]
@@ -82,10 +84,10 @@ def _integrate(
 ) -> tuple[Float[torch.Tensor, "layer neuron"], Float[torch.Tensor, " layer"]]:
     """Attributions and F(a) - F(b) of some layers, whose activations move at the positions of `window`, scored at `read`."""
     places, weights = _gauss_legendre(nodes, base)
-    step = forced.activations[layers, slice(*window)].to(base.dtype) - base[layers][:, None]
+    start = base[layers, slice(*window)]
+    step = forced.activations[layers, slice(*window)].to(base.dtype) - start
     # Variant 0 is the baseline itself, for completeness; the others are the nodes.
-    values = base[layers][:, None, None] + places[:, None, None] * step[:, None]
-    values.requires_grad_()
+    values = (start[:, None] + places[:, None, None] * step[:, None]).requires_grad_()
     rows = [replace(COMPONENT, layer, values[[number]]) for number, layer in enumerate(layers)]
     past = forced.past.until(window[0]) if window[0] else None
     with torch.enable_grad():

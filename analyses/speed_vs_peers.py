@@ -1,0 +1,381 @@
+"""How fast is the engine, and how exact, beside the ways its work is usually done?
+
+    python analyses/speed_vs_peers.py           # five runs of each, an hour or more on two cores
+    python analyses/speed_vs_peers.py --quick   # one run, peers on a sample of their passes; about three minutes
+
+xlmech and each peer run in turn in this one process, on the same model, prompts and thread count; ratios are of medians.
+Where a peer repeats one pass thousands of times, a sample of the passes is timed and scaled, and the row says of how many. The
+last line printed is JSON; `figures/speed_vs_peers.html` shows the ratios. Needs `pip install "xlmech[peers]"`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import peers
+import plotly.graph_objects as go
+import torch
+
+from xlmech import build_probes, demo_records, load_model, logit_lens, measure_leakage
+from xlmech.backends import Backend, backend_of
+from xlmech.effects import COMPONENT, exact_effects, integrated_gradients
+from xlmech.figures import TEMPLATE
+from xlmech.forms import language_tokens  # noqa: F401 (imported here so that its import is not timed)
+from xlmech.probes import ProbeSet
+from xlmech.readout import token_log_prob
+from xlmech.rows import replace, run_rows
+from xlmech.runner import Forced, Recorder, encode_answer, encode_prompt, run_forced
+
+FIGURES = Path(__file__).parent.parent / "figures"
+NODES = 4
+GOALS = {
+    "IG, last position": 150, "IG, all positions": 12, "IG, last position, lean loop": 40, "exact ablation of 2,000 neurons": 40,
+    "patching, layer x position": 15, "patching, last position": 30, "leakage, batch 1": 10, "leakage, batched": 2,
+    "logit lens": 1,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Row:
+    """One comparison: seconds of ours and of the peer, medians over repeats, and both errors."""
+
+    work: str
+    peer: str
+    ours: list[float]
+    theirs: list[float]
+    error_ours: float | None
+    error_peer: float | None
+    timed_share: float = 1.0
+    model: str = "gemma-3-270m, planted"
+
+    def to_json(self) -> dict[str, Any]:
+        """As in the last line printed."""
+        ours, theirs = statistics.median(self.ours), statistics.median(self.theirs)
+        spread = [min(self.theirs) / max(self.ours), max(self.theirs) / min(self.ours)]
+        return {
+            "work": self.work, "peer": self.peer, "model": self.model, "ratio": round(theirs / ours, 2),
+            "ratio_lowest_highest": [round(value, 2) for value in spread], "goal": GOALS.get(self.work),
+            "seconds_ours": round(ours, 4), "seconds_peer": round(theirs, 4), "error_ours": self.error_ours,
+            "error_peer": self.error_peer, "share_of_the_peers_passes_timed": round(self.timed_share, 4), "runs": len(self.ours),
+        }  # fmt: skip
+
+
+def seconds(function: Callable[[], Any]) -> tuple[float, Any]:
+    started = time.perf_counter()
+    found = function()
+    return time.perf_counter() - started, found
+
+
+def in_turn(
+    ours: Callable[[], Any], peer: Callable[[], Any], repeats: int
+) -> tuple[list[float], list[float], Any, Any]:
+    """Run both in turn, after one run of ours that is not counted; times and last results."""
+    ours()
+    times: tuple[list[float], list[float]] = ([], [])
+    for _ in range(repeats):
+        one, mine = seconds(ours)
+        two, theirs = seconds(peer)
+        times[0].append(one)
+        times[1].append(two)
+    return *times, mine, theirs
+
+
+def relative_error(found: torch.Tensor, wanted: torch.Tensor) -> float:
+    return float((found.double() - wanted.double()).norm() / wanted.double().norm())
+
+
+@dataclass(frozen=True)
+class Case:
+    """One prompt whose next token is attributed, with a baseline prompt of the same length."""
+
+    backend: Backend
+    forced: Forced
+    other: Forced
+    target: int
+
+    @property
+    def network(self) -> Any:
+        """The transformers model inside the bridge: the peers run it as they would without xlmech."""
+        return self.backend.model.original_model
+
+    @property
+    def prompt(self) -> torch.Tensor:
+        """(1, position) tokens."""
+        return self.forced.tokens[: self.forced.n_prompt][None]
+
+
+def case_of(backend: Backend, tokens: list[int], target: int) -> Case:
+    """The baseline prompt differs in its last token, so that captum's path moves the last position only."""
+    other = [*tokens[:-1], (tokens[-1] + 7) % len(backend.unembed)]
+    forced, baseline = (run_forced(backend, prompt, [target], COMPONENT) for prompt in (tokens, other))
+    return Case(backend=backend, forced=forced, other=baseline, target=target)
+
+
+def attribution(case: Case, repeats: int, quick: bool, model: str) -> Iterator[Row]:
+    backend, forced = case.backend, case.forced
+    last = forced.n_prompt - 1
+    layers = list(range(backend.n_layers))
+    sample = layers[:: max(1, len(layers) // 2)] if quick else layers
+    plain = case.network
+    for positions, name in (("last", "IG, last position"), ("all", "IG, all positions")):
+        prompt = case.prompt[0].tolist()
+        start = (
+            case.other
+            if positions == "last"
+            else run_forced(backend, prompt[:1] + prompt[:0:-1], [case.target], COMPONENT)
+        )
+        base = start.activations[:, : last + 2].float()
+
+        def ours(nodes: int = NODES, base: torch.Tensor = base, at: str = positions) -> torch.Tensor:
+            return integrated_gradients(backend, forced, base, nodes=nodes, positions=at)[0]  # type: ignore[arg-type]
+
+        wanted = ours(nodes=32)
+        tokens, baseline = case.prompt, start.tokens[: last + 1][None]
+        runs = in_turn(
+            ours, lambda t=tokens, b=baseline: peers.captum_layers(plain, t, b, case.target, sample), repeats
+        )
+        scale = len(layers) / len(sample)
+        theirs = torch.stack(runs[3]).sum(1)
+        errors = relative_error(runs[2], wanted), relative_error(theirs, wanted[sample])
+        yield Row(
+            name,
+            "captum LayerIntegratedGradients, 20 steps",
+            runs[0],
+            [scale * s for s in runs[1]],
+            *errors,
+            1 / scale,
+            model,
+        )
+        if positions == "last":
+            runs = in_turn(
+                ours,
+                lambda b=base: peers.lean_layers(plain, case.prompt, b[:, : last + 1], case.target, sample),
+                repeats,
+            )
+            errors = relative_error(runs[2], wanted), relative_error(torch.stack(runs[3]).sum(1), wanted[sample])
+            yield Row(name + ", lean loop", "plain loop, logits at the last position only", runs[0], [scale * s for s in runs[1]],
+                      *errors, 1 / scale, model)  # fmt: skip
+
+
+def exact(case: Case, repeats: int, quick: bool, model: str) -> Row:
+    backend, plain = case.backend, case.network
+    generator = torch.Generator().manual_seed(0)
+    units = torch.randperm(backend.n_layers * backend.d_mlp, generator=generator)[:2000]
+    neurons = torch.stack([units // backend.d_mlp, units % backend.d_mlp], dim=1)
+    zero = torch.zeros(backend.n_layers, backend.d_mlp)
+    sample = neurons[:: max(1, len(neurons) // (60 if quick else 200))]
+    runs = in_turn(
+        lambda: exact_effects(backend, case.forced, zero, positions="last", neurons=neurons),
+        lambda: peers.ablate_one_by_one(plain, case.prompt, case.target, [tuple(pair) for pair in sample.tolist()]),
+        repeats,
+    )
+    wanted = peers.ablate_one_by_one(
+        plain.double(), case.prompt, case.target, [tuple(pair) for pair in sample.tolist()]
+    )
+    plain.float()
+    scale = len(neurons) / len(sample)
+    errors = (
+        relative_error(runs[2][:: max(1, len(neurons) // (60 if quick else 200))], wanted),
+        relative_error(runs[3], wanted),
+    )
+    return Row("exact ablation of 2,000 neurons", "one hooked forward pass per neuron", runs[0], [scale * s for s in runs[1]],
+               *errors, 1 / scale, model)  # fmt: skip
+
+
+@torch.no_grad()
+def sweep(case: Case, source: list[int], positions: range) -> torch.Tensor:
+    """(layer, position) log-probability of the target with the source's resid_post there."""
+    backend, n = case.backend, case.forced.n_prompt
+    recorder = Recorder(backend, "hook_resid_post")
+    with backend.hooks(recorder.hooks()):
+        backend.hidden(torch.tensor([source]))
+    given = torch.stack([kept[0] for kept in recorder.kept])
+    _, past = backend.hidden(case.prompt)
+    last = []
+    for place in positions:
+        rows = [
+            replace("hook_resid_post", layer, given[layer, place][None, None, None], positions=slice(0, 1))
+            for layer in range(backend.n_layers)
+        ]
+        states = run_rows(backend, case.prompt[:, place:n], rows, past=past.until(place) if place else None)
+        last.append(torch.cat([edited[0, :, -1] for edited in states.edited]))
+    hidden = torch.stack(last, dim=1)
+    targets = torch.full((hidden.shape[0] * hidden.shape[1],), case.target)
+    scores = token_log_prob(hidden.flatten(0, 1), backend.unembed, targets, **backend.readout)
+    return scores.view(hidden.shape[:2])
+
+
+def patching(case: Case, source: list[int], repeats: int, quick: bool, model: str) -> Iterator[Row]:
+    backend, n = case.backend, case.forced.n_prompt
+    for name, positions in (("patching, layer x position", range(n)), ("patching, last position", range(n - 1, n))):
+        places = [(layer, place) for layer in range(backend.n_layers) for place in positions]
+        step = max(1, len(places) // 24) if quick else max(1, len(places) // 72)
+        sample = places[::step]
+        runs = in_turn(
+            lambda positions=positions: sweep(case, source, positions),
+            lambda sample=sample: peers.transformer_lens_sweep(
+                backend.model, torch.tensor([source]), case.prompt, case.target, sample
+            ),
+            repeats,
+        )
+        ours = runs[2].flatten()[::step] if len(positions) > 1 else runs[2][:, 0][::step]
+        error = float((ours - runs[3]).abs().max())
+        scale = len(places) / len(sample)
+        yield Row(name, "TransformerLens patching.generic_activation_patch", runs[0], [scale * s for s in runs[1]], error, 0.0,
+                  1 / scale, model)  # fmt: skip
+
+
+def leakage(model: Any, probes: ProbeSet, repeats: int, quick: bool) -> Iterator[Row]:
+    """480 questions: greedy answers, and the rank among the occupations' forms in the plant and the query language."""
+    from xlmech.leakage import _candidates
+
+    plain = model.original_model
+    records = demo_records()
+    forms = {
+        probe.id: sorted(
+            {
+                by[code]
+                for by in _candidates(probes, records)["occupation"].values()
+                for code in ("en", probe.query_language)
+            }
+        )
+        for probe in probes
+    }
+    longest = 1 + max(len(encode_answer(backend_of(model), form)) for of_probe in forms.values() for form in of_probe)
+    for batch, name in ((1, "leakage, batch 1"), (32, "leakage, batched")):
+        few = probes[:: max(1, len(probes) // ((4 if batch == 1 else 16) if quick else 16 * batch))]
+        prompts, answers = [probe.prompt for probe in few], [forms[probe.id] for probe in few]
+        runs = in_turn(
+            lambda: measure_leakage(
+                model, probes, measures=("extraction", "exposure"), candidates=records, progress=False
+            ),
+            lambda p=prompts, a=answers, b=batch: peers.generate_and_score(
+                plain, backend_of(model).tokenizer, p, a, longest, b
+            ),
+            repeats,
+        )
+        frame = runs[2].probes.set_index("probe")
+        best = [max(score for form, score in zip(forms[probe.id], scores, strict=True) if form in probe.answers.values())
+                for probe, scores in zip(few, runs[3][1], strict=True)]  # fmt: skip
+        error = max(abs(frame.log_prob[probe.id] - value) for probe, value in zip(few, best, strict=True))
+        scale = len(probes) / len(few)
+        yield Row(name, f"transformers generate and a scoring loop, batch {batch}", runs[0], [scale * s for s in runs[1]],
+                  float(error), 0.0, 1 / scale)  # fmt: skip
+
+
+def lens(model: Any, probes: ProbeSet, repeats: int) -> Row:
+    backend = backend_of(model)
+    grouped: dict[int, list[tuple[list[int], list[int]]]] = {}
+    for probe in probes:
+        tokens = encode_prompt(backend, probe.prompt)
+        firsts = [encode_answer(backend, form)[0] for form in probe.answers.values()]
+        grouped.setdefault(len(tokens), []).append((tokens, firsts))
+    batches = [cases[start : start + 32] for cases in grouped.values() for start in range(0, len(cases), 32)]
+    tokens, wanted = (
+        [torch.tensor([t for t, _ in batch]) for batch in batches],
+        [[w for _, w in batch] for batch in batches],
+    )
+    runs = in_turn(
+        lambda: logit_lens(model, probes, progress=False),
+        lambda: peers.lens_by_hand(model.original_model, tokens, wanted),
+        repeats,
+    )
+    return Row("logit lens", "transformers hidden states, batched by hand", runs[0], runs[1], None, None)
+
+
+def matmul_peak() -> float:
+    """Floating-point operations per second of the best of several square products in float32."""
+    a, best = torch.randn(2048, 2048), 0.0
+    for _ in range(12):
+        taken, _ = seconds(lambda: a @ a)
+        best = max(best, 2 * 2048**3 / taken)
+    return best
+
+
+def operations(backend: Backend) -> dict[str, float]:
+    """Floating-point operations that the work needs: 2 per weight and row in every layer that a row passes.
+
+    Attribution: rows pass their own layer and those above, once forward and once backward (to activations; weights are
+    frozen), and every row is projected on the vocabulary once; the second projection of the gradient is not counted. Exact
+    ablation: forward only, one full projection per batch; the pruned projections are not counted.
+    """
+    block = sum(
+        weight.numel() for weight in backend.model.original_model.model.layers[0].parameters() if weight.ndim == 2
+    )
+    passed = sum(backend.n_layers - layer for layer in range(backend.n_layers))
+    head = 2 * backend.unembed.numel()
+    rows = NODES + 1
+    attribution = 2 * 2 * block * (rows * passed + backend.n_layers) + head * (rows * backend.n_layers + 1)
+    ablation = 2 * block * (2000 / backend.n_layers * passed) + head * 4
+    return {"attribution_fp32": float(attribution), "exact_fp32": float(ablation)}
+
+
+def draw(rows: list[dict[str, Any]]) -> None:
+    names = [f"{row['work']}<br><sub>{row['peer']}</sub>" for row in rows]
+    figure = go.Figure(layout={"template": TEMPLATE, "height": 90 + 58 * len(rows), "margin": {"l": 330, "t": 70}})
+    figure.add_bar(y=names, x=[row["ratio"] for row in rows], orientation="h", marker_color="#0072B2", name="measured",
+                   text=[f"{row['ratio']:g}x" for row in rows],
+                   hovertext=[f"{row['seconds_ours']} s against {row['seconds_peer']} s" for row in rows])  # fmt: skip
+    figure.add_scatter(y=names, x=[row["goal"] for row in rows], mode="markers", name="goal",
+                       marker={"symbol": "line-ns-open", "size": 24, "color": "#D55E00", "line": {"width": 3}})  # fmt: skip
+    figure.update_xaxes(type="log", title_text="times as fast as the peer (ratio of medians, log scale)")
+    figure.update_yaxes(autorange="reversed").update_layout(title_text="Engine against peers, one run, same machine")
+    figure.write_html(FIGURES / "speed_vs_peers.html", include_plotlyjs="cdn", config={"displaylogo": False})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="one run, peers on a sample; about three minutes")
+    parser.add_argument("--repeats", type=int, help="runs of each (5, or 1 with --quick)")
+    parser.add_argument("--only", help="only works whose name contains this")
+    arguments = parser.parse_args()
+    repeats, quick = arguments.repeats or (1 if arguments.quick else 5), arguments.quick
+    model = load_model("demo", backend="bridge", dtype="float32", device="cpu")
+    backend = backend_of(model)
+    people = build_probes(demo_records(), ["fr"], attributes=["occupation"], templates=[2])
+    tokens = encode_prompt(backend, people[0].prompt)
+    target = encode_answer(backend, people[0].answers["fr"])[0]
+    case = case_of(backend, tokens, target)
+    source = next(ids for probe in people[1:] if len(ids := encode_prompt(backend, probe.prompt)) == len(tokens))
+    asked = build_probes(demo_records(), attributes=["occupation"], templates=[1, 2])
+    asked = ProbeSet(tuple(asked)[:: max(1, len(asked) // 480)][:480])
+    stages: list[Callable[[], Iterator[Row]]] = [
+        lambda: attribution(case, repeats, quick, "gemma-3-270m, planted"),
+        lambda: iter([exact(case, repeats, quick, "gemma-3-270m, planted")]),
+        lambda: patching(case, source, repeats, quick, "gemma-3-270m, planted"),
+        lambda: leakage(model, asked if not quick else asked[::8], repeats, quick),
+        lambda: iter([lens(model, asked if not quick else asked[::8], repeats)]),
+    ]
+    names = ("IG", "exact", "patching", "leakage", "lens")
+    rows: list[dict[str, Any]] = []
+    for name, stage in zip(names, stages, strict=True):
+        if arguments.only and arguments.only not in name:
+            continue
+        for row in stage():
+            rows.append(row.to_json())
+            print(json.dumps(rows[-1]), flush=True)
+    peak, needed = matmul_peak(), operations(backend)
+    taken = {row["work"]: row["seconds_ours"] for row in rows}
+    share = {
+        "attribution_fp32": needed["attribution_fp32"] / taken.get("IG, last position", float("nan")) / peak,
+        "exact_fp32": needed["exact_fp32"] / taken.get("exact ablation of 2,000 neurons", float("nan")) / peak,
+        "bf16_speedup": None,  # measured only where the CPU has bfloat16 instructions
+    }
+    machine = {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads(),
+               "matmul_peak_gflops": round(peak / 1e9, 1), "instructions": torch.backends.cpu.get_cpu_capability(),
+               "prompt_tokens": len(tokens), "torch": torch.__version__}  # fmt: skip
+    if not arguments.only:
+        draw(rows)
+    print(json.dumps({"rows": rows, "peak_share": share, "machine": machine}))
+
+
+if __name__ == "__main__":
+    main()
