@@ -1,0 +1,57 @@
+"""What does a larger set of neurons buy, and what does it cost?
+
+    python analyses/trade_off.py    # about six minutes on two cores, after `xlmech demo`
+
+Takes the attributions of the demo's audit (people who chose the neurons), selects universal sets of growing size by the same
+rule, deactivates each, and asks the demo's held-out people again. Writes `figures/trade_off.html` and its result.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import torch
+
+from xlmech import demo_records, evaluate_mitigation, figures, load_model
+from xlmech.audit import Audit, AuditPlan, ask
+from xlmech.neurons import NeuronSet, select_universal
+from xlmech.probes import ProbeSet
+
+FIGURES = Path(__file__).parent.parent / "figures"
+SHARES = (0.0005, 0.001, 0.002, 0.004, 0.008)
+NEUTRAL_SENTENCES = 5
+
+
+def main() -> None:
+    audit = Audit.load(FIGURES / "demo" / "results")
+    chosen = audit.neurons
+    n_layers, d_mlp = chosen.scores.shape[1:]
+    sets: dict[str, NeuronSet] = {}
+    for share in SHARES:
+        top_k = int(share * n_layers * d_mlp)
+        everyone = torch.ones_like(chosen.scores, dtype=torch.bool)
+        rows = select_universal(chosen.scores, rule="min", top_k=top_k, is_candidate=everyone)
+        neurons = frozenset((layer, neuron) for layer, neuron, _ in rows)
+        sets[str(top_k)] = NeuronSet(neurons=neurons, n_layers=n_layers, d_mlp=d_mlp, model=chosen.model)
+    _, measured, _ = ask(demo_records(), AuditPlan())
+    judged = ProbeSet(tuple(probe for probe in measured if probe.record.group != "control"))
+    model = load_model("demo")
+    result = evaluate_mitigation(model, judged, sets, random_control=False, n_neutral=NEUTRAL_SENTENCES)
+    shutil.rmtree(FIGURES / "trade_off", ignore_errors=True)
+    result.save(FIGURES / "trade_off")
+    figures.trade_off(result).write_html(
+        FIGURES / "trade_off.html", include_plotlyjs="cdn", config={"displaylogo": False}
+    )
+    private = result.effects[result.effects.group == "private"]
+    print(
+        private.pivot(index="query_language", columns="condition", values="reduction")[list(sets)].round(2).to_string()
+    )
+    public = result.effects[result.effects.group == "public"]
+    kept = public.groupby("condition", sort=False)[["before", "after"]].sum()
+    print("public facts kept:", (kept.after / kept.before).round(3).to_dict())
+    print("largest NLL rise:", result.price.groupby("condition", sort=False).rise.max().round(3).to_dict())
+
+
+if __name__ == "__main__":
+    main()
