@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from xlmech.models import load_model as load_model
     from xlmech.neurons import NeuronSet as NeuronSet
     from xlmech.neurons import PrivacyNeurons as PrivacyNeurons
+    from xlmech.pairs import ProbePair as ProbePair
+    from xlmech.patching import PatchingResult as PatchingResult
+    from xlmech.patching import patch_languages as patch_languages
     from xlmech.planting import plant as plant
     from xlmech.probes import Probe as Probe
     from xlmech.probes import ProbeSet as ProbeSet
@@ -55,6 +58,9 @@ _MODULE_OF = {
     "load_model": "models",
     "NeuronSet": "neurons",
     "PrivacyNeurons": "neurons",
+    "ProbePair": "pairs",
+    "PatchingResult": "patching",
+    "patch_languages": "patching",
     "plant": "planting",
     "Probe": "probes",
     "ProbeSet": "probes",
