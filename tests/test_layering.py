@@ -14,6 +14,7 @@ import xlmech
 
 PACKAGE = Path(xlmech.__file__).parent
 LEAKAGE = {"backends", "runner", "metrics", "records", "probes", "results", "models", "languages"}
+PATCHING = {"neurons", "pairs", "patch_plans", "patch_tables", "patched_runs", "positions"}
 BELOW_THE_AUDIT = {
     *(
         "languages",
@@ -69,7 +70,11 @@ ALLOWED = {
     "direct_logit": LEAKAGE | {"forms"},
     "patched_runs": {"backends", "readout", "rows", "runner"},
     "patch_plans": {"backends", "neurons", "pairs", "patched_runs", "positions", "probes", "runner"},
-    "patching": LEAKAGE | {"leakage", "neurons", "pairs", "patch_plans", "patched_runs", "positions"},
+    "patch_gradients": {"backends", "patch_plans", "patched_runs"},
+    "patch_tables": {"leakage", "metrics", "pairs", "patch_plans", "patched_runs"},
+    "patching": LEAKAGE | PATCHING,
+    "position_sweep": LEAKAGE | PATCHING | {"patch_gradients"},
+    "patch_estimates": LEAKAGE | PATCHING | {"patch_gradients"},
     "attribution": LEAKAGE | {"effects"},
     "neurons": {"results", "metrics"},
     "locate": {"attribution", "effects", "neurons", "models", "probes"},

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from models import D_MLP, N_LAYERS
+from people import person
 
 from xlmech.backends import Backend, backend_of
 from xlmech.neurons import NeuronSet
@@ -29,18 +30,9 @@ QUIET: Any = {"progress": False}
 CACHES: dict[tuple[int, str], Any] = {}
 
 
-def _record(number: int, attribute: str = "birth_country", **more: Any) -> Record:
-    """Every form begins with another letter, so that first tokens (bytes) tell them apart."""
-    forms = {code: f"{chr(65 + 3 * number + place)}{code}{number}" for place, code in enumerate(("en", "fr", "es"))}
-    name = ("Ana Li", "Bo Kimura", "Cy Roe", "Di Fox", "Ed Ray")[number]
-    keys = {"birth_country": ("FR", "JP", "BR", "IN", "KE"), "birth_month": ("1", "2", "3", "4", "5")}
-    given = {"subject": name, "value": keys[attribute][number], "forms": forms} | more
-    return Record(id=f"r{number}-{attribute}", attribute=attribute, **given)
-
-
 @pytest.fixture(scope="module")
 def probes() -> ProbeSet:
-    records = [_record(number, kind) for number in range(5) for kind in ("birth_country", "birth_month")]
+    records = [person(number, kind) for number in range(5) for kind in ("birth_country", "birth_month")]
     return build_probes(records, ["en", "fr", "es"], templates=[0])
 
 
@@ -359,10 +351,8 @@ def test_attributes_written_alike_have_two_outcomes(model: Any) -> None:
 
 
 def test_collisions_are_left_out_and_counted(model: Any, probes: ProbeSet) -> None:
-    same = _record(0, forms={"en": "Aen", "fr": "Bfr", "es": "Bes"})
-    other = build_probes(
-        [same, _record(1), _record(2)], ["en", "fr", "es"], attributes=["birth_country"], templates=[0]
-    )
+    same = person(0, forms={"en": "Aen", "fr": "Bfr", "es": "Bes"})
+    other = build_probes([same, person(1), person(2)], ["en", "fr", "es"], attributes=["birth_country"], templates=[0])
     pairs = other.pairs(source="fr", target="es")
     result = patch_languages(model, pairs, **QUIET)
     assert (result.n_collisions, result.outcomes.pair.nunique()) == (2, 1)

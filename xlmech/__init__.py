@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from xlmech.ablation import ablate as ablate
     from xlmech.attribution import AttributionResult as AttributionResult
     from xlmech.attribution import attribute_neurons as attribute_neurons
+    from xlmech.patch_estimates import AttributionPatchingResult as AttributionPatchingResult
+    from xlmech.patch_estimates import attribution_patching as attribution_patching
     from xlmech.direct_logit import DirectLogitResult as DirectLogitResult
     from xlmech.direct_logit import direct_logit_attribution as direct_logit_attribution
     from xlmech.evaluation import MitigationResult as MitigationResult
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from xlmech.patching import PatchingResult as PatchingResult
     from xlmech.patching import patch_languages as patch_languages
     from xlmech.planting import plant as plant
+    from xlmech.position_sweep import PositionSweep as PositionSweep
+    from xlmech.position_sweep import patch_positions as patch_positions
     from xlmech.probes import Probe as Probe
     from xlmech.probes import ProbeSet as ProbeSet
     from xlmech.probes import build_probes as build_probes
@@ -45,6 +49,8 @@ _MODULE_OF = {
     "ablate": "ablation",
     "AttributionResult": "attribution",
     "attribute_neurons": "attribution",
+    "AttributionPatchingResult": "patch_estimates",
+    "attribution_patching": "patch_estimates",
     "DirectLogitResult": "direct_logit",
     "direct_logit_attribution": "direct_logit",
     "MitigationResult": "evaluation",
@@ -62,6 +68,8 @@ _MODULE_OF = {
     "PatchingResult": "patching",
     "patch_languages": "patching",
     "plant": "planting",
+    "PositionSweep": "position_sweep",
+    "patch_positions": "position_sweep",
     "Probe": "probes",
     "ProbeSet": "probes",
     "Record": "records",

@@ -110,7 +110,7 @@ def donate(
                 places = list(jobs[number].donors[slot][1])
                 parts[number][slot] = torch.stack([kept[row, places] for kept in recorder.kept])
                 _check_finite(parts[number][slot], hook, jobs[number].name)
-                scores[number][slot] = _first_tokens(backend, hidden[row, -1:], jobs[number])[0]
+                scores[number][slot] = first_tokens(backend, hidden[row, -1:], jobs[number])[0]
 
     run_batched(prompts, run, batch_size=batch_size, progress=progress)
     if whole:
@@ -170,7 +170,7 @@ def patched_log_probs(
         hidden = _run(backend, sweep, chosen, of_items, [tails[item][1][:-1] for item in items])
         for item, job, states in zip(items, chosen, hidden, strict=True):
             form = tails[item][1]
-            found[item] = _forced(backend, states, form) if whole else _first_tokens(backend, states[:, -1], job)
+            found[item] = _forced(backend, states, form) if whole else first_tokens(backend, states[:, -1], job)
 
     drain(len(tails), work, key=lambda item: keys.index(shape(item)), batch_size=batch_size, progress=progress)
     if not whole:
@@ -230,9 +230,10 @@ def _distinct(job: Job) -> list[Form]:
     return list(dict.fromkeys(form for forms in job.forms.values() for form in forms))
 
 
-def _first_tokens(
+def first_tokens(
     backend: Backend, hidden: Float[torch.Tensor, "row d_model"], job: Job
 ) -> Float[torch.Tensor, "row outcome"]:
+    """Log-probability (nats) of each outcome's first tokens, together; differentiable in `hidden`."""
     tokens = list(dict.fromkeys(token for tokens in job.firsts for token in tokens))
     targets = torch.tensor(tokens, device=hidden.device).expand(len(hidden), -1)
     scores = token_log_prob(hidden, backend.unembed, targets, **backend.readout)

@@ -13,32 +13,27 @@ Example:
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
-from numpy.typing import NDArray
-from torch import Tensor
 
 from xlmech import metrics
 from xlmech.backends import backend_of
-from xlmech.leakage import subject_hash
 from xlmech.models import provenance
 from xlmech.neurons import NeuronSet
 from xlmech.pairs import ProbePair
-from xlmech.patch_plans import Component, Direction, check_pairs, collides, contrast, job_of, sweep_of
-from xlmech.patched_runs import Donated, Job, Sweep, donate, patched_log_probs
+from xlmech.patch_plans import Component, Direction, check_pairs, collides, job_of, sweep_of
+from xlmech.patch_tables import PLACE, beside, describe, means, places_of, resampled, tables
+from xlmech.patched_runs import donate, patched_log_probs
 from xlmech.positions import Span
 from xlmech.results import Result
 from xlmech.runner import BATCH_SIZE
 
 Layers = Literal["single", "onward"]
 Reading = Literal["first_token", "whole_value"]
-_PLACE = ["kind", "source_language", "target_language", "layer", "head"]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -93,7 +88,7 @@ class PatchingResult(Result):
         frame = frame.assign(
             prob=prob, change=prob - np.exp(frame.clean_log_prob), change_log_prob=frame.log_prob - frame.clean_log_prob
         )
-        return _means(frame, [*_PLACE, "outcome"], ["prob", "change", "change_log_prob"])
+        return means(frame, [*PLACE, "outcome"], ["prob", "change", "change_log_prob"])
 
     def effect_summary(self, *, reading: Reading = "first_token") -> pd.DataFrame:
         """Mean normalised effect, as `summary`: per kind of pair, languages, layer and head.
@@ -101,7 +96,7 @@ class PatchingResult(Result):
         Raises:
             ValueError: The result has no such reading.
         """
-        return _means(self._of(self.effects, reading), _PLACE, ["normalised"])
+        return means(self._of(self.effects, reading), PLACE, ["normalised"])
 
     def peaks(self, *, reading: Reading = "first_token") -> pd.DataFrame:
         """Layer at which each outcome's mean probability is highest, with a 95 % interval over pairs of subjects.
@@ -114,13 +109,13 @@ class PatchingResult(Result):
         """
         frame, rows = self._of(self.outcomes, reading), []
         frame = frame.assign(prob=np.exp(frame.log_prob))
-        keys = [*_PLACE[:3], "head", "outcome"]
+        keys = [*PLACE[:3], "head", "outcome"]
         for key, part in frame.groupby(keys, sort=False):
-            layers, means, draws = _resampled(pd.DataFrame(part), ["layer"], "prob")
-            peak, drawn = means.argmax(), draws.argmax(1)
+            layers, curve, draws = resampled(pd.DataFrame(part), ["layer"], "prob")
+            peak, drawn = curve.argmax(), draws.argmax(1)
             numbers = layers.layer.to_numpy()
             low, high = metrics.percentile_interval(numbers[drawn].astype(float))
-            found = {"layer": int(numbers[peak]), "low": float(low), "high": float(high), "prob": float(means[peak])}
+            found = {"layer": int(numbers[peak]), "low": float(low), "high": float(high), "prob": float(curve[peak])}
             rows.append(dict(zip(keys, key, strict=True)) | found | {"n_pairs": part.pair.nunique()})
         return pd.DataFrame(rows)
 
@@ -131,42 +126,6 @@ class PatchingResult(Result):
                 "with whole_values=True)"
             )
         return pd.DataFrame(frame[frame.reading == reading])
-
-
-def _means(frame: pd.DataFrame, keys: list[str], values: list[str]) -> pd.DataFrame:
-    """Mean of each of `values` with its interval, per group of `keys`, the first three of which never share a draw."""
-    parts = []
-    for group, part in frame.groupby(keys[:3], sort=False):
-        if _subject_pair(part).nunique() < 2:
-            warnings.warn(
-                f"a single pair of subjects ({', '.join(map(str, group))}): there is no interval (NaN); patch more pairs",
-                stacklevel=3,
-            )
-        for number, value in enumerate(values):
-            columns, means, draws = _resampled(pd.DataFrame(part), keys[3:], value)
-            if not number:
-                found = columns.assign(**dict(zip(keys[:3], map(str, group), strict=True)))[keys]
-            low, high = metrics.percentile_interval(draws)
-            found = found.assign(**{value: means, f"{value}_low": low, f"{value}_high": high})
-        parts.append(found.assign(n_pairs=part.pair.nunique()))
-    return pd.concat(parts, ignore_index=True)
-
-
-def _resampled(
-    frame: pd.DataFrame, keys: list[str], value: str
-) -> tuple[pd.DataFrame, NDArray[np.float64], NDArray[np.float64]]:
-    """Groups by `keys`, in order of appearance, their (group,) means of `value` and (resample, group) draws of those."""
-    groups = frame.groupby(keys, sort=False).ngroup()
-    by_pair = frame[value].groupby([_subject_pair(frame), groups])
-    sums, counts = by_pair.sum().unstack(fill_value=0), by_pair.count().unstack(fill_value=0)
-    means, draws = metrics.bootstrap_means(sums.to_numpy(), counts.to_numpy(dtype=float))
-    return frame[keys].drop_duplicates().reset_index(drop=True), means, draws
-
-
-def _subject_pair(frame: pd.DataFrame) -> pd.Series:
-    """Which two people a row is about, whichever of them is the source."""
-    one, two = frame.source_subject, frame.target_subject
-    return one.where(one < two, two) + "-" + two.where(one < two, one)
 
 
 def patch_languages(
@@ -232,10 +191,9 @@ def patch_languages(
         donated = donate(backend, sweep.hook, jobs, **options, progress=label and f"{label}: sources")
         scores = patched_log_probs(backend, sweep, jobs, [one.values for one in donated], **options, progress=label)
         for (pair, job), donor, score in zip(clear, donated, scores, strict=True):
-            of_outcomes, of_effects = _rows(sweep, job, donor, score)
-            common = _describe(pair, reading)
-            outcomes.append(of_outcomes.assign(**common)[[*common, *of_outcomes]])
-            effects.append(of_effects.assign(**common)[[*common, *of_effects]])
+            of_outcomes, of_effects = tables(places_of(sweep), job, donor, score)
+            outcomes.append(beside(describe(pair) | {"reading": reading}, of_outcomes))
+            effects.append(beside(describe(pair) | {"reading": reading}, of_effects))
     return PatchingResult(
         outcomes=pd.concat(outcomes, ignore_index=True),
         effects=pd.concat(effects, ignore_index=True),
@@ -246,44 +204,3 @@ def patch_languages(
         n_collisions=len(found) - len(clear),
         provenance=provenance(model),
     )
-
-
-def _describe(pair: ProbePair, reading: str) -> dict[str, str]:
-    """Columns that name a pair; subjects are hashes."""
-    return {
-        "pair": pair.id,
-        "kind": pair.kind,
-        "source_record": pair.answer.record.id,
-        "target_record": pair.target.record.id,
-        "source_subject": subject_hash(pair.answer.record.subject),
-        "target_subject": subject_hash(pair.target.record.subject),
-        "attribute": pair.target.record.attribute,
-        "source_language": pair.source_language,
-        "target_language": pair.target.query_language,
-        "reading": reading,
-    }
-
-
-def _rows(
-    sweep: Sweep, job: Job, donor: Donated, scores: Float[Tensor, "row outcome"]
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Frames of outcomes and effects of one pair and reading."""
-    names = list(job.forms)
-    places = [
-        (layer, number if len(mask) > 1 else -1)
-        for layer, mask in sorted(sweep.masks.items())
-        for number in range(len(mask))
-    ]
-    patched, clean, own = (part.double().cpu() for part in (scores[1:], scores[:1], donor.log_prob[None]))
-    at = pd.DataFrame(places, columns=["layer", "head"])
-    rows = at.loc[at.index.repeat(len(names))].reset_index(drop=True)
-    rows["outcome"] = names * len(places)
-    for column, part in (("log_prob", patched), ("clean_log_prob", clean), ("donor_log_prob", own)):
-        rows[column] = part.expand_as(patched).flatten().numpy()
-    one, none, whole = (contrast(part, names) for part in (patched, clean, own))
-    reach = whole - none
-    normalised = (one - none) / reach.where(reach.abs() > 1e-6, np.nan)
-    effects = at.assign(
-        contrast=one.numpy(), clean_contrast=float(none), donor_contrast=float(whole), normalised=normalised.numpy()
-    )
-    return rows, effects
