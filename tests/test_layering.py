@@ -76,6 +76,7 @@ ALLOWED = {
     "position_sweep": LEAKAGE | PATCHING | {"patch_gradients"},
     "patch_estimates": LEAKAGE | PATCHING | {"patch_gradients"},
     "attribution": LEAKAGE | {"effects"},
+    "trace": LEAKAGE | {"attribution", "leakage", "lens", "pairs", "patching", "position_sweep"},
     "neurons": {"results", "metrics"},
     "locate": {"attribution", "effects", "neurons", "models", "probes"},
     "ablation": {"effects", "backends", "neurons"},

@@ -14,9 +14,9 @@ from models import N_LAYERS, KeepFloat64
 from people import PATH_HEAD, PATH_LAYER, known_path, person
 from transformer_lens import patching as theirs
 
-from xlmech.patch_estimates import AttributionPatchingResult, attribution_patching
 from xlmech.backends import Backend, backend_of
 from xlmech.pairs import ProbePair
+from xlmech.patch_estimates import AttributionPatchingResult, attribution_patching
 from xlmech.patch_gradients import estimated_changes
 from xlmech.patch_plans import contrast, job_of, sweep_of
 from xlmech.patched_runs import donate

@@ -10,8 +10,6 @@ if TYPE_CHECKING:
     from xlmech.ablation import ablate as ablate
     from xlmech.attribution import AttributionResult as AttributionResult
     from xlmech.attribution import attribute_neurons as attribute_neurons
-    from xlmech.patch_estimates import AttributionPatchingResult as AttributionPatchingResult
-    from xlmech.patch_estimates import attribution_patching as attribution_patching
     from xlmech.direct_logit import DirectLogitResult as DirectLogitResult
     from xlmech.direct_logit import direct_logit_attribution as direct_logit_attribution
     from xlmech.evaluation import MitigationResult as MitigationResult
@@ -26,6 +24,8 @@ if TYPE_CHECKING:
     from xlmech.neurons import NeuronSet as NeuronSet
     from xlmech.neurons import PrivacyNeurons as PrivacyNeurons
     from xlmech.pairs import ProbePair as ProbePair
+    from xlmech.patch_estimates import AttributionPatchingResult as AttributionPatchingResult
+    from xlmech.patch_estimates import attribution_patching as attribution_patching
     from xlmech.patching import PatchingResult as PatchingResult
     from xlmech.patching import patch_languages as patch_languages
     from xlmech.planting import plant as plant
@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from xlmech.similarity import SimilarityResult as SimilarityResult
     from xlmech.similarity import representation_similarity as representation_similarity
     from xlmech.synthesis import synthesize_records as synthesize_records
+    from xlmech.trace import RecordTrace as RecordTrace
+    from xlmech.trace import trace_record as trace_record
     from xlmech.tuned_lens import TunedLens as TunedLens
     from xlmech.tuned_lens import train_tuned_lens as train_tuned_lens
 
@@ -80,6 +82,8 @@ _MODULE_OF = {
     "SimilarityResult": "similarity",
     "representation_similarity": "similarity",
     "synthesize_records": "synthesis",
+    "RecordTrace": "trace",
+    "trace_record": "trace",
     "TunedLens": "tuned_lens",
     "train_tuned_lens": "tuned_lens",
 }
