@@ -14,10 +14,12 @@ import xlmech
 
 PACKAGE = Path(xlmech.__file__).parent
 LEAKAGE = {"backends", "runner", "metrics", "records", "probes", "results", "models", "languages"}
+PATCHING = {"neurons", "pairs", "patch_plans", "patch_tables", "patched_runs", "positions"}
 BELOW_THE_AUDIT = {
     *(
         "languages",
         "records",
+        "pairs",
         "probes",
         "synthesis",
         "metrics",
@@ -45,7 +47,8 @@ ALLOWED = {
     "__init__": set(),
     "languages": set(),
     "records": {"languages"},
-    "probes": {"languages", "records"},
+    "pairs": {"languages"},
+    "probes": {"languages", "pairs", "records"},
     "synthesis": {"languages", "records"},
     "metrics": set(),
     "results": set(),
@@ -65,7 +68,15 @@ ALLOWED = {
     "lens": LEAKAGE | {"forms", "leakage", "lens_readings", "tuned_lens"},
     "similarity": LEAKAGE | {"positions", "representations"},
     "direct_logit": LEAKAGE | {"forms"},
+    "patched_runs": {"backends", "readout", "rows", "runner"},
+    "patch_plans": {"backends", "neurons", "pairs", "patched_runs", "positions", "probes", "runner"},
+    "patch_gradients": {"backends", "patch_plans", "patched_runs"},
+    "patch_tables": {"leakage", "metrics", "pairs", "patch_plans", "patched_runs"},
+    "patching": LEAKAGE | PATCHING,
+    "position_sweep": LEAKAGE | PATCHING | {"patch_gradients"},
+    "patch_estimates": LEAKAGE | PATCHING | {"patch_gradients"},
     "attribution": LEAKAGE | {"effects"},
+    "trace": LEAKAGE | {"attribution", "leakage", "lens", "pairs", "patching", "position_sweep"},
     "neurons": {"results", "metrics"},
     "locate": {"attribution", "effects", "neurons", "models", "probes"},
     "ablation": {"effects", "backends", "neurons"},

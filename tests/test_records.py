@@ -467,9 +467,10 @@ def test_sample(n: int, counts: tuple[int, ...]) -> None:
 def test_pairs() -> None:
     people = build_probes(invent(groups={"private": 6, "public": 3}, seed=1), ["en", "fr", "ja"])
     pairs = people.pairs(source="fr", target="ja")
-    assert {(source.query_language, target.query_language) for source, target in pairs} == {("fr", "ja")}
-    assert [target.id for _, target in pairs] == [probe.id for probe in people.filter(languages=["ja"])]
-    for source, target in pairs:
+    assert {(pair.source_language, pair.target.query_language) for pair in pairs} == {("fr", "ja")}
+    assert [pair.target.id for pair in pairs] == [probe.id for probe in people.filter(languages=["ja"])]
+    for pair in pairs:
+        (source,), target = pair.sources, pair.target
         assert source.record.subject != target.record.subject
         assert (source.record.attribute, source.record.group) == (target.record.attribute, target.record.group)
         assert source.template == target.template
@@ -483,7 +484,7 @@ def test_pairs_take_the_next_record_whose_forms_all_differ() -> None:
         for n, (value, forms) in enumerate(values)
     ]
     pairs = build_probes(people, ["en", "fr"], templates=[0]).pairs(source="en", target="fr")
-    assert [(source.record.id, target.record.id) for source, target in pairs] == [
+    assert [(pair.sources[0].record.id, pair.target.record.id) for pair in pairs] == [
         ("r1", "r0"),
         ("r2", "r1"),
         ("r1", "r2"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from typing import Any
@@ -15,7 +16,7 @@ from models import ALL_ARCHITECTURES, D_VOCAB, HOOKED, N_LAYERS, KeepFloat64, ho
 from xlmech.backends import Backend, backend_of
 from xlmech.models import load_model
 from xlmech.readout import token_log_prob
-from xlmech.rows import Rows, ablate_units, add, interpolate, replace, run_rows
+from xlmech.rows import Rows, ablate_units, add, interpolate, replace, replace_where, run_rows
 
 IS_HOOKED = find_spec("transformer_lens.HookedTransformer") is not None
 KINDS = tuple(HOOKED) if IS_HOOKED else ALL_ARCHITECTURES
@@ -151,6 +152,27 @@ def test_several_prompts_of_any_shape(
         torch.testing.assert_close(states.edited[layer][prompt, variant], wanted, rtol=1e-9, atol=1e-9)
 
 
+def test_parts_are_replaced_and_later_layers_too(backend: Backend) -> None:
+    """Variant 0 replaces unit 3 at the second position, variant 1 all units at the first, each in layers 0 and 2."""
+    tokens, mask = _tokens(2, 5), torch.zeros(2, 2, backend.d_mlp, dtype=torch.bool)
+    mask[0, 1, 3] = mask[1, 0] = True
+    values = _random(2, 1, 2, backend.d_mlp)
+    one, two = (replace_where("mlp.hook_post", layer, mask, values, positions=slice(2, 4)) for layer in (0, 2))
+    with torch.no_grad():
+        (found,) = run_rows(backend, tokens, [dataclasses.replace(one, then=(two,))]).edited
+    for prompt in range(2):
+        for variant in range(2):
+
+            def put(value: torch.Tensor, hook: Any, prompt: int = prompt, variant: int = variant) -> torch.Tensor:
+                value = value.clone()
+                value[:, 2:4][:, mask[variant]] = values[prompt, 0][mask[variant]]
+                return value
+
+            with torch.no_grad(), backend.hooks([(backend.hook_name("mlp.hook_post", layer), put) for layer in (0, 2)]):
+                wanted, _ = backend.hidden(tokens[prompt][None])
+            torch.testing.assert_close(found[prompt, variant], wanted[0], rtol=1e-9, atol=1e-9)
+
+
 def test_heads_and_hook_points_outside_the_layers(backend: Backend) -> None:
     tokens, heads = _tokens(1, 6), torch.tensor([[0, 3], [1, 2]])
     groups = [ablate_units("attn.hook_z", 1, heads), add("hook_embed", None, _random(1, 1, 1, backend.d_model))]
@@ -210,4 +232,8 @@ def test_bad_interventions(backend: Backend) -> None:
         run_rows(backend, _tokens(1, 3), [add("hook_nowhere", None, torch.zeros(1, 1, 1, 4))])
     with pytest.raises(ValueError, match="at least one variant, got 0"):
         add("mlp.hook_post", 0, torch.zeros(1, 0, 1, 4))
+    first, two = add("mlp.hook_post", 1, torch.zeros(1, 1, 1, 4)), add("mlp.hook_post", 2, torch.zeros(1, 2, 1, 4))
+    for later in (first, two):
+        with pytest.raises(ValueError, match="on the rows of layer 1 need 1 variants and a later layer, got"):
+            dataclasses.replace(first, then=(later,))
     assert not any(point.fwd_hooks for point in backend.model.hook_dict.values()), "hooks are gone after an error"

@@ -23,7 +23,14 @@ if TYPE_CHECKING:
     from xlmech.models import load_model as load_model
     from xlmech.neurons import NeuronSet as NeuronSet
     from xlmech.neurons import PrivacyNeurons as PrivacyNeurons
+    from xlmech.pairs import ProbePair as ProbePair
+    from xlmech.patch_estimates import AttributionPatchingResult as AttributionPatchingResult
+    from xlmech.patch_estimates import attribution_patching as attribution_patching
+    from xlmech.patching import PatchingResult as PatchingResult
+    from xlmech.patching import patch_languages as patch_languages
     from xlmech.planting import plant as plant
+    from xlmech.position_sweep import PositionSweep as PositionSweep
+    from xlmech.position_sweep import patch_positions as patch_positions
     from xlmech.probes import Probe as Probe
     from xlmech.probes import ProbeSet as ProbeSet
     from xlmech.probes import build_probes as build_probes
@@ -34,6 +41,8 @@ if TYPE_CHECKING:
     from xlmech.similarity import SimilarityResult as SimilarityResult
     from xlmech.similarity import representation_similarity as representation_similarity
     from xlmech.synthesis import synthesize_records as synthesize_records
+    from xlmech.trace import RecordTrace as RecordTrace
+    from xlmech.trace import trace_record as trace_record
     from xlmech.tuned_lens import TunedLens as TunedLens
     from xlmech.tuned_lens import train_tuned_lens as train_tuned_lens
 
@@ -42,6 +51,8 @@ _MODULE_OF = {
     "ablate": "ablation",
     "AttributionResult": "attribution",
     "attribute_neurons": "attribution",
+    "AttributionPatchingResult": "patch_estimates",
+    "attribution_patching": "patch_estimates",
     "DirectLogitResult": "direct_logit",
     "direct_logit_attribution": "direct_logit",
     "MitigationResult": "evaluation",
@@ -55,7 +66,12 @@ _MODULE_OF = {
     "load_model": "models",
     "NeuronSet": "neurons",
     "PrivacyNeurons": "neurons",
+    "ProbePair": "pairs",
+    "PatchingResult": "patching",
+    "patch_languages": "patching",
     "plant": "planting",
+    "PositionSweep": "position_sweep",
+    "patch_positions": "position_sweep",
     "Probe": "probes",
     "ProbeSet": "probes",
     "Record": "records",
@@ -66,6 +82,8 @@ _MODULE_OF = {
     "SimilarityResult": "similarity",
     "representation_similarity": "similarity",
     "synthesize_records": "synthesis",
+    "RecordTrace": "trace",
+    "trace_record": "trace",
     "TunedLens": "tuned_lens",
     "train_tuned_lens": "tuned_lens",
 }

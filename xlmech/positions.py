@@ -1,4 +1,4 @@
-"""Where in a prompt's tokens a place of its text lies, by the tokenizer's own offsets."""
+"""Where in a prompt's tokens a place of its text lies, and which of two prompts' correspond, by the tokenizer's offsets."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from xlmech.records import MASK
 from xlmech.runner import encode_prompt
 
 Place = Literal["subject_last", "last"]
+Span = Literal["subject_last", "last", "subject", "all"]
 
 
 def subject_tokens(backend: Backend, probe: Probe) -> range:
@@ -31,8 +32,7 @@ def subject_tokens(backend: Backend, probe: Probe) -> range:
             f"probe {probe.id}: the subject is not at its span ({start}, {end}) of the prompt {masked_prompt(probe)!r}; "
             "make the probe with build_probes, or mend its subject_span"
         )
-    n_tokens = len(encode_prompt(backend, probe.prompt, what=f"probe {probe.id}"))
-    offsets = backend.tokenizer(probe.prompt, return_offsets_mapping=True)["offset_mapping"][:n_tokens]
+    offsets = _offsets(backend, probe)
     held = [place for place, (low, high) in enumerate(offsets) if low < end and high > start]
     if not held:
         raise ValueError(
@@ -53,6 +53,63 @@ def token_position(backend: Backend, probe: Probe, place: Place) -> int:
     if place == "subject_last":
         return subject_tokens(backend, probe)[-1]
     raise ValueError(f"unknown position {place!r}; use 'subject_last' or 'last'")
+
+
+def segments(backend: Backend, probe: Probe) -> dict[str, range]:
+    """Positions of the prompt's four parts: `special` tokens in front, what is `before` the subject, `subject`, `after`.
+
+    Raises:
+        ValueError: As `subject_tokens`.
+    """
+    subject, offsets = subject_tokens(backend, probe), _offsets(backend, probe)
+    n_special = next((number for number, (low, high) in enumerate(offsets) if high > low), 0)
+    return {
+        "special": range(n_special),
+        "before": range(n_special, subject.start),
+        "subject": subject,
+        "after": range(subject.stop, len(offsets)),
+    }
+
+
+def aligned_positions(backend: Backend, source: Probe, target: Probe, span: Span) -> list[tuple[int, int]]:
+    """(target, source) positions that correspond: one pair for each target position in `span`.
+
+    The last token goes with the last, the subject's last with the subject's last. Longer spans are aligned part by part
+    (see `segments`): in a part with as many tokens in both prompts, one by one; else each target token goes with the
+    source token at the same relative place, first with first and last with last, and a single one with the last. So all
+    of the target's span is covered, whatever the lengths; a source token may be used twice, or not at all.
+
+    Raises:
+        ValueError: An unknown span; a part that the source's prompt lacks; or as `subject_tokens`.
+    """
+    if span in ("last", "subject_last"):
+        return [(token_position(backend, target, span), token_position(backend, source, span))]
+    if span not in ("subject", "all"):
+        raise ValueError(f"unknown position {span!r}; use 'subject_last', 'last', 'subject' or 'all'")
+    parts, of_source = segments(backend, target), segments(backend, source)
+    found = []
+    for part in ["subject"] if span == "subject" else parts:
+        if len(parts[part]) and not len(of_source[part]):
+            raise ValueError(
+                f"the target prompt {masked_prompt(target)!r} ({target.id}) has tokens in its part {part!r} (of the parts "
+                f"{', '.join(parts)}), and the source prompt {masked_prompt(source)!r} ({source.id}) has none; use "
+                "templates that put the subject at the same place, or position='subject'"
+            )
+        found += list(zip(parts[part], _stretched(of_source[part], len(parts[part])), strict=True))
+    return found
+
+
+def _stretched(places: range, n: int) -> list[int]:
+    """`n` of the places, evenly: first to first, last to last; the last one where n is 1."""
+    if n == 1:
+        return [places[-1]]
+    return [places[(2 * number * (len(places) - 1) + n - 1) // (2 * (n - 1))] for number in range(n)]
+
+
+def _offsets(backend: Backend, probe: Probe) -> list[tuple[int, int]]:
+    """Start and end of every token of the encoded prompt, in characters; nothing for special tokens."""
+    n_tokens = len(encode_prompt(backend, probe.prompt, what=f"probe {probe.id}"))
+    return list(backend.tokenizer(probe.prompt, return_offsets_mapping=True)["offset_mapping"][:n_tokens])
 
 
 def masked_prompt(probe: Probe) -> str:

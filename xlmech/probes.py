@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from xlmech import languages as packs
+from xlmech.pairs import ProbePair, make_pairs
 from xlmech.records import MASK, Group, Record, check_attributes
 
 PROMPT_FORMAT = "{question}\n"
@@ -161,29 +162,23 @@ class ProbeSet:
             chosen.update(subjects[index] for index in rng.permutation(len(subjects))[:n_subjects])
         return self.filter(subjects=chosen)
 
-    def pairs(self, *, source: str, target: str) -> tuple[tuple[Probe, Probe], ...]:
+    def pairs(self, *, source: str | Sequence[str], target: str, controls: bool = False) -> tuple[ProbePair, ...]:
         """Source and target prompts for patching: same attribute, group and template; other subject, other value.
 
         Each target probe is paired with the next record in order whose value differs in every form.
 
+        Args:
+            source: Language of the source prompts; several for the mean of one record's prompts in all of them.
+            target: Language of the target prompts; the source language itself for a same-language control.
+            controls: Whether to add two controls to each pair: its source asked in the target language, and in its
+                source's place a third person asked for another attribute (nothing in it tells the followed value).
+
         Raises:
-            ValueError: A language has no probes, or no pair exists.
+            ValueError: A language has no probes, or no pair or control exists.
         """
-        for language in (source, target):
-            if language not in self.languages:
-                raise ValueError(f"no probes in {language!r}; this set is asked in {', '.join(self.languages)}")
-        pairs = []
-        sources, targets = self.filter(languages=[source]).probes, self.filter(languages=[target]).probes
-        for number, probe in enumerate(targets):
-            rotated = sources[number + 1 :] + sources[: number + 1]
-            partner = next((other for other in rotated if _can_pair(other, probe)), None)
-            if partner is not None:
-                pairs.append((partner, probe))
-        if not pairs:
-            raise ValueError(
-                f"no {source} -> {target} pair: no two records share attribute and template and differ in value"
-            )
-        return tuple(pairs)
+        return make_pairs(
+            self.probes, (source,) if isinstance(source, str) else tuple(source), target, controls=controls
+        )
 
     def to_frame(self, *, reveal: bool = False) -> pd.DataFrame:
         """One row per probe; prompts and answers are masked unless `reveal`."""
@@ -200,12 +195,6 @@ class ProbeSet:
             }
             for probe in self.probes
         )
-
-
-def _can_pair(source: Probe, target: Probe) -> bool:
-    one, two = source.record, target.record
-    same = (one.attribute, one.group, source.template) == (two.attribute, two.group, target.template)
-    return same and one.subject != two.subject and not set(source.answers.values()) & set(target.answers.values())
 
 
 def build_probes(

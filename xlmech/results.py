@@ -1,7 +1,8 @@
 """The frozen base of every result: provenance, a tidy frame, saving and loading.
 
 A result is a folder: `meta.json` (kind, schema version, provenance, plain fields), one Parquet file per frame and one
-safetensors file for all tensors. It is written under a temporary name and renamed, so a result that exists is whole.
+safetensors file for all tensors; a result in a result is a folder in it. It is written under a temporary name and
+renamed, so a result that exists is whole.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import time
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, get_type_hints
 
 import pandas as pd
 import torch
@@ -62,7 +63,7 @@ def versions() -> dict[str, str]:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Result:
-    """Base of all results: fields are frames, CPU tensors, or plain JSON values."""
+    """Base of all results: fields are frames, CPU tensors, other results, or plain JSON values."""
 
     kind: ClassVar[str] = "result"
     provenance: Provenance
@@ -97,6 +98,8 @@ class Result:
             value = getattr(self, item.name)
             if isinstance(value, pd.DataFrame):
                 value.to_parquet(folder / f"{item.name}.parquet", index=False)
+            elif isinstance(value, Result):
+                value.save(folder / item.name)
             elif isinstance(value, torch.Tensor):
                 tensors[item.name] = value.detach().cpu().contiguous()
             elif item.name != "provenance":
@@ -135,4 +138,7 @@ class Result:
                 raise ValueError(f"{folder}: tensor {name!r} has shape {found}; meta.json says {shape}")
         frames = {path.stem: pd.read_parquet(path) for path in folder.glob("*.parquet")}
         plain = {key: tuple(value) if isinstance(value, list) else value for key, value in meta["fields"].items()}
-        return cls(provenance=Provenance(**meta["provenance"]), **plain, **tensors, **frames)
+        inner = [path for path in folder.iterdir() if path.is_dir()]
+        kinds = get_type_hints(cls) if inner else {}
+        parts = {path.name: kinds[path.name].load(path) for path in inner if path.name in kinds}
+        return cls(provenance=Provenance(**meta["provenance"]), **plain, **tensors, **frames, **parts)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from xlmech.backends import Backend, HookFunction, KeyValues
 
@@ -34,14 +34,22 @@ class Rows:
         n: Number of variants; each is a row per prompt.
         edit: Takes these rows' (prompt, variant, position, ...) activation, gives the one that replaces it; positions are
             those that are run. Differentiable in whatever it closes over.
+        then: Further interventions on the same variants at later layers: as many variants, and no `then` of their own.
     """
 
     component: str
     layer: int | None
     n: int
     edit: Callable[[torch.Tensor], torch.Tensor]
+    then: tuple[Rows, ...] = ()
 
     def __post_init__(self) -> None:
+        for later in self.then:
+            if later.n != self.n or later.layer is None or later.layer <= (-1 if self.layer is None else self.layer):
+                raise ValueError(
+                    f"interventions on the rows of layer {self.layer} need {self.n} variants and a later layer, got "
+                    f"{later.n} at layer {later.layer}"
+                )
         if self.n < 1:
             raise ValueError(f"rows at {self.component} of layer {self.layer} need at least one variant, got {self.n}")
 
@@ -69,6 +77,30 @@ def replace(component: str, layer: int | None, values: torch.Tensor, *, position
         positions: Slice of the positions that are run.
     """
     return Rows(component=component, layer=layer, n=values.shape[1], edit=_at(positions, lambda _: values))
+
+
+def replace_where(
+    component: str,
+    layer: int | None,
+    mask: Bool[torch.Tensor, "variant ..."],
+    values: torch.Tensor,
+    *,
+    positions: slice = slice(None),
+) -> Rows:
+    """Replace a part of the activation by `values`, another part in each variant: single heads, neurons or positions.
+
+    Args:
+        component: Hook point.
+        layer: Its layer.
+        mask: (variant, position or 1, ...) where to replace, broadcast.
+        values: (prompt or 1, variant or 1, position or 1, ...), broadcast.
+        positions: Slice of the positions that are run.
+    """
+
+    def put(old: torch.Tensor) -> torch.Tensor:
+        return torch.where(mask.to(old.device), values.to(old.dtype), old)
+
+    return Rows(component=component, layer=layer, n=len(mask), edit=_at(positions, put))
 
 
 def add(component: str, layer: int | None, values: torch.Tensor, *, positions: slice = slice(None)) -> Rows:
@@ -207,8 +239,8 @@ class _Layout:
             joining = [number for number in self.order if self.places[number] == place]
             found.append((self.backend.hook_name(component, place // 2), self._grow(self._clean_rows(joining))))
         for number in self.order:
-            group = self.rows[number]
-            found.append((self._name(group), self._edit(group, self.slices[number])))
+            for group in (self.rows[number], *self.rows[number].then):
+                found.append((self._name(group), self._edit(group, self.slices[number])))
         return found
 
     def _name(self, group: Rows) -> str:

@@ -1,0 +1,141 @@
+"""Attribution patching: a quick look at what patching would do, beside what it does.
+
+The contrast (log-odds of the source's value against the target's) is taken as linear around the unpatched run: its gradient
+times the difference of the two runs' activations estimates every layer's and head's effect in one backward pass (Nanda
+2023; Syed et al. 2023, arXiv:2310.10348). Late layers' differences are large and a contrast is far from linear in them, so
+that an estimate alone says little; here it never stands without its error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+from tqdm.auto import tqdm
+
+from xlmech.backends import backend_of
+from xlmech.models import provenance
+from xlmech.neurons import NeuronSet
+from xlmech.pairs import ProbePair
+from xlmech.patch_gradients import estimated_changes
+from xlmech.patch_plans import Component, check_pairs, collides, contrast, job_of, sweep_of
+from xlmech.patch_tables import beside, describe, places_of
+from xlmech.patched_runs import donate, patched_log_probs
+from xlmech.positions import Span
+from xlmech.results import Result
+from xlmech.runner import BATCH_SIZE
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class AttributionPatchingResult(Result):
+    """Estimated changes of the contrast, and for some pairs the true ones.
+
+    Attributes:
+        changes: One row per (pair, layer, head): `estimate` of the contrast's change (nats), `exact` (by patching; NaN where it
+            was not run) and `error`, their difference. `head` is -1 where the component has none.
+        component: As called.
+        position: As called.
+        n_collisions: Pairs left out because forms of two outcomes share their first token.
+    """
+
+    kind: ClassVar[str] = "attribution_patching"
+    changes: pd.DataFrame
+    component: str
+    position: str
+    n_collisions: int = 0
+
+    def __post_init__(self) -> None:
+        if self.changes.exact.isna().all():
+            raise ValueError("an estimate needs the true change of one pair at least beside it")
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per pair, layer and head."""
+        return self.changes
+
+    def agreement(self) -> pd.DataFrame:
+        """Per layer, of the pairs (and heads) that were patched too.
+
+        Returns:
+            `mean_estimate`, `mean_exact` (nats), `relative_error` (sum of |error| / sum of |exact|; NaN where nothing
+            changes), and `n` of what is compared.
+        """
+        known = self.changes.dropna(subset="exact")
+        sizes = known.assign(size=known.exact.abs(), off=known.error.abs()).groupby("layer")
+        table = sizes[["estimate", "exact", "off", "size"]].sum().assign(n=sizes["size"].count())
+        return pd.DataFrame(
+            {
+                "layer": table.index,
+                "mean_estimate": (table.estimate / table.n).to_numpy(),
+                "mean_exact": (table.exact / table.n).to_numpy(),
+                "relative_error": (table.off / table["size"].where(table["size"] > 0, np.nan)).to_numpy(),
+                "n": table.n.to_numpy(),
+            }
+        )
+
+    def rank_correlation(self) -> float:
+        """Spearman's correlation of estimate and true change, over all pairs, layers and heads that were patched too."""
+        known = self.changes.dropna(subset="exact")
+        return float(known.estimate.corr(known.exact, method="spearman"))
+
+
+def attribution_patching(
+    model: Any,
+    pairs: Sequence[ProbePair],
+    *,
+    component: Component = "resid_post",
+    position: Span = "last",
+    neurons: NeuronSet | None = None,
+    n_exact: int = 4,
+    batch_size: int = BATCH_SIZE // 4,
+    progress: bool = True,
+) -> AttributionPatchingResult:
+    """Estimate what overwriting each layer (or head) changes, by one backward pass per pair, and patch some to compare.
+
+    Args:
+        model: Hooked model.
+        pairs: As in `patch_languages`; denoising, one layer at a time, first tokens.
+        component: As in `patch_languages`.
+        position: As in `patch_languages`.
+        neurons: As in `patch_languages`.
+        n_exact: How many pairs, the first ones, are patched in truth as well.
+        batch_size: Prompts at a time, at first.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        AttributionPatchingResult.
+
+    Raises:
+        ValueError: `n_exact` below 1; or as `patch_languages`.
+    """
+    check_pairs(pairs)
+    if n_exact < 1:
+        raise ValueError(f"n_exact must be at least 1, not {n_exact}: an estimate without its error says little")
+    backend = backend_of(model)
+    sweep = sweep_of(backend, component, neurons=neurons)
+    jobs = [(pair, job_of(backend, pair, span=position, direction="denoising")) for pair in pairs]
+    clear = [(pair, job) for pair, job in jobs if not collides(job)]
+    if not clear:
+        raise ValueError("in every pair, forms of two outcomes share their first token; use other attributes or pairs")
+    donated = donate(backend, sweep.hook, [job for _, job in clear], batch_size=batch_size)
+    few = [job for _, job in clear[:n_exact]]
+    options: dict[str, Any] = {"batch_size": batch_size, "progress": "patching" if progress else ""}
+    scores = patched_log_probs(backend, sweep, few, [one.values for one in donated[:n_exact]], **options)
+    places, parts = places_of(sweep), []
+    bar = tqdm(zip(clear, donated, strict=True), total=len(clear), desc="gradients", disable=not progress, leave=False)
+    for number, ((pair, job), donor) in enumerate(bar):
+        estimate = estimated_changes(backend, sweep, job, donor.values).double().cpu().numpy()
+        exact = np.full(len(estimate), np.nan)
+        if number < len(few):
+            found = contrast(scores[number].double().cpu(), list(job.forms))
+            exact = (found[1:] - found[0]).numpy()
+        parts.append(beside(describe(pair), places.assign(estimate=estimate, exact=exact, error=estimate - exact)))
+    return AttributionPatchingResult(
+        changes=pd.concat(parts, ignore_index=True),
+        component=component,
+        position=position,
+        n_collisions=len(jobs) - len(clear),
+        provenance=provenance(model),
+    )

@@ -1,0 +1,48 @@
+"""The linear estimate of patching: one forward and one backward pass tell, to first order, what every overwriting would do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+
+from xlmech.backends import Backend
+from xlmech.patch_plans import contrast
+from xlmech.patched_runs import Job, Sweep, first_tokens
+
+
+def estimated_changes(
+    backend: Backend, sweep: Sweep, job: Job, values: torch.Tensor
+) -> Float[torch.Tensor, " variant"]:
+    """Estimated change of the contrast (nats) by each variant of a sweep, layer by layer: gradient times difference.
+
+    The contrast is that of the outcomes' first tokens; the gradient is taken in the unpatched run.
+
+    Args:
+        backend: The model.
+        sweep: What would be overwritten; one layer at a time.
+        job: In which prompt.
+        values: (layer, position, ...) by what.
+
+    Raises:
+        ValueError: A sweep onward, of which one gradient tells nothing.
+    """
+    if sweep.onward:
+        raise ValueError("attribution patching estimates one layer at a time; use layers='single'")
+    kept: list[torch.Tensor] = []
+
+    def keep(value: torch.Tensor, hook: Any) -> torch.Tensor:  # noqa: ARG001 (TransformerLens passes it by name)
+        kept.append(value if kept else value.detach().requires_grad_())  # layer 0 starts the graph
+        return kept[-1]
+
+    hooks = [(backend.hook_name(sweep.hook, layer), keep) for layer in range(backend.n_layers)]
+    with torch.enable_grad(), backend.hooks(hooks):
+        hidden, _ = backend.hidden(torch.tensor([list(job.prompt)]))
+        score = contrast(first_tokens(backend, hidden[:, -1], job), list(job.forms))
+        gradients = torch.autograd.grad(score.sum(), kept)
+    found, places = [], list(job.positions)
+    for layer, mask in sorted(sweep.masks.items()):
+        step = values[layer].to(kept[layer].dtype) - kept[layer].detach()[0, places]
+        found.append((gradients[layer][0, places] * step * mask.to(step.device)).flatten(1).sum(1))
+    return torch.cat(found)

@@ -1,0 +1,140 @@
+"""From pairs of probes to prompts to overwrite: tokens, corresponding positions, forms, collisions, components."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Float
+
+from xlmech.backends import Backend
+from xlmech.neurons import NeuronSet
+from xlmech.pairs import ProbePair
+from xlmech.patched_runs import Job, Sweep
+from xlmech.positions import Span, aligned_positions
+from xlmech.probes import Probe
+from xlmech.runner import encode_answer, encode_prompt
+
+Component = Literal["resid_pre", "resid_post", "attn_out", "mlp_out", "heads", "neurons"]
+Direction = Literal["denoising", "noising"]
+HOOKS = {"heads": "attn.hook_z", "neurons": "mlp.hook_post"}
+
+
+def check_pairs(pairs: Sequence[ProbePair]) -> None:
+    """Raise ValueError unless there are pairs, all different.
+
+    Raises:
+        ValueError: No pairs, something else than pairs, or one twice.
+    """
+    if not len(pairs):
+        raise ValueError("no pairs to patch; make them with ProbeSet.pairs(source=..., target=...)")
+    for pair in pairs:
+        if not isinstance(pair, ProbePair):
+            raise ValueError(
+                f"expected a ProbePair, got {type(pair).__name__}; make pairs with ProbeSet.pairs, or "
+                "ProbePair(sources=(source,), target=target)"
+            )
+    ids = [pair.id for pair in pairs]
+    if len(set(ids)) < len(ids):
+        twice = next(one for one in ids if ids.count(one) > 1)
+        raise ValueError(f"pair {twice} is given twice; an interval over pairs needs different ones")
+
+
+def hook_of(backend: Backend, component: Component) -> str:
+    """Hook point within the layer.
+
+    Raises:
+        ValueError: An unknown component, or one that the architecture lacks (names those it has).
+    """
+    if component not in get_args(Component):
+        raise ValueError(f"unknown component {component!r}; use {', '.join(map(repr, get_args(Component)))}")
+    hook = HOOKS.get(component, f"hook_{component}")
+    backend.hook_name(hook, 0)
+    return hook
+
+
+def sweep_of(
+    backend: Backend, component: Component, *, neurons: NeuronSet | None = None, onward: bool = False
+) -> Sweep:
+    """One variant per layer, or per layer and head.
+
+    Raises:
+        ValueError: As `hook_of`; neurons without their component or the other way round, or none, or out of range.
+    """
+    hook = hook_of(backend, component)
+    if (component == "neurons") != (neurons is not None):
+        raise ValueError(f"component {component!r} and neurons={neurons!r} do not fit; give both, or neither")
+    rest = (1, 1, 1) if component == "heads" else (1, 1)
+    whole = torch.ones(1, *rest, dtype=torch.bool)
+    masks = dict.fromkeys(range(backend.n_layers), whole)
+    if component == "heads":
+        one_each = torch.eye(int(backend.model.cfg.n_heads), dtype=torch.bool)[:, None, :, None]
+        masks = dict.fromkeys(masks, one_each)
+    if neurons is not None:
+        masks = _neuron_masks(backend, neurons)
+    return Sweep(hook=hook, masks=masks, onward=onward)
+
+
+def _neuron_masks(backend: Backend, neurons: NeuronSet) -> dict[int, torch.Tensor]:
+    if not len(neurons):
+        raise ValueError("the set of neurons to patch is empty")
+    if (neurons.n_layers, neurons.d_mlp) != (backend.n_layers, backend.d_mlp):
+        raise ValueError(
+            f"the neurons are of a model of {neurons.n_layers} layers of {neurons.d_mlp}; this one has {backend.n_layers} "
+            f"of {backend.d_mlp}"
+        )
+    masks = {}
+    for layer, chosen in neurons.by_layer().items():
+        masks[layer] = torch.zeros(1, 1, backend.d_mlp, dtype=torch.bool)
+        masks[layer][..., chosen] = True
+    return masks
+
+
+def job_of(backend: Backend, pair: ProbePair, *, span: Span, direction: Direction) -> Job:
+    """The prompt to overwrite, and what by.
+
+    Raises:
+        ValueError: Noising with several sources; as `aligned_positions`; a form or prompt that tokenises to nothing or is
+            too long.
+    """
+    run, donors = pair.target, pair.sources
+    if direction == "noising":
+        if len(donors) > 1:
+            raise ValueError(f"pair {pair.id}: noising runs the source, so it takes one source language, not several")
+        run, donors = donors[0], (pair.target,)
+    forms = {
+        outcome: tuple(tuple(encode_answer(backend, form, what=f"a form of {outcome} of {pair.id}")) for form in texts)
+        for outcome, texts in pair.outcomes().items()
+    }
+    room = max(len(form) for of in forms.values() for form in of)
+    aligned = [aligned_positions(backend, donor, run, span) for donor in donors]
+    return Job(
+        name=pair.id,
+        prompt=_prompt(backend, run, room),
+        positions=tuple(place for place, _ in aligned[0]),
+        donors=tuple(
+            (_prompt(backend, donor, room), tuple(place for _, place in of))
+            for donor, of in zip(donors, aligned, strict=True)
+        ),
+        forms=forms,
+    )
+
+
+def _prompt(backend: Backend, probe: Probe, room: int) -> tuple[int, ...]:
+    return tuple(encode_prompt(backend, probe.prompt, room=room, what=f"probe {probe.id}"))
+
+
+def collides(job: Job) -> bool:
+    """Whether forms of two outcomes share their first token, so that it does not tell which of them comes out."""
+    firsts = [set(tokens) for tokens in job.firsts]
+    return sum(map(len, firsts)) > len(set().union(*firsts))
+
+
+def contrast(log_prob: Float[torch.Tensor, "*row outcome"], outcomes: Sequence[str]) -> Float[torch.Tensor, " *row"]:
+    """Log-odds of the source's value against the target's, each in any of the forms (nats)."""
+    one, two = (
+        log_prob[..., [number for number, name in enumerate(outcomes) if name.startswith(f"{who}_in")]].logsumexp(-1)
+        for who in ("source", "target")
+    )
+    return one - two

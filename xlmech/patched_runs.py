@@ -1,0 +1,256 @@
+"""Runs of prompts in which another run's activations stand: the tensors behind `xlmech.patching`.
+
+A prompt's prefix up to the first overwritten position is run once; every layer (and head, and position) to overwrite is a row
+of one batch, and so are several prompts of equal length and positions. The clean row gives the unpatched baseline.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+
+from xlmech.backends import Backend
+from xlmech.readout import token_log_prob
+from xlmech.rows import Rows, replace_where, run_rows
+from xlmech.runner import Recorder, drain, rows_that_fit, run_batched
+
+Form = tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One prompt to overwrite.
+
+    Attributes:
+        name: For errors.
+        prompt: Its tokens.
+        positions: Consecutive positions to overwrite.
+        donors: Prompts whose activations are put there (their mean where several), and a position for each of `positions`.
+        forms: Forms of each outcome, as tokens.
+    """
+
+    name: str
+    prompt: Form
+    positions: Form
+    donors: tuple[tuple[Form, Form], ...]
+    forms: dict[str, tuple[Form, ...]]
+
+    @property
+    def firsts(self) -> list[list[int]]:
+        """Distinct first tokens of each outcome's forms."""
+        return [list(dict.fromkeys(form[0] for form in forms)) for forms in self.forms.values()]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """What is overwritten in which variants.
+
+    Attributes:
+        hook: Hook point within the layer.
+        masks: Per layer a (variant, position or 1, ...) mask of what a variant overwrites; a layer left out is not patched.
+        onward: Whether a variant of a layer overwrites all later layers of `masks` as well.
+    """
+
+    hook: str
+    masks: dict[int, Bool[torch.Tensor, "variant ..."]]
+    onward: bool = False
+
+    def rows(self, layers: Sequence[int], values: torch.Tensor, positions: slice) -> list[Rows]:
+        """Rows of these layers; values are (prompt, layer of the model, position, ...)."""
+
+        def of(layer: int) -> Rows:
+            return replace_where(self.hook, layer, self.masks[layer], values[:, layer, None], positions=positions)
+
+        def later(layer: int) -> tuple[Rows, ...]:
+            return tuple(of(other) for other in sorted(self.masks) if other > layer) if self.onward else ()
+
+        return [dataclasses.replace(of(layer), then=later(layer)) for layer in layers]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Donated:
+    """What a job's donors give.
+
+    Attributes:
+        values: (layer, position, ...) mean activations for the positions to overwrite.
+        log_prob: (outcome,) of the donors' own runs (log of the mean probability), as `Patched.log_prob`.
+    """
+
+    values: torch.Tensor
+    log_prob: Float[torch.Tensor, " outcome"]
+
+
+@torch.no_grad()
+def donate(
+    backend: Backend, hook: str, jobs: Sequence[Job], *, whole: bool = False, batch_size: int, progress: str = ""
+) -> list[Donated]:
+    """Run every donor prompt once, keep what the jobs need of it, and read their outcomes off it.
+
+    Raises:
+        ValueError: NaN or infinity in an activation (names layer and job).
+    """
+    prompts = list(dict.fromkeys(prompt for job in jobs for prompt, _ in job.donors))
+    wanted: dict[int, list[tuple[int, int]]] = {}
+    for number, job in enumerate(jobs):
+        for slot, (prompt, _) in enumerate(job.donors):
+            wanted.setdefault(prompts.index(prompt), []).append((number, slot))
+    parts: list[list[torch.Tensor]] = [[torch.empty(0)] * len(job.donors) for job in jobs]
+    scores: list[list[torch.Tensor]] = [[torch.empty(0)] * len(job.donors) for job in jobs]
+    recorder = Recorder(backend, hook)
+
+    def run(tokens: torch.Tensor, indices: list[int]) -> None:
+        with backend.hooks(recorder.hooks()):
+            hidden, _ = backend.hidden(tokens)
+        for row, index in enumerate(indices):
+            for number, slot in wanted[index]:
+                places = list(jobs[number].donors[slot][1])
+                parts[number][slot] = torch.stack([kept[row, places] for kept in recorder.kept])
+                _check_finite(parts[number][slot], hook, jobs[number].name)
+                scores[number][slot] = first_tokens(backend, hidden[row, -1:], jobs[number])[0]
+
+    run_batched(prompts, run, batch_size=batch_size, progress=progress)
+    if whole:
+        scores = [
+            [whole_values(backend, dataclasses.replace(job, prompt=prompt)) for prompt, _ in job.donors] for job in jobs
+        ]
+    return [
+        Donated(values=torch.stack(of).mean(0), log_prob=torch.stack(own).logsumexp(0) - torch.tensor(len(own)).log())
+        for of, own in zip(parts, scores, strict=True)
+    ]
+
+
+def _check_finite(values: torch.Tensor, hook: str, name: str) -> None:
+    finite = values.isfinite().flatten(1).all(1)
+    if not finite.all():
+        layer = int((~finite).nonzero()[0])
+        raise ValueError(f"NaN or infinity at {hook} of layer {layer} in a source of {name}; use a wider dtype")
+
+
+@torch.no_grad()
+def patched_log_probs(
+    backend: Backend,
+    sweep: Sweep,
+    jobs: Sequence[Job],
+    values: Sequence[torch.Tensor],
+    *,
+    whole: bool = False,
+    batch_size: int,
+    progress: str = "",
+) -> list[Float[torch.Tensor, "row outcome"]]:
+    """Log-probability (nats) of each outcome: first the clean run's, then each variant's, layer by layer of the sweep.
+
+    Args:
+        backend: The model.
+        sweep: What is overwritten.
+        jobs: In which prompts.
+        values: (layer, position, ...) by what, for each job.
+        whole: Sum over all tokens of each form, which is forced, in the place of the first token alone.
+        batch_size: Prompts at a time, at first.
+        progress: Label of a progress bar; none without.
+
+    Returns:
+        Per job (1 + variants, outcome); an outcome's forms are alternatives, so their probabilities add up.
+    """
+    tails = [(number, form) for number, job in enumerate(jobs) for form in (_distinct(job) if whole else [()])]
+    found: list[torch.Tensor] = [torch.empty(0)] * len(tails)
+
+    def shape(item: int) -> tuple[int, ...]:
+        number, form = tails[item]
+        return (len(jobs[number].prompt), len(form), *jobs[number].positions)
+
+    keys = sorted({shape(item) for item in range(len(tails))})
+
+    def work(items: list[int]) -> None:
+        chosen = [jobs[tails[item][0]] for item in items]
+        of_items = torch.stack([values[tails[item][0]] for item in items])
+        hidden = _run(backend, sweep, chosen, of_items, [tails[item][1][:-1] for item in items])
+        for item, job, states in zip(items, chosen, hidden, strict=True):
+            form = tails[item][1]
+            found[item] = _forced(backend, states, form) if whole else first_tokens(backend, states[:, -1], job)
+
+    drain(len(tails), work, key=lambda item: keys.index(shape(item)), batch_size=batch_size, progress=progress)
+    if not whole:
+        return found
+    by_job = [
+        {form: score for (of, form), score in zip(tails, found, strict=True) if of == n} for n in range(len(jobs))
+    ]
+    return [_of_outcomes(job, scores) for job, scores in zip(jobs, by_job, strict=True)]
+
+
+def whole_values(backend: Backend, job: Job) -> Float[torch.Tensor, " outcome"]:
+    """Log-probability (nats) of each outcome's whole forms after the job's prompt, as it is."""
+    scores = {}
+    for form in _distinct(job):
+        hidden, _ = backend.hidden(torch.tensor([[*job.prompt, *form[:-1]]]))
+        scores[form] = _forced(backend, hidden, form)
+    return _of_outcomes(job, scores)[0]
+
+
+def _run(
+    backend: Backend, sweep: Sweep, jobs: Sequence[Job], values: torch.Tensor, tails: Sequence[Form]
+) -> Float[torch.Tensor, "job row read d_model"]:
+    """Final hidden states of the clean run and all variants, from the prompt's last position on.
+
+    Rows that do not fit the memory at once are run some layers at a time.
+    """
+    tokens = torch.tensor([[*job.prompt, *tail] for job, tail in zip(jobs, tails, strict=True)])
+    positions, n_read = jobs[0].positions, 1 + len(tails[0])
+    start, span = positions[0], slice(0, len(positions))
+    past = backend.hidden(tokens[:, :start])[1] if start else None
+    fit = rows_that_fit(backend, tokens.shape[1] - start, start) // len(jobs)
+    parts: list[torch.Tensor] = []
+    for layers in _chunks(sweep, fit):
+        states = run_rows(backend, tokens[:, start:], sweep.rows(layers, values, span), past=past)
+        parts += [
+            *([] if parts else [states.clean[:, None, -n_read:]]),
+            *(one[:, :, -n_read:] for one in states.edited),
+        ]
+    return torch.cat(parts, dim=1)
+
+
+def _chunks(sweep: Sweep, fit: int) -> list[list[int]]:
+    """Layers, in order, in groups whose variants number `fit` at most (a layer alone where it has more)."""
+    groups: list[list[int]] = [[]]
+    room = fit
+    for layer in sorted(sweep.masks):
+        n = len(sweep.masks[layer])
+        if groups[-1] and n > room:
+            groups.append([])
+            room = fit
+        groups[-1].append(layer)
+        room -= n
+    return groups
+
+
+def _distinct(job: Job) -> list[Form]:
+    return list(dict.fromkeys(form for forms in job.forms.values() for form in forms))
+
+
+def first_tokens(
+    backend: Backend, hidden: Float[torch.Tensor, "row d_model"], job: Job
+) -> Float[torch.Tensor, "row outcome"]:
+    """Log-probability (nats) of each outcome's first tokens, together; differentiable in `hidden`."""
+    tokens = list(dict.fromkeys(token for tokens in job.firsts for token in tokens))
+    targets = torch.tensor(tokens, device=hidden.device).expand(len(hidden), -1)
+    scores = token_log_prob(hidden, backend.unembed, targets, **backend.readout)
+    columns = [[tokens.index(token) for token in of] for of in job.firsts]
+    return torch.stack([scores[:, of].logsumexp(1) for of in columns], dim=1)
+
+
+def _forced(
+    backend: Backend, hidden: Float[torch.Tensor, "row position d_model"], form: Form
+) -> Float[torch.Tensor, " row"]:
+    """Sum over a form's tokens, read at the last positions, each of which predicts one."""
+    read = hidden[:, -len(form) :]
+    targets: Int[torch.Tensor, " read"] = torch.tensor(form, device=hidden.device).repeat(len(read))
+    return token_log_prob(read.flatten(0, 1), backend.unembed, targets, **backend.readout).view(len(read), -1).sum(1)
+
+
+def _of_outcomes(job: Job, scores: dict[Form, torch.Tensor]) -> Float[torch.Tensor, "row outcome"]:
+    return torch.stack(
+        [torch.stack([scores[form] for form in forms]).logsumexp(0) for forms in job.forms.values()], dim=1
+    )

@@ -1,0 +1,206 @@
+"""Activation patching between languages: where does whose value come out, and in which language's form?
+
+A source prompt (record A asked in language S) is run, and its activation at one layer and position overwrites that of a
+target prompt (record B, same attribute, asked in language T). A's value in T's FORM shows a layer that holds the fact apart
+from any language; A's value in S's form one that already holds the word (Dumas et al. 2025). What it does not show: that
+the model uses the layer so on its own (overwriting with another prompt's activation is not what training saw), nor where
+a fact comes from that is redundant; a null beside it is the pairs' `other_attribute` control.
+
+Example:
+    >>> pairs = probes.filter(group="public").pairs(source="fr", target="es", controls=True)
+    >>> patch_languages(load_model("demo"), pairs).summary().query("outcome == 'source_in_target'")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, get_args
+
+import numpy as np
+import pandas as pd
+
+from xlmech import metrics
+from xlmech.backends import backend_of
+from xlmech.models import provenance
+from xlmech.neurons import NeuronSet
+from xlmech.pairs import ProbePair
+from xlmech.patch_plans import Component, Direction, check_pairs, collides, job_of, sweep_of
+from xlmech.patch_tables import PLACE, beside, describe, means, places_of, resampled, tables
+from xlmech.patched_runs import donate, patched_log_probs
+from xlmech.positions import Span
+from xlmech.results import Result
+from xlmech.runner import BATCH_SIZE
+
+Layers = Literal["single", "onward"]
+Reading = Literal["first_token", "whole_value"]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PatchingResult(Result):
+    """What comes out of patched runs.
+
+    Attributes:
+        outcomes: One row per (pair, reading, layer, head, outcome): `log_prob` (nats) in the patched run, `clean_log_prob` in
+            the unpatched one, `donor_log_prob` in the run (or the mean of the runs) that the activations are from. `outcome`
+            says whose value in which language's form, e.g. `source_in_target`; several source languages' forms add up.
+            `head` is -1 where the component has none.
+        effects: One row per (pair, reading, layer, head): `contrast`, the log-odds of the source's value against the target's
+            in any form (nats), `clean_contrast`, `donor_contrast`, and `normalised`: 0 where patching changes nothing, 1
+            where it makes the run answer as the donor's does; NaN where those two do not differ by 1e-6.
+        component: As called.
+        position: As called.
+        layers: As called.
+        direction: As called.
+        n_collisions: Pairs left out because forms of two outcomes share their first token.
+    """
+
+    kind: ClassVar[str] = "patching"
+    outcomes: pd.DataFrame
+    effects: pd.DataFrame
+    component: str
+    position: str
+    layers: str
+    direction: str
+    n_collisions: int = 0
+
+    def __post_init__(self) -> None:
+        if self.outcomes.empty:
+            raise ValueError("a patching result needs at least one pair")
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per pair, reading, layer, head and outcome."""
+        return self.outcomes
+
+    def summary(self, *, reading: Reading = "first_token") -> pd.DataFrame:
+        """Means over pairs with 95 % intervals, per kind of pair, languages, layer, head and outcome.
+
+        Returns:
+            `prob` (0 to 1), `change` (of the probability, against the unpatched run) and `change_log_prob` (nats), each with
+            its interval in `_low` and `_high` (a bootstrap that draws pairs of subjects; NaN and a warning for a single
+            one), and `n_pairs`.
+
+        Raises:
+            ValueError: The result has no such reading.
+        """
+        frame = self._of(self.outcomes, reading)
+        prob = np.exp(frame.log_prob)
+        frame = frame.assign(
+            prob=prob, change=prob - np.exp(frame.clean_log_prob), change_log_prob=frame.log_prob - frame.clean_log_prob
+        )
+        return means(frame, [*PLACE, "outcome"], ["prob", "change", "change_log_prob"])
+
+    def effect_summary(self, *, reading: Reading = "first_token") -> pd.DataFrame:
+        """Mean normalised effect, as `summary`: per kind of pair, languages, layer and head.
+
+        Raises:
+            ValueError: The result has no such reading.
+        """
+        return means(self._of(self.effects, reading), PLACE, ["normalised"])
+
+    def peaks(self, *, reading: Reading = "first_token") -> pd.DataFrame:
+        """Layer at which each outcome's mean probability is highest, with a 95 % interval over pairs of subjects.
+
+        Returns:
+            One row per kind of pair, languages, head and outcome: `layer`, `low`, `high`, `prob` there, `n_pairs`.
+
+        Raises:
+            ValueError: The result has no such reading.
+        """
+        frame, rows = self._of(self.outcomes, reading), []
+        frame = frame.assign(prob=np.exp(frame.log_prob))
+        keys = [*PLACE[:3], "head", "outcome"]
+        for key, part in frame.groupby(keys, sort=False):
+            layers, curve, draws = resampled(pd.DataFrame(part), ["layer"], "prob")
+            peak, drawn = curve.argmax(), draws.argmax(1)
+            numbers = layers.layer.to_numpy()
+            low, high = metrics.percentile_interval(numbers[drawn].astype(float))
+            found = {"layer": int(numbers[peak]), "low": float(low), "high": float(high), "prob": float(curve[peak])}
+            rows.append(dict(zip(keys, key, strict=True)) | found | {"n_pairs": part.pair.nunique()})
+        return pd.DataFrame(rows)
+
+    def _of(self, frame: pd.DataFrame, reading: str) -> pd.DataFrame:
+        if reading not in set(frame.reading):
+            raise ValueError(
+                f"no reading {reading!r} in this result; it has {', '.join(frame.reading.unique())} (whole values are read "
+                "with whole_values=True)"
+            )
+        return pd.DataFrame(frame[frame.reading == reading])
+
+
+def patch_languages(
+    model: Any,
+    pairs: Sequence[ProbePair],
+    *,
+    component: Component = "resid_post",
+    position: Span = "last",
+    layers: Layers = "single",
+    direction: Direction = "denoising",
+    neurons: NeuronSet | None = None,
+    whole_values: bool = False,
+    batch_size: int = BATCH_SIZE // 4,
+    progress: bool = True,
+) -> PatchingResult:
+    """Overwrite one run's activations by another's, layer by layer, and follow whose value comes out in which form.
+
+    Args:
+        model: Hooked model.
+        pairs: From `ProbeSet.pairs`; several source languages are averaged, activation by activation.
+        component: What is overwritten: `resid_pre`, `resid_post`, `attn_out`, `mlp_out`; `heads` (each head's z on its own);
+            or `neurons` (those given, of the MLP's hidden activation).
+        position: Where: the prompt's `last` token, the `subject_last` one, the whole `subject`, or `all` tokens. Spans of
+            unequal length are aligned as in `positions.aligned_positions`, so that all of the patched one's is overwritten.
+        layers: `single`: one layer at a time, later ones go on from it; `onward`: that layer and all later ones.
+        direction: `denoising`: the target's prompt is run, the sources' activations are put in (is the layer enough to bring
+            the source's value out?); `noising`: the source's prompt is run, the target's activations are put in (is what
+            they displace needed for the source's value?). Outcomes keep their names: the source's value is the same one's.
+        neurons: For component `neurons`; with `onward`, from each of their layers on.
+        whole_values: Whether to read whole forms too, each forced, token by token: a pass per form.
+        batch_size: Prompts at a time, at first.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        PatchingResult.
+
+    Raises:
+        ValueError: No pairs, or one twice; in all of them two outcomes share a first token; an unknown component, position,
+            `layers` or `direction`; a component that the architecture lacks; a subject that is not found in the tokens;
+            parts of a prompt without counterpart; neurons of another model, or given without their component; noising with
+            several sources; NaN in an activation.
+
+    Source:
+        Dumas et al. 2025, arXiv:2411.08745. Differs: all layers are rows of one batch after a prefix that is run once.
+    """
+    check_pairs(pairs)
+    for name, value, known in (("layers", layers, Layers), ("direction", direction, Direction)):
+        if value not in get_args(known):
+            raise ValueError(f"unknown {name} {value!r}; use {', '.join(map(repr, get_args(known)))}")
+    backend = backend_of(model)
+    sweep = sweep_of(backend, component, neurons=neurons, onward=layers == "onward")
+    found = [(pair, job_of(backend, pair, span=position, direction=direction)) for pair in pairs]
+    clear = [(pair, job) for pair, job in found if not collides(job)]
+    if not clear:
+        raise ValueError(
+            "in every pair, forms of two outcomes share their first token, so that it does not tell which comes out; use "
+            "other attributes, languages or pairs"
+        )
+    jobs, outcomes, effects = [job for _, job in clear], [], []
+    for reading in get_args(Reading)[: 1 + whole_values]:
+        options: dict[str, Any] = {"whole": reading == "whole_value", "batch_size": batch_size}
+        label = f"patching, {reading}" if progress else ""
+        donated = donate(backend, sweep.hook, jobs, **options, progress=label and f"{label}: sources")
+        scores = patched_log_probs(backend, sweep, jobs, [one.values for one in donated], **options, progress=label)
+        for (pair, job), donor, score in zip(clear, donated, scores, strict=True):
+            of_outcomes, of_effects = tables(places_of(sweep), job, donor, score)
+            outcomes.append(beside(describe(pair) | {"reading": reading}, of_outcomes))
+            effects.append(beside(describe(pair) | {"reading": reading}, of_effects))
+    return PatchingResult(
+        outcomes=pd.concat(outcomes, ignore_index=True),
+        effects=pd.concat(effects, ignore_index=True),
+        component=component,
+        position=position,
+        layers=layers,
+        direction=direction,
+        n_collisions=len(found) - len(clear),
+        provenance=provenance(model),
+    )

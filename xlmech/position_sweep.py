@@ -1,0 +1,139 @@
+"""Layer x position: which token of one prompt carries the answer at which layer, found by patching each in turn.
+
+Every cell overwrites one layer's activation at one token of the target's prompt by that of the corresponding token of the
+source's. Two prompts in two languages have no common tokens; they correspond part by part (`positions.aligned_positions`:
+what is before the subject, the subject, what follows it), so that a cell away from the subject's and the last token says
+where in the question something happens, not at which word.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+import torch
+
+from xlmech.backends import Backend, backend_of
+from xlmech.models import provenance
+from xlmech.pairs import ProbePair
+from xlmech.patch_gradients import estimated_changes
+from xlmech.patch_plans import Component, check_pairs, collides, job_of, sweep_of
+from xlmech.patch_tables import beside, describe, tables
+from xlmech.patched_runs import Sweep, donate, patched_log_probs
+from xlmech.positions import segments
+from xlmech.probes import Probe
+from xlmech.records import MASK
+from xlmech.results import Result
+from xlmech.runner import encode_prompt
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PositionSweep(Result):
+    """One pair, every layer and position patched in turn.
+
+    Attributes:
+        outcomes: One row per (layer, position, head, outcome): as in `PatchingResult`, first tokens; `head` is -1 where the
+            component has none.
+        effects: One row per (layer, position, head): as in `PatchingResult`; and `estimate`, the change of the contrast that
+            one gradient predicts (attribution patching), beside the true one, `change`.
+        tokens: One row per position of the target's prompt: `part` (`special`, `before`, `subject`, `after`), `token` (its
+            text; masked in the subject).
+        component: As called.
+    """
+
+    kind: ClassVar[str] = "position_sweep"
+    outcomes: pd.DataFrame
+    effects: pd.DataFrame
+    tokens: pd.DataFrame
+    component: str
+
+    def __post_init__(self) -> None:
+        if self.outcomes.empty or set(self.outcomes.position) != set(self.tokens.position):
+            raise ValueError("a position sweep needs a cell for every position of the prompt")
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per layer, position, head and outcome."""
+        return self.outcomes
+
+    def peaks(self) -> pd.DataFrame:
+        """Per outcome, the cell in which its probability is highest: `layer`, `position`, `part`, `head`, `prob`."""
+        best = self.outcomes.loc[self.outcomes.groupby("outcome", sort=False).log_prob.idxmax()]
+        best = best.assign(prob=np.exp(best.log_prob)).merge(
+            self.tokens[["position", "part"]], on="position", how="left"
+        )
+        return best[["outcome", "layer", "position", "part", "head", "prob"]].reset_index(drop=True)
+
+    def estimate_error(self) -> float:
+        """Relative error of the estimates: sum over cells of |estimate - change| / sum of |change|."""
+        return float((self.effects.estimate - self.effects.change).abs().sum() / self.effects.change.abs().sum())
+
+
+def patch_positions(
+    model: Any, pair: ProbePair, *, component: Component = "resid_post", progress: bool = True
+) -> PositionSweep:
+    """Overwrite one layer's activation at one token of the target's prompt, for every layer and token.
+
+    Args:
+        model: Hooked model.
+        pair: From `ProbeSet.pairs`; the source's activations are put into the target's run.
+        component: `resid_pre`, `resid_post`, `attn_out`, `mlp_out`, or `heads`: every head on its own.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        PositionSweep.
+
+    Raises:
+        ValueError: Not a pair, or one whose outcomes share a first token; an unknown component, or one that the architecture
+            lacks; a part of the target's prompt that the source's lacks; a subject that is not found in the tokens.
+    """
+    check_pairs([pair])
+    if component == "neurons":
+        raise ValueError("the position sweep takes no neurons; use patch_languages, or component='mlp_out'")
+    backend = backend_of(model)
+    job = job_of(backend, pair, span="all", direction="denoising")
+    if collides(job):
+        raise ValueError(
+            f"pair {pair.id}: forms of two outcomes share their first token, so that it does not tell which comes out; "
+            "use another pair"
+        )
+    sweep, places = _each_position(sweep_of(backend, component), len(job.positions))
+    (donated,) = donate(backend, sweep.hook, [job], batch_size=1)
+    label = "positions" if progress else ""
+    (scores,) = patched_log_probs(backend, sweep, [job], [donated.values], batch_size=1, progress=label)
+    outcomes, effects = tables(places, job, donated, scores)
+    estimates = estimated_changes(backend, sweep, job, donated.values).double().cpu().numpy()
+    effects = effects.assign(change=effects.contrast - effects.clean_contrast, estimate=estimates)
+    return PositionSweep(
+        outcomes=beside(describe(pair), outcomes),
+        effects=beside(describe(pair), effects),
+        tokens=token_table(backend, pair.target),
+        component=component,
+        provenance=provenance(model),
+    )
+
+
+def _each_position(sweep: Sweep, n: int) -> tuple[Sweep, pd.DataFrame]:
+    """The sweep with every variant once for each of `n` positions, and what each variant is."""
+    masks, rows = {}, []
+    for layer, mask in sorted(sweep.masks.items()):
+        one_each = torch.eye(n, dtype=torch.bool).view(n, 1, n, *[1] * (mask.ndim - 2))
+        masks[layer] = (one_each & mask).flatten(0, 1)
+        heads = range(len(mask)) if len(mask) > 1 else [-1]
+        rows += [(layer, position, head) for position in range(n) for head in heads]
+    return Sweep(hook=sweep.hook, masks=masks), pd.DataFrame(rows, columns=["layer", "position", "head"])
+
+
+def token_table(backend: Backend, probe: Probe) -> pd.DataFrame:
+    """`position`, `part` and `token` (text; masked in the subject) of a prompt's tokens."""
+    tokens = encode_prompt(backend, probe.prompt, what=f"probe {probe.id}")
+    return pd.DataFrame(
+        {
+            "position": place,
+            "part": part,
+            "token": MASK if part == "subject" else backend.tokenizer.decode([tokens[place]]),
+        }
+        for part, places in segments(backend, probe).items()
+        for place in places
+    )

@@ -1,0 +1,200 @@
+"""The path of one fact: lens, patching, heads and neurons of one record, side by side across languages.
+
+For a person in a notebook who wants to see one record go through the model: where its answer rises and in which
+language's form (lens), from which layer on its activations bring it out in another language's run (patching, against one
+other record of the same attribute), which heads carry it to the last token and what they look at, and which neurons hold it.
+One record is an anecdote: there are no intervals here. The analyses over many records have them.
+
+Example:
+    >>> alice, bob = [record for record in demo_records() if record.attribute == "birth_country"][:2]
+    >>> trace_record(load_model("demo"), alice, ["en", "fr", "zh"], counterfactual=bob).to_frame()
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+import torch
+
+from xlmech.attribution import AttributionResult, attribute_neurons
+from xlmech.backends import Backend, backend_of
+from xlmech.leakage import subject_hash
+from xlmech.lens import LensResult, logit_lens
+from xlmech.models import provenance
+from xlmech.pairs import ProbePair
+from xlmech.patching import PatchingResult, patch_languages
+from xlmech.position_sweep import token_table
+from xlmech.probes import ProbeSet, build_probes
+from xlmech.records import Record
+from xlmech.results import Result
+from xlmech.runner import Recorder, encode_prompt
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class RecordTrace(Result):
+    """What was found about one record; each part is a result of its own.
+
+    Attributes:
+        lens: Readings in every language.
+        patching: `resid_post` at the last token, for every ordered pair of languages; the record is the source.
+        heads: The same for each head's z.
+        neurons: Gradient x activation (log-odds; from the counterfactual's mean activation) in every language.
+        attention: Patterns of the top heads on the record's prompts: `query_language`, `layer`, `head`, `destination`,
+            `source`, `weight`.
+        tokens: The prompts' tokens: `query_language`, `position`, `part`, `token` (masked in the subject).
+        record: Its id.
+        counterfactual: The other record's id.
+        subject: Hash of the person's name.
+        attribute: As of the record.
+        languages: Query languages.
+    """
+
+    kind: ClassVar[str] = "trace"
+    lens: LensResult
+    patching: PatchingResult
+    heads: PatchingResult
+    neurons: AttributionResult
+    attention: pd.DataFrame
+    tokens: pd.DataFrame
+    record: str
+    counterfactual: str
+    subject: str
+    attribute: str
+    languages: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.languages) < 2:
+            raise ValueError(f"a trace needs two languages or more, got {', '.join(self.languages) or 'none'}")
+
+    def top_heads(self, n: int = 5) -> pd.DataFrame:
+        """The heads whose z at the last token brings the record out most.
+
+        Returns:
+            `layer`, `head`, `change` of the contrast (nats, mean over the pairs of languages), highest first.
+        """
+        return _top_heads(self.heads, n)
+
+    def top_neurons(self, n: int = 20) -> pd.DataFrame:
+        """Each language's strongest neurons: `query_language`, `layer`, `neuron`, `effect` (log-odds, nats)."""
+        top = self.neurons.top
+        top = top.assign(query_language=top.probe.str.rsplit("/", n=2).str[1])
+        best = top.sort_values("effect", ascending=False).groupby("query_language", sort=False).head(n)
+        return best[["query_language", "layer", "neuron", "effect"]].reset_index(drop=True)
+
+    def to_frame(self) -> pd.DataFrame:
+        """Lens, patching, heads and neurons by query language and layer, side by side.
+
+        Returns:
+            `lens_query`, `lens_plant`: probability of either form's first token (NaN in the plant language, or where they
+            collide); `patched_query`, `patched_source`: probability of the record's value in the query language's form and
+            in the source language's, in runs of the counterfactual asked in this language (mean over source languages);
+            `heads`: highest change of the contrast by one head of the layer; `neurons`: how many of the language's 20
+            strongest neurons are in the layer.
+        """
+        lens = self.lens.summary().pivot_table(index=["query_language", "layer"], columns="form", values="prob")
+        lens = lens.reindex(columns=["query", "plant"]).add_prefix("lens_")
+        outcomes = self.patching.outcomes.assign(prob=np.exp(self.patching.outcomes.log_prob))
+        patched = outcomes.pivot_table(index=["target_language", "layer"], columns="outcome", values="prob")
+        names = {"source_in_target": "patched_query", "source_in_source": "patched_source"}
+        patched = patched.reindex(columns=list(names)).rename(columns=names)
+        changes = _changes(self.heads.effects).groupby(["target_language", "layer", "head"]).change.mean()
+        heads = changes.groupby(["target_language", "layer"]).max().rename("heads")
+        neurons = self.top_neurons().groupby(["query_language", "layer"]).size().rename("neurons")
+        index = pd.MultiIndex.from_product(
+            [self.languages, sorted(self.patching.outcomes.layer.unique())], names=["query_language", "layer"]
+        )
+        parts = [part.reindex(index) for part in (lens, patched, heads)]
+        return pd.concat([*parts, neurons.reindex(index, fill_value=0)], axis=1).reset_index()
+
+
+def trace_record(
+    model: Any,
+    record: Record,
+    languages: Sequence[str] | None = None,
+    *,
+    counterfactual: Record,
+    template: int = 0,
+    n_heads: int = 5,
+    progress: bool = True,
+) -> RecordTrace:
+    """Follow one record through the model in several languages.
+
+    Args:
+        model: Hooked model.
+        record: Whose path.
+        languages: Query languages, two at least; all that have a pack by default.
+        counterfactual: A record of the same attribute, about another person, whose value differs in every form.
+        template: Question template.
+        n_heads: Of how many heads to keep the attention patterns.
+        progress: Whether to show progress bars.
+
+    Returns:
+        RecordTrace.
+
+    Raises:
+        ValueError: Fewer than two languages, or one without a pack; records of different attributes, of one person, or whose
+            values share a form; in every pair of languages two forms share their first token; a template that is not there.
+    """
+    if languages is not None and len(languages) < 2:
+        raise ValueError(f"a trace needs two languages or more, got {', '.join(languages) or 'none'}")
+    if record.subject == counterfactual.subject:
+        raise ValueError(f"records {record.id!r} and {counterfactual.id!r} are about one person; give another person's")
+    own, others = (build_probes([one], languages, templates=[template]) for one in (record, counterfactual))
+    pairs = [
+        ProbePair(sources=(source,), target=target)
+        for target in others
+        for source in own
+        if source.query_language != target.query_language
+    ]
+    quiet: Any = {"progress": progress}
+    heads = patch_languages(model, pairs, component="heads", **quiet)
+    options: Any = {"method": "gradient_x_activation", "metric": "log_odds", "controls": others}
+    backend = backend_of(model)
+    return RecordTrace(
+        lens=logit_lens(model, own, **quiet),
+        patching=patch_languages(model, pairs, **quiet),
+        heads=heads,
+        neurons=attribute_neurons(model, own, **options, **quiet),
+        attention=_attention(backend, own, _top_heads(heads, n_heads)),
+        tokens=pd.concat(
+            [token_table(backend, probe).assign(query_language=probe.query_language) for probe in own],
+            ignore_index=True,
+        ),
+        record=record.id,
+        counterfactual=counterfactual.id,
+        subject=subject_hash(record.subject),
+        attribute=record.attribute,
+        languages=own.languages,
+        provenance=provenance(model),
+    )
+
+
+def _changes(effects: pd.DataFrame) -> pd.DataFrame:
+    return effects.assign(change=effects.contrast - effects.clean_contrast)
+
+
+def _top_heads(heads: PatchingResult, n: int) -> pd.DataFrame:
+    means = _changes(heads.effects).groupby(["layer", "head"]).change.mean().reset_index()
+    return means.sort_values("change", ascending=False, ignore_index=True).head(n)
+
+
+@torch.no_grad()
+def _attention(backend: Backend, probes: ProbeSet, heads: pd.DataFrame) -> pd.DataFrame:
+    recorder, parts = Recorder(backend, "attn.hook_pattern"), []
+    for probe in probes:
+        tokens = torch.tensor([encode_prompt(backend, probe.prompt, what=f"probe {probe.id}")])
+        with backend.hooks(recorder.hooks()):
+            backend.hidden(tokens)
+        n = tokens.shape[1]
+        for layer, head in zip(heads.layer, heads["head"], strict=True):
+            weights = recorder.kept[layer][0, head].float().cpu()[:n, :n]
+            destination, source = torch.tril_indices(n, n)
+            columns = {"destination": destination, "source": source, "weight": weights[destination, source]}
+            table = pd.DataFrame({name: values.numpy() for name, values in columns.items()})
+            parts.append(table.assign(query_language=probe.query_language, layer=layer, head=head))
+    found = pd.concat(parts, ignore_index=True)
+    return found[["query_language", "layer", "head", "destination", "source", "weight"]]
