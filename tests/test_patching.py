@@ -287,6 +287,32 @@ def test_pairs_of_the_same_two_people_are_drawn_together() -> None:
     assert result.peaks().low.isna().all()
 
 
+def test_known_pairs_are_those_whose_runs_give_their_own_value() -> None:
+    def row(pair: str, outcome: str, clean: float, donor: float, kind: str = "cross_language") -> dict[str, Any]:
+        logs = {"clean_log_prob": np.log(clean), "donor_log_prob": np.log(donor), "log_prob": -1.0}
+        return {"pair": pair, "outcome": outcome, "kind": kind, "reading": "first_token", "layer": 0} | logs
+
+    rows = [
+        *(row("both", "source_in_target", 0.1, 0.2), row("both", "source_in_source", 0.1, 0.4)),
+        *(row("both", "target_in_target", 0.7, 0.1), row("both", "target_in_source", 0.1, 0.1)),
+        *(row("weak donor", "source_in_target", 0.1, 0.4), row("weak donor", "target_in_target", 0.9, 0.1)),
+        *(row("weak run", "source_in_target", 0.1, 0.9), row("weak run", "target_in_target", 0.4, 0.1)),
+        *(row("null", name, 0.6, 0.0001, "other_attribute") for name in ("source_in_target", "target_in_target")),
+    ]
+    frame = pd.DataFrame(rows)
+    result = replace(_toy(2), outcomes=frame, effects=frame[["pair"]])
+    kept = result.known()
+    assert kept.outcomes.pair.unique().tolist() == ["both", "null"]
+    assert kept.effects.pair.nunique() == 2
+    assert "weak donor" in set(result.known(at_least=0.4).outcomes.pair)
+    # Noising runs the source: there the clean run must give the source's value.
+    assert (
+        replace(result, direction="noising").known(at_least=0.15).outcomes.pair.tolist() == ["both"] * 4 + ["null"] * 2
+    )
+    with pytest.raises(ValueError, match="in no pair both runs give their own value at least 0.99"):
+        result.known(at_least=0.99)
+
+
 def test_saved_and_loaded_is_the_same(model: Any, pairs: tuple[ProbePair, ...], tmp_path: Path) -> None:
     result = patch_languages(model, pairs, component="heads", **QUIET)
     again = PatchingResult.load(result.save(tmp_path / "patching"))

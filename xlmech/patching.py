@@ -13,6 +13,7 @@ Example:
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args
@@ -118,6 +119,32 @@ class PatchingResult(Result):
             found = {"layer": int(numbers[peak]), "low": float(low), "high": float(high), "prob": float(curve[peak])}
             rows.append(dict(zip(keys, key, strict=True)) | found | {"n_pairs": part.pair.nunique()})
         return pd.DataFrame(rows)
+
+    def known(self, *, at_least: float = 0.5) -> PatchingResult:
+        """Only the pairs whose two runs know their own value, unpatched: where there is something to bring over.
+
+        The value's probability, in any form, by first tokens; of an `other_attribute` control only the patched run's is
+        asked for. Choosing pairs so changes what a mean is about: state how many are left (`n_pairs`).
+
+        Raises:
+            ValueError: No pair is left.
+        """
+        frame = self.outcomes[self.outcomes.reading == "first_token"]
+        frame = frame.drop_duplicates(["pair", "outcome"])
+        whose = frame.outcome.str.split("_in_").str[0]
+        run, donor = ("target", "source") if self.direction == "denoising" else ("source", "target")
+        own = np.exp(frame.clean_log_prob.where(whose == run)).groupby(frame.pair).sum()
+        given = np.exp(frame.donor_log_prob.where(whose == donor)).groupby(frame.pair).sum()
+        null = frame.drop_duplicates("pair").set_index("pair").kind == "other_attribute"
+        pairs = own.index[(own >= at_least) & ((given >= at_least) | null.reindex(own.index))]
+        if not len(pairs):
+            raise ValueError(
+                f"in no pair both runs give their own value at least {at_least:g}; lower it, or patch others"
+            )
+        outcomes, effects = (
+            part[part.pair.isin(pairs)].reset_index(drop=True) for part in (self.outcomes, self.effects)
+        )
+        return dataclasses.replace(self, outcomes=outcomes, effects=effects)
 
     def _of(self, frame: pd.DataFrame, reading: str) -> pd.DataFrame:
         if reading not in set(frame.reading):

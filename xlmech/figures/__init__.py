@@ -12,12 +12,14 @@ from xlmech.figures._leakage import leakage_by_language, leakage_matrix
 from xlmech.figures._lens import leakage_per_layer, lens
 from xlmech.figures._mitigation import before_after, price
 from xlmech.figures._neurons import neurons_per_layer
+from xlmech.figures._patching import attention, patching, patching_positions
 from xlmech.figures._style import TEMPLATE
 from xlmech.figures._style import name as language_name
 from xlmech.figures._trade_off import trade_off
 
 __all__ = [
     "TEMPLATE",
+    "attention",
     "before_after",
     "depths",
     "direct_logit",
@@ -27,6 +29,8 @@ __all__ = [
     "leakage_per_layer",
     "lens",
     "neurons_per_layer",
+    "patching",
+    "patching_positions",
     "price",
     "similarity",
     "trade_off",
