@@ -17,7 +17,7 @@ test-fast: .venv/.installed
 
 # The engine's tests on TransformerLens 3, which has HookedTransformer, and the real model's agreement with transformers.
 test-hooked: .venv-hooked/.installed
-	$(HOOKED)/pytest tests/test_models.py tests/test_runner.py tests/test_rows.py tests/test_effects.py tests/test_attribution.py tests/test_ablation.py \
+	$(HOOKED)/pytest tests/test_models.py tests/test_runner.py tests/test_rows.py tests/test_effects.py tests/test_patching.py tests/test_attribution.py tests/test_ablation.py \
 		tests/test_demo.py::test_float32_agreement_with_transformers
 
 check: .venv/.installed

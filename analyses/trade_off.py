@@ -44,7 +44,7 @@ def main() -> None:
     shutil.rmtree(FIGURES / "trade_off", ignore_errors=True)
     result.save(FIGURES / "trade_off")
     figures.trade_off(result).write_html(
-        FIGURES / "trade_off.html", include_plotlyjs="cdn", config={"displaylogo": False}
+        FIGURES / "trade_off.html", include_plotlyjs="demo/plotly.min.js", config={"displaylogo": False}
     )
     private = result.effects[result.effects.group == "private"]
     print(
