@@ -328,7 +328,9 @@ def draw(rows: list[dict[str, Any]]) -> None:
                        marker={"symbol": "line-ns-open", "size": 24, "color": "#D55E00", "line": {"width": 3}})  # fmt: skip
     figure.update_xaxes(type="log", title_text="times as fast as the peer (ratio of medians, log scale)")
     figure.update_yaxes(autorange="reversed").update_layout(title_text="Engine against peers, one run, same machine")
-    figure.write_html(FIGURES / "speed_vs_peers.html", include_plotlyjs="demo/plotly.min.js", config={"displaylogo": False})
+    figure.write_html(
+        FIGURES / "speed_vs_peers.html", include_plotlyjs="demo/plotly.min.js", config={"displaylogo": False}
+    )
 
 
 def main() -> None:
