@@ -112,8 +112,16 @@ def test_hooked_backend_needs_transformer_lens_3(tokenizer: Any) -> None:
 
 @pytest.mark.skipif(not HAS_HOOKED, reason="TransformerLens 4 has no HookedTransformer")
 def test_hooked_backend_points_to_the_bridge_for_unknown_models(tokenizer: Any) -> None:
-    with pytest.raises(ValueError, match="knows no model 'LlamaForCausalLM'.*backend='bridge'"):
+    with pytest.raises(ValueError, match="knows no model 'LlamaForCausalLM'.*give base=.*backend='bridge'"):
         load_model(tiny("llama"), tokenizer=tokenizer, backend="hooked")
+
+
+@pytest.mark.skipif(not HAS_HOOKED, reason="TransformerLens 4 has no HookedTransformer")
+def test_base_names_the_architecture_of_a_folder(tmp_path: Path, tokenizer: Any) -> None:
+    tiny("llama").save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="knows no model 'somebody/elses-llama'"):
+        load_model(str(tmp_path), backend="hooked", base="somebody/elses-llama")
 
 
 def test_an_unknown_output_transform_is_noticed(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,6 +44,7 @@ def load_model(
     device: str = "auto",
     dtype: str | torch.dtype = "auto",
     backend: BackendName = "auto",
+    base: str = "",
     trust_remote_code: bool = False,
 ) -> Any:
     """A TransformerLens model, with unprocessed weights, ready for every xlmech analysis.
@@ -58,6 +59,8 @@ def load_model(
         dtype: Of the weights; `"auto"` is float32 on a CPU and bfloat16 on CUDA.
         backend: `"hooked"` for HookedTransformer (TransformerLens 3), `"bridge"` for TransformerBridge; `"auto"` takes
             HookedTransformer where the installed TransformerLens has it.
+        base: For HookedTransformer and a local folder: TransformerLens' name of the model that the folder holds a version of
+            (it takes the architecture from there); by default the name in the folder's config.
         trust_remote_code: Passed to transformers.
 
     Returns:
@@ -81,7 +84,7 @@ def load_model(
     checkpoint = load_checkpoint(
         source, tokenizer=tokenizer, adapter=adapter, dtype=precision, trust_remote_code=trust_remote_code
     )
-    model = (_hooked if kind == "hooked" else _bridge)(checkpoint, place, precision)
+    model = _hooked(checkpoint, place, precision, base) if kind == "hooked" else _bridge(checkpoint, place, precision)
     model.eval()
     for parameter in model.parameters():
         parameter.requires_grad_(False)
@@ -179,10 +182,10 @@ def _bridge(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) ->
     return model
 
 
-def _hooked(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> Any:
+def _hooked(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype, base: str) -> Any:
     from transformer_lens import HookedTransformer
 
-    base = getattr(checkpoint.model.config, "_name_or_path", "") or checkpoint.name
+    base = base or getattr(checkpoint.model.config, "_name_or_path", "") or checkpoint.name
     name = DEMO_BASE if checkpoint.name == "demo" else base
     try:
         return HookedTransformer.from_pretrained_no_processing(
@@ -190,7 +193,8 @@ def _hooked(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) ->
         )
     except (ValueError, KeyError, OSError) as error:
         raise ValueError(
-            f"HookedTransformer knows no model {name!r} ({str(error).splitlines()[0][:120]}); load it with backend='bridge'"
+            f"HookedTransformer knows no model {name!r} ({str(error).splitlines()[0][:120]}); give base= one that it knows, "
+            "or load it with backend='bridge'"
         ) from error
 
 
