@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from xlmech import readout
-from xlmech.readout import greedy_tokens, near_log_prob, token_log_prob, token_logits
+from xlmech.readout import greedy_tokens, near_log_prob, nearby, token_log_prob, token_logits
 
 
 @pytest.fixture(autouse=True)
@@ -124,12 +124,11 @@ def test_rows_near_a_known_one(softcap: float | None, distance: float, monkeypat
         lambda part, *rest, **options: (walked.append(len(part)), full(part, *rest, **options))[1],
     )
     bias = torch.randn(5000) / 10
-    found = near_log_prob(rows, hidden[0], unembed, targets, bias=bias, softcap=softcap)
+    known = nearby(hidden[0], unembed, bias=bias, softcap=softcap)
+    found = near_log_prob(rows, known, targets)
     wanted = full(rows.double(), unembed.double(), targets, bias=bias.double(), softcap=softcap).float()
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=2e-5)
     assert walked == {1e-3: [1], 0.3: [1]}.get(distance, walked), "only the row that is not near is walked in full"
     if distance == 60.0:
         assert walked, "what cannot be proven is walked in full"
-    torch.testing.assert_close(
-        near_log_prob(rows, hidden[0], unembed, targets[:, 0], bias=bias, softcap=softcap), found[:, 0]
-    )
+    torch.testing.assert_close(near_log_prob(rows, known, targets[:, 0]), found[:, 0])

@@ -7,7 +7,7 @@ stands for a neuron's absence.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -17,14 +17,15 @@ from jaxtyping import Float, Int
 
 from xlmech import metrics
 from xlmech.backends import Backend
-from xlmech.readout import near_log_prob, token_log_prob, token_logit
-from xlmech.rows import ablate_units, replace, run_rows
+from xlmech.readout import near_log_prob, nearby, token_log_prob, token_logit
+from xlmech.rows import Rows, RowStates, ablate_units, replace, run_rows
 from xlmech.runner import Forced, drain, rows_that_fit
 
 Metric = Literal["log_prob", "prob", "logit", "log_odds"]
 Positions = Literal["last", "all"]
 COMPONENT = "mlp.hook_post"
 _EXACT_ROWS = 512
+_Losses = Callable[[torch.Tensor], torch.Tensor]
 
 
 def token_metric(
@@ -56,20 +57,23 @@ def integrated_gradients(
     base = base[:, None] if base.ndim == 2 else base
     base = base.expand(-1, len(forced.tokens), -1)
     total, difference = torch.zeros_like(base[:, 0]), torch.zeros_like(base[:, 0, 0])
-    windows = [(place, place + 1) for place in forced.predicting]
-    if positions == "all":
-        windows = [(0, forced.predicting.stop)]
-    for start, stop in windows:
-        predicting = range(max(start, forced.predicting.start), stop)
+    for window, read in _windows(forced, positions):
 
-        def work(layers: list[int], start: int = start, stop: int = stop, read: range = predicting) -> None:
-            part, lost = _integrate(backend, forced, base, layers, (start, stop), read, nodes, metric)
+        def work(layers: list[int], window: range = window, read: range = read) -> None:
+            part, lost = _integrate(backend, forced, base, layers, window, read, nodes, metric)
             total[layers] += part
             difference[layers] += lost
 
-        fit = rows_that_fit(backend, stop - start, start, gradient=True) // (nodes + 1)
+        fit = rows_that_fit(backend, len(window), window.start, gradient=True) // (nodes + 1)
         drain(backend.n_layers, work, key=lambda layer: layer, apart=False, batch_size=fit)
     return total, metrics.completeness_error(total.sum(1), difference)
+
+
+def _windows(forced: Forced, positions: Positions) -> list[tuple[range, range]]:
+    """Positions whose activations move together, and those among them that predict what is scored."""
+    if positions == "all":
+        return [(range(forced.predicting.stop), forced.predicting)]
+    return [(range(place, place + 1),) * 2 for place in forced.predicting]
 
 
 def _integrate(
@@ -77,22 +81,22 @@ def _integrate(
     forced: Forced,
     base: torch.Tensor,
     layers: Sequence[int],
-    window: tuple[int, int],
+    window: range,
     read: range,
     nodes: int,
     metric: Metric,
 ) -> tuple[Float[torch.Tensor, "layer neuron"], Float[torch.Tensor, " layer"]]:
     """Attributions and F(a) - F(b) of some layers, whose activations move at the positions of `window`, scored at `read`."""
     places, weights = _gauss_legendre(nodes, base)
-    start = base[layers, slice(*window)]
-    step = forced.activations[layers, slice(*window)].to(base.dtype) - start
+    places_run = slice(window.start, window.stop)
+    start = base[layers, places_run]
+    step = forced.activations[layers, places_run].to(base.dtype) - start
     # Variant 0 is the baseline itself, for completeness; the others are the nodes.
     values = (start[:, None] + places[:, None, None] * step[:, None]).requires_grad_()
     rows = [replace(COMPONENT, layer, values[[number]]) for number, layer in enumerate(layers)]
-    past = forced.past.until(window[0]) if window[0] else None
     with torch.enable_grad():
-        states = run_rows(backend, forced.tokens[slice(*window)][None], rows, past=past)
-        hidden = torch.cat([states.clean, *(edited[0] for edited in states.edited)])[:, read.start - window[0] :]
+        states = _run_window(backend, forced, window, rows)
+        hidden = torch.cat([states.clean, *(edited[0] for edited in states.edited)])[:, read.start - window.start :]
         scores = _scores(backend, forced, hidden, read, metric)
         moved = scores[1:].view(len(layers), -1)
         (gradient,) = torch.autograd.grad(moved[:, 1:].sum(), values)
@@ -100,6 +104,11 @@ def _integrate(
         step, gradient, weights, "layer position neuron, layer node position neuron, node -> layer neuron"
     )
     return attributions, scores[0].detach() - moved[:, 0].detach()
+
+
+def _run_window(backend: Backend, forced: Forced, window: range, rows: Sequence[Rows]) -> RowStates:
+    past = forced.past.until(window.start) if window.start else None
+    return run_rows(backend, forced.tokens[window.start : window.stop][None], rows, past=past)
 
 
 def _scores(
@@ -148,13 +157,10 @@ def exact_effects(
     if neurons is None:
         neurons = torch.cartesian_prod(torch.arange(backend.n_layers), torch.arange(backend.d_mlp))
     pairs, total = neurons.tolist(), torch.zeros(len(neurons), dtype=base.dtype, device=base.device)
-    windows = [(place, place + 1) for place in forced.predicting]
-    if positions == "all":
-        windows = [(0, forced.predicting.stop)]
-    for start, stop in windows:
-        read = range(max(start, forced.predicting.start), stop)
+    for window, read in _windows(forced, positions):
+        losses = _losses(backend, forced, window, read, metric)
 
-        def work(chosen: list[int], start: int = start, stop: int = stop, read: range = read) -> None:
+        def work(chosen: list[int], window: range = window, losses: _Losses = losses) -> None:
             by_layer: dict[int, list[int]] = {}
             for number in chosen:
                 by_layer.setdefault(pairs[number][0], []).append(number)
@@ -162,32 +168,37 @@ def exact_effects(
                 ablate_units(COMPONENT, layer, neurons[numbers, 1], to=base[layer])
                 for layer, numbers in by_layer.items()
             ]
-            past = forced.past.until(start) if start else None
-            states = run_rows(backend, forced.tokens[start:stop][None], rows, past=past)
-            hidden = torch.cat([edited[0] for edited in states.edited])[:, read.start - start :]
+            states = _run_window(backend, forced, window, rows)
             order = [number for numbers in by_layer.values() for number in numbers]
-            total[order] += _losses(backend, forced, states.clean[0, read.start - start :], hidden, read, metric)
+            total[order] += losses(torch.cat([edited[0] for edited in states.edited]))
 
-        fit = min(_EXACT_ROWS, rows_that_fit(backend, stop - start, start))
+        fit = min(_EXACT_ROWS, rows_that_fit(backend, len(window), window.start))
         drain(len(pairs), work, key=lambda number: pairs[number][0], apart=False, batch_size=fit, progress=progress)
     return total
 
 
-def _losses(
-    backend: Backend, forced: Forced, clean: torch.Tensor, hidden: torch.Tensor, read: range, metric: Metric
-) -> Float[torch.Tensor, " row"]:
-    """Score of the clean row minus each ablated row's; the ablated ones are near it, and read out as such."""
-    lost = torch.zeros(len(hidden), dtype=_accumulator(hidden), device=hidden.device)
-    for number, place in enumerate(read):
-        rows = torch.cat([clean[[number]], hidden[:, number]])
-        targets = forced.tokens[place + 1].expand(len(rows)).to(rows.device)
-        if metric == "logit":
-            scores = token_metric(backend, metric, rows, targets)
-        else:
-            found = near_log_prob(rows, clean[number], backend.unembed, targets, **backend.readout)
-            scores = metrics.of_log_prob(found, metric)
-        lost += scores[0] - scores[1:]
-    return lost
+def _losses(backend: Backend, forced: Forced, window: range, read: range, metric: Metric) -> _Losses:
+    """What takes (row, position, d_model) states of ablated rows to what each has lost of the clean run's score.
+
+    The vocabulary is walked for the clean run alone, once for each position in `read`.
+    """
+    clean = _run_window(backend, forced, window, []).clean[0]
+    places = [place - window.start for place in read]
+    targets = forced.tokens[read.start + 1 : read.stop + 1].to(clean.device)
+    known = [] if metric == "logit" else [nearby(clean[place], backend.unembed, **backend.readout) for place in places]
+
+    def score(hidden: torch.Tensor) -> torch.Tensor:
+        total = torch.zeros(len(hidden), dtype=torch.promote_types(hidden.dtype, torch.float32), device=hidden.device)
+        for number, place in enumerate(places):
+            wanted = targets[number].expand(len(hidden))
+            if metric == "logit":
+                total += token_metric(backend, metric, hidden[:, place], wanted)
+            else:
+                total += metrics.of_log_prob(near_log_prob(hidden[:, place], known[number], wanted), metric)
+        return total
+
+    own = score(clean[None])
+    return lambda hidden: own - score(hidden)
 
 
 def gradient_x_activation(
@@ -238,7 +249,3 @@ def _with_graph(backend: Backend, tokens: torch.Tensor) -> tuple[torch.Tensor, l
     with backend.hooks([(backend.hook_name(COMPONENT, layer), keep) for layer in range(backend.n_layers)]):
         hidden, _ = backend.hidden(tokens)
     return hidden, kept
-
-
-def _accumulator(values: torch.Tensor) -> torch.dtype:
-    return torch.promote_types(values.dtype, torch.float32)

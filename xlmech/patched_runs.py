@@ -162,8 +162,6 @@ def patched_log_probs(
         number, form = tails[item]
         return (len(jobs[number].prompt), len(form), *jobs[number].positions)
 
-    keys = sorted({shape(item) for item in range(len(tails))})
-
     def work(items: list[int]) -> None:
         chosen = [jobs[tails[item][0]] for item in items]
         of_items = torch.stack([values[tails[item][0]] for item in items])
@@ -172,7 +170,7 @@ def patched_log_probs(
             form = tails[item][1]
             found[item] = _forced(backend, states, form) if whole else first_tokens(backend, states[:, -1], job)
 
-    drain(len(tails), work, key=lambda item: keys.index(shape(item)), batch_size=batch_size, progress=progress)
+    drain(len(tails), work, key=shape, batch_size=batch_size, progress=progress)
     if not whole:
         return found
     by_job = [

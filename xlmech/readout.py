@@ -13,6 +13,7 @@ rounding, and proven to be so for the very rows at hand, never assumed:
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -131,53 +132,84 @@ def token_logit(
     return _cap(own + _bias_of(bias, targets), softcap)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Nearby:
+    """What is known of one row, so that small changes of it need not walk the whole vocabulary; see `nearby`.
+
+    Attributes:
+        near: (d_model,) the row's hidden state.
+        tokens: (d_vocab,) tokens, the likeliest first.
+        left_out: (d_vocab,) log of the summed probability of each of these and all less likely ones.
+        normaliser: Log of the sum of exponentials of the row's logits.
+        longest: Length of the longest unembedding.
+        unembed: The unembedding.
+        readout: Its `bias` and `softcap`.
+    """
+
+    near: torch.Tensor
+    tokens: torch.Tensor
+    left_out: torch.Tensor
+    normaliser: torch.Tensor
+    longest: torch.Tensor
+    unembed: torch.Tensor
+    readout: dict[str, Any]
+
+
 @torch.no_grad()
-def near_log_prob(
-    hidden: Float[torch.Tensor, "row d_model"],
+def nearby(
     near: Float[torch.Tensor, " d_model"],
     unembed: Float[torch.Tensor, "d_vocab d_model"],
-    targets: Int[torch.Tensor, "row ..."],
     *,
     bias: Float[torch.Tensor, " d_vocab"] | None = None,
     softcap: float | None = None,
-) -> Float[torch.Tensor, "row ..."]:
-    """`token_log_prob` of rows that are small changes of one row, such as single neurons' ablations; no gradient.
+) -> Nearby:
+    """Walk the vocabulary for one row, for `near_log_prob` of its small changes."""
+    readout: dict[str, Any] = {"bias": bias, "softcap": softcap}
+    logits = token_logits(near[None], unembed, **readout)[0]
+    normaliser = logits.logsumexp(0)
+    order = (logits - normaliser).sort(descending=True)
+    return Nearby(
+        near=near,
+        tokens=order.indices,
+        left_out=order.values.flip(0).logcumsumexp(0).flip(0),
+        normaliser=normaliser,
+        longest=torch.linalg.vector_norm(unembed, dim=1).max().to(logits.dtype),
+        unembed=unembed,
+        readout=readout,
+    )
 
-    The whole vocabulary is walked for `near` alone; the others take the tokens that can matter to them. Rows for which the
-    bound of the module's docstring does not prove an error below the dtype's rounding are walked in full.
+
+@torch.no_grad()
+def near_log_prob(
+    hidden: Float[torch.Tensor, "row d_model"], known: Nearby, targets: Int[torch.Tensor, "row ..."]
+) -> Float[torch.Tensor, "row ..."]:
+    """`token_log_prob` of rows that are small changes of a known row, such as single neurons' ablations; no gradient.
+
+    They take the tokens that can matter to them. Rows for which the bound of the module's docstring does not prove an error
+    below the dtype's rounding are walked in full. A soft-cap only makes logits move less.
 
     Args:
         hidden: Hidden states after the final norm.
-        near: The row that they are changes of.
-        unembed: Unembedding, one row per token.
+        known: Of the row that they are changes of.
         targets: Token ids per row.
-        bias: Unembedding's bias.
-        softcap: Final soft-cap; it only makes logits move less.
     """
-    readout: dict[str, Any] = {"bias": bias, "softcap": softcap}
+    unembed, bias, softcap = known.unembed, known.readout["bias"], known.readout["softcap"]
     exact = _accumulator(hidden)
     allowed = math.log(torch.finfo(exact).eps)
-    reach = (hidden.to(exact) - near.to(exact)).norm(dim=1) * torch.linalg.vector_norm(unembed, dim=1).max().to(exact)
-    known = token_logits(near[None], unembed, **readout)[0].log_softmax(0)
-    order = known.sort(descending=True)
-    left_out = order.values.flip(0).logcumsumexp(0).flip(0)  # log-probability of this token and all less likely ones
-    n_tokens = int((left_out > allowed - reach.quantile(0.9) - 1).sum())
+    reach = (hidden.to(exact) - known.near.to(exact)).norm(dim=1) * known.longest
+    n_tokens = int((known.left_out > allowed - reach.quantile(0.9) - 1).sum())
     if n_tokens > len(unembed) // 2:
-        return token_log_prob(hidden, unembed, targets, **readout)
-    tokens = order.indices[:n_tokens]
-    weight, part = unembed[tokens], None if bias is None else bias[tokens]
-    logits = _cap(_scores(weight, _columns(hidden, unembed.dtype), part, exact), softcap)
+        return token_log_prob(hidden, unembed, targets, **known.readout)
+    tokens = known.tokens[:n_tokens]
+    part = None if bias is None else bias[tokens]
+    logits = _cap(_scores(unembed[tokens], _columns(hidden, unembed.dtype), part, exact), softcap)
     normaliser = logits.logsumexp(0)[: len(hidden)]
-    # Shifting all logits alike changes no probability: `known` is the near row's logits up to its normaliser.
-    base = _cap(_scores(weight, near[:, None].to(unembed.dtype), part, exact), softcap).logsumexp(0) - known[
-        tokens
-    ].logsumexp(0)
-    proven = left_out[n_tokens] + base + reach - normaliser <= allowed
+    proven = known.left_out[n_tokens] + known.normaliser + reach - normaliser <= allowed
     several = targets if targets.ndim == 2 else targets[:, None]
     own = torch.linalg.vecdot(unembed[several].to(exact), hidden[:, None].to(exact)) + _bias_of(bias, several)
     found = _cap(own, softcap) - normaliser[:, None]
     if not proven.all():
-        found[~proven] = token_log_prob(hidden[~proven], unembed, several[~proven], **readout)
+        found[~proven] = token_log_prob(hidden[~proven], unembed, several[~proven], **known.readout)
     return found.view(targets.shape)
 
 

@@ -86,7 +86,7 @@ def drain(
     n_items: int,
     work: Callable[[list[int]], None],
     *,
-    key: Callable[[int], int],
+    key: Callable[[int], Any],
     batch_size: int,
     apart: bool = True,
     progress: str = "",
@@ -137,9 +137,7 @@ def rows_that_fit(backend: Backend, n_positions: int, n_seen: int = 0, *, gradie
         n_seen: Positions before them, whose keys and values each row copies in the layer that runs.
         gradient: Whether all layers' activations are kept.
     """
-    width = (
-        12 * backend.d_model + 6 * backend.d_mlp
-    )  # norms, attention and MLP, forward; as many as a backward pass keeps
+    width = 12 * backend.d_model + 6 * backend.d_mlp  # norms, attention and MLP
     layers = backend.n_layers if gradient else 2
     numbers = n_positions * width * layers + n_seen * 4 * backend.d_model
     return max(
@@ -315,24 +313,17 @@ class Forced:
         n_prompt: Tokens of the prompt.
         past: Keys and values of all positions.
         activations: (layer, position, width) of the recorded hook point.
-        log_probs: (answer token,) nats.
     """
 
     tokens: torch.Tensor
     n_prompt: int
     past: KeyValues
     activations: torch.Tensor
-    log_probs: torch.Tensor
 
     @property
     def predicting(self) -> range:
         """Positions that predict the answer's tokens, each the one after it."""
         return range(self.n_prompt - 1, len(self.tokens) - 1)
-
-    @property
-    def answer(self) -> torch.Tensor:
-        """(answer token,) ids."""
-        return self.tokens[self.n_prompt :]
 
 
 @torch.no_grad()
@@ -346,12 +337,10 @@ def run_forced(
     """
     recorder, tokens = Recorder(backend, component), torch.tensor([*prompt, *answer])
     with backend.hooks(recorder.hooks()):
-        hidden, past = backend.hidden(tokens[None])
+        _, past = backend.hidden(tokens[None])
     activations = torch.stack([kept[0] for kept in recorder.kept])
     finite = activations.isfinite().flatten(1).all(1)
     if not finite.all():
         layer = int((~finite).nonzero()[0])
         raise ValueError(f"NaN or infinity at {component} of layer {layer} in {what}; use a wider dtype")
-    targets = torch.tensor(answer, device=backend.device)
-    scores = token_log_prob(hidden[0, len(prompt) - 1 : -1], backend.unembed, targets, **backend.readout)
-    return Forced(tokens=tokens, n_prompt=len(prompt), past=past, activations=activations, log_probs=scores)
+    return Forced(tokens=tokens, n_prompt=len(prompt), past=past, activations=activations)
