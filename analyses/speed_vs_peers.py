@@ -1,7 +1,7 @@
 """How fast is the engine, and how exact, beside the ways its work is usually done?
 
-    python analyses/speed_vs_peers.py           # five runs of each, an hour or more on two cores
-    python analyses/speed_vs_peers.py --quick   # one run, peers on a sample of their passes; about three minutes
+    python analyses/speed_vs_peers.py           # five runs of each
+    python analyses/speed_vs_peers.py --quick   # one run, peers on a sample of their passes
 
 xlmech and each peer run in turn in this one process, on the same model, prompts and thread count; ratios are of medians.
 Where a peer repeats one pass thousands of times, a sample of the passes is timed and scaled, and the row says of how many. The
@@ -28,7 +28,6 @@ from xlmech import build_probes, demo_records, load_model, logit_lens, measure_l
 from xlmech.backends import Backend, backend_of
 from xlmech.effects import COMPONENT, exact_effects, integrated_gradients
 from xlmech.figures import TEMPLATE
-from xlmech.forms import language_tokens  # noqa: F401 (imported here so that its import is not timed)
 from xlmech.probes import ProbeSet
 from xlmech.readout import token_log_prob
 from xlmech.rows import replace, run_rows
@@ -335,7 +334,7 @@ def draw(rows: list[dict[str, Any]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one run, peers on a sample; about three minutes")
+    parser.add_argument("--quick", action="store_true", help="one run, peers on a sample")
     parser.add_argument("--repeats", type=int, help="runs of each (5, or 1 with --quick)")
     parser.add_argument("--only", help="only works whose name contains this")
     arguments = parser.parse_args()

@@ -1,6 +1,6 @@
 """What does a larger set of neurons buy, and what does it cost?
 
-    python analyses/trade_off.py    # about four minutes on two cores, after `xlmech demo`
+    python analyses/trade_off.py    # about five minutes, after `xlmech demo`
 
 Takes the attributions of the demo's audit (people who chose the neurons), selects universal sets of growing size by the same
 rule, deactivates each, and asks the demo's held-out people again. Writes `figures/trade_off.html` and its result.

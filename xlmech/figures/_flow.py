@@ -7,29 +7,27 @@ not measured stays blank.
 from __future__ import annotations
 
 import math
-import textwrap
 from collections.abc import Sequence
-from html import escape
 from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from xlmech.figures._style import TEMPLATE
+from xlmech.figures._style import GREY, INK, finish, rows_of
 
 if TYPE_CHECKING:
     from xlmech.direct_logit import DirectLogitResult
     from xlmech.lens import LensResult
     from xlmech.similarity import SimilarityResult
 
-_BLUE, _ORANGE, _GREY, _INK = "#0072B2", "#D55E00", "#8C8C8C", "#222222"
+_BLUE, _ORANGE = "#0072B2", "#D55E00"
 _DIVERGING = ((0, _ORANGE), (0.5, "#FFFFFF"), (1, _BLUE))
 _MEASURES = {"cosine": "cosine", "cka": "linear CKA"}
 _POSITIONS = {"subject_last": "subject's last token", "last": "last token (predicts the answer)"}
 _EVENTS = {
     "plant peak": ("plant-language form peaks", _ORANGE, "diamond"),
-    "overtaking": ("query-language form overtakes it", _INK, "line-ns-open"),
+    "overtaking": ("query-language form overtakes it", INK, "line-ns-open"),
     "query peak": ("query-language form peaks", _BLUE, "circle"),
 }
 
@@ -58,7 +56,7 @@ def similarity(result: SimilarityResult) -> go.Figure:
     {100 * result.null_quantile:g} % quantile of the same mean with every person mismatched. What lies above is shared. At the
     subject's own token the shared name alone does that; CKA's null is high with few people."""
     title = "Similarity of languages' representations, by layer"
-    return _finish(figure, title, caption, height=230 * len(measures))
+    return finish(figure, title, caption, height=230 * len(measures), legend=True, head=112)
 
 
 def _similarity_cell(
@@ -66,14 +64,14 @@ def _similarity_cell(
 ) -> None:
     place = {"row": row, "col": col}
     layers = pooled.layer.tolist()
-    null = {"fillcolor": "rgba(140,140,140,0.25)", "line": {"color": _GREY, "dash": "dot", "width": 1}}
+    null = {"fillcolor": "rgba(140,140,140,0.25)", "line": {"color": GREY, "dash": "dot", "width": 1}}
     figure.add_scatter(
         x=layers, y=pooled.null, mode="lines", fill="tozeroy", name="mismatched people (null)", showlegend=first,
-        legendgroup="null", hovertext=[f"null, layer {r.layer}: {r.null:.3f}" for r in _rows(pooled)],
+        legendgroup="null", hovertext=[f"null, layer {r.layer}: {r.null:.3f}" for r in rows_of(pooled)],
         hoverinfo="text", **null, **place,
     )  # fmt: skip
     for number, ((a, b), part) in enumerate(pairs.groupby(["language_a", "language_b"], sort=False)):
-        hover = [f"{a}-{b}, layer {r.layer}<br>{_figure(r)}<br>null {r.null:.3f}" for r in _rows(part)]
+        hover = [f"{a}-{b}, layer {r.layer}<br>{_figure(r)}<br>null {r.null:.3f}" for r in rows_of(part)]
         figure.add_scatter(
             x=part.layer, y=part.value, mode="lines", line={"color": "rgba(0,114,178,0.3)", "width": 1},
             name="one pair of languages", legendgroup="pair", showlegend=first and number == 0, hovertext=hover,
@@ -83,7 +81,7 @@ def _similarity_cell(
         x=layers + layers[::-1], y=pooled.high.tolist() + pooled.low.tolist()[::-1], fill="toself", mode="none",
         fillcolor="rgba(0,114,178,0.25)", hoverinfo="skip", showlegend=False, **place,
     )  # fmt: skip
-    hover = [f"all pairs, layer {r.layer}<br>{_figure(r)}<br>null {r.null:.3f}" for r in _rows(pooled)]
+    hover = [f"all pairs, layer {r.layer}<br>{_figure(r)}<br>null {r.null:.3f}" for r in rows_of(pooled)]
     figure.add_scatter(
         x=layers, y=pooled.value, mode="lines", line={"color": _BLUE, "width": 2.5}, name="mean over pairs",
         legendgroup="mean", showlegend=first, hovertext=hover, hoverinfo="text", **place,
@@ -121,7 +119,14 @@ def depths(
     and from which on the query-language form's stays above the plant-language form's, on {counts} subjects per row.
     Whiskers: 95 % interval, resampling subjects. No tick: the plant-language form was never ahead by 0.02, or still is
     at the last layer; the plant language itself ({results[0].plant_language or "unknown"}) has one form only."""
-    return _finish(figure, "Lens: where each language's form peaks and overtakes", caption, height=64 * len(queries))
+    return finish(
+        figure,
+        "Lens: where each language's form peaks and overtakes",
+        caption,
+        height=64 * len(queries),
+        legend=True,
+        head=112,
+    )
 
 
 def _event(
@@ -132,7 +137,7 @@ def _event(
     hover = [
         f"asked in {r.query_language}<br>{name}: layer {_layer(r.layer)} [{_layer(r.low)}, {_layer(r.high)}]<br>"
         f"probability there {r.prob:.3f}; happens in {100 * r.share:.0f} % of resamples"
-        for r in _rows(part)
+        for r in rows_of(part)
     ]
     whiskers = {"array": part.high - part.layer, "arrayminus": part.layer - part.low, "color": colour, "width": 3}
     marker = {"color": colour, "symbol": symbol, "size": 11, "line": {"color": colour, "width": 3}}
@@ -165,7 +170,7 @@ def direct_logit(result: DirectLogitResult, *, form: str = "query - plant") -> g
     figure = make_subplots(1, 2, subplot_titles=titles, shared_yaxes=True, horizontal_spacing=0.03)
     top = float(frame.value.abs().max())
     for col, component in enumerate(("attn_out", "mlp_out"), start=1):
-        cells = {(r.query_language, r.layer): r for r in _rows(frame[frame.component == component])}
+        cells = {(r.query_language, r.layer): r for r in rows_of(frame[frame.component == component])}
         rows = [[cells.get((query, layer)) for layer in layers] for query in queries]
         values = [[math.nan if cell is None else cell.value for cell in row] for row in rows]
         hover = [
@@ -189,11 +194,7 @@ def direct_logit(result: DirectLogitResult, *, form: str = "query - plant") -> g
     token). Blue writes it, orange writes against it; hover for the 95 % interval, resampling subjects. What a layer does
     through later layers is not in it."""
     title = f"Direct logit attribution, {form} form, by layer and component"
-    return _finish(figure, title, caption, height=40 * len(queries), legend=False)
-
-
-def _rows(frame: pd.DataFrame) -> list[Any]:
-    return list(frame.itertuples())
+    return finish(figure, title, caption, height=40 * len(queries), head=84)
 
 
 def _figure(row: Any) -> str:
@@ -202,18 +203,3 @@ def _figure(row: Any) -> str:
 
 def _layer(layer: float) -> str:
     return "none" if math.isnan(layer) else f"{layer:g}"
-
-
-def _finish(figure: go.Figure, title: str, caption: str, *, height: int, legend: bool = True) -> go.Figure:
-    """Title, legend and margins around a plot of the given height (120 at least), and the caption below its axis."""
-    caption = " ".join(caption.split())
-    lines = textwrap.wrap(caption.replace(" %", "\u00a0%"), 132)
-    head, bottom = 112 if legend else 84, 56 + 18 * len(lines) + 8
-    total = head + max(120, height) + bottom
-    figure.layout.template = TEMPLATE
-    figure.update_layout(title_text=title, showlegend=legend, legend_y=1 - 40 / total, height=total)
-    figure.update_layout(margin={"l": 100, "r": 24, "t": head, "b": bottom}, meta={"title": title, "caption": caption})
-    return figure.add_annotation(
-        text="<br>".join(map(escape, lines)), name="caption", xref="paper", yref="paper", x=0, y=0, xanchor="left",
-        yanchor="top", xshift=-84, yshift=-56, align="left", showarrow=False, font={"color": "#555555"},
-    )  # fmt: skip
