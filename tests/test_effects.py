@@ -29,9 +29,16 @@ def _log_prob_with(backend: Backend, tokens: list[int], layer: int, new: torch.T
     return logits[0, -1].log_softmax(-1)[token]
 
 
+def _lobatto(inner: int) -> tuple[np.ndarray, np.ndarray]:
+    """Gauss-Lobatto rule on [-1, 1] by its textbook formula."""
+    legendre = np.polynomial.Legendre.basis(inner + 1)
+    places = np.array([-1, *legendre.deriv().roots().real, 1])
+    return places, 2 / ((inner + 1) * (inner + 2) * legendre(places) ** 2)
+
+
 def _plain_integrated(backend: Backend, base: torch.Tensor, nodes: int) -> torch.Tensor:
     forced = run_forced(backend, PROMPT, ANSWER, "mlp.hook_post")
-    places, weights = np.polynomial.legendre.leggauss(nodes)
+    places, weights = _lobatto(nodes)
     total = torch.zeros_like(base)
     for position, token in zip(forced.predicting, ANSWER, strict=True):
         tokens = forced.tokens[: position + 1].tolist()
@@ -116,13 +123,13 @@ def test_a_batch_equals_its_members(model: Any, positions: Any) -> None:
 
 
 @pytest.mark.parametrize("positions", ["last", "all"])
-def test_one_node_at_the_value_itself_is_gradient_x_activation(
+def test_all_weight_at_the_end_is_gradient_x_activation(
     model: Any, positions: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backend = backend_of(model)
     base = torch.full((backend.n_layers, backend.d_mlp), 0.01, dtype=torch.float64)
-    ends = torch.tensor([0.0, 1.0], dtype=torch.float64), torch.tensor([0.0, 1.0], dtype=torch.float64)
-    monkeypatch.setattr(effects, "_gauss_legendre", lambda nodes, like: ends)
+    ends = torch.tensor([0.0, 0.5], dtype=torch.float64), torch.tensor([0.0, 0.0], dtype=torch.float64), 1.0
+    monkeypatch.setattr(effects, "_gauss_lobatto", lambda nodes, like: ends)
     found, _ = integrated_gradients(
         backend, run_forced(backend, PROMPT, ANSWER, "mlp.hook_post"), base, nodes=1, positions=positions
     )

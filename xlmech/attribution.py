@@ -96,7 +96,7 @@ def attribute_neurons(
             baseline in turn: a row per neuron and answer token, so for small models or few probes.
         baseline: `mean` over `controls`' predicting positions, `zero`, or a (layer, neuron) tensor. With gradient x
             activation, `zero` estimates to first order what zeroing a neuron takes away, `mean` what setting it to its mean does.
-        nodes: Gauss-Legendre nodes of the integral.
+        nodes: Nodes of the integral inside the path; its two ends are used besides (Gauss-Lobatto).
         metric: Of each answer token: `log_prob` (nats), `prob`, `logit` or `log_odds` (nats).
         positions: `last`, each answer token's predicting position; or `all`, summed over the prompt's and answer's positions.
         controls: Prompts of the mean baseline; `probes` themselves by default.
@@ -113,7 +113,7 @@ def attribute_neurons(
 
     Source:
         Sundararajan et al. 2017, arXiv:1703.01365. Layer-wise with other layers as they are: Dai et al. 2022,
-        arXiv:2104.08696. Mean baseline and Gauss-Legendre nodes: this project.
+        arXiv:2104.08696. Mean baseline and Gauss-Lobatto nodes: this project.
     """
     _check(probes, method, metric, positions, nodes, threshold)
     backend = backend_of(model)

@@ -108,6 +108,11 @@ class Backend(ABC):
     def joining_from(self, n_rows: int) -> int:
         """First layer at whose entry a batch of `n_rows` may grow; `n_layers` where it never may."""
 
+    @cached_property
+    def points(self) -> dict[str, Any]:
+        """Hook points by name; the bridge builds this anew at every access."""
+        return self.model.hook_dict  # type: ignore[no-any-return]
+
     @property
     def device(self) -> torch.device:
         """Where inputs go."""
@@ -152,8 +157,8 @@ class Backend(ABC):
             ValueError: The architecture has no such hook point (names some it has).
         """
         name = f"blocks.{layer}.{component}"
-        if name not in self.model.hook_dict:
-            there = [key.split(".", 2)[2] for key in self.model.hook_dict if key.startswith(f"blocks.{layer}.")]
+        if name not in self.points:
+            there = [key.split(".", 2)[2] for key in self.points if key.startswith(f"blocks.{layer}.")]
             raise ValueError(
                 f"this architecture has no hook point {component!r} in layer {layer}; it has {', '.join(sorted(there))}"
             )
@@ -165,7 +170,7 @@ class Backend(ABC):
         added = []
         try:
             for name, function in hooks:
-                point = self.model.hook_dict[name]
+                point = self.points[name]
                 point.add_hook(function)
                 added.append((point, point.fwd_hooks[-1]))
             yield

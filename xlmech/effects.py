@@ -7,13 +7,14 @@ stands for a neuron's absence.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from einops import einsum
 from jaxtyping import Float, Int
+from scipy.special import roots_jacobi
 
 from xlmech import metrics
 from xlmech.backends import Backend
@@ -49,7 +50,8 @@ def integrated_gradients(
     """Integrated gradients of the answer's score, one layer at a time along the line from `base`, others as they are.
 
     At `last` each token is attributed to the activation at its predicting position; at `all` the whole sequence's move
-    together, and what they get is summed. `base` may have a value per position.
+    together, and what they get is summed. `base` may have a value per position. `nodes` are those inside the path; its two
+    ends are used besides.
 
     Returns:
         (layer, neuron) attributions summed over the answer's tokens, and the completeness error per layer of that sum.
@@ -87,23 +89,37 @@ def _integrate(
     metric: Metric,
 ) -> tuple[Float[torch.Tensor, "layer neuron"], Float[torch.Tensor, " layer"]]:
     """Attributions and F(a) - F(b) of some layers, whose activations move at the positions of `window`, scored at `read`."""
-    places, weights = _gauss_legendre(nodes, base)
+    places, weights, weight_at_end = _gauss_lobatto(nodes, base)
     places_run = slice(window.start, window.stop)
     start = base[layers, places_run]
     step = forced.activations[layers, places_run].to(base.dtype) - start
-    # Variant 0 is the baseline itself, for completeness; the others are the nodes.
+    # Variant 0 is the baseline, which is also for completeness; the path's other end is the answer itself: one row for all.
     values = (start[:, None] + places[:, None, None] * step[:, None]).requires_grad_()
     rows = [replace(COMPONENT, layer, values[[number]]) for number, layer in enumerate(layers)]
+    ends, end = _differentiable(layers)
     with torch.enable_grad():
-        states = _run_window(backend, forced, window, rows)
-        hidden = torch.cat([states.clean, *(edited[0] for edited in states.edited)])[:, read.start - window.start :]
+        states = _run_window(backend, forced, window, [end, *rows])
+        hidden = torch.cat([edited[0] for edited in states.edited])[:, read.start - window.start :]
         scores = _scores(backend, forced, hidden, read, metric)
-        moved = scores[1:].view(len(layers), -1)
-        (gradient,) = torch.autograd.grad(moved[:, 1:].sum(), values)
-    attributions = einsum(
-        step, gradient, weights, "layer position neuron, layer node position neuron, node -> layer neuron"
+        gradient, *gradients_at_end = torch.autograd.grad(scores.sum(), [values, *ends])
+    moved = einsum(step, gradient, weights, "layer position neuron, layer node position neuron, node -> layer neuron")
+    gradient_at_end = torch.stack([slope[0, 0] for slope in gradients_at_end]).to(step.dtype)
+    at_end = weight_at_end * einsum(
+        step, gradient_at_end, "layer position neuron, layer position neuron -> layer neuron"
     )
-    return attributions, scores[0].detach() - moved[:, 0].detach()
+    return moved + at_end, scores[0].detach() - scores[1:].view(len(layers), -1)[:, 0].detach()
+
+
+def _differentiable(layers: Sequence[int]) -> tuple[list[torch.Tensor], Rows]:
+    """One row without a change, and what its layers' activations will be once it has run, to differentiate by."""
+    kept: list[torch.Tensor] = []
+
+    def keep(value: torch.Tensor) -> torch.Tensor:
+        kept.append(value if kept else value.detach().requires_grad_())  # the first starts the graph, the others are in it
+        return kept[-1]
+
+    first, *others = (Rows(component=COMPONENT, layer=layer, n=1, edit=keep) for layer in sorted(layers))
+    return kept, dataclasses.replace(first, then=tuple(others))
 
 
 def _run_window(backend: Backend, forced: Forced, window: range, rows: Sequence[Rows]) -> RowStates:
@@ -120,12 +136,18 @@ def _scores(
     return found.view(len(hidden), len(targets)).sum(1)
 
 
-def _gauss_legendre(nodes: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Places in [0, 1], a 0 in front, and weights (0 for that one)."""
-    places, weights = np.polynomial.legendre.leggauss(nodes)
+def _gauss_lobatto(nodes: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, float]:
+    """Places in [0, 1], a 0 and `nodes` inner ones, their weights, and the weight at 1.
+
+    Quadrature with both ends among its nodes, exact for polynomials of degree 2 * nodes + 1 (Abramowitz and Stegun 25.4.32).
+    Gauss-Legendre nodes would give degree 2 * nodes - 1 for the same rows: the ends are run in any case.
+    """
+    inner, weights = roots_jacobi(nodes, 1, 1)
+    at_end = 1 / ((nodes + 2) * (nodes + 1))
     return (
-        torch.tensor([0.0, *((places + 1) / 2)], dtype=like.dtype, device=like.device),
-        torch.tensor([0.0, *(weights / 2)], dtype=like.dtype, device=like.device),
+        torch.tensor([0.0, *((inner + 1) / 2)], dtype=like.dtype, device=like.device),
+        torch.tensor([at_end, *(weights / (1 - inner**2) / 2)], dtype=like.dtype, device=like.device),
+        at_end,
     )
 
 

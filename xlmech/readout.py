@@ -4,8 +4,8 @@ A vocabulary of 262,144 makes logits the dearest tensor of a small model: 1 MB p
 exponentiated and read again. Here the vocabulary is walked in chunks that stay in cache, with the running maximum and
 sum of online softmax (Milakov and Gimelshein 2018, arXiv:1805.02867). Two things are then left out because they are below
 rounding, and proven to be so for the very rows at hand, never assumed:
-- the gradient needs the probability-weighted mean of the unembedding: tokens whose probabilities add up to less than the
-  dtype's rounding do not enter it (`_weighted_mean`);
+- the gradient needs the probability-weighted mean of the unembedding: tokens whose probabilities add up to less than a few
+  roundings of the dtype do not enter it (`_walk`);
 - rows close to one whose logits are known (`near_log_prob`): a token's logit moves by at most the distance times the length
   of its unembedding, which bounds what all the unlikely tokens together can add to the normaliser.
 """
@@ -22,8 +22,8 @@ from jaxtyping import Float, Int
 CHUNK = 2048
 _ALIGNED = 32
 """Rows are filled up to a multiple of this: matrix products of odd widths run at half the speed."""
-_STORED_LOGITS = 2**26
-"""Logits that are kept at once for a gradient: 256 MB in float32."""
+_ROUNDINGS = 8
+"""How much probability a gradient may leave out, in roundings of the dtype."""
 
 
 class _TokenLogProb(torch.autograd.Function):
@@ -38,22 +38,10 @@ class _TokenLogProb(torch.autograd.Function):
         softcap: float | None,
         targets: torch.Tensor,
     ) -> torch.Tensor:
-        n_rows, exact, kept = len(hidden), _accumulator(hidden), []
-        columns = _columns(hidden, unembed.dtype)
-        highest = torch.full((columns.shape[1],), -torch.inf, dtype=exact, device=hidden.device)
-        total = torch.zeros_like(highest)
-        for start in range(0, len(unembed), CHUNK):
-            logits = _cap(_scores(unembed[start : start + CHUNK], columns, _part(bias, start), exact), softcap)
-            new_highest = torch.maximum(highest, logits.amax(0))
-            if ctx.needs_input_grad[0]:
-                kept.append(logits[:, :n_rows])
-            total = total * torch.exp(highest - new_highest) + (logits - new_highest).exp_().sum(0)
-            highest = new_highest
-        normaliser = (highest + total.log())[:n_rows]
-        rows = unembed[targets].to(exact)
-        own = _cap(torch.linalg.vecdot(rows, hidden[:, None].to(exact)) + _bias_of(bias, targets), softcap)
-        if kept:
-            mean = _weighted_mean(kept, normaliser, unembed, softcap)
+        rows = unembed[targets].to(_accumulator(hidden))
+        own = _cap(torch.linalg.vecdot(rows, hidden[:, None].to(rows.dtype)) + _bias_of(bias, targets), softcap)
+        normaliser, mean = _walk(hidden, unembed, bias, softcap, own.amax(1), gradient=ctx.needs_input_grad[0])
+        if mean is not None:
             ctx.save_for_backward(rows * _slope(own, softcap)[:, :, None] - mean[:, None])
         return own - normaliser[:, None]
 
@@ -63,31 +51,53 @@ class _TokenLogProb(torch.autograd.Function):
         return (grads[0][:, :, None].to(slope.dtype) * slope).sum(1), None, None, None, None
 
 
-def _weighted_mean(
-    parts: list[torch.Tensor], normaliser: torch.Tensor, unembed: torch.Tensor, softcap: float | None
-) -> torch.Tensor:
-    """(row, d_model) mean of the unembedding, weighted with each row's probabilities (and the soft-cap's slope).
+def _walk(
+    hidden: torch.Tensor,
+    unembed: torch.Tensor,
+    bias: torch.Tensor | None,
+    softcap: float | None,
+    known: torch.Tensor,
+    *,
+    gradient: bool,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Log of the sum of exponentials of each row's logits and, for a gradient, its derivative by the row.
 
-    Tokens are left out, the unlikeliest first, as long as their largest probabilities in any row add up to less than the
-    dtype's rounding; the error is below that, relative to the longest unembedding.
+    Exponentials are taken relative to the sum over the tokens walked so far, begun with some that are spread over the
+    vocabulary and with the row's `known` logit. A sum over a part is a lower bound, so a token's relative exponential is an
+    upper bound of its probability: what is left out of the derivative is at most what `_budget` allows.
 
-    Args:
-        parts: (token, row) logits of consecutive chunks of the vocabulary.
-        normaliser: (row,) log of the sum of exponentials.
-        unembed: (token, d_model).
-        softcap: As of the model.
+    Returns:
+        (row,) and (row, d_model), the derivative None without `gradient`.
     """
-    largest = torch.cat([(logits - normaliser).amax(1) for logits in parts]).exp_()
-    threshold, rounding = 0.0, torch.finfo(normaliser.dtype).eps
-    for candidate in (1e-7, 1e-8, 1e-9, 1e-10, 1e-11, 1e-12):
-        if largest[largest < candidate].sum() < rounding:
-            threshold = candidate
-            break
-    chosen = torch.split(largest >= threshold, [len(logits) for logits in parts])
-    some = torch.cat([logits[here] for logits, here in zip(parts, chosen, strict=True)])
-    shares = (some - normaliser).exp_() * _slope(some, softcap)
-    weight = unembed[torch.cat(chosen)]
-    return (weight.T @ shares.to(weight.dtype)).T.to(normaliser.dtype)
+    columns, exact, n_rows = _columns(hidden, unembed.dtype), _accumulator(hidden), len(hidden)
+    known = torch.nn.functional.pad(known, (0, columns.shape[1] - n_rows), value=-torch.inf)
+    stride = max(1, len(unembed) // CHUNK)
+    some = _cap(_scores(unembed[::stride], columns, None if bias is None else bias[::stride], exact), softcap)
+    begun = torch.maximum(some.logsumexp(0), known)  # both are sums over a part
+    reference, total = begun, torch.zeros_like(begun, dtype=torch.float64)
+    mean = torch.zeros_like(columns, dtype=exact) if gradient else None
+    allowed, left_out = _ROUNDINGS * torch.finfo(exact).eps, torch.zeros((), dtype=exact, device=hidden.device)
+    for start in range(0, len(unembed), CHUNK):
+        weight = unembed[start : start + CHUNK]
+        logits = _cap(_scores(weight, columns, _part(bias, start), exact), softcap)
+        slopes = None if softcap is None or mean is None else _slope(logits, softcap)
+        shares = (logits - reference).exp_()
+        scale = (reference - begun).double().exp()
+        total += shares.sum(0).double() * scale
+        if mean is not None:
+            likeliest, order = shares[:, :n_rows].amax(1).sort()
+            running = likeliest.cumsum(0) + left_out
+            n_skipped = int((running <= allowed * min(1.0, (start + CHUNK) / len(unembed))).sum())
+            left_out = running[n_skipped - 1] if n_skipped else left_out
+            chosen = order[n_skipped:]
+            weighted = shares[chosen] if slopes is None else shares[chosen] * slopes[chosen]
+            mean += (weight[chosen].T @ weighted.to(weight.dtype)).to(exact) * scale.to(exact)
+        reference = torch.maximum(begun, begun + total.log().to(exact))
+    if not total.isfinite().all() and (higher := _highest(columns, unembed, bias, softcap)[:n_rows]).isfinite().all():
+        return _walk(hidden, unembed, bias, softcap, higher, gradient=gradient)
+    normaliser = begun + total.log().to(exact)
+    derivative = None if mean is None else (mean / total.to(exact)).T[:n_rows]
+    return normaliser[:n_rows], derivative
 
 
 def token_log_prob(
@@ -110,13 +120,8 @@ def token_log_prob(
         softcap: Final soft-cap c of Gemma 2: logits become c * tanh(logits / c).
     """
     several = targets if targets.ndim == 2 else targets[:, None]
-    size = max(1, _STORED_LOGITS // len(unembed)) if torch.is_grad_enabled() and hidden.requires_grad else len(hidden)
-    parts = [
-        _TokenLogProb.apply(rows, unembed, bias, softcap, wanted)  # type: ignore[no-untyped-call]
-        for rows, wanted in zip(torch.split(hidden, max(1, size)), torch.split(several, max(1, size)), strict=True)
-    ]
-    found = parts[0] if len(parts) == 1 else torch.cat(parts)
-    return found.view(targets.shape)
+    found = _TokenLogProb.apply(hidden, unembed, bias, softcap, several)  # type: ignore[no-untyped-call]
+    return found.view(targets.shape)  # type: ignore[no-any-return]
 
 
 def token_logit(
@@ -244,6 +249,18 @@ def greedy_tokens(
         tokens = torch.where(top > best, index + start, tokens)
         best = torch.maximum(best, top)
     return tokens[: len(hidden)]
+
+
+def _highest(
+    columns: torch.Tensor, unembed: torch.Tensor, bias: torch.Tensor | None, softcap: float | None
+) -> torch.Tensor:
+    """(row,) highest logit of each row."""
+    dtype = _accumulator(columns)
+    chunks = range(0, len(unembed), CHUNK)
+    return torch.stack([
+        _cap(_scores(unembed[start : start + CHUNK], columns, _part(bias, start), dtype), softcap).amax(0)
+        for start in chunks
+    ]).amax(0)  # fmt: skip
 
 
 def _accumulator(hidden: torch.Tensor) -> torch.dtype:

@@ -246,7 +246,7 @@ class _Layout:
     def _name(self, group: Rows) -> str:
         if group.layer is not None:
             return self.backend.hook_name(group.component, group.layer)
-        if group.component not in self.backend.model.hook_dict:
+        if group.component not in self.backend.points:
             raise ValueError(
                 f"this model has no hook point {group.component!r}; give its layer, or one of model.hook_dict"
             )

@@ -12,7 +12,7 @@ from itertools import groupby
 from typing import Any
 
 import torch
-from accelerate.utils import find_executable_batch_size
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from jaxtyping import Float
 from tqdm.auto import tqdm
 
@@ -104,28 +104,23 @@ def drain(
     Raises:
         RuntimeError: Not even one item fits the memory.
     """
-    pending = sorted(range(n_items), key=key)
-    bar = tqdm(total=len(pending), desc=progress, disable=not progress, leave=False)
-    size_now = max(1, min(batch_size, len(pending)))
-
-    def halve() -> int:
-        nonlocal size_now
-        size_now //= 2
-        return size_now
-
-    @find_executable_batch_size(starting_batch_size=size_now, reduce_batch_size_fn=halve)  # type: ignore[untyped-decorator]
-    def run(size: int) -> None:
+    pending, size = sorted(range(n_items), key=key), max(1, min(batch_size, n_items))
+    with tqdm(total=n_items, desc=progress, disable=not progress, leave=False) as bar:
         while pending:
             indices = [index for index in pending[:size] if not apart or key(index) == key(pending[0])]
-            work(indices)
-            del pending[: len(indices)]
-            bar.update(len(indices))
-
-    try:
-        if pending:
-            run()
-    finally:
-        bar.close()
+            try:
+                work(indices)
+            except RuntimeError as error:
+                if not should_reduce_batch_size(error):
+                    raise
+                if len(indices) == 1:
+                    raise RuntimeError("not even a single row fits the memory; use a smaller dtype or device") from error
+                size = len(indices) // 2
+            else:
+                del pending[: len(indices)]
+                bar.update(len(indices))
+                continue
+            clear_device_cache(garbage_collection=True)  # outside the handler, whose traceback holds the batch
 
 
 def rows_that_fit(backend: Backend, n_positions: int, n_seen: int = 0, *, gradient: bool = False) -> int:
