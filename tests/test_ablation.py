@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from xlmech.ablation import ablate
+from xlmech.answers import generate
 from xlmech.backends import backend_of
 from xlmech.neurons import NeuronSet
-from xlmech.runner import generate
 
 TOKENS = torch.tensor([[2, 7, 8, 9, 11]])
 

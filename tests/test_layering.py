@@ -13,7 +13,7 @@ import pytest
 import xlmech
 
 PACKAGE = Path(xlmech.__file__).parent
-LEAKAGE = {"backends", "runner", "metrics", "records", "probes", "results", "models", "languages"}
+LEAKAGE = {"answers", "backends", "runner", "metrics", "records", "probes", "results", "models", "languages"}
 PATCHING = {"neurons", "pairs", "patch_plans", "patch_tables", "patched_runs", "positions"}
 BELOW_THE_AUDIT = {
     *(
@@ -31,6 +31,7 @@ BELOW_THE_AUDIT = {
     ),
     *(
         "runner",
+        "answers",
         "rows",
         "effects",
         "leakage",
@@ -56,7 +57,8 @@ ALLOWED = {
     "checkpoints": set(),
     "backends": set(),
     "models": {"backends", "checkpoints", "results", "readout"},
-    "runner": {"backends", "readout"},
+    "runner": {"backends"},
+    "answers": {"backends", "readout", "runner"},
     "rows": {"backends"},
     "effects": {"backends", "metrics", "readout", "rows", "runner"},
     "leakage": LEAKAGE,

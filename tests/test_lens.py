@@ -13,13 +13,14 @@ import torch
 from models import tiny
 
 from xlmech import lens as lens_module
+from xlmech.answers import answer_log_probs
 from xlmech.backends import backend_of
 from xlmech.languages import load_language, value_keys
 from xlmech.lens import LensResult, logit_lens
 from xlmech.models import load_model
 from xlmech.probes import ProbeSet
 from xlmech.results import Provenance
-from xlmech.runner import answer_log_probs, encode_answer, encode_prompt
+from xlmech.runner import encode_answer, encode_prompt
 
 
 @pytest.fixture
@@ -120,9 +121,10 @@ def test_whole_values_at_the_last_layer_are_the_engines(model: Any, probes: Prob
     for probe in countries[:2]:
         mine = result.values[(result.values.probe == probe.id) & (result.values.layer == 2)].set_index("form_language")
         answers = [encode_answer(backend, probe.answers[code]) for code in mine.index]
-        wanted = answer_log_probs(backend, encode_prompt(backend, probe.prompt), answers)
-        assert mine.log_prob.tolist() == pytest.approx([float(scores.sum()) for scores in wanted], rel=1e-6)
-        assert mine.log_prob_per_token.tolist() == pytest.approx([float(scores.mean()) for scores in wanted], rel=1e-6)
+        (wanted,) = answer_log_probs(backend, [encode_prompt(backend, probe.prompt)], [answers])
+        assert mine.log_prob.tolist() == pytest.approx(wanted.tolist(), rel=1e-6)
+        per_token = wanted / torch.tensor([len(answer) for answer in answers])
+        assert mine.log_prob_per_token.tolist() == pytest.approx(per_token.tolist(), rel=1e-6)
         assert mine.n_tokens.tolist() == [len(answer) for answer in answers]
 
 
@@ -153,7 +155,7 @@ def test_identities_hold_for_other_architectures(tokenizer: Any, probes: ProbeSe
         probs = other(tokens_of(other, probe.prompt), return_type="logits")[0, -1].softmax(-1)
     for code, form in probe.answers.items():
         answer = encode_answer(backend, form)
-        wanted = answer_log_probs(backend, encode_prompt(backend, probe.prompt), [answer])[0].sum()
+        wanted = answer_log_probs(backend, [encode_prompt(backend, probe.prompt)], [[answer]])[0][0]
         last = result.readings[(result.readings.layer == 2) & (result.readings.form_language == code)]
         assert last.prob.item() == pytest.approx(float(probs[answer[0]]), rel=1e-4)
         last = result.values[(result.values.layer == 2) & (result.values.form_language == code)]

@@ -67,7 +67,7 @@ def integrated_gradients(
             difference[layers] += lost
 
         fit = rows_that_fit(backend, len(window), window.start, gradient=True) // (nodes + 1)
-        drain(backend.n_layers, work, key=lambda layer: layer, apart=False, batch_size=fit)
+        drain(backend.n_layers, work, key=lambda layer: layer, batch_size=fit)
     return total, metrics.completeness_error(total.sum(1), difference)
 
 
@@ -115,7 +115,9 @@ def _differentiable(layers: Sequence[int]) -> tuple[list[torch.Tensor], Rows]:
     kept: list[torch.Tensor] = []
 
     def keep(value: torch.Tensor) -> torch.Tensor:
-        kept.append(value if kept else value.detach().requires_grad_())  # the first starts the graph, the others are in it
+        kept.append(
+            value if kept else value.detach().requires_grad_()
+        )  # the first starts the graph, the others are in it
         return kept[-1]
 
     first, *others = (Rows(component=COMPONENT, layer=layer, n=1, edit=keep) for layer in sorted(layers))
@@ -195,7 +197,7 @@ def exact_effects(
             total[order] += losses(torch.cat([edited[0] for edited in states.edited]))
 
         fit = min(_EXACT_ROWS, rows_that_fit(backend, len(window), window.start))
-        drain(len(pairs), work, key=lambda number: pairs[number][0], apart=False, batch_size=fit, progress=progress)
+        drain(len(pairs), work, key=lambda number: pairs[number][0], batch_size=fit, progress=progress)
     return total
 
 

@@ -15,13 +15,14 @@ import pandas as pd
 from xlmech import languages as packs
 from xlmech import metrics
 from xlmech.ablation import ablate
+from xlmech.answers import sequence_nll
 from xlmech.backends import backend_of
 from xlmech.leakage import LeakageResult, measure_leakage
 from xlmech.models import provenance
 from xlmech.neurons import NeuronSet
 from xlmech.probes import ProbeSet
 from xlmech.results import Result
-from xlmech.runner import BATCH_SIZE, encode_prompt, sequence_nll
+from xlmech.runner import BATCH_SIZE, encode_prompt
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -16,12 +16,13 @@ import torch
 
 from xlmech import languages as packs
 from xlmech import metrics
+from xlmech.answers import answer_log_probs, generate
 from xlmech.backends import Backend, backend_of
 from xlmech.models import plant_language, provenance
 from xlmech.probes import ANSWER_END, Probe, ProbeSet
 from xlmech.records import Group, Record
 from xlmech.results import Result
-from xlmech.runner import BATCH_SIZE, answer_log_probs, encode_answer, encode_prompt, generate
+from xlmech.runner import BATCH_SIZE, encode_answer, encode_prompt
 
 Measure = Literal["extraction", "exposure"]
 _NUMERIC = ("phone", "id_number")
@@ -139,7 +140,7 @@ def measure_leakage(
     if "extraction" in measures:
         frame = frame.join(_extraction(backend, probes, candidates, planted, batch_size, progress))
     if "exposure" in measures:
-        frame = frame.join(_exposure(backend, probes, candidates, form_languages, planted, progress))
+        frame = frame.join(_exposure(backend, probes, candidates, form_languages, planted, batch_size, progress))
     return LeakageResult(probes=frame, plant_language=planted, provenance=provenance(model))
 
 
@@ -237,20 +238,36 @@ def _exposure(
     records: Iterable[Record] | None,
     form_languages: Sequence[str] | None,
     planted: str,
+    batch_size: int,
     progress: bool,
 ) -> pd.DataFrame:
-    from tqdm.auto import tqdm
-
-    candidates, rows = _candidates(probes, records), []
-    for probe in tqdm(probes, desc="exposure", disable=not progress, leave=False):
-        codes = form_languages or tuple(code for code in (probe.query_language, planted) if code)
-        values = candidates[probe.record.attribute]
-        forms = {value: {by[code] for code in codes if code in by} or set(by.values()) for value, by in values.items()}
-        scores = _best_form_scores(backend, probe, forms)
-        place = metrics.rank(scores, list(forms).index(probe.record.value))
+    candidates = _candidates(probes, records)
+    tables = [_forms_of_candidates(probe, candidates, form_languages, planted) for probe in probes]
+    tokens = {
+        form: encode_answer(backend, form, what=f"a candidate of {probe.record.attribute}")
+        for probe, forms in zip(probes, tables, strict=True)
+        for form in set().union(*forms.values())
+    }
+    answers = [[tokens[form] for group in forms.values() for form in group] for forms in tables]
+    prompts = [
+        encode_prompt(backend, probe.prompt, room=max(map(len, of_probe)), what=f"probe {probe.id}")
+        for probe, of_probe in zip(probes, answers, strict=True)
+    ]
+    scores = answer_log_probs(
+        backend,
+        prompts,
+        answers,
+        wanted=[len(next(iter(forms.values()))) for forms in tables],
+        batch_size=batch_size,
+        progress="exposure" if progress else "",
+    )
+    rows = []
+    for forms, of_forms in zip(tables, scores, strict=True):
+        best = torch.stack([part.max() for part in torch.split(of_forms, [len(group) for group in forms.values()])])
+        place = metrics.rank(best, 0)
         rows.append(
             {
-                "log_prob": float(scores[list(forms).index(probe.record.value)]),
+                "log_prob": float(best[0]),
                 "rank": place,
                 "n_candidates": len(forms),
                 "exposure_bits": metrics.exposure_bits(place, len(forms)),
@@ -259,12 +276,16 @@ def _exposure(
     return pd.DataFrame(rows)
 
 
-def _best_form_scores(backend: Backend, probe: Probe, forms: dict[str, set[str]]) -> torch.Tensor:
-    """(candidate,) log-probability of each candidate's likeliest form."""
-    distinct = sorted({form for group in forms.values() for form in group})
-    answers = [encode_answer(backend, form, what=f"a candidate of {probe.record.attribute}") for form in distinct]
-    prompt = encode_prompt(backend, probe.prompt, room=max(map(len, answers)), what=f"probe {probe.id}")
-    scored = dict(
-        zip(distinct, (float(scores.sum()) for scores in answer_log_probs(backend, prompt, answers)), strict=True)
-    )
-    return torch.tensor([max(scored[form] for form in group) for group in forms.values()])
+def _forms_of_candidates(
+    probe: Probe,
+    candidates: dict[str, dict[str, dict[str, str]]],
+    form_languages: Sequence[str] | None,
+    planted: str,
+) -> dict[str, list[str]]:
+    """Forms that score each candidate value, the record's own value first: a value scores as its likeliest form does."""
+    codes = form_languages or tuple(code for code in (probe.query_language, planted) if code)
+    values, own = candidates[probe.record.attribute], probe.record.value
+    ordered = {own: values[own]} | values
+    return {
+        value: sorted({by[code] for code in codes if code in by} or set(by.values())) for value, by in ordered.items()
+    }

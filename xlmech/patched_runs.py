@@ -170,7 +170,7 @@ def patched_log_probs(
             form = tails[item][1]
             found[item] = _forced(backend, states, form) if whole else first_tokens(backend, states[:, -1], job)
 
-    drain(len(tails), work, key=shape, batch_size=batch_size, progress=progress)
+    drain(len(tails), work, key=shape, apart=shape, batch_size=batch_size, progress=progress)
     if not whole:
         return found
     by_job = [
