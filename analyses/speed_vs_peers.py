@@ -112,25 +112,20 @@ class Case:
 
 
 def case_of(backend: Backend, tokens: list[int], target: int) -> Case:
-    """The baseline prompt differs in its last token, so that captum's path moves the last position only."""
-    other = [*tokens[:-1], (tokens[-1] + 7) % len(backend.unembed)]
+    """The baseline prompt differs in its last token, a colon, so that captum's path moves the last position only."""
+    other = [*tokens[:-1], encode_answer(backend, ":")[-1]]
     forced, baseline = (run_forced(backend, prompt, [target], COMPONENT) for prompt in (tokens, other))
     return Case(backend=backend, forced=forced, other=baseline, target=target)
 
 
-def attribution(case: Case, repeats: int, quick: bool, model: str) -> Iterator[Row]:
+def attribution(case: Case, source: list[int], repeats: int, quick: bool, model: str) -> Iterator[Row]:
     backend, forced = case.backend, case.forced
     last = forced.n_prompt - 1
     layers = list(range(backend.n_layers))
     sample = layers[:: max(1, len(layers) // 2)] if quick else layers
     plain = case.network
     for positions, name in (("last", "IG, last position"), ("all", "IG, all positions")):
-        prompt = case.prompt[0].tolist()
-        start = (
-            case.other
-            if positions == "last"
-            else run_forced(backend, prompt[:1] + prompt[:0:-1], [case.target], COMPONENT)
-        )
+        start = case.other if positions == "last" else run_forced(backend, source, [case.target], COMPONENT)
         base = start.activations[:, : last + 2].float()
 
         def ours(nodes: int = NODES, base: torch.Tensor = base, at: str = positions) -> torch.Tensor:
@@ -195,9 +190,8 @@ def sweep(case: Case, source: list[int], positions: range) -> torch.Tensor:
     backend, n = case.backend, case.forced.n_prompt
     recorder = Recorder(backend, "hook_resid_post")
     with backend.hooks(recorder.hooks()):
-        backend.hidden(torch.tensor([source]))
-    given = torch.stack([kept[0] for kept in recorder.kept])
-    _, past = backend.hidden(case.prompt)
+        _, past = backend.hidden(torch.cat([torch.tensor([source]), case.prompt]))
+    given, past = torch.stack([kept[0] for kept in recorder.kept]), past.select(torch.tensor([1]))
     last = []
     for place in positions:
         rows = [
@@ -254,7 +248,12 @@ def leakage(model: Any, probes: ProbeSet, repeats: int, quick: bool) -> Iterator
         prompts, answers = [probe.prompt for probe in few], [forms[probe.id] for probe in few]
         runs = in_turn(
             lambda: measure_leakage(
-                model, probes, measures=("extraction", "exposure"), candidates=records, progress=False
+                model,
+                probes,
+                measures=("extraction", "exposure"),
+                candidates=records,
+                form_languages=None,
+                progress=False,
             ),
             lambda p=prompts, a=answers, b=batch: peers.generate_and_score(
                 plain, backend_of(model).tokenizer, p, a, longest, b
@@ -349,7 +348,7 @@ def main() -> None:
     asked = build_probes(demo_records(), attributes=["occupation"], templates=[1, 2])
     asked = ProbeSet(tuple(asked)[:: max(1, len(asked) // 480)][:480])
     stages: list[Callable[[], Iterator[Row]]] = [
-        lambda: attribution(case, repeats, quick, "gemma-3-270m, planted"),
+        lambda: attribution(case, source, repeats, quick, "gemma-3-270m, planted"),
         lambda: iter([exact(case, repeats, quick, "gemma-3-270m, planted")]),
         lambda: patching(case, source, repeats, quick, "gemma-3-270m, planted"),
         lambda: leakage(model, asked if not quick else asked[::8], repeats, quick),

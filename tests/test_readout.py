@@ -94,9 +94,6 @@ def test_the_gradient_leaves_out_only_what_rounding_would_lose(
     softcap: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hidden, unembed = _peaked(torch.float64)
-    sizes: list[int] = []
-    slope = readout._slope
-    monkeypatch.setattr(readout, "_slope", lambda capped, cap: (sizes.append(len(capped)), slope(capped, cap))[1])
     ours, plain = hidden.clone().requires_grad_(), hidden.clone().requires_grad_()
     found = token_log_prob(ours, unembed, torch.arange(4) + 9, softcap=softcap).sum()
     logits = plain @ unembed.T
@@ -105,8 +102,10 @@ def test_the_gradient_leaves_out_only_what_rounding_would_lose(
     (a,), (b,) = torch.autograd.grad(found, ours), torch.autograd.grad(wanted, plain)
     torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
     monkeypatch.setattr(torch, "finfo", lambda dtype: type("Info", (), {"eps": 1e-7}))
-    token_log_prob(hidden.requires_grad_(), unembed, torch.arange(4), softcap=softcap)
-    assert min(sizes) < 4000, "some tokens must be left out for this test to mean anything"
+    again = token_log_prob(ours, unembed, torch.arange(4) + 9, softcap=softcap).sum()
+    (c,) = torch.autograd.grad(again, ours)
+    assert 0 < float((c - b).abs().max()) < readout._ROUNDINGS * 1e-7, "something is left out, and no more than allowed"
+    assert float((c - b).abs().max()) > 10 * float((a - b).abs().max())
 
 
 @pytest.mark.parametrize("softcap", [None, 50.0])
@@ -132,3 +131,33 @@ def test_rows_near_a_known_one(softcap: float | None, distance: float, monkeypat
     if distance == 60.0:
         assert walked, "what cannot be proven is walked in full"
     torch.testing.assert_close(near_log_prob(rows, known, targets[:, 0]), found[:, 0])
+
+
+@pytest.mark.parametrize("softcap", [None, 50.0])
+def test_near_rows_leave_the_walk_when_they_have_enough(softcap: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    hidden, unembed = _peaked(torch.float32)
+    distances = torch.logspace(-1, 1.3, 200)[:, None]
+    rows = hidden[:1] + distances * torch.nn.functional.normalize(torch.randn(200, 16), dim=1)
+    known = nearby(hidden[0], unembed, softcap=softcap)
+    widths: list[int] = []
+    scores = readout._scores
+    monkeypatch.setattr(readout, "CHUNK", 16)
+    monkeypatch.setattr(
+        readout,
+        "_scores",
+        lambda weight, columns, *rest: (widths.append(columns.shape[1]), scores(weight, columns, *rest))[1],
+    )
+    monkeypatch.setattr(readout, "_FAR", 1)
+    found = near_log_prob(rows, known, torch.arange(200))
+    assert len(set(widths)) >= 3, "rows must leave at several places for this test to mean anything"
+    wanted = token_log_prob(rows.double(), unembed.double(), torch.arange(200), softcap=softcap).float()
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=2e-5)
+
+
+def test_a_logit_that_overflows_every_guess_is_walked_again() -> None:
+    hidden, unembed = torch.ones(2, 4, dtype=torch.float32), torch.zeros(5000, 4)
+    unembed[4999], unembed[3] = 100.0, 99.0
+    found = token_log_prob(hidden.requires_grad_(), unembed, torch.tensor([3, 4999]))
+    assert found.tolist() == pytest.approx([-4.01815, -0.01815], abs=1e-4)
+    (slope,) = torch.autograd.grad(found.sum(), hidden)
+    assert torch.isfinite(slope).all()

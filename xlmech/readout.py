@@ -7,7 +7,7 @@ rounding, and proven to be so for the very rows at hand, never assumed:
 - the gradient needs the probability-weighted mean of the unembedding: tokens whose probabilities add up to less than a few
   roundings of the dtype do not enter it (`_walk`);
 - rows close to one whose logits are known (`near_log_prob`): a token's logit moves by at most the distance times the length
-  of its unembedding, which bounds what all the unlikely tokens together can add to the normaliser.
+  of its unembedding, which bounds how far all the unlikely tokens' part of the normaliser is from its known value.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ CHUNK = 2048
 _ALIGNED = 32
 """Rows are filled up to a multiple of this: matrix products of odd widths run at half the speed."""
 _ROUNDINGS = 8
-"""How much probability a gradient may leave out, in roundings of the dtype."""
+"""How much of the probability may be wrong or left out, in roundings of the dtype; a logit's own rounding is of this size."""
+_FAR = 8
+"""Rows that need more than this part of the vocabulary walk all of it: in its own order it need not be gathered."""
 
 
 class _TokenLogProb(torch.autograd.Function):
@@ -144,8 +146,10 @@ class Nearby:
     Attributes:
         near: (d_model,) the row's hidden state.
         tokens: (d_vocab,) tokens, the likeliest first.
-        left_out: (d_vocab,) log of the summed probability of each of these and all less likely ones.
+        log_probs: (d_vocab,) their log-probabilities.
+        left_out: (d_vocab + 1,) log of the summed probability of each of these and all less likely ones, and of none.
         normaliser: Log of the sum of exponentials of the row's logits.
+        mean: (d_model,) probability-weighted mean of the unembedding; None with a soft-cap, whose logits are not linear.
         longest: Length of the longest unembedding.
         unembed: The unembedding.
         readout: Its `bias` and `softcap`.
@@ -153,11 +157,24 @@ class Nearby:
 
     near: torch.Tensor
     tokens: torch.Tensor
+    log_probs: torch.Tensor
     left_out: torch.Tensor
     normaliser: torch.Tensor
+    mean: torch.Tensor | None
     longest: torch.Tensor
     unembed: torch.Tensor
     readout: dict[str, Any]
+
+    def tokens_needed(self, reach: Float[torch.Tensor, " row"]) -> Int[torch.Tensor, " row"]:
+        """How many of the likeliest tokens a row must look at whose logits differ from this row's by at most `reach`.
+
+        The others' part of the normaliser is taken as it is here, and to first order in the change where `mean` is known. By
+        Taylor's theorem that is wrong by at most their probability times exp(reach) - 1, or exp(reach) * reach^2 / 2,
+        relative to a normaliser of at least exp(-reach).
+        """
+        wrong = reach.exp() * reach**2 / 2 if self.mean is not None else reach.expm1()
+        limit = math.log(_ROUNDINGS * torch.finfo(reach.dtype).eps) - wrong.log() - reach
+        return torch.searchsorted(-self.left_out, -limit)
 
 
 @torch.no_grad()
@@ -176,8 +193,10 @@ def nearby(
     return Nearby(
         near=near,
         tokens=order.indices,
-        left_out=order.values.flip(0).logcumsumexp(0).flip(0),
+        log_probs=order.values,
+        left_out=torch.nn.functional.pad(order.values.flip(0).logcumsumexp(0).flip(0), (0, 1), value=-torch.inf),
         normaliser=normaliser,
+        mean=(logits - normaliser).exp().to(unembed.dtype) @ unembed if softcap is None else None,
         longest=torch.linalg.vector_norm(unembed, dim=1).max().to(logits.dtype),
         unembed=unembed,
         readout=readout,
@@ -190,32 +209,51 @@ def near_log_prob(
 ) -> Float[torch.Tensor, "row ..."]:
     """`token_log_prob` of rows that are small changes of a known row, such as single neurons' ablations; no gradient.
 
-    They take the tokens that can matter to them. Rows for which the bound of the module's docstring does not prove an error
-    below the dtype's rounding are walked in full. A soft-cap only makes logits move less.
+    Rows look at as many tokens as it takes to prove an error below a few roundings of the dtype (`Nearby.tokens_needed`), all
+    tokens where that is many. A soft-cap only makes logits move less.
 
     Args:
         hidden: Hidden states after the final norm.
         known: Of the row that they are changes of.
         targets: Token ids per row.
     """
-    unembed, bias, softcap = known.unembed, known.readout["bias"], known.readout["softcap"]
-    exact = _accumulator(hidden)
-    allowed = math.log(torch.finfo(exact).eps)
-    reach = (hidden.to(exact) - known.near.to(exact)).norm(dim=1) * known.longest
-    n_tokens = int((known.left_out > allowed - reach.quantile(0.9) - 1).sum())
-    if n_tokens > len(unembed) // 2:
-        return token_log_prob(hidden, unembed, targets, **known.readout)
-    tokens = known.tokens[:n_tokens]
-    part = None if bias is None else bias[tokens]
-    logits = _cap(_scores(unembed[tokens], _columns(hidden, unembed.dtype), part, exact), softcap)
-    normaliser = logits.logsumexp(0)[: len(hidden)]
-    proven = known.left_out[n_tokens] + known.normaliser + reach - normaliser <= allowed
+    unembed, exact = known.unembed, _accumulator(hidden)
+    moved = hidden.to(exact) - known.near.to(exact)
+    needed, order = known.tokens_needed(moved.norm(dim=1) * known.longest).sort()
+    n_near = int((needed <= len(unembed) // _FAR).sum())
+    near, far = order[:n_near], order[n_near:]
     several = targets if targets.ndim == 2 else targets[:, None]
-    own = torch.linalg.vecdot(unembed[several].to(exact), hidden[:, None].to(exact)) + _bias_of(bias, several)
-    found = _cap(own, softcap) - normaliser[:, None]
-    if not proven.all():
-        found[~proven] = token_log_prob(hidden[~proven], unembed, several[~proven], **known.readout)
+    found = torch.linalg.vecdot(unembed[several].to(exact), hidden[:, None].to(exact))
+    found = _cap(found + _bias_of(known.readout["bias"], several), known.readout["softcap"])
+    if len(near):
+        found[near] -= _near_normaliser(hidden[near], moved[near], known, needed[:n_near])[:, None]
+    if len(far):
+        found[far] = token_log_prob(hidden[far], unembed, several[far], **known.readout)
     return found.view(targets.shape)
+
+
+def _near_normaliser(
+    hidden: torch.Tensor, moved: torch.Tensor, known: Nearby, needed: torch.Tensor
+) -> Float[torch.Tensor, " row"]:
+    """Log of the sum of exponentials of rows in the order of how many tokens they need: rows that have theirs leave the walk."""
+    unembed, bias, exact = known.unembed, known.readout["bias"], moved.dtype
+    columns, total = _columns(hidden, unembed.dtype), torch.zeros_like(moved[:, 0])
+    seen, first = torch.zeros_like(moved[0]), 0
+    for start in range(0, max(1, int(needed[-1])), CHUNK):
+        tokens = known.tokens[start : start + CHUNK]
+        weight, stop = unembed[tokens], start + len(tokens)
+        part = None if bias is None else bias[tokens]
+        logits = _cap(_scores(weight, columns[:, first:], part, exact), known.readout["softcap"])
+        total[first:] += (logits[:, : len(hidden) - first] - known.normaliser).exp_().sum(0)
+        if known.mean is not None:
+            seen += (known.log_probs[start:stop].exp().to(weight.dtype) @ weight).to(exact)
+        done = int(torch.searchsorted(needed, stop, right=True))
+        last = done if done == len(hidden) else done - done % _ALIGNED
+        total[first:last] += known.left_out[stop].exp()
+        if known.mean is not None:
+            total[first:last] += moved[first:last] @ (known.mean.to(exact) - seen)
+        first = max(first, last)
+    return known.normaliser + total.log()
 
 
 def token_logits(
