@@ -9,15 +9,16 @@ HOOKED := .venv-hooked/bin
 demo: .venv/.installed
 	$(BIN)/xlmech demo
 
+# A process per core, each with one thread: most tests are too small for two.
 test: .venv/.installed
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile
 
 test-fast: .venv/.installed
-	$(BIN)/pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile -m "not slow"
 
 # The engine's tests on TransformerLens 3, which has HookedTransformer, and the real model's agreement with transformers.
 test-hooked: .venv-hooked/.installed
-	$(HOOKED)/pytest tests/test_models.py tests/test_runner.py tests/test_rows.py tests/test_effects.py tests/test_patching.py tests/test_attribution.py tests/test_ablation.py \
+	OMP_NUM_THREADS=1 $(HOOKED)/pytest -n auto --dist loadfile tests/test_models.py tests/test_runner.py tests/test_answers.py tests/test_rows.py tests/test_effects.py tests/test_patching.py tests/test_attribution.py tests/test_ablation.py \
 		tests/test_demo.py::test_float32_agreement_with_transformers
 
 check: .venv/.installed

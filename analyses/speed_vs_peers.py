@@ -5,7 +5,9 @@
 
 xlmech and each peer run in turn in this one process, on the same model, prompts and thread count; ratios are of medians.
 Where a peer repeats one pass thousands of times, a sample of the passes is timed and scaled, and the row says of how many. The
-last line printed is JSON; `figures/speed_vs_peers.html` shows the ratios. Needs `pip install "xlmech[peers]"`.
+leakage and lens rows are repeated three times at most. Besides the planted model, three of random weights, shaped like small
+Llama, Qwen2 and GPT-2 models, are attributed and ablated. The last line printed is JSON; a full run also writes
+`figures/speed_vs_peers.json` and `.html`. Needs `pip install "xlmech[peers]"`.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from typing import Any
 import peers
 import plotly.graph_objects as go
 import torch
+from scipy.stats import spearmanr
 
 from xlmech import build_probes, demo_records, load_model, logit_lens, measure_leakage
 from xlmech.backends import Backend, backend_of
@@ -34,7 +37,10 @@ from xlmech.rows import replace, run_rows
 from xlmech.runner import Forced, Recorder, encode_answer, encode_prompt, run_forced
 
 FIGURES = Path(__file__).parent.parent / "figures"
-NODES = 4
+NODES = {"last": 4, "all": 16}
+"""Inner nodes with which integrated gradients are as exact as the peer's 20 steps."""
+PLANTED = "gemma-3-270m, planted"
+SHAPES = ("llama", "qwen2", "gpt2")
 GOALS = {
     "IG, last position": 150, "IG, all positions": 12, "IG, last position, lean loop": 40, "exact ablation of 2,000 neurons": 40,
     "patching, layer x position": 15, "patching, last position": 30, "leakage, batch 1": 10, "leakage, batched": 2,
@@ -53,7 +59,7 @@ class Row:
     error_ours: float | None
     error_peer: float | None
     timed_share: float = 1.0
-    model: str = "gemma-3-270m, planted"
+    model: str = PLANTED
 
     def to_json(self) -> dict[str, Any]:
         """As in the last line printed."""
@@ -74,10 +80,11 @@ def seconds(function: Callable[[], Any]) -> tuple[float, Any]:
 
 
 def in_turn(
-    ours: Callable[[], Any], peer: Callable[[], Any], repeats: int
+    ours: Callable[[], Any], peer: Callable[[], Any], repeats: int, *, warm: bool = True
 ) -> tuple[list[float], list[float], Any, Any]:
-    """Run both in turn, after one run of ours that is not counted; times and last results."""
-    ours()
+    """Run both in turn, after one run of ours that is not counted where `warm`; times and last results."""
+    if warm:
+        ours()
     times: tuple[list[float], list[float]] = ([], [])
     for _ in range(repeats):
         one, mine = seconds(ours)
@@ -111,27 +118,42 @@ class Case:
         return self.forced.tokens[: self.forced.n_prompt][None]
 
 
-def case_of(backend: Backend, tokens: list[int], target: int) -> Case:
-    """The baseline prompt differs in its last token, a colon, so that captum's path moves the last position only."""
-    other = [*tokens[:-1], encode_answer(backend, ":")[-1]]
-    forced, baseline = (run_forced(backend, prompt, [target], COMPONENT) for prompt in (tokens, other))
+def case_of(backend: Backend, tokens: list[int], target: int, last: int) -> Case:
+    """The baseline prompt differs in its last token, so that captum's path moves the last position only."""
+    forced, baseline = (run_forced(backend, prompt, [target], COMPONENT) for prompt in (tokens, [*tokens[:-1], last]))
     return Case(backend=backend, forced=forced, other=baseline, target=target)
 
 
-def attribution(case: Case, source: list[int], repeats: int, quick: bool, model: str) -> Iterator[Row]:
+def random_case(shape: str, tokenizer: Any) -> Case:
+    """A model of random weights in the shape of a small one of its kind, and twelve random tokens."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    names = {"n_layer": 12, "n_embd": 768, "n_head": 12} if shape == "gpt2" else {
+        "num_hidden_layers": 12, "hidden_size": 768, "num_attention_heads": 12, "num_key_value_heads": 4,
+        "intermediate_size": 2048,
+    }  # fmt: skip
+    torch.manual_seed(0)
+    network = AutoModelForCausalLM.from_config(AutoConfig.for_model(shape, vocab_size=32000, **names)).eval()
+    backend = backend_of(load_model(network, tokenizer=tokenizer, backend="bridge", dtype="float32", device="cpu"))
+    tokens = torch.randint(3, 32000, (14,)).tolist()
+    return case_of(backend, tokens[:12], tokens[12], tokens[13])
+
+
+def attribution(case: Case, source: list[int] | None, repeats: int, quick: bool, model: str) -> Iterator[Row]:
+    """`source` is another prompt of equal length, the baseline at all positions; without it only `last` is compared."""
     backend, forced = case.backend, case.forced
     last = forced.n_prompt - 1
     layers = list(range(backend.n_layers))
     sample = layers[:: max(1, len(layers) // 2)] if quick else layers
     plain = case.network
-    for positions, name in (("last", "IG, last position"), ("all", "IG, all positions")):
-        start = case.other if positions == "last" else run_forced(backend, source, [case.target], COMPONENT)
+    for positions, name in (("last", "IG, last position"), ("all", "IG, all positions"))[: 2 if source else 1]:
+        start = case.other if positions == "last" else run_forced(backend, source or [], [case.target], COMPONENT)
         base = start.activations[:, : last + 2].float()
 
-        def ours(nodes: int = NODES, base: torch.Tensor = base, at: str = positions) -> torch.Tensor:
+        def ours(nodes: int = NODES[positions], base: torch.Tensor = base, at: str = positions) -> torch.Tensor:
             return integrated_gradients(backend, forced, base, nodes=nodes, positions=at)[0]  # type: ignore[arg-type]
 
-        wanted = ours(nodes=32)
+        wanted = ours(nodes=8 * NODES[positions] if positions == "last" else 40)
         tokens, baseline = case.prompt, start.tokens[: last + 1][None]
         runs = in_turn(
             ours, lambda t=tokens, b=baseline: peers.captum_layers(plain, t, b, case.target, sample), repeats
@@ -165,21 +187,18 @@ def exact(case: Case, repeats: int, quick: bool, model: str) -> Row:
     units = torch.randperm(backend.n_layers * backend.d_mlp, generator=generator)[:2000]
     neurons = torch.stack([units // backend.d_mlp, units % backend.d_mlp], dim=1)
     zero = torch.zeros(backend.n_layers, backend.d_mlp)
-    sample = neurons[:: max(1, len(neurons) // (60 if quick else 200))]
+    step = len(neurons) // (25 if quick else 80)
+    sample = neurons[::step]
+    pairs = [(layer, neuron) for layer, neuron in sample.tolist()]
     runs = in_turn(
         lambda: exact_effects(backend, case.forced, zero, positions="last", neurons=neurons),
-        lambda: peers.ablate_one_by_one(plain, case.prompt, case.target, [tuple(pair) for pair in sample.tolist()]),
+        lambda: peers.ablate_one_by_one(plain, case.prompt, case.target, pairs),
         repeats,
     )
-    wanted = peers.ablate_one_by_one(
-        plain.double(), case.prompt, case.target, [tuple(pair) for pair in sample.tolist()]
-    )
+    wanted = peers.ablate_one_by_one(plain.double(), case.prompt, case.target, pairs)
     plain.float()
     scale = len(neurons) / len(sample)
-    errors = (
-        relative_error(runs[2][:: max(1, len(neurons) // (60 if quick else 200))], wanted),
-        relative_error(runs[3], wanted),
-    )
+    errors = relative_error(runs[2][::step], wanted), relative_error(runs[3], wanted)
     return Row("exact ablation of 2,000 neurons", "one hooked forward pass per neuron", runs[0], [scale * s for s in runs[1]],
                *errors, 1 / scale, model)  # fmt: skip
 
@@ -210,7 +229,7 @@ def patching(case: Case, source: list[int], repeats: int, quick: bool, model: st
     backend, n = case.backend, case.forced.n_prompt
     for name, positions in (("patching, layer x position", range(n)), ("patching, last position", range(n - 1, n))):
         places = [(layer, place) for layer in range(backend.n_layers) for place in positions]
-        step = max(1, len(places) // 24) if quick else max(1, len(places) // 72)
+        step = max(1, len(places) // (12 if quick else 36))
         sample = places[::step]
         runs = in_turn(
             lambda positions=positions: sweep(case, source, positions),
@@ -244,7 +263,7 @@ def leakage(model: Any, probes: ProbeSet, repeats: int, quick: bool) -> Iterator
     }
     longest = 1 + max(len(encode_answer(backend_of(model), form)) for of_probe in forms.values() for form in of_probe)
     for batch, name in ((1, "leakage, batch 1"), (32, "leakage, batched")):
-        few = probes[:: max(1, len(probes) // ((4 if batch == 1 else 16) if quick else 16 * batch))]
+        few = probes[:: max(1, len(probes) // (1 if quick and batch == 1 else 4 if quick or batch == 1 else 16))]
         prompts, answers = [probe.prompt for probe in few], [forms[probe.id] for probe in few]
         runs = in_turn(
             lambda: measure_leakage(
@@ -258,7 +277,8 @@ def leakage(model: Any, probes: ProbeSet, repeats: int, quick: bool) -> Iterator
             lambda p=prompts, a=answers, b=batch: peers.generate_and_score(
                 plain, backend_of(model).tokenizer, p, a, longest, b
             ),
-            repeats,
+            min(3, repeats),
+            warm=False,
         )
         frame = runs[2].probes.set_index("probe")
         best = [max(score for form, score in zip(forms[probe.id], scores, strict=True) if form in probe.answers.values())
@@ -284,9 +304,41 @@ def lens(model: Any, probes: ProbeSet, repeats: int) -> Row:
     runs = in_turn(
         lambda: logit_lens(model, probes, progress=False),
         lambda: peers.lens_by_hand(model.original_model, tokens, wanted),
-        repeats,
+        min(3, repeats),
+        warm=False,
     )
     return Row("logit lens", "transformers hidden states, batched by hand", runs[0], runs[1], None, None)
+
+
+def other_shape(shape: str, tokenizer: Any, repeats: int) -> Iterator[Row]:
+    case, name = random_case(shape, tokenizer), f"{shape}, random weights"
+    yield from attribution(case, None, repeats, True, name)
+    yield exact(case, repeats, True, name)
+
+
+def bfloat16(case: Case, repeats: int) -> dict[str, float]:
+    """The planted model in bfloat16 against float32: speed, and how far attributions and answers move."""
+    low = backend_of(load_model("demo", backend="bridge", dtype="bfloat16", device="cpu"))
+    last = case.forced.n_prompt - 1
+
+    def ours(backend: Backend) -> tuple[torch.Tensor, torch.Tensor]:
+        forced = run_forced(backend, case.forced.tokens[: last + 1].tolist(), [case.target], COMPONENT)
+        base = case.other.activations[:, : last + 2].float()
+        scores, _ = integrated_gradients(backend, forced, base, nodes=NODES["last"], positions="last")
+        hidden, _ = backend.hidden(case.prompt)
+        return scores, token_log_prob(hidden[:, -1], backend.unembed, torch.tensor([case.target]), **backend.readout)
+
+    with torch.no_grad():
+        times = in_turn(lambda: ours(low), lambda: ours(case.backend), repeats)
+    (found, log_prob), (wanted, exact_log_prob) = times[2], times[3]
+    top = [set(scores.flatten().topk(100).indices.tolist()) for scores in (found, wanted)]
+    return {
+        "speedup": statistics.median(times[1]) / statistics.median(times[0]),
+        "relative_error": relative_error(found, wanted),
+        "spearman": float(spearmanr(found.flatten(), wanted.flatten()).statistic),
+        "top_100_in_common": len(top[0] & top[1]) / 100,
+        "log_prob_difference": float((log_prob - exact_log_prob).abs()),
+    }
 
 
 def matmul_peak() -> float:
@@ -310,14 +362,14 @@ def operations(backend: Backend) -> dict[str, float]:
     )
     passed = sum(backend.n_layers - layer for layer in range(backend.n_layers))
     head = 2 * backend.unembed.numel()
-    rows = NODES + 1
+    rows = NODES["last"] + 1
     attribution = 2 * 2 * block * (rows * passed + backend.n_layers) + head * (rows * backend.n_layers + 1)
     ablation = 2 * block * (2000 / backend.n_layers * passed) + head * 4
     return {"attribution_fp32": float(attribution), "exact_fp32": float(ablation)}
 
 
 def draw(rows: list[dict[str, Any]]) -> None:
-    names = [f"{row['work']}<br><sub>{row['peer']}</sub>" for row in rows]
+    names = [f"{row['work']} ({row['model'].split(',')[0]})<br><sub>{row['peer']}</sub>" for row in rows]
     figure = go.Figure(layout={"template": TEMPLATE, "height": 90 + 58 * len(rows), "margin": {"l": 330, "t": 70}})
     figure.add_bar(y=names, x=[row["ratio"] for row in rows], orientation="h", marker_color="#0072B2", name="measured",
                    text=[f"{row['ratio']:g}x" for row in rows],
@@ -335,6 +387,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one run, peers on a sample")
     parser.add_argument("--repeats", type=int, help="runs of each (5, or 1 with --quick)")
+    parser.add_argument("--probes", type=int, help="probes of the leakage and lens rows (480, or 8 with --quick)")
     parser.add_argument("--only", help="only works whose name contains this")
     arguments = parser.parse_args()
     repeats, quick = arguments.repeats or (1 if arguments.quick else 5), arguments.quick
@@ -343,38 +396,42 @@ def main() -> None:
     people = build_probes(demo_records(), ["fr"], attributes=["occupation"], templates=[2])
     tokens = encode_prompt(backend, people[0].prompt)
     target = encode_answer(backend, people[0].answers["fr"])[0]
-    case = case_of(backend, tokens, target)
+    case = case_of(backend, tokens, target, encode_answer(backend, ":")[-1])
     source = next(ids for probe in people[1:] if len(ids := encode_prompt(backend, probe.prompt)) == len(tokens))
     asked = build_probes(demo_records(), attributes=["occupation"], templates=[1, 2])
-    asked = ProbeSet(tuple(asked)[:: max(1, len(asked) // 480)][:480])
-    stages: list[Callable[[], Iterator[Row]]] = [
-        lambda: attribution(case, source, repeats, quick, "gemma-3-270m, planted"),
-        lambda: iter([exact(case, repeats, quick, "gemma-3-270m, planted")]),
-        lambda: patching(case, source, repeats, quick, "gemma-3-270m, planted"),
-        lambda: leakage(model, asked if not quick else asked[::8], repeats, quick),
-        lambda: iter([lens(model, asked if not quick else asked[::8], repeats)]),
+    asked = ProbeSet(tuple(asked)[:: max(1, len(asked) // 480)][: arguments.probes or (8 if quick else 480)])
+    stages: list[tuple[str, Callable[[], Iterator[Row]]]] = [
+        ("IG", lambda: attribution(case, source, repeats, quick, PLANTED)),
+        ("exact", lambda: iter([exact(case, repeats, quick, PLANTED)])),
+        ("patching", lambda: patching(case, source, repeats, quick, PLANTED)),
+        ("leakage", lambda: leakage(model, asked, repeats, quick)),
+        ("lens", lambda: iter([lens(model, asked, repeats)])),
     ]
-    names = ("IG", "exact", "patching", "leakage", "lens")
+    for shape in () if quick else SHAPES:
+        stages.append((shape, lambda shape=shape: other_shape(shape, backend.tokenizer, repeats)))  # type: ignore[misc]
     rows: list[dict[str, Any]] = []
-    for name, stage in zip(names, stages, strict=True):
+    for name, stage in stages:
         if arguments.only and arguments.only not in name:
             continue
         for row in stage():
             rows.append(row.to_json())
             print(json.dumps(rows[-1]), flush=True)
+    low = bfloat16(case, min(3, repeats)) if not quick and (arguments.only or "bfloat16") in "bfloat16" else {}
     peak, needed = matmul_peak(), operations(backend)
-    taken = {row["work"]: row["seconds_ours"] for row in rows}
+    taken = {row["work"]: row["seconds_ours"] for row in rows if row["model"] == PLANTED}
     share = {
         "attribution_fp32": needed["attribution_fp32"] / taken.get("IG, last position", float("nan")) / peak,
         "exact_fp32": needed["exact_fp32"] / taken.get("exact ablation of 2,000 neurons", float("nan")) / peak,
-        "bf16_speedup": None,  # measured only where the CPU has bfloat16 instructions
+        "bf16_speedup": low.get("speedup"),
     }
     machine = {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads(),
                "matmul_peak_gflops": round(peak / 1e9, 1), "instructions": torch.backends.cpu.get_cpu_capability(),
                "prompt_tokens": len(tokens), "torch": torch.__version__}  # fmt: skip
-    if not arguments.only:
+    found = {"rows": rows, "peak_share": share, "bfloat16": low, "machine": machine}
+    if not (arguments.only or quick):
         draw(rows)
-    print(json.dumps({"rows": rows, "peak_share": share, "machine": machine}))
+        (FIGURES / "speed_vs_peers.json").write_text(json.dumps(found, indent=1) + "\n")
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":

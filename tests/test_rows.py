@@ -237,3 +237,20 @@ def test_bad_interventions(backend: Backend) -> None:
         with pytest.raises(ValueError, match="on the rows of layer 1 need 1 variants and a later layer, got"):
             dataclasses.replace(first, then=(later,))
     assert not any(point.fwd_hooks for point in backend.model.hook_dict.values()), "hooks are gone after an error"
+
+
+def test_neurons_of_experts_are_refused_and_their_residual_stream_is_not(tokenizer: Any) -> None:
+    from transformers import MixtralConfig, MixtralForCausalLM
+
+    config = MixtralConfig(
+        vocab_size=D_VOCAB, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, num_local_experts=4,
+    )  # fmt: skip
+    network = load_model(MixtralForCausalLM(config).eval(), tokenizer=tokenizer, backend="bridge", dtype="float32")
+    backend = backend_of(network)
+    with pytest.raises(ValueError, match="layer 0 is a mixture of experts"):
+        backend.hook_name("mlp.hook_post", 0)
+    rows = [replace("hook_resid_post", layer, torch.ones(1, 2, 1, 32)) for layer in range(2)]
+    states = run_rows(backend, torch.tensor([[2, 7, 8]]), rows)
+    assert states.edited[1].shape == (1, 2, 3, 32)
+    torch.testing.assert_close(states.edited[1], backend.final_norm(torch.ones(1, 2, 3, 32)))

@@ -27,6 +27,14 @@ def test_batches_halve_on_out_of_memory_and_repeat_nothing() -> None:
     assert sizes[:2] == [7, 3]
 
 
+def test_a_row_that_does_not_fit_alone_is_an_error() -> None:
+    def work(tokens: torch.Tensor, indices: list[int]) -> None:
+        raise RuntimeError("CUDA out of memory. Tried to allocate")
+
+    with pytest.raises(RuntimeError, match="not even a single row fits the memory; use a smaller dtype or device"):
+        run_batched([[1, 2]] * 3, work, batch_size=3)
+
+
 def test_other_errors_pass_through_batches() -> None:
     def work(tokens: torch.Tensor, indices: list[int]) -> None:
         raise ValueError("the caller's own error")

@@ -154,15 +154,26 @@ class Backend(ABC):
         """Full name of a hook point of one layer, e.g. `mlp.hook_post`.
 
         Raises:
-            ValueError: The architecture has no such hook point (names some it has).
+            ValueError: The architecture has no such hook point (names those it has), or neurons are asked of a mixture of
+                experts.
         """
         name = f"blocks.{layer}.{component}"
+        if component.startswith("mlp.hook_p") and self._has_experts(layer):
+            raise ValueError(
+                f"layer {layer} is a mixture of experts: its neurons belong to experts that only some tokens visit, and xlmech "
+                "reads and changes neurons of dense MLPs only. hook_resid_post, hook_attn_out and hook_mlp_out work here"
+            )
         if name not in self.points:
             there = [key.split(".", 2)[2] for key in self.points if key.startswith(f"blocks.{layer}.")]
             raise ValueError(
                 f"this architecture has no hook point {component!r} in layer {layer}; it has {', '.join(sorted(there))}"
             )
         return name
+
+    def _has_experts(self, layer: int) -> bool:
+        """The bridge names an expert layer's output `mlp.hook_post`, which is no neuron."""
+        prefix = f"blocks.{layer}.mlp."
+        return any(key.startswith(prefix) and ("expert" in key or "router" in key) for key in self.points)
 
     @contextmanager
     def hooks(self, hooks: Sequence[tuple[str, HookFunction]]) -> Iterator[None]:
