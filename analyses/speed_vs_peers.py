@@ -5,9 +5,9 @@
 
 xlmech and each peer run in turn in this one process, on the same model, prompts and thread count; ratios are of medians.
 Where a peer repeats one pass thousands of times, a sample of the passes is timed and scaled, and the row says of how many. The
-leakage and lens rows are repeated three times at most. Besides the planted model, three of random weights, shaped like small
-Llama, Qwen2 and GPT-2 models, are attributed and ablated. The last line printed is JSON; a full run also writes
-`figures/speed_vs_peers.json` and `.html`. Needs `pip install "xlmech[peers]"`.
+rows of leakage, lens and all positions are repeated three times at most. Besides the planted model, three of random weights,
+shaped like small Llama, Qwen2 and GPT-2 models, are attributed and ablated. The last line printed is JSON; a full run also
+writes `figures/speed_vs_peers.json` and `.html`. Needs `pip install "xlmech[peers]"`.
 """
 
 from __future__ import annotations
@@ -156,7 +156,9 @@ def attribution(case: Case, source: list[int] | None, repeats: int, quick: bool,
         wanted = ours(nodes=8 * NODES[positions] if positions == "last" else 40)
         tokens, baseline = case.prompt, start.tokens[: last + 1][None]
         runs = in_turn(
-            ours, lambda t=tokens, b=baseline: peers.captum_layers(plain, t, b, case.target, sample), repeats
+            ours,
+            lambda t=tokens, b=baseline: peers.captum_layers(plain, t, b, case.target, sample),
+            repeats if positions == "last" else min(3, repeats),
         )
         scale = len(layers) / len(sample)
         theirs = torch.stack(runs[3]).sum(1)
@@ -388,7 +390,9 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one run, peers on a sample")
     parser.add_argument("--repeats", type=int, help="runs of each (5, or 1 with --quick)")
     parser.add_argument("--probes", type=int, help="probes of the leakage and lens rows (480, or 8 with --quick)")
-    parser.add_argument("--only", help="only works whose name contains this")
+    parser.add_argument(
+        "--only", nargs="+", help="only these parts, e.g. IG exact patching leakage lens llama bfloat16"
+    )
     arguments = parser.parse_args()
     repeats, quick = arguments.repeats or (1 if arguments.quick else 5), arguments.quick
     model = load_model("demo", backend="bridge", dtype="float32", device="cpu")
@@ -411,12 +415,12 @@ def main() -> None:
         stages.append((shape, lambda shape=shape: other_shape(shape, backend.tokenizer, repeats)))  # type: ignore[misc]
     rows: list[dict[str, Any]] = []
     for name, stage in stages:
-        if arguments.only and arguments.only not in name:
+        if arguments.only and name not in arguments.only:
             continue
         for row in stage():
             rows.append(row.to_json())
             print(json.dumps(rows[-1]), flush=True)
-    low = bfloat16(case, min(3, repeats)) if not quick and (arguments.only or "bfloat16") in "bfloat16" else {}
+    low = bfloat16(case, min(3, repeats)) if not quick and "bfloat16" in (arguments.only or "bfloat16") else {}
     peak, needed = matmul_peak(), operations(backend)
     taken = {row["work"]: row["seconds_ours"] for row in rows if row["model"] == PLANTED}
     share = {
