@@ -80,6 +80,8 @@ ALLOWED = {
     "attribution": LEAKAGE | {"effects"},
     "trace": LEAKAGE | {"attribution", "leakage", "lens", "pairs", "patching", "position_sweep"},
     "neurons": {"results", "metrics"},
+    "controls": {"backends", "effects", "neurons", "probes", "runner"},
+    "recipes": {"backends", "effects", "languages", "metrics", "models", "neurons", "probes", "runner"},
     "locate": {"attribution", "effects", "neurons", "models", "probes"},
     "ablation": {"effects", "backends", "neurons"},
     "evaluation": LEAKAGE | {"leakage", "ablation", "neurons"},
