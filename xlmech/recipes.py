@@ -9,8 +9,7 @@ cuts a set, or fills it up, in the order of the recipe's own ranking.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,13 +19,12 @@ from scipy import stats
 from tqdm.auto import tqdm
 
 from xlmech import languages as packs
-from xlmech import metrics
 from xlmech.backends import backend_of
-from xlmech.effects import COMPONENT, Metric, Quadrature, integrated_gradients
 from xlmech.models import provenance
 from xlmech.neurons import NeuronSet
 from xlmech.probes import Probe, ProbeSet
-from xlmech.runner import encode_answer, encode_prompt, mean_over_tokens, run_forced
+from xlmech.runner import mean_over_tokens
+from xlmech.votes import count_votes
 
 _GATE = "mlp.hook_pre"
 
@@ -66,7 +64,8 @@ def depn(
         Wu et al. 2023, arXiv:2310.20138. Differs: the tokens of an answer are summed, where the paper has their product.
     """
     texts = _texts(probes, language, steps, threshold, min_share, count)
-    votes = _vote(model, texts, "prob", "left", steps, max_answer_tokens, progress, lambda part: part >= threshold)
+    options: dict[str, Any] = {"steps": steps, "max_answer_tokens": max_answer_tokens, "progress": progress}
+    votes = count_votes(model, texts, lambda part: part >= threshold, metric="prob", rule="left", **options)
     order = np.lexsort((-votes.mean, -votes.share))
     return _chosen(model, "depn", order, votes.share >= min_share, votes.share > 0, count)
 
@@ -110,9 +109,10 @@ def knowledge_neurons(
         Dai et al. 2022, arXiv:2104.08696; inclusive points: its package knowledge-neurons (EleutherAI).
     """
     texts = _texts(probes, language, steps, threshold, min_share, count)
+    options: dict[str, Any] = {"steps": steps, "max_answer_tokens": max_answer_tokens, "progress": False}
     facts = share = mean = np.zeros(1)
     for own in tqdm(_by_record(texts), desc="facts", disable=not progress, leave=False):
-        votes = _vote(model, own, "prob", "inclusive", steps, max_answer_tokens, False, lambda part: part > threshold)
+        votes = count_votes(model, own, lambda part: part > threshold, metric="prob", rule="inclusive", **options)
         facts, share, mean = facts + (votes.share > min_share), share + votes.share, mean + votes.mean
     return _chosen(model, "knowledge_neurons", np.lexsort((-mean, -share, -facts)), facts > 0, share > 0, count)
 
@@ -157,17 +157,13 @@ def apneap(
         these: the gradient is read at the position that predicts the token, where they read it one further.
     """
     texts = _texts(probes, language, steps, threshold, min_share, count)
-    votes = _vote(
-        model,
-        texts,
-        "log_prob",
-        "left",
-        steps,
-        max_answer_tokens,
-        progress,
-        lambda part: part > threshold,
-        signed=False,
-    )
+    options: dict[str, Any] = {
+        "steps": steps,
+        "max_answer_tokens": max_answer_tokens,
+        "progress": progress,
+        "signed": False,
+    }
+    votes = count_votes(model, texts, lambda part: part > threshold, metric="log_prob", rule="left", **options)
     order = np.lexsort((-votes.mean, -votes.share))
     return _chosen(model, "apneap", order, votes.share > min_share, votes.share > 0, count)
 
@@ -266,45 +262,6 @@ def _by_record(texts: ProbeSet) -> list[list[Probe]]:
     for probe in texts:
         facts.setdefault(probe.record.id, []).append(probe)
     return list(facts.values())
-
-
-@dataclass(frozen=True)
-class _Votes:
-    """(neuron,) over all layers: share of texts that keep a neuron, and mean normalised attribution."""
-
-    share: NDArray[np.float64]
-    mean: NDArray[np.float64]
-
-
-def _vote(
-    model: Any,
-    texts: Iterable[Probe],
-    metric: Metric,
-    rule: Quadrature,
-    steps: int,
-    max_answer_tokens: int | None,
-    progress: bool,
-    keeps: Callable[[torch.Tensor], torch.Tensor],
-    *,
-    signed: bool = True,
-) -> _Votes:
-    """Attribute each text's answer from zero, at the positions that predict its tokens, and count who keeps what.
-
-    `keeps` takes (neuron,) attributions, or their sizes, as parts of the text's largest.
-    """
-    backend, n_texts = backend_of(model), 0
-    exact = torch.promote_types(backend.unembed.dtype, torch.float32)
-    zero = torch.zeros(backend.n_layers, backend.d_mlp, dtype=exact, device=backend.device)
-    kept = total = torch.zeros_like(zero, dtype=torch.float64).flatten()
-    for probe in tqdm(texts, desc="attribution", disable=not progress, leave=False):
-        what = f"probe {probe.id}"
-        answer = encode_answer(backend, probe.answers[probe.query_language], what=what)[:max_answer_tokens]
-        prompt = encode_prompt(backend, probe.prompt, room=len(answer), what=what)
-        forced = run_forced(backend, prompt, answer, COMPONENT, what=what)
-        scores, _ = integrated_gradients(backend, forced, zero, nodes=steps, positions="last", metric=metric, rule=rule)
-        part = metrics.normalised_attribution(scores if signed else scores.abs()).flatten().double()
-        kept, total, n_texts = kept + keeps(part), total + part, n_texts + 1
-    return _Votes(share=(kept / n_texts).cpu().numpy(), mean=(total / n_texts).cpu().numpy())
 
 
 def _chosen(
