@@ -154,7 +154,8 @@ def apneap(
 
     Source:
         Wu et al. 2024, aclanthology.org/2024.findings-acl.315; constants: the defaults of its released scripts. Differs from
-        these: the gradient is read at the position that predicts the token, where they read it one further.
+        these: the gradient is read at the position that predicts the token, where they read it one further, and divided by
+        the token's probability once, where they do so twice.
     """
     texts = _texts(probes, language, steps, threshold, min_share, count)
     options: dict[str, Any] = {
