@@ -1,10 +1,10 @@
-"""Neuron selection as in earlier work, with its published constants, and random controls: what to compare a set with.
+"""Neuron selection as in earlier work, with its published constants: what to compare a set with.
 
 `depn`, `knowledge_neurons` and `apneap` attribute a text's answer by an equal-step sum from a ZERO baseline, keep the neurons
 that reach a part of the text's maximum, and let the texts vote. In models with a norm after the MLP (Gemma 2 and 3, OLMo 2)
-that sum does not converge: the norm hides any scaling of the activations, so that the first step, at zero itself, decides.
-They are run as published all the same. `lape` finds neurons of a language, not of an answer. Compare at equal counts: `count`
-cuts a set, or fills it up, in the order of the recipe's own ranking.
+that sum does not converge, because the norm hides any scaling of the activations; they are run as published all the same.
+`lape` finds neurons of a language, not of an answer. Compare at equal counts: `count` cuts a set, or fills it up, in the order
+of the recipe's own ranking. Random sets to compare with are in `xlmech.controls`.
 """
 
 from __future__ import annotations
