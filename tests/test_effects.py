@@ -36,9 +36,9 @@ def _lobatto(inner: int) -> tuple[np.ndarray, np.ndarray]:
     return places, 2 / ((inner + 1) * (inner + 2) * legendre(places) ** 2)
 
 
-def _plain_integrated(backend: Backend, base: torch.Tensor, nodes: int) -> torch.Tensor:
+def _plain_integrated(backend: Backend, base: torch.Tensor, nodes: int, rule: Any = _lobatto) -> torch.Tensor:
     forced = run_forced(backend, PROMPT, ANSWER, "mlp.hook_post")
-    places, weights = _lobatto(nodes)
+    places, weights = rule(nodes)
     total = torch.zeros_like(base)
     for position, token in zip(forced.predicting, ANSWER, strict=True):
         tokens = forced.tokens[: position + 1].tolist()
@@ -70,6 +70,31 @@ def test_integrated_gradients_equal_the_plain_loop(
     found, _ = integrated_gradients(backend, forced, base, nodes=3, positions="last")
     wanted = _plain_integrated(backend, base, 3)
     assert float((found - wanted).norm() / wanted.norm()) < 1e-6
+
+
+def test_equal_step_sums_equal_the_plain_loop(model: Any) -> None:
+    """On [-1, 1] as `_lobatto` is: 5 left steps, or 5 points with both ends."""
+    rules = {
+        "left": lambda nodes: (np.arange(nodes) / nodes * 2 - 1, np.full(nodes, 2 / nodes)),
+        "inclusive": lambda nodes: (np.linspace(-1, 1, nodes), np.full(nodes, 2 / nodes)),
+    }
+    backend = backend_of(model)
+    base = torch.full((backend.n_layers, backend.d_mlp), 0.05, dtype=torch.float64)
+    with KeepFloat64():
+        forced = run_forced(backend, PROMPT, ANSWER, "mlp.hook_post")
+        for name, rule in rules.items():
+            found, _ = integrated_gradients(backend, forced, base, nodes=5, positions="last", rule=name)  # type: ignore[arg-type]
+            wanted = _plain_integrated(backend, base, 5, rule)
+            assert float((found - wanted).norm() / wanted.norm()) < 1e-8
+
+
+@pytest.mark.parametrize(("rule", "nodes"), [("right", 20), ("left", 0), ("inclusive", 1)])
+def test_unknown_rules(model: Any, rule: Any, nodes: int) -> None:
+    backend = backend_of(model)
+    forced = run_forced(backend, PROMPT, ANSWER, "mlp.hook_post")
+    base = torch.zeros(backend.n_layers, backend.d_mlp, dtype=torch.float64)
+    with pytest.raises(ValueError, match=f"no rule '{rule}' of {nodes} nodes; use 'gauss_lobatto', 'left'"):
+        integrated_gradients(backend, forced, base, nodes=nodes, positions="last", rule=rule)
 
 
 def test_completeness_holds_with_enough_nodes(model: Any) -> None:

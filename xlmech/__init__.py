@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from xlmech.ablation import ablate as ablate
     from xlmech.attribution import AttributionResult as AttributionResult
     from xlmech.attribution import attribute_neurons as attribute_neurons
+    from xlmech.controls import mean_magnitudes as mean_magnitudes
+    from xlmech.controls import random_neurons as random_neurons
     from xlmech.direct_logit import DirectLogitResult as DirectLogitResult
     from xlmech.direct_logit import direct_logit_attribution as direct_logit_attribution
     from xlmech.evaluation import MitigationResult as MitigationResult
@@ -34,6 +36,10 @@ if TYPE_CHECKING:
     from xlmech.probes import Probe as Probe
     from xlmech.probes import ProbeSet as ProbeSet
     from xlmech.probes import build_probes as build_probes
+    from xlmech.recipes import apneap as apneap
+    from xlmech.recipes import depn as depn
+    from xlmech.recipes import knowledge_neurons as knowledge_neurons
+    from xlmech.recipes import lape as lape
     from xlmech.records import Record as Record
     from xlmech.records import demo_records as demo_records
     from xlmech.records import load_records as load_records
@@ -53,6 +59,8 @@ _MODULE_OF = {
     "attribute_neurons": "attribution",
     "AttributionPatchingResult": "patch_estimates",
     "attribution_patching": "patch_estimates",
+    "mean_magnitudes": "controls",
+    "random_neurons": "controls",
     "DirectLogitResult": "direct_logit",
     "direct_logit_attribution": "direct_logit",
     "MitigationResult": "evaluation",
@@ -74,6 +82,10 @@ _MODULE_OF = {
     "patch_positions": "position_sweep",
     "Probe": "probes",
     "ProbeSet": "probes",
+    "apneap": "recipes",
+    "depn": "recipes",
+    "knowledge_neurons": "recipes",
+    "lape": "recipes",
     "Record": "records",
     "build_probes": "probes",
     "demo_records": "records",

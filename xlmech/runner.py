@@ -171,6 +171,38 @@ class Recorder:
         return keep
 
 
+@torch.no_grad()
+def mean_over_tokens(
+    backend: Backend,
+    texts: Sequence[str],
+    component: str,
+    function: Callable[[torch.Tensor], torch.Tensor],
+    *,
+    progress: str = "",
+) -> torch.Tensor:
+    """(layer, width) mean of a function of what passes a hook point, over the texts' tokens but special ones in front.
+
+    Args:
+        backend: The model.
+        texts: One or more.
+        component: The hook point.
+        function: Of an activation, entry by entry.
+        progress: Label of a progress bar; none without.
+    """
+    special = len(encode_prompt(backend, "a")) - len(encode_answer(backend, "a"))
+    sequences = [encode_prompt(backend, text, what=f"text {number}") for number, text in enumerate(texts)]
+    recorder, total = Recorder(backend, component), torch.zeros((), dtype=torch.float64)
+
+    def add(tokens: torch.Tensor, _: list[int]) -> None:
+        nonlocal total
+        with backend.hooks(recorder.hooks()):
+            backend.hidden(tokens)
+        total = total + torch.stack([function(kept[:, special:]).double().sum((0, 1)) for kept in recorder.kept]).cpu()
+
+    run_batched(sequences, add, progress=progress)
+    return total / sum(len(sequence) - special for sequence in sequences)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Forced:
     """One prompt and answer, run once with the answer forced.

@@ -1,0 +1,83 @@
+"""Random neurons that match a set: by layer, or by layer and by how strongly they are active."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from xlmech.backends import backend_of
+from xlmech.effects import COMPONENT
+from xlmech.neurons import Neuron, NeuronSet
+from xlmech.probes import ProbeSet
+from xlmech.runner import mean_over_tokens
+
+
+def mean_magnitudes(model: Any, probes: ProbeSet, *, progress: bool = True) -> Float[torch.Tensor, "layer neuron"]:
+    """(layer, neuron) mean |activation| over the tokens of the probes' prompts; special tokens in front are left out.
+
+    Raises:
+        ValueError: No probes.
+    """
+    if not len(probes):
+        raise ValueError("no probes to read activations at; see build_probes, and the filters applied to its result")
+    prompts = [probe.prompt for probe in probes]
+    return mean_over_tokens(backend_of(model), prompts, COMPONENT, torch.abs, progress="magnitudes" if progress else "")
+
+
+def random_neurons(
+    like: NeuronSet,
+    *,
+    magnitudes: Float[torch.Tensor, "layer neuron"] | None = None,
+    bins: int = 10,
+    count: int | None = None,
+    seed: int = 0,
+) -> NeuronSet:
+    """As many random neurons in every layer as `like` has, none of them in it: the control of a set.
+
+    Args:
+        like: The set to match.
+        magnitudes: As of `mean_magnitudes`; then as many in every quantile bin of each layer's magnitudes, too.
+        bins: Number of these bins, equally full.
+        count: Number of neurons; that of `like` by default. More are drawn in rounds that each match `like`; what is left of
+            the last round is a random part of one.
+        seed: Of the draw.
+
+    Raises:
+        ValueError: An empty set, a bin with too few others, magnitudes of another shape, `bins` or `count` below 1.
+    """
+    wanted = len(like) if count is None else count
+    _check(like, magnitudes, bins, wanted)
+    bin_of = np.zeros((like.n_layers, like.d_mlp), dtype=int)
+    if magnitudes is not None:
+        bin_of = magnitudes.cpu().argsort(1).argsort(1).numpy() * bins // like.d_mlp
+    rng, n_rounds = np.random.default_rng(seed), -(-wanted // len(like))
+    rounds: list[list[Neuron]] = [[] for _ in range(n_rounds)]
+    for layer, indices in like.by_layer().items():
+        for number in np.unique(bin_of[layer, indices]):
+            members = np.flatnonzero(bin_of[layer] == number)
+            n_chosen, others = int(np.isin(members, indices).sum()), np.setdiff1d(members, indices)
+            if len(others) < n_chosen * n_rounds:
+                raise ValueError(
+                    f"layer {layer}: {n_chosen * n_rounds} random neurons to draw from {len(others)} that match and are not in "
+                    "the set; use fewer bins, a smaller set or a smaller count"
+                )
+            taken = rng.permutation(others)[: n_chosen * n_rounds].reshape(n_rounds, n_chosen)
+            for drawn, some in zip(rounds, taken.tolist(), strict=True):
+                drawn += [(layer, index) for index in some]
+    order = [drawn[index] for drawn in rounds for index in rng.permutation(len(drawn))]
+    return NeuronSet(frozenset(order[:wanted]), like.n_layers, like.d_mlp, like.model)
+
+
+def _check(like: NeuronSet, magnitudes: torch.Tensor | None, bins: int, count: int) -> None:
+    if not len(like):
+        raise ValueError("the set to match is empty: there is nothing to draw")
+    if count < 1 or not 1 <= bins <= like.d_mlp:
+        raise ValueError(f"count must be 1 or more and bins from 1 to {like.d_mlp}, got {count} and {bins}")
+    shape = (like.n_layers, like.d_mlp)
+    if magnitudes is not None and tuple(magnitudes.shape) != shape:
+        raise ValueError(
+            f"magnitudes of shape {tuple(magnitudes.shape)}, neurons of a model of {shape}; both must be of one"
+        )
