@@ -191,7 +191,9 @@ def _check_positions(positions: slice | None) -> None:
 def _warn_of_whole_layers(sets: Mapping[str, NeuronSet], how: _How) -> None:
     if how.mode == "scale" and how.factor:
         return
-    layers = sorted({layer for chosen in sets.values() for layer in chosen.whole_layers()})
+    always = sets.get("")
+    together = [chosen | always if always is not None else chosen for chosen in sets.values()]
+    layers = sorted({layer for chosen in together for layer in chosen.whole_layers()})
     if layers:
         warnings.warn(
             f"every neuron of layer {', '.join(map(str, layers))} is deactivated: the whole MLP is gone there, and what the "
