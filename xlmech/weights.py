@@ -18,7 +18,7 @@ def layer_count(model: nn.Module) -> int:
     return int(config.get_text_config().num_hidden_layers)
 
 
-def down_projections(model: nn.Module, d_mlp: int) -> dict[int, tuple[str, nn.Module]]:
+def down_projections(model: nn.Module, d_mlp: int) -> dict[int, tuple[str, Any]]:
     """Name and module of every layer's down projection, whose input is the MLP's hidden activation.
 
     It is found by its shape: in each layer the one linear module, outside of attention, from `d_mlp` inputs to the residual
@@ -29,7 +29,7 @@ def down_projections(model: nn.Module, d_mlp: int) -> dict[int, tuple[str, nn.Mo
     """
     n_layers, width = layer_count(model), model.get_input_embeddings().weight.shape[1]  # type: ignore[operator]
     stacks = [name for name, part in model.named_modules() if isinstance(part, nn.ModuleList) and len(part) == n_layers]
-    found: dict[int, tuple[str, nn.Module]] = {}
+    found: dict[int, tuple[str, Any]] = {}
     for layer in range(n_layers):
         prefix = f"{stacks[0]}.{layer}." if stacks else "?"
         fitting = [
