@@ -79,7 +79,7 @@ def test_deactivating_a_layer_changes_answers_and_leaves_nothing_behind(demo: An
     asked = probes.filter(group="private", languages=["en"], attributes=["phone"]).sample(4)
     before = measure_leakage(demo, asked, progress=False).probes.extracted.sum()
     everything = NeuronSet(frozenset((12, index) for index in range(2048)), 18, 2048, "demo")
-    with ablate(demo, everything):
+    with pytest.warns(UserWarning, match="every neuron of layer 12"), ablate(demo, everything):
         during = measure_leakage(demo, asked, progress=False).probes.extracted.sum()
     assert during < before
     assert measure_leakage(demo, asked, progress=False).probes.extracted.sum() == before

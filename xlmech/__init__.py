@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from xlmech import figures as figures
     from xlmech.ablation import ablate as ablate
+    from xlmech.ablation import asking as asking
+    from xlmech.activations import ActivationMoments as ActivationMoments
+    from xlmech.activations import activation_moments as activation_moments
     from xlmech.attribution import AttributionResult as AttributionResult
     from xlmech.attribution import attribute_neurons as attribute_neurons
     from xlmech.controls import mean_magnitudes as mean_magnitudes
@@ -16,12 +19,15 @@ if TYPE_CHECKING:
     from xlmech.direct_logit import direct_logit_attribution as direct_logit_attribution
     from xlmech.evaluation import MitigationResult as MitigationResult
     from xlmech.evaluation import evaluate_mitigation as evaluate_mitigation
+    from xlmech.export import export_model as export_model
     from xlmech.languages import available_languages as available_languages
     from xlmech.leakage import LeakageResult as LeakageResult
     from xlmech.leakage import measure_leakage as measure_leakage
     from xlmech.lens import LensResult as LensResult
     from xlmech.lens import logit_lens as logit_lens
     from xlmech.locate import locate_privacy_neurons as locate_privacy_neurons
+    from xlmech.manifest import Manifest as Manifest
+    from xlmech.manifest import load_manifest as load_manifest
     from xlmech.models import load_model as load_model
     from xlmech.neurons import NeuronSet as NeuronSet
     from xlmech.neurons import PrivacyNeurons as PrivacyNeurons
@@ -55,6 +61,9 @@ if TYPE_CHECKING:
 # Names are imported on first use, so that `xlmech --help` does not wait for torch.
 _MODULE_OF = {
     "ablate": "ablation",
+    "asking": "ablation",
+    "ActivationMoments": "activations",
+    "activation_moments": "activations",
     "AttributionResult": "attribution",
     "attribute_neurons": "attribution",
     "AttributionPatchingResult": "patch_estimates",
@@ -65,12 +74,15 @@ _MODULE_OF = {
     "direct_logit_attribution": "direct_logit",
     "MitigationResult": "evaluation",
     "evaluate_mitigation": "evaluation",
+    "export_model": "export",
     "available_languages": "languages",
     "LeakageResult": "leakage",
     "measure_leakage": "leakage",
     "LensResult": "lens",
     "logit_lens": "lens",
     "locate_privacy_neurons": "locate",
+    "Manifest": "manifest",
+    "load_manifest": "manifest",
     "load_model": "models",
     "NeuronSet": "neurons",
     "PrivacyNeurons": "neurons",

@@ -1,63 +1,268 @@
-"""Deactivate neurons for the length of a `with` block, in every forward pass and generation step."""
+"""Deactivate neurons for the length of a `with` block, in every forward pass and generation step.
+
+with ablate(model, found.universal):                     # zeroed wherever the model runs
+measure_leakage(model, probes)
+with ablate(model, found), asking("fr"):                 # the universal ones, and those of French
+measure_leakage(model, probes.filter(languages=["fr"]))
+moments = activation_moments(model, prompts)
+with ablate(model, found.universal, mode="noise", values=moments.mean, std=moments.std, positions=slice(1, None)): ...
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, Literal
+import math
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
+from jaxtyping import Float
 
 from xlmech.backends import Backend, backend_of
 from xlmech.effects import COMPONENT
-from xlmech.neurons import NeuronSet
+from xlmech.models import model_name
+from xlmech.neurons import NeuronSet, PrivacyNeurons
+from xlmech.places import Places, following
 
-Mode = Literal["zero", "scale"]
+Mode = Literal["zero", "mean", "scale", "noise"]
+_NOISE_BLOCK = 64
+_ASKED: ContextVar[str | None] = ContextVar("xlmech_asked_language", default=None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _How:
+    """What becomes of an activation, and where; `values` and `std` are (layer, neuron) on the model's device."""
+
+    mode: Mode
+    factor: float
+    values: torch.Tensor | None
+    std: torch.Tensor | None
+    seed: int
+    positions: slice | None
 
 
 @contextmanager
-def ablate(model: Any, neurons: NeuronSet, *, mode: Mode = "zero", factor: float = 0.0) -> Iterator[Any]:
-    """Deactivate `neurons` at all positions while the block runs.
+def ablate(
+    model: Any,
+    neurons: NeuronSet | PrivacyNeurons | Mapping[str, NeuronSet],
+    *,
+    mode: Mode = "zero",
+    factor: float = 0.0,
+    values: Float[torch.Tensor, "layer neuron"] | None = None,
+    std: Float[torch.Tensor, "layer neuron"] | float | None = None,
+    seed: int = 0,
+    positions: slice | None = None,
+) -> Iterator[Any]:
+    """Deactivate `neurons` while the block runs, in whole forward passes and in cached generation alike.
 
-    Blocks nest, and compose with hooks of your own; on any exit exactly these hooks are removed.
+    Blocks nest, and compose with hooks of your own in the order in which they were added; on any exit exactly these hooks are
+    removed.
 
     Args:
         model: Hooked model.
-        neurons: Which to deactivate.
-        mode: `zero`, or `scale` to multiply by `factor`.
+        neurons: A set, deactivated whatever is asked; or sets by query language, each deactivated only inside
+            `asking(language)`, and the one under "" always; or privacy neurons, which are their universal set always and
+            their specific sets by language (`found.union` for all of them always).
+        mode: `zero`; `mean`, replace by `values`; `scale`, multiply by `factor`; or `noise`, replace by a Gaussian draw around
+            `values` with `std`, which depends on seed, layer, neuron and position alone: the same in every row and step.
         factor: What is left of each activation with mode `scale`.
+        values: (layer, neuron) activations of modes `mean` and `noise`; see `activation_moments`.
+        std: (layer, neuron) or single standard deviation of mode `noise`.
+        seed: Of mode `noise`.
+        positions: Only at these positions of the whole sequence, counted from its first token (BOS is 0; padding on the left
+            does not count, if the model is given its attention mask); also in cached generation, whose tokens follow the prompt.
 
     Yields:
         The model.
 
     Raises:
-        ValueError: A set from a model of another shape, or an unknown mode.
+        ValueError: A set from a model of another name or shape, an unknown mode, or values, deviations, factors or positions
+            that do not fit it.
+        RuntimeError: The model is run without `asking` while sets by language are on it, or so that positions are unknown.
+
+    Warns:
+        UserWarning: Every neuron of a layer is deactivated.
     """
     backend = backend_of(model)
-    _check(backend, neurons, mode)
-    kept = 0.0 if mode == "zero" else factor
-    hooks = [
-        (backend.hook_name(COMPONENT, layer), _scaling(torch.tensor(indices, device=backend.device), kept))
-        for layer, indices in neurons.by_layer().items()
-    ]
-    with backend.hooks(hooks):
-        yield model
+    sets = _sets(neurons)
+    for chosen in sets.values():
+        chosen.check_model(model_name(backend.model), backend.n_layers, backend.d_mlp)
+    how = _checked(backend, mode, factor, values, std, seed, positions)
+    _warn_of_whole_layers(sets, how)
+    with following(backend) if mode == "noise" or positions is not None else nullcontext(Places()) as places:
+        hooks = [
+            (backend.hook_name(COMPONENT, layer), _hook(how, layer, indices, language, places))
+            for language, chosen in sets.items()
+            for layer, indices in chosen.by_layer().items()
+        ]
+        with backend.hooks(hooks):
+            yield model
 
 
-def _check(backend: Backend, neurons: NeuronSet, mode: str) -> None:
-    if mode not in ("zero", "scale"):
-        raise ValueError(f"unknown mode {mode!r}; use 'zero' or 'scale'")
-    shape, wanted = (neurons.n_layers, neurons.d_mlp), (backend.n_layers, backend.d_mlp)
-    if shape != wanted:
-        raise ValueError(f"neurons of a model with (layers, neurons per layer) {shape}; this one has {wanted}")
+@contextmanager
+def asking(language: str) -> Iterator[None]:
+    """Say that all prompts run in the block ask in `language`, for neurons that `ablate` deactivates only then.
+
+    Nothing is guessed from the prompts: run one language's prompts at a time, e.g. `probes.filter(languages=["fr"])`. Inner
+    blocks win over outer ones.
+
+    Raises:
+        ValueError: No language.
+    """
+    if not language:
+        raise ValueError("asking() needs a language code such as 'fr'")
+    token = _ASKED.set(language)
+    try:
+        yield
+    finally:
+        _ASKED.reset(token)
 
 
-def _scaling(indices: torch.Tensor, factor: float) -> Callable[..., torch.Tensor]:
-    def scale(value: torch.Tensor, hook: Any) -> torch.Tensor:  # noqa: ARG001 (TransformerLens passes it by name)
-        value = value.clone()
-        value[..., indices] = (
-            value[..., indices] * factor if factor else torch.zeros((), dtype=value.dtype, device=value.device)
+def _sets(neurons: NeuronSet | PrivacyNeurons | Mapping[str, NeuronSet]) -> dict[str, NeuronSet]:
+    """Sets by language, "" for always; a neuron of the set under "" is in no other, so that it is changed once."""
+    if isinstance(neurons, NeuronSet):
+        return {"": neurons}
+    if isinstance(neurons, PrivacyNeurons):
+        return _sets({"": neurons.universal} | neurons.specific)
+    if not isinstance(neurons, Mapping):
+        raise ValueError(
+            f"expected a NeuronSet, PrivacyNeurons or NeuronSets by language, got {type(neurons).__name__}"
         )
+    always = neurons.get("")
+    return {code: chosen - always if code and always is not None else chosen for code, chosen in neurons.items()}
+
+
+def _checked(
+    backend: Backend,
+    mode: Mode,
+    factor: float,
+    values: torch.Tensor | None,
+    std: torch.Tensor | float | None,
+    seed: int,
+    positions: slice | None,
+) -> _How:
+    if mode not in get_args(Mode):
+        raise ValueError(f"unknown mode {mode!r}; use {', '.join(map(repr, get_args(Mode)))}")
+    if (values is not None) != (mode in ("mean", "noise")) or (std is not None) != (mode == "noise"):
+        raise ValueError(
+            f"mode {mode!r} with values {'given' if values is not None else 'missing'} and std "
+            f"{'given' if std is not None else 'missing'}: 'mean' takes values=, 'noise' values= and std= (see "
+            "activation_moments), the others neither"
+        )
+    if not math.isfinite(factor):
+        raise ValueError(f"factor must be a finite number, got {factor}")
+    if seed < 0:
+        raise ValueError(f"seed must not be negative, got {seed}")
+    _check_positions(positions)
+    spread = torch.full((backend.n_layers, backend.d_mlp), float(std)) if isinstance(std, float | int) else std
+    values, spread = _of_model(backend, "values", values), _of_model(backend, "std", spread)
+    if spread is not None and bool((spread < 0).any()):
+        raise ValueError("std has negative entries; a standard deviation is at least 0")
+    return _How(mode=mode, factor=factor, values=values, std=spread, seed=seed, positions=positions)
+
+
+def _of_model(backend: Backend, name: str, given: torch.Tensor | None) -> torch.Tensor | None:
+    if given is None:
+        return None
+    wanted = (backend.n_layers, backend.d_mlp)
+    if tuple(given.shape) != wanted or not bool(given.isfinite().all()):
+        raise ValueError(f"{name} must be finite, of shape (layer, neuron) {wanted}; got {tuple(given.shape)}")
+    return given.detach().to(backend.device)
+
+
+def _check_positions(positions: slice | None) -> None:
+    if positions is None:
+        return
+    if not isinstance(positions, slice):
+        raise ValueError(f"positions must be a slice such as slice(4, 9), got {positions!r}")
+    start, step = positions.start or 0, 1 if positions.step is None else positions.step
+    if min(start, positions.stop or 0) < 0 or step < 1:
+        raise ValueError(
+            f"positions {positions} must count forwards from the sequence's start: its end moves in generation, so negative "
+            "numbers have no fixed place"
+        )
+
+
+def _warn_of_whole_layers(sets: Mapping[str, NeuronSet], how: _How) -> None:
+    if how.mode == "scale" and how.factor:
+        return
+    always = sets.get("")
+    together = [chosen | always if always is not None else chosen for chosen in sets.values()]
+    layers = sorted({layer for chosen in together for layer in chosen.whole_layers()})
+    if layers:
+        warnings.warn(
+            f"every neuron of layer {', '.join(map(str, layers))} is deactivated: the whole MLP is gone there, and what the "
+            "model loses is no longer about single neurons; choose fewer (top_k)",
+            UserWarning,
+            stacklevel=4,
+        )
+
+
+def _hook(how: _How, layer: int, indices: list[int], language: str, places: Places) -> Callable[..., torch.Tensor]:
+    chosen: torch.Tensor | None = None
+    noise = _noise_of(how.seed, layer, indices)
+
+    def edit(value: torch.Tensor, hook: Any) -> torch.Tensor:  # noqa: ARG001 (TransformerLens passes it by name)
+        nonlocal chosen
+        if language and not _is_asked(language):
+            return value
+        if chosen is None or chosen.device != value.device:
+            chosen = torch.tensor(indices, device=value.device)
+        old = value[..., chosen]
+        new = _replacement(how, layer, chosen, old, noise, places)
+        if how.positions is not None:
+            new = torch.where(_inside(places.of(value), how.positions)[..., None], new, old)
+        value = value.clone()
+        value[..., chosen] = new
         return value
 
-    return scale
+    return edit
+
+
+def _replacement(
+    how: _How, layer: int, chosen: torch.Tensor, old: torch.Tensor, noise: Callable[[int], torch.Tensor], places: Places
+) -> torch.Tensor:
+    """(row, position, neuron) what stands in place of the chosen neurons' activations."""
+    if how.mode == "scale" and how.factor:
+        return old * how.factor
+    if how.values is None:
+        return torch.zeros_like(old)
+    new = how.values[layer].to(old.device)[chosen]
+    if how.std is not None:
+        at = places.of(old).clamp_min(0)
+        drawn = torch.cat([noise(block) for block in range(int(at.max()) // _NOISE_BLOCK + 1)]).to(new)
+        new = new + how.std[layer].to(new)[chosen] * drawn.to(old.device)[at]
+    return new.to(old.dtype).expand_as(old)
+
+
+def _noise_of(seed: int, layer: int, indices: list[int]) -> Callable[[int], torch.Tensor]:
+    """Blocks of (position, neuron) standard normal draws, made when needed; a neuron's draws depend on no other neuron."""
+
+    @cache
+    def block(number: int) -> torch.Tensor:
+        drawn = [np.random.default_rng((seed, layer, index, number)).standard_normal(_NOISE_BLOCK) for index in indices]
+        return torch.from_numpy(np.stack(drawn, axis=1))
+
+    return block
+
+
+def _inside(places: torch.Tensor, positions: slice) -> torch.Tensor:
+    """Whether each place is in the slice."""
+    start, step = positions.start or 0, positions.step or 1
+    inside = (places >= start) & ((places - start) % step == 0)
+    return inside if positions.stop is None else inside & (places < positions.stop)
+
+
+def _is_asked(language: str) -> bool:
+    asked = _ASKED.get()
+    if asked is None:
+        raise RuntimeError(
+            f"neurons of {language!r} are deactivated only while it is asked in, and nobody said what is being asked: run the "
+            "model inside `with asking('fr')`, or deactivate the union of the sets"
+        )
+    return asked == language

@@ -105,12 +105,17 @@ def plant_language(model: Any) -> str:
     return source.plant_language if source else ""
 
 
+def model_name(model: Any) -> str:
+    """Name of a hooked model in results and neuron sets: the source that it was loaded from, else TransformerLens' name."""
+    source = getattr(model, "xlmech_source", None)
+    return source.name if source else str(getattr(model.cfg, "model_name", type(model).__name__))
+
+
 def provenance(model: Any, *, seed: int = 0) -> Provenance:
     """Provenance of a figure computed now from `model`."""
     backend, source = backend_of(model), getattr(model, "xlmech_source", None)
-    name = source.name if source else str(getattr(model.cfg, "model_name", type(model).__name__))
     return Provenance(
-        model=name,
+        model=model_name(model),
         revision=source.revision if source else "",
         adapter=source.adapter if source else "",
         backend=backend.name,

@@ -76,6 +76,25 @@ class NeuronSet:
             layers.setdefault(layer, []).append(index)
         return layers
 
+    def whole_layers(self) -> list[int]:
+        """Layers of which every neuron is in the set."""
+        return [layer for layer, indices in self.by_layer().items() if len(indices) == self.d_mlp]
+
+    def for_model(self, name: str) -> NeuronSet:
+        """The same neurons for a model of another name: a fine-tuned or copied version of the one they were found in."""
+        return NeuronSet(self.neurons, self.n_layers, self.d_mlp, name)
+
+    def check_model(self, name: str, n_layers: int, d_mlp: int) -> None:
+        """Raise ValueError unless these are neurons of a model of this shape and, where both names are known, name."""
+        shape, wanted = (self.n_layers, self.d_mlp), (n_layers, d_mlp)
+        if shape != wanted:
+            raise ValueError(f"neurons of a model with (layers, neurons per layer) {shape}; this one has {wanted}")
+        if self.model and name and self.model != name:
+            raise ValueError(
+                f"neurons of the model {self.model!r}; this one is {name!r}: the same places mean something else there. Locate "
+                f"them in this model, or, if it is a version of the same one, pass neurons.for_model({name!r})"
+            )
+
     def to_frame(self) -> pd.DataFrame:
         """One row per neuron: `layer`, `neuron`."""
         return pd.DataFrame(list(self), columns=["layer", "neuron"])
@@ -160,6 +179,11 @@ class PrivacyNeurons(Result):
         """Per language, neurons that act in it and in no other."""
         of_kind = self.chosen[self.chosen.kind == "specific"]
         return {language: self._set(of_kind[of_kind.language == language]) for language in self.languages}
+
+    @property
+    def union(self) -> NeuronSet:
+        """All chosen neurons: the universal and every language's."""
+        return self._set(self.chosen)
 
     def to_frame(self) -> pd.DataFrame:
         """One row per chosen neuron."""
