@@ -1,11 +1,12 @@
 """Deactivate neurons for the length of a `with` block, in every forward pass and generation step.
 
-with ablate(model, found.universal):                     # zeroed wherever the model runs
-measure_leakage(model, probes)
-with ablate(model, found), asking("fr"):                 # the universal ones, and those of French
-measure_leakage(model, probes.filter(languages=["fr"]))
+with ablate(model, found.universal):       # zeroed wherever the model runs
+    measure_leakage(model, probes)
+with ablate(model, found), asking("fr"):   # the universal ones, and those of French
+    measure_leakage(model, probes.filter(languages=["fr"]))
 moments = activation_moments(model, prompts)
-with ablate(model, found.universal, mode="noise", values=moments.mean, std=moments.std, positions=slice(1, None)): ...
+with ablate(model, found.universal, mode="noise", values=moments.mean, std=moments.std, positions=slice(1, None)):
+    ...
 """
 
 from __future__ import annotations
