@@ -88,16 +88,16 @@ def _theirs(
 ) -> dict[str, torch.Tensor]:
     """Log-probability of each outcome's first token at (layer, position) places, by TransformerLens' patching."""
     _, cache = demo.run_with_cache(_tokens(demo, pair.sources[0]))
-    outcomes = {name: _firsts(demo, forms) for name, forms in pair.outcomes().items()}
+    outcomes, rows = {name: _firsts(demo, forms) for name, forms in pair.outcomes().items()}, []
+
+    def metric(logits: torch.Tensor) -> torch.Tensor:
+        log_probs = logits[0, -1].log_softmax(-1)
+        rows.append(torch.stack([log_probs[tokens].logsumexp(0) for tokens in outcomes.values()]))
+        return rows[-1][0]
+
     index = pd.DataFrame(places, columns=["layer", "pos"])
-
-    def of(tokens: list[int]) -> torch.Tensor:
-        return generic_activation_patch(
-            demo, _tokens(demo, pair.target), cache, lambda logits: logits[0, -1].log_softmax(-1)[tokens].logsumexp(0),
-            setter, "resid_post", index_df=index,
-        )  # fmt: skip
-
-    return {name: of(tokens) for name, tokens in outcomes.items()}
+    generic_activation_patch(demo, _tokens(demo, pair.target), cache, metric, setter, "resid_post", index_df=index)
+    return dict(zip(outcomes, torch.stack(rows).unbind(1), strict=True))
 
 
 def _firsts(demo: Any, forms: Sequence[str]) -> list[int]:
@@ -139,8 +139,8 @@ def test_patching_the_last_token_agrees_between_languages(
     ours = result.outcomes.set_index(["outcome", "layer"]).log_prob
     ((place, of_source),) = aligned_positions(backend_of(demo), pair.sources[0], pair.target, "last")
 
-    def set_other_place(activation: torch.Tensor, index: Sequence[int], cache: Any) -> torch.Tensor:
-        activation[:, index[1]] = cache["resid_post", index[0]][:, of_source]
+    def set_other_place(activation: torch.Tensor, index: Sequence[int], given: torch.Tensor) -> torch.Tensor:
+        activation[:, index[1]] = given[:, of_source]
         return activation
 
     places = [(layer, place) for layer in range(demo.cfg.n_layers)]
