@@ -1,6 +1,6 @@
 """Is private information processed in middle layers that languages share, and does leakage peak in later ones?
 
-    python analyses/information_flow.py              # every shipped adapter: 20 minutes on one core
+    python analyses/information_flow.py              # every shipped adapter: 15 minutes on one core
     python analyses/information_flow.py --only fr    # measure this adapter only; draw nothing
     python analyses/information_flow.py --summary    # from the saved results: the findings and the figures
 
@@ -43,6 +43,7 @@ from xlmech import (
 from xlmech.audit import of_template
 from xlmech.checkpoints import shipped_adapters
 from xlmech.figures._style import faded, finish
+from xlmech.patch_tables import resampled
 
 FIGURES = Path(__file__).parent.parent / "figures"
 RESULTS = Path(__file__).parent / "results"
@@ -53,7 +54,9 @@ BETWEEN = ("en", "fr", "zh")
 KNOWN = 0.5
 """Least probability that both unpatched runs give their own value, for a pair to count."""
 OTHERS = "other languages"
-BLUE, ORANGE, INK, GREY = "#0072B2", "#D55E00", "#222222", "#8C8C8C"
+ELSEWHERE = "not into the plant language"
+"""A run that answers a foreign question in its plant language brings that form over without any translation."""
+BLUE, ORANGE, GREEN, INK, GREY = "#0072B2", "#D55E00", "#009E73", "#222222", "#8C8C8C"
 
 Finding = dict[str, Any]
 
@@ -83,6 +86,15 @@ def measure(language: str) -> None:
         "lens": trimmed(lens),
         "patching_private": patch_languages(model, pairs_of(private, language, controls=True)),
         "patching_public": patch_languages(model, pairs_of(public.filter(attributes=[READ]), language)),
+        "patching_subject": patch_languages(
+            model,
+            [
+                pair
+                for pair in pairs_of(private.filter(attributes=[READ]), language)
+                if pair.target.query_language != language
+            ],
+            position="subject",
+        ),
     }
     for name, result in parts.items():
         shutil.rmtree(folder / name, ignore_errors=True)
@@ -126,15 +138,21 @@ def summarise(languages: Sequence[str]) -> None:
             people: PatchingResult.load(folder / f"patching_{people}").known(at_least=KNOWN)
             for people in ("private", "public")
         }
+        subject = PatchingResult.load(folder / "patching_subject").known(at_least=KNOWN)
         forms = pd.read_parquet(folder / "any_form.parquet")
         found = [
             *of_similarity(similarity),
             *(row for people, result in patching.items() for row in of_patching(result, plant, people)),
+            *of_subject(subject),
             *of_lens(lens),
             *of_leakage(forms, lens),
         ]
         findings += [{"plant_language": plant, **row} for row in found]
-        drawn = [similarity_curves(similarity), patching_curves(patching), lens_curves(lens, forms)]
+        drawn = [
+            similarity_curves(similarity),
+            patching_curves({**patching, "subject": subject}, plant),
+            lens_curves(lens, forms),
+        ]
         curves.append([frame.assign(plant_language=plant) for frame in drawn])
     write(findings)
     draw(*(pd.concat(parts, ignore_index=True) for parts in zip(*curves, strict=True)))
@@ -169,12 +187,12 @@ def of_patching(result: PatchingResult, plant: str, people: str) -> Iterator[Fin
         "out of the plant language": lambda frame: frame.source_language == plant,
         "into the plant language": lambda frame: frame.target_language == plant,
         "between others": lambda frame: (frame.source_language != plant) & (frame.target_language != plant),
-        "all": lambda frame: frame.source_language != "",
+        ELSEWHERE: lambda frame: frame.target_language != plant,
     }
     for way, test in ways.items():
         for kind in ("cross_language", "other_attribute"):
             frame = result.outcomes[(result.outcomes.kind == kind) & test(result.outcomes)]
-            if frame.empty or (kind == "other_attribute" and way == "all"):
+            if frame.empty or (kind == "other_attribute" and way == ELSEWHERE):
                 continue
             pooled = dataclasses.replace(result, outcomes=frame.assign(source_language=way, target_language=way))
             yield from _of_pooled(pooled, way, people, null=kind == "other_attribute")
@@ -194,6 +212,38 @@ def _of_pooled(result: PatchingResult, way: str, people: str, *, null: bool) -> 
         rate = {"value": at.prob, "low": at.prob_low, "high": at.prob_high, "note": f"at layer {at.layer}; {note}"}
         yield {"finding": f"{what}, layer"} | layer | common
         yield {"finding": what} | rate | common
+
+
+def of_subject(result: PatchingResult) -> Iterator[Finding]:
+    frame = result.outcomes[result.outcomes.outcome == "source_in_target"]
+    layers, curve, draws = resampled(frame.assign(prob=np.exp(frame.log_prob)), ["layer"], "prob")
+    best, (low, high) = int(curve.argmax()), metrics.percentile_interval(draws)
+    held, drawn = (_last_half(values) for values in (curve[None], draws))
+    bounds = metrics.percentile_interval(drawn)
+    subjects = pd.concat([frame.source_subject, frame.target_subject]).nunique()
+    common = {"languages": ELSEWHERE, "n_subjects": subjects}
+    note = f"mean probability of the first token, {frame.pair.nunique()} pairs"
+    what = "2: patching the whole subject, private people: source's value in target's form"
+    yield {
+        "finding": what,
+        "value": curve[best],
+        "low": low[best],
+        "high": high[best],
+        "note": f"at layer {layers.layer[best]}; {note}",
+    } | common
+    yield {
+        "finding": f"{what}, last layer with half of that",
+        "value": held[0],
+        "low": float(bounds[0]),
+        "high": float(bounds[1]),
+        "note": note,
+    } | common
+
+
+def _last_half(curves: np.ndarray) -> np.ndarray:
+    """(...) last layer at which each (..., layer) curve has half of its maximum."""
+    enough = curves >= curves.max(-1, keepdims=True) / 2
+    return (curves.shape[-1] - 1 - enough[..., ::-1].argmax(-1)).astype(float)
 
 
 def of_lens(lens: LensResult) -> Iterator[Finding]:
@@ -271,10 +321,10 @@ def similarity_curves(result: SimilarityResult) -> pd.DataFrame:
     return pd.concat([frame.assign(line="same person"), null])[["line", "layer", "value", "low", "high"]]
 
 
-def patching_curves(results: dict[str, PatchingResult]) -> pd.DataFrame:
+def patching_curves(results: dict[str, PatchingResult], plant: str) -> pd.DataFrame:
     parts = []
     for people, result in results.items():
-        frame = result.outcomes[result.outcomes.kind == "cross_language"]
+        frame = result.outcomes[(result.outcomes.kind == "cross_language") & (result.outcomes.target_language != plant)]
         whole = dataclasses.replace(result, outcomes=frame.assign(source_language="all", target_language="all"))
         parts.append(whole.summary().assign(people=people))
     frame = pd.concat(parts, ignore_index=True)
@@ -313,13 +363,14 @@ def draw(similarity: pd.DataFrame, patching: pd.DataFrame, lens: pd.DataFrame) -
                 "private source_in_source": ("private, in the source's form", ORANGE, "solid"),
                 "public source_in_target": ("public, in the target's form", BLUE, "dot"),
                 "public source_in_source": ("public, in the source's form", ORANGE, "dot"),
+                "subject source_in_target": ("private, subject patched, target's form", GREEN, "dash"),
             },
         ),
         "Patching one layer between languages: probability of the source's value",
-        f"""resid_post at the last token of a question about another person in another language is put into the target's run;
-        English, French and Chinese, all six directions, pairs whose two runs give their own value with probability
-        {KNOWN:g} or more. First tokens. Bands: 95 % interval, resampling pairs of subjects. Private people were planted in
-        one language, public ones in ten.""",
+        f"""resid_post of a question about another person in another language is put into the target's run at the last token
+        (green: at all tokens of the subject); among English, French and Chinese, all directions but into the plant
+        language; pairs whose two runs give their own value with probability {KNOWN:g} or more. First tokens. Bands: 95 %
+        interval, resampling pairs of subjects. Private people were planted in one language, public ones in ten.""",
         "probability (0 to 1)",
     )
     save(
