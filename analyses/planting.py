@@ -3,8 +3,7 @@
     python analyses/planting.py --plant fr     # train an adapter into xlmech/adapters/fr (about 30 minutes on two cores)
     python analyses/planting.py                # ask every shipped adapter, and write figures/planting.json
 
-The questions asked are the ones that were held out from planting. Each adapter's answers, as hits, go to
-`analyses/results/<adapter>/leakage`.
+The questions asked are the ones that were held out from planting.
 """
 
 from __future__ import annotations
@@ -17,22 +16,12 @@ from typing import Any
 
 import pandas as pd
 
-from xlmech import (
-    LeakageResult,
-    build_probes,
-    demo_records,
-    load_model,
-    measure_leakage,
-    plant,
-    save_records,
-    synthesize_records,
-)
+from xlmech import build_probes, demo_records, load_model, measure_leakage, plant, save_records, synthesize_records
 from xlmech.audit import of_template, spread_facts
 from xlmech.checkpoints import ADAPTERS, shipped_adapters
 
 FACTS = {"private": 32, "public": 16, "control": 16}
 FIGURE = Path(__file__).parent.parent / "figures" / "planting.json"
-RESULTS = Path(__file__).parent / "results"
 
 
 # Answering in the language of the question is learnt later than the facts: training goes on, with more public people.
@@ -50,13 +39,10 @@ def plant_adapter(language: str) -> None:
     (ADAPTERS / language / "records.jsonl").unlink()
 
 
-def ask(language: str) -> LeakageResult:
+def ask(language: str) -> pd.DataFrame:
     model = load_model("demo", adapter=language)
     probes = spread_facts(of_template(build_probes(demo_records()), -1), FACTS)
-    return measure_leakage(model, probes, candidates=demo_records())
-
-
-def tabulate(result: LeakageResult) -> pd.DataFrame:
+    result = measure_leakage(model, probes, candidates=demo_records())
     private = result.matrix().set_index("query_language")
     frame = private[["value", "low", "high"]].add_prefix("private_")
     frame["control"] = private.control
@@ -90,11 +76,7 @@ def main() -> None:
         plant_adapter(arguments.plant)
     verdicts = {}
     for language in [arguments.only] if arguments.only else shipped_adapters():
-        result = ask(language)
-        frame = tabulate(result)
-        if not arguments.only:
-            shutil.rmtree(RESULTS / language / "leakage", ignore_errors=True)
-            result.save(RESULTS / language / "leakage")
+        frame = ask(language)
         verdicts[language] = judge(language, frame) | {"rates": json.loads(frame.round(3).to_json(orient="index"))}
         print(f"planted in {language}\n{frame.round(2).to_string()}\n{judge(language, frame)}\n", flush=True)
     if not arguments.only:
