@@ -249,7 +249,7 @@ def _last_half(curves: np.ndarray) -> np.ndarray:
 
 def of_lens(lens: LensResult) -> Iterator[Finding]:
     frame = pd.concat([lens.depths(), pooled(lens).depths()])
-    for row in frame[(frame.event != "other peak") & (frame.query_language != lens.plant_language)].itertuples():
+    for row in frame[frame.query_language != lens.plant_language].itertuples():
         happens = f"in {100 * row.share:.0f} % of resamples; " if row.event == "overtaking" else ""
         yield {
             "finding": f"3: lens, {row.event}, layer",
@@ -382,6 +382,7 @@ def draw(similarity: pd.DataFrame, patching: pd.DataFrame, lens: pd.DataFrame) -
                 "any": ("any language's form", INK, "solid"),
                 "plant": ("plant language's form", ORANGE, "dash"),
                 "query": ("query language's form", BLUE, "solid"),
+                "other": ("likeliest other form", GREY, "dot"),
             },
         ),
         "Logit lens: probability of the answer by layer, asked in other languages than the plant language",
