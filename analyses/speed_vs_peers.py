@@ -379,7 +379,7 @@ def draw(rows: list[dict[str, Any]]) -> None:
     figure.add_scatter(y=names, x=[row["goal"] for row in rows], mode="markers", name="goal",
                        marker={"symbol": "line-ns-open", "size": 24, "color": "#D55E00", "line": {"width": 3}})  # fmt: skip
     figure.update_xaxes(type="log", title_text="times as fast as the peer (ratio of medians, log scale)")
-    figure.update_yaxes(autorange="reversed").update_layout(title_text="Engine against peers, one run, same machine")
+    figure.update_yaxes(autorange="reversed").update_layout(title_text="Engine against peers, on one machine")
     figure.write_html(
         FIGURES / "speed_vs_peers.html", include_plotlyjs="demo/plotly.min.js", config={"displaylogo": False}
     )
