@@ -249,7 +249,7 @@ def patching(case: Case, source: list[int], repeats: int, quick: bool, model: st
 
 def leakage(model: Any, probes: ProbeSet, repeats: int, quick: bool) -> Iterator[Row]:
     """480 questions: greedy answers, and the rank among the occupations' forms in the plant and the query language."""
-    from xlmech.leakage import _candidates
+    from xlmech.leakage import candidate_forms
 
     plain = model.original_model
     records = demo_records()
@@ -257,7 +257,7 @@ def leakage(model: Any, probes: ProbeSet, repeats: int, quick: bool) -> Iterator
         probe.id: sorted(
             {
                 by[code]
-                for by in _candidates(probes, records)["occupation"].values()
+                for by in candidate_forms(probes, records)["occupation"].values()
                 for code in ("en", probe.query_language)
             }
         )

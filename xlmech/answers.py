@@ -131,21 +131,18 @@ def answer_log_probs(
         (answer,) per prompt.
     """
     found: list[torch.Tensor] = [torch.empty(0)] * len(prompts)
+    wanted = wanted or [len(of_prompt) for of_prompt in answers]
 
     def work(indices: list[int]) -> None:
-        asked = [answers[index] for index in indices]
+        asked, first = [answers[index] for index in indices], [wanted[index] for index in indices]
         scores, past = _first_tokens(backend, [prompts[index] for index in indices], asked)
-        n_wanted = [
-            len(of_prompt) if wanted is None else wanted[index] for index, of_prompt in zip(indices, asked, strict=True)
-        ]
-        _follow(
-            backend, past, asked, scores, [(row, n) for row, k in enumerate(n_wanted) for n in range(k)], batch_size
-        )
+        ranked = [(row, number) for row, n in enumerate(first) for number in range(n)]
+        _follow(backend, past, asked, scores, ranked, batch_size)
         likely = [
             (row, number)
-            for row, k in enumerate(n_wanted)
-            for number in range(k, len(asked[row]))
-            if not scores[row][number] < scores[row][:k].max()
+            for row, n in enumerate(first)
+            for number in range(n, len(asked[row]))
+            if not scores[row][number] < scores[row][:n].max()
         ]
         _follow(backend, past, asked, scores, likely, batch_size)
         for row, index in enumerate(indices):

@@ -209,8 +209,8 @@ def _found_languages(probe: Probe, text: str, others: Iterable[str], spaces: dic
     return metrics.find_form(text, probe.answers, others=others, spaces=spaces, drop_separators=separators)
 
 
-def _candidates(probes: ProbeSet, records: Iterable[Record] | None) -> dict[str, dict[str, dict[str, str]]]:
-    """Attribute -> value -> language -> form."""
+def candidate_forms(probes: ProbeSet, records: Iterable[Record] | None) -> dict[str, dict[str, dict[str, str]]]:
+    """Attribute -> value -> language -> form, of every candidate: the packs' values, and those of `records` and `probes`."""
     codes = packs.available_languages()
     found: dict[str, dict[str, dict[str, str]]] = {attribute: {} for attribute in probes.attributes}
     for attribute, values in found.items():
@@ -228,7 +228,7 @@ def _candidates(probes: ProbeSet, records: Iterable[Record] | None) -> dict[str,
 def _forms_by_attribute(probes: ProbeSet, records: Iterable[Record] | None) -> dict[str, set[str]]:
     return {
         attribute: {form for forms in values.values() for form in forms.values()}
-        for attribute, values in _candidates(probes, records).items()
+        for attribute, values in candidate_forms(probes, records).items()
     }
 
 
@@ -241,7 +241,7 @@ def _exposure(
     batch_size: int,
     progress: bool,
 ) -> pd.DataFrame:
-    candidates = _candidates(probes, records)
+    candidates = candidate_forms(probes, records)
     tables = [_forms_of_candidates(probe, candidates, form_languages, planted) for probe in probes]
     tokens = {
         form: encode_answer(backend, form, what=f"a candidate of {probe.record.attribute}")

@@ -66,7 +66,7 @@ def _walk(
 
     Exponentials are taken relative to the sum over the tokens walked so far, begun with some that are spread over the
     vocabulary and with the row's `known` logit. A sum over a part is a lower bound, so a token's relative exponential is an
-    upper bound of its probability: what is left out of the derivative is at most what `_budget` allows.
+    upper bound of its probability: what is left out of the derivative is at most `_ROUNDINGS` of the dtype.
 
     Returns:
         (row,) and (row, d_model), the derivative None without `gradient`.
