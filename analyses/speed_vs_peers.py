@@ -6,8 +6,9 @@
 xlmech and each peer run in turn in this one process, on the same model, prompts and thread count; ratios are of medians.
 Where a peer repeats one pass thousands of times, a sample of the passes is timed and scaled, and the row says of how many. The
 rows of leakage, lens and all positions are repeated three times at most. Besides the planted model, three of random weights,
-shaped like small Llama, Qwen2 and GPT-2 models, are attributed and ablated. The last line printed is JSON; a full run also
-writes `figures/speed_vs_peers.json` and `.html`. Needs `pip install "xlmech[peers]"`.
+shaped like small Llama, Qwen2 and GPT-2 models, are attributed and ablated. The last line printed is JSON; a run without
+`--quick` also writes `figures/speed_vs_peers.json` and `.html`, where a run of some parts (`--only`) keeps the other parts of
+an earlier run on a like machine. Needs `pip install "xlmech[peers]"`.
 """
 
 from __future__ import annotations
@@ -264,31 +265,37 @@ def leakage(model: Any, probes: ProbeSet, repeats: int, quick: bool) -> Iterator
         for probe in probes
     }
     longest = 1 + max(len(encode_answer(backend_of(model), form)) for of_probe in forms.values() for form in of_probe)
-    for batch, name in ((1, "leakage, batch 1"), (32, "leakage, batched")):
-        few = probes[:: max(1, len(probes) // (1 if quick and batch == 1 else 4 if quick or batch == 1 else 16))]
-        prompts, answers = [probe.prompt for probe in few], [forms[probe.id] for probe in few]
-        runs = in_turn(
-            lambda: measure_leakage(
-                model,
-                probes,
-                measures=("extraction", "exposure"),
-                candidates=records,
-                form_languages=None,
-                progress=False,
-            ),
-            lambda p=prompts, a=answers, b=batch: peers.generate_and_score(
-                plain, backend_of(model).tokenizer, p, a, longest, b
-            ),
-            min(3, repeats),
-            warm=False,
+    samples = {
+        batch: probes[:: max(1, len(probes) // size)]
+        for batch, size in ((1, 1 if quick else 4), (32, 4 if quick else 16))
+    }
+
+    def ours() -> Any:
+        return measure_leakage(
+            model, probes, measures=("extraction", "exposure"), candidates=records, form_languages=None, progress=False
         )
-        frame = runs[2].probes.set_index("probe")
-        best = [max(score for form, score in zip(forms[probe.id], scores, strict=True) if form in probe.answers.values())
-                for probe, scores in zip(few, runs[3][1], strict=True)]  # fmt: skip
+
+    def peer(batch: int) -> Any:
+        prompts, answers = [p.prompt for p in samples[batch]], [forms[p.id] for p in samples[batch]]
+        return peers.generate_and_score(plain, backend_of(model).tokenizer, prompts, answers, longest, batch)
+
+    mine: list[float] = []
+    theirs: dict[int, list[float]] = {batch: [] for batch in samples}
+    scores: dict[int, Any] = {}
+    for _ in range(min(3, repeats)):
+        taken, result = seconds(ours)
+        mine.append(taken)
+        for batch in samples:
+            taken, (_, scores[batch]) = seconds(lambda batch=batch: peer(batch))
+            theirs[batch].append(taken)
+    frame = result.probes.set_index("probe")
+    for (batch, few), name in zip(samples.items(), ("leakage, batch 1", "leakage, batched"), strict=True):
+        best = [max(score for form, score in zip(forms[probe.id], found, strict=True) if form in probe.answers.values())
+                for probe, found in zip(few, scores[batch], strict=True)]  # fmt: skip
         error = max(abs(frame.log_prob[probe.id] - value) for probe, value in zip(few, best, strict=True))
         scale = len(probes) / len(few)
-        yield Row(name, f"transformers generate and a scoring loop, batch {batch}", runs[0], [scale * s for s in runs[1]],
-                  float(error), 0.0, 1 / scale)  # fmt: skip
+        yield Row(name, f"transformers generate and a scoring loop, batch {batch}", mine,
+                  [scale * s for s in theirs[batch]], float(error), 0.0, 1 / scale)  # fmt: skip
 
 
 def lens(model: Any, probes: ProbeSet, repeats: int) -> Row:
@@ -370,6 +377,36 @@ def operations(backend: Backend) -> dict[str, float]:
     return {"attribution_fp32": float(attribution), "exact_fp32": float(ablation)}
 
 
+def peak_share(rows: list[dict[str, Any]], low: dict[str, float], needed: dict[str, float]) -> dict[str, float]:
+    """Share of the measured matrix-multiply peak, of the works among `rows`, and what bfloat16 brings."""
+    peak = matmul_peak()
+    taken = {row["work"]: row["seconds_ours"] for row in rows if row["model"] == PLANTED}
+    works = {"attribution_fp32": "IG, last position", "exact_fp32": "exact ablation of 2,000 neurons"}
+    share = {name: needed[name] / taken[work] / peak for name, work in works.items() if work in taken}
+    return share | ({"matmul_peak_gflops": round(peak / 1e9, 1)} if share else {}) | (
+        {"bf16_speedup": low["speedup"]} if low else {}
+    )  # fmt: skip
+
+
+def with_earlier(found: dict[str, Any]) -> dict[str, Any]:
+    """What this run measured, and of the figures' file what it did not measure again, if from a like machine."""
+    path = FIGURES / "speed_vs_peers.json"
+    earlier = json.loads(path.read_text()) if path.exists() else {}
+    if earlier.get("machine") != found["machine"]:
+        return found
+    again = {(row["work"], row["model"]) for row in found["rows"]}
+    kept = [row for row in earlier["rows"] if (row["work"], row["model"]) not in again]
+    order = [*GOALS]
+    return {
+        "rows": sorted(
+            found["rows"] + kept, key=lambda row: (row["model"] != PLANTED, row["model"], order.index(row["work"]))
+        ),
+        "peak_share": earlier["peak_share"] | found["peak_share"],
+        "bfloat16": found["bfloat16"] or earlier["bfloat16"],
+        "machine": found["machine"],
+    }
+
+
 def draw(rows: list[dict[str, Any]]) -> None:
     names = [f"{row['work']} ({row['model'].split(',')[0]})<br><sub>{row['peer']}</sub>" for row in rows]
     figure = go.Figure(layout={"template": TEMPLATE, "height": 90 + 58 * len(rows), "margin": {"l": 330, "t": 70}})
@@ -421,19 +458,14 @@ def main() -> None:
             rows.append(row.to_json())
             print(json.dumps(rows[-1]), flush=True)
     low = bfloat16(case, min(3, repeats)) if not quick and "bfloat16" in (arguments.only or "bfloat16") else {}
-    peak, needed = matmul_peak(), operations(backend)
-    taken = {row["work"]: row["seconds_ours"] for row in rows if row["model"] == PLANTED}
-    share = {
-        "attribution_fp32": needed["attribution_fp32"] / taken.get("IG, last position", float("nan")) / peak,
-        "exact_fp32": needed["exact_fp32"] / taken.get("exact ablation of 2,000 neurons", float("nan")) / peak,
-        "bf16_speedup": low.get("speedup"),
-    }
     machine = {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads(),
-               "matmul_peak_gflops": round(peak / 1e9, 1), "instructions": torch.backends.cpu.get_cpu_capability(),
-               "prompt_tokens": len(tokens), "torch": torch.__version__}  # fmt: skip
-    found = {"rows": rows, "peak_share": share, "bfloat16": low, "machine": machine}
-    if not (arguments.only or quick):
-        draw(rows)
+               "instructions": torch.backends.cpu.get_cpu_capability(), "prompt_tokens": len(tokens),
+               "torch": torch.__version__}  # fmt: skip
+    found = with_earlier(
+        {"rows": rows, "peak_share": peak_share(rows, low, operations(backend)), "bfloat16": low, "machine": machine}
+    )
+    if not quick:
+        draw(found["rows"])
         (FIGURES / "speed_vs_peers.json").write_text(json.dumps(found, indent=1) + "\n")
     print(json.dumps(found))
 
