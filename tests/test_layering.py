@@ -81,6 +81,7 @@ ALLOWED = {
     "trace": LEAKAGE | {"attribution", "leakage", "lens", "pairs", "patching", "position_sweep"},
     "neurons": {"results", "metrics"},
     "controls": {"backends", "effects", "neurons", "probes", "runner"},
+    "mask": LEAKAGE | {"effects", "neurons", "readout"},
     "votes": {"backends", "effects", "metrics", "probes", "runner"},
     "recipes": {"backends", "languages", "models", "neurons", "probes", "runner", "votes"},
     "locate": {"attribution", "effects", "neurons", "models", "probes"},

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from xlmech.locate import locate_privacy_neurons as locate_privacy_neurons
     from xlmech.manifest import Manifest as Manifest
     from xlmech.manifest import load_manifest as load_manifest
+    from xlmech.mask import LearnedMask as LearnedMask
+    from xlmech.mask import learn_mask as learn_mask
     from xlmech.models import load_model as load_model
     from xlmech.neurons import NeuronSet as NeuronSet
     from xlmech.neurons import PrivacyNeurons as PrivacyNeurons
@@ -83,6 +85,8 @@ _MODULE_OF = {
     "locate_privacy_neurons": "locate",
     "Manifest": "manifest",
     "load_manifest": "manifest",
+    "LearnedMask": "mask",
+    "learn_mask": "mask",
     "load_model": "models",
     "NeuronSet": "neurons",
     "PrivacyNeurons": "neurons",

@@ -100,9 +100,9 @@ def _integrate(
     step = forced.activations[layers, places_run].to(base.dtype) - start
     # Variant 0 is the baseline, which is also for completeness; the path's other end is the answer itself: one row for all.
     values = (start[:, None] + places[:, None, None] * step[:, None]).requires_grad_()
-    rows = [replace(COMPONENT, layer, values[[number]]) for number, layer in enumerate(layers)]
     ends, end = _differentiable(layers)
     with torch.enable_grad():
+        rows = [replace(COMPONENT, layer, values[[number]]) for number, layer in enumerate(layers)]
         states = _run_window(backend, forced, window, [end, *rows])
         hidden = torch.cat([edited[0] for edited in states.edited])[:, read.start - window.start :]
         scores = _scores(backend, forced, hidden, read, metric)
