@@ -189,7 +189,7 @@ def test_universal_by_intersection() -> None:
 
 
 def test_unknown_rule() -> None:
-    with pytest.raises(ValueError, match="unknown rule 'max'; use 'min' or 'intersection'"):
+    with pytest.raises(ValueError, match="unknown rule 'max'; use 'min', 'intersection' or 'entropy'"):
         select_universal(SCORES, rule="max", top_k=1, is_candidate=NONE)  # type: ignore[arg-type]
 
 
@@ -204,6 +204,31 @@ def test_specific_neurons_are_nobody_elses_candidates() -> None:
     assert rounded(select_specific(SCORES, 0, top_k=9, is_candidate=only_first)) == ordered
     assert rounded(select_specific(SCORES, 0, top_k=2, is_candidate=only_first)) == ordered[:2]
     assert select_specific(SCORES, 1, top_k=9, is_candidate=only_first) == []
+
+
+def test_specific_neurons_by_entropy() -> None:
+    """A neuron mostly of one language is its own though another has it as a candidate; shared ones are nobody's."""
+    scores = torch.tensor([
+        [[0.9, 0.5, -0.1, 0.3, 0.0]],
+        [[0.1, 0.5, 0.4, -0.3, 0.0]],
+    ])  # fmt: skip
+    everybody = torch.ones_like(scores, dtype=torch.bool)
+    options: dict[str, Any] = {"top_k": 9, "is_candidate": everybody, "rule": "entropy"}
+    assert [rounded(select_specific(scores, n, **options)) for n in range(2)] == [
+        [(0, 0, 0.9), (0, 3, 0.3)],
+        [(0, 2, 0.4)],
+    ]
+    entropy = -(0.9 * math.log(0.9) + 0.1 * math.log(0.1))
+    for bound, found in ((entropy - 1e-6, [(0, 3, 0.3)]), (entropy + 1e-6, [(0, 0, 0.9), (0, 3, 0.3)])):
+        assert rounded(select_specific(scores, 0, **options, max_entropy=bound)) == found
+    both = rounded(select_specific(scores, 0, **options, max_entropy=math.log(2) + 1e-6))
+    assert both == [(0, 0, 0.9), (0, 1, 0.5), (0, 3, 0.3)], "a tie is the first language's"
+    assert rounded(select_specific(scores, 0, **options | {"top_k": 1})) == [(0, 0, 0.9)]
+    assert select_specific(scores, 0, **options | {"is_candidate": ~everybody}) == []
+    plain = [select_specific(scores, n, **options | {"rule": "min"}) for n in range(2)]
+    assert plain == [[], []], "by the other rules, candidates of both are nobody's"
+    universal = select_universal(SCORES, rule="entropy", top_k=3, is_candidate=NONE)
+    assert universal == select_universal(SCORES, rule="min", top_k=3, is_candidate=NONE)
 
 
 # The result

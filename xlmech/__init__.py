@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from xlmech.evaluation import MitigationResult as MitigationResult
     from xlmech.evaluation import evaluate_mitigation as evaluate_mitigation
     from xlmech.export import export_model as export_model
+    from xlmech.fewest import FewestNeurons as FewestNeurons
+    from xlmech.fewest import fewest_neurons as fewest_neurons
     from xlmech.languages import available_languages as available_languages
     from xlmech.leakage import LeakageResult as LeakageResult
     from xlmech.leakage import measure_leakage as measure_leakage
@@ -59,6 +61,8 @@ if TYPE_CHECKING:
     from xlmech.trace import trace_record as trace_record
     from xlmech.tuned_lens import TunedLens as TunedLens
     from xlmech.tuned_lens import train_tuned_lens as train_tuned_lens
+    from xlmech.verification import VerifiedNeurons as VerifiedNeurons
+    from xlmech.verification import verify_neurons as verify_neurons
 
 # Names are imported on first use, so that `xlmech --help` does not wait for torch.
 _MODULE_OF = {
@@ -77,6 +81,8 @@ _MODULE_OF = {
     "MitigationResult": "evaluation",
     "evaluate_mitigation": "evaluation",
     "export_model": "export",
+    "FewestNeurons": "fewest",
+    "fewest_neurons": "fewest",
     "available_languages": "languages",
     "LeakageResult": "leakage",
     "measure_leakage": "leakage",
@@ -114,6 +120,8 @@ _MODULE_OF = {
     "trace_record": "trace",
     "TunedLens": "tuned_lens",
     "train_tuned_lens": "tuned_lens",
+    "VerifiedNeurons": "verification",
+    "verify_neurons": "verification",
 }
 __all__ = ["figures", *_MODULE_OF]  # noqa: PLE0604
 __version__ = "0.1.0"

@@ -144,6 +144,7 @@ def run_audit(
             positions=plan.positions,
             top_k=plan.top_k,
             contrast=plan.contrast,
+            check_leakage=False,  # that nothing leaks is a finding, which the leakage stage has made
             progress=progress,
         )
     judged = ProbeSet(tuple(probe for probe in measured if probe.record.group != "control"))

@@ -235,8 +235,8 @@ def _answered(
         these = (term.values > least).nonzero()[:, 0].tolist()
         if not these and name == "suppress":
             raise ValueError(
-                f"the model gives none of the {len(samples[name])} answers to suppress (log-odds above {least:g}): nothing leaks, "
-                "or it was not trained on these records"
+                f"the model gives none of the {len(samples[name])} answers to suppress (log-odds above {least:g}): nothing "
+                "leaks, or it was not trained on these records"
             )
         found_samples[name] = [samples[name][number] for number in these]
         found_terms[name] = dataclasses.replace(
