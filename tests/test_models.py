@@ -10,7 +10,8 @@ import pytest
 import torch
 from models import ARCHITECTURES, D_VOCAB, N_LAYERS, tiny
 
-from xlmech.backends import KeyValues, backend_of
+from xlmech.backends import backend_of
+from xlmech.key_values import KeyValues
 from xlmech.models import load_model, provenance
 from xlmech.readout import token_logits
 
