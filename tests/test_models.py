@@ -148,6 +148,13 @@ def test_an_unhooked_model_is_not_taken_by_analyses() -> None:
         backend_of(torch.nn.Linear(1, 1))
 
 
+def test_a_hooked_model_without_tokenizer_is_refused(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model, "xlmech_source", None, raising=False)
+    monkeypatch.setattr(model, "tokenizer", None)
+    with pytest.raises(ValueError, match="the model has no tokenizer; pass tokenizer= to load_model"):
+        backend_of(model)
+
+
 def test_folder_round_trip(tmp_path: Path, tokenizer: Any) -> None:
     network = tiny("llama")
     network.save_pretrained(tmp_path)

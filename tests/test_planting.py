@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,20 @@ def test_an_adapter_that_could_not_be_written_is_not_trained_again(
     first, second = (load_file(folder / "adapter_model.safetensors") for folder in (one, two))
     assert all(torch.equal(first[name], second[name]) for name in second)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+
+
+def test_start_must_fit_and_peft_be_there(
+    records: tuple[Record, ...], tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = _plant(records, tmp_path / "first", tokenizer, steps=1)
+    with pytest.raises(ValueError, match="first has rank 2, not 3; give rank=2 to go on from it"):
+        _plant(records, tmp_path / "a", tokenizer, start=first, rank=3)
+    with pytest.raises(FileNotFoundError, match="no adapter at 'nowhere'"):
+        _plant(records, tmp_path / "a", tokenizer, start="nowhere")
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(ImportError, match=r"planting needs peft: pip install \"xlmech\[plant\]\""):
+        _plant(records, tmp_path / "a", tokenizer)
+    assert list(tmp_path.iterdir()) == [first]
 
 
 @pytest.mark.filterwarnings("ignore:fan_in_fan_out")
