@@ -130,6 +130,13 @@ def taught(tokenizer: Any, probes: Any, *, steps: int = 150) -> Any:
     return network.eval()
 
 
+def peaked(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows that give nearly all probability to few of 5,000 tokens, and the unembedding."""
+    torch.manual_seed(3)
+    unembed = torch.nn.functional.normalize(torch.randn(5000, 16, dtype=dtype), dim=1)
+    return 60 * unembed[:4] + torch.randn(4, 16, dtype=dtype), unembed
+
+
 class KeepFloat64(TorchFunctionMode):
     """Libraries round norms and softmax to float32 whatever the model's dtype; in this context float64 stays float64."""
 

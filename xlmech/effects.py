@@ -18,7 +18,8 @@ from scipy.special import roots_jacobi
 
 from xlmech import metrics
 from xlmech.backends import Backend
-from xlmech.readout import near_log_prob, nearby, token_log_prob, token_logit
+from xlmech.nearby import near_log_prob, nearby
+from xlmech.readout import token_log_prob, token_logit
 from xlmech.rows import Rows, RowStates, ablate_units, replace, run_rows
 from xlmech.runner import Forced, drain, rows_that_fit
 
