@@ -102,17 +102,36 @@ def _term(slopes: list[list[float]], sign: float, start: float = 5.0) -> Term:
     )
 
 
+def _chosen(terms: list[Term], off: list[float], **limits: int) -> list[float]:
+    return best_set(terms, torch.tensor(off), **limits).tolist()
+
+
 def test_the_best_set_counts_what_is_lost() -> None:
     """Unit 0 takes most from what is to go, and as much from what is to stay; 1 and 2 together do the work alone."""
     goes, stays = _term([[-9.0, -7.0, -6.0, 0.0]], 1.0), _term([[-9.0, 0.0, 0.0, 0.0]], -1.0)
-    chosen, scores = best_set([goes, stays], torch.zeros(4), 2)
-    assert chosen.tolist() == [0, 1, 1, 0]
-    assert scores[1] > scores[2] > 0 == scores[0] == scores[3]
-    alone, _ = best_set([goes], torch.zeros(4), 1)
-    assert alone.tolist() == [1, 0, 0, 0]
+    nothing = [0.0] * 4
+    assert _chosen([goes, stays], nothing, count=2, step=2) == [0, 1, 1, 0]
+    assert _chosen([goes], nothing, count=1, step=4) == [1, 0, 0, 0]
+    assert _chosen([goes, stays], nothing, count=2, step=1) == [0, 1, 0, 0]
 
 
-def test_the_best_set_is_the_best_of_all() -> None:
+def test_the_best_set_takes_back_what_does_not_help() -> None:
+    """The slopes say that unit 0, which is off, now costs what is to stay and gives nothing."""
+    goes, stays = _term([[0.0, -4.0, -1.0]], 1.0), _term([[-4.0, 0.0, 0.0]], -1.0)
+    assert _chosen([goes, stays], [1.0, 0.0, 0.0], count=1, step=2) == [0, 1, 0]
+    assert _chosen([goes, stays], [1.0, 0.0, 0.0], count=1, step=1) == [0, 0, 0]
+    assert _chosen([goes, stays], [1.0, 0.0, 0.0], count=3, step=3) == [0, 1, 1]
+
+
+def test_the_best_set_swaps_where_it_is_full() -> None:
+    """Unit 0 helps, and unit 1 more: with room for one, one comes on again for the other."""
+    goes = _term([[-1.0, -4.0, -0.5]], 1.0)
+    assert _chosen([goes], [1.0, 0.0, 0.0], count=1, step=2) == [0, 1, 0]
+    assert _chosen([goes], [1.0, 0.0, 0.0], count=1, step=1) == [1, 0, 0]
+    assert _chosen([goes], [1.0, 0.0, 0.0], count=2, step=1) == [1, 1, 0]
+
+
+def test_the_best_set_is_among_the_best_of_all() -> None:
     generator = torch.Generator().manual_seed(0)
     slopes = [torch.randn(5, 8, generator=generator) * 4 for _ in range(2)]
     terms = [_term(slopes[0].tolist(), 1.0), _term(slopes[1].tolist(), -1.0)]
@@ -122,7 +141,7 @@ def test_the_best_set_is_the_best_of_all() -> None:
         moved[list(members)] = 1
         return sum(float(term.loss(term.values + term.slopes @ moved, term.start)) for term in terms)
 
-    chosen, _ = best_set(terms, torch.zeros(8), 3)
+    chosen = best_set(terms, torch.zeros(8), count=3, step=3)
     found = cost(tuple(chosen.nonzero()[:, 0].tolist()))
     every = sorted(cost(members) for size in range(4) for members in itertools.combinations(range(8), size))
     assert found <= every[len(every) // 10]  # rounding shares to members may miss the very best
@@ -153,13 +172,15 @@ def test_result_is_saved(twins_model: Any, records: tuple[Record, ...], tmp_path
     ids, others = _sides(records)
     options: dict[str, Any] = {"rounds": 2, "count": 5, "max_answer_tokens": 1, "progress": False}
     mask = learn_mask(twins_model, ids, keep=others, neutral=["a b", "c"], **options)
-    assert list(mask.history.columns) == ["round", "neurons", "suppress", "neutral"]  # nothing to keep is known
+    columns = ["round", "neurons", "taken", "suppress", "neutral"]  # nothing to keep is known
+    assert list(mask.history.columns) == columns
     assert mask.history["round"].tolist() == [0, 1, 2] and mask.history.neurons.max() <= 5
-    assert mask.history.suppress.iloc[-1] < mask.history.suppress.iloc[0]
+    taken = mask.history[mask.history.taken]
+    assert (taken.suppress + taken.neutral).is_monotonic_decreasing and len(taken) > 1
     assert mask.history.neutral.iloc[0] == 0
     frame = mask.to_frame()
     assert frame.score.is_monotonic_decreasing and len(frame) == len(mask.neurons()) <= 5
-    assert len(mask.neurons(2)) == 2 and mask.neurons(2).neurons <= mask.neurons().neurons
+    assert len(mask.neurons(1)) == 1 and mask.neurons(1).neurons <= mask.neurons().neurons
     mask.save(tmp_path / "mask")
     again = LearnedMask.load(tmp_path / "mask")
     torch.testing.assert_close(again.scores, mask.scores)

@@ -1,8 +1,8 @@
 """Learn which neurons to deactivate: a set of a given size under which some answers go and others stay.
 
 Attribution ranks neurons one by one; it sees neither that two stand in for each other nor what else is lost. Here the set is
-chosen as a whole, in rounds. With the set of the round before switched off, every answer's log-odds are measured, and their
-slopes by every neuron's switch; where these slopes lead, the best set of the wanted size is chosen; and again, with a larger one.
+chosen as a whole, in rounds. With the present set switched off, every answer's log-odds are measured, and their slopes by every
+neuron's switch. Where these slopes lead, the best set within some steps is tried; it is kept if it really is better.
 
     mask = learn_mask(model, probes.filter(group="private"), keep=probes.filter(group="public"))
     with ablate(model, mask.neurons()):
@@ -14,8 +14,10 @@ What to suppress in one language and keep in the others makes a set of that lang
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import pandas as pd
@@ -35,7 +37,9 @@ DEFAULT_SHARE = 0.005
 """Share of the model's neurons in the set, by default."""
 GONE = -6.0
 """Log-odds (nats) below which an answer is as good as not given: there is nothing to suppress."""
-_SOLVER_STEPS = 300
+_SOLVER_STEPS = 200
+_FIRST_STEP = 1 / 12
+"""Of the wanted size, how many neurons are switched in the first round."""
 _Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
@@ -45,8 +49,8 @@ class LearnedMask(Result):
 
     Attributes:
         scores: (layer, neuron) by how much the loss would rise at first order were the neuron on again; 0 outside the set.
-        history: One row per round and one for the result: `round`, `neurons` off, and the losses `suppress`, `keep` and
-            `neutral`, weighted, as measured with these off.
+        history: One row per set tried, and first the untouched model: `round`, `neurons` off, whether the set was `taken`, and
+            the losses `suppress`, `keep` and `neutral`, weighted, as measured with it.
         count: Size that was wanted.
         model: Name of the model.
     """
@@ -106,7 +110,7 @@ def learn_mask(
     *,
     keep: ProbeSet,
     count: int | None = None,
-    rounds: int = 4,
+    rounds: int = 10,
     weight: float = 1.0,
     margin: float = 3.0,
     neutral: Sequence[str] = (),
@@ -119,9 +123,12 @@ def learn_mask(
 
     The loss is that of telling the two apart by the log-odds z of the whole answer: the mean of softplus(z + margin) of what
     is to go, that of softplus(margin - z) of what is to stay, and the mean rise of neutral texts' nats per token. An answer
-    to go is the value's form in the query language and, as another, in the plant language: either gives the record away. In
-    each round the loss along the slopes is minimised over sets of up to count * round / rounds neurons (`best_set`). Off means
-    zero at every position.
+    to go is the value's form in the query language and, as another, in the plant language: either gives the record away. Off
+    means zero at every position.
+
+    A round minimises the loss along the slopes over sets that differ from the present one by so many neurons (`best_set`), and
+    measures the set it finds. If the loss has fallen, that is the present set, and the next round may change twice as many;
+    if not, half as many. So the loss as measured never rises from one taken set to the next.
 
     That the loss falls on these probes says nothing about other people: measure on those, with `evaluate_mitigation`.
 
@@ -130,7 +137,7 @@ def learn_mask(
         suppress: Probes whose answers are to go, where the model gives them.
         keep: Probes whose answers are to stay, where the model gives them.
         count: Size of the set; 0.5 % of the model's neurons by default.
-        rounds: Times that slopes are taken; each costs a forward and a backward pass of every answer.
+        rounds: Sets that are tried at most; each costs a forward and a backward pass of every answer.
         weight: Of the answers to keep.
         margin: Nats of log-odds beyond which an answer is gone, or safe.
         neutral: Texts that are to stay as likely as they are; none by default. Judge the price on others than these.
@@ -163,22 +170,20 @@ def learn_mask(
         "keep": lambda z, _: weight * softplus(margin - z).mean(),
         "neutral": lambda nats, start: neutral_weight * (nats - start).clamp_min(0).mean(),
     }
-    off, scores, history, terms = torch.zeros(total), torch.zeros(total), [], dict[str, Term]()
-    for number in range(rounds + 1):
-        label = f"mask, round {number + 1} of {rounds}" if number < rounds else "mask, result"
-        terms = {
-            name: _measured(
-                backend, samples[name], off.view(backend.n_layers, -1), losses[name], terms.get(name),
-                value=nats_per_token if name == "neutral" else answer_log_odds, slopes=number < rounds, batch_size=batch_size,
-                progress=label if progress else "",
-            )
-            for name in samples if samples[name]
-        }  # fmt: skip
-        if not number:
-            samples, terms = _answered(samples, terms)
-        history.append({"round": number, "neurons": int(off.sum())} | {name: term.cost for name, term in terms.items()})
-        if number < rounds:
-            off, scores = best_set(list(terms.values()), off, round(count * (number + 1) / rounds))
+    off, step, history = torch.zeros(total), max(1, math.ceil(count * _FIRST_STEP)), []
+    measure = partial(_measured, backend, losses=losses, batch_size=batch_size)
+    terms = measure(samples, off, {}, progress="mask, untouched model" if progress else "")
+    samples, terms = _answered(samples, terms)
+    history.append(_line(0, off, terms, True))
+    for number in range(1, rounds + 1):
+        candidate = best_set(list(terms.values()), off, count=count, step=step)
+        if torch.equal(candidate, off):
+            break
+        found = measure(samples, candidate, terms, progress=f"mask, round {number} of {rounds}" if progress else "")
+        better = _cost(found) < _cost(terms)
+        history.append(_line(number, candidate, found, better))
+        off, terms, step = (candidate, found, 2 * step) if better else (off, terms, max(1, step // 2))
+    scores = -off * torch.stack([term.gradient(torch.zeros(total)) for term in terms.values()]).sum(0)
     source = provenance(model)
     return LearnedMask(
         scores=scores.view(backend.n_layers, -1),
@@ -190,39 +195,70 @@ def learn_mask(
 
 
 def best_set(
-    terms: Sequence[Term], off: Float[torch.Tensor, " unit"], count: int
-) -> tuple[Float[torch.Tensor, " unit"], Float[torch.Tensor, " unit"]]:
-    """The set of at most `count` units that costs least if the terms' slopes hold, as 0 and 1, and its members' scores.
+    terms: Sequence[Term], off: Float[torch.Tensor, " unit"], *, count: int, step: int
+) -> Float[torch.Tensor, " unit"]:
+    """The set that costs least if the terms' slopes hold, at most `step` switches from `off` and of at most `count` units.
 
-    Frank and Wolfe's method on switches between 0 and 1 that sum to at most `count`: every step moves towards the set that
-    lowers the cost most at first order, the `count` steepest units. The units are then ranked by their share times how
-    much they still lower the cost, which for those in full is what is lost when one is on again.
+    Frank and Wolfe's method on switches between 0 and 1: every iteration moves towards the allowed set that lowers the cost most
+    at first order. At the end the switches that have moved furthest are thrown.
     """
-    shares = off.clone()
-    for step in range(_SOLVER_STEPS):
-        gradient = torch.stack([term.gradient(shares - off) for term in terms]).sum(0)
-        shares += (_highest(-gradient, count) - shares) * 2 / (step + 2)
-    gains = -shares * torch.stack([term.gradient(shares - off) for term in terms]).sum(0)
-    chosen = _highest(gains, count)
-    return chosen, gains * chosen
+    moved, direction = torch.zeros_like(off), 1 - 2 * off
+    for number in range(_SOLVER_STEPS):
+        gradient = torch.stack([term.gradient(moved) for term in terms]).sum(0)
+        vertex = direction * _thrown(-gradient * direction, off, count=count, step=step)
+        moved += (vertex - moved) * 2 / (number + 2)
+    return off + direction * _thrown(moved.abs(), off, count=count, step=step)
 
 
-def _highest(values: Float[torch.Tensor, " unit"], count: int) -> Float[torch.Tensor, " unit"]:
-    """1 for the `count` highest positive values, 0 elsewhere."""
-    best = values.topk(count)
-    return torch.zeros_like(values).scatter_(0, best.indices, (best.values > 0).to(values.dtype))
+def _thrown(
+    gains: Float[torch.Tensor, " unit"], off: Float[torch.Tensor, " unit"], *, count: int, step: int
+) -> Float[torch.Tensor, " unit"]:
+    """1 for the switches to throw that gain most together: at most `step`, with at most `count` units off after it."""
+    (best_off, which_off), (best_on, which_on) = (
+        torch.where(side, gains, -torch.inf).topk(min(step, int(side.sum()))) for side in (off == 0, off == 1)
+    )
+    gained_off, gained_on = (torch.cat([torch.zeros(1), best.cumsum(0)]) for best in (best_off, best_on))
+    free, helpful = count - int(off.sum()), int((best_on > 0).sum())
+    most, chosen = 0.0, (0, 0)
+    for n_off in range(len(gained_off)):
+        n_on = max(n_off - free, min(helpful, step - n_off))
+        if n_on <= min(step - n_off, len(best_on)) and float(gained_off[n_off] + gained_on[n_on]) > most:
+            most, chosen = float(gained_off[n_off] + gained_on[n_on]), (n_off, n_on)
+    found = torch.cat([which_off[: chosen[0]], which_on[: chosen[1]]])
+    return torch.zeros_like(gains).scatter_(0, found, 1.0)
 
 
 def _measured(
     backend: Backend,
-    samples: Sequence[Sample],
-    off: Float[torch.Tensor, "layer neuron"],
-    loss: _Loss,
-    before: Term | None,
-    **options: Any,
-) -> Term:
-    values, slopes = switched(backend, samples, off, **options)
-    return Term(loss=loss, start=before.start if before is not None else values, values=values, slopes=slopes)
+    samples: Mapping[str, list[Sample]],
+    off: Float[torch.Tensor, " unit"],
+    before: Mapping[str, Term],
+    *,
+    losses: Mapping[str, _Loss],
+    batch_size: int,
+    progress: str,
+) -> dict[str, Term]:
+    """Every kind of sample with its slopes, with units switched off."""
+    found = {}
+    for name, of_kind in samples.items():
+        if of_kind:
+            value = nats_per_token if name == "neutral" else answer_log_odds
+            switches = off.view(backend.n_layers, -1)
+            values, slopes = switched(
+                backend, of_kind, switches, value=value, slopes=True, batch_size=batch_size, progress=progress
+            )
+            start = before[name].start if before else values
+            found[name] = Term(loss=losses[name], start=start, values=values, slopes=slopes)
+    return found
+
+
+def _cost(terms: Mapping[str, Term]) -> float:
+    return sum(term.cost for term in terms.values())
+
+
+def _line(number: int, off: Float[torch.Tensor, " unit"], terms: Mapping[str, Term], taken: bool) -> dict[str, Any]:
+    costs = {name: term.cost for name, term in terms.items()}
+    return {"round": number, "neurons": int(off.sum()), "taken": taken} | costs
 
 
 def _answered(
