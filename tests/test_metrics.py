@@ -18,14 +18,12 @@ from xlmech.languages import available_languages, load_language
 from xlmech.metrics import (
     bootstrap_ratio,
     bootstrap_reduction,
-    bootstrap_reduction_of_draws,
     completeness_error,
     contains_form,
     exposure_bits,
     find_form,
     normalise,
     normalised_attribution,
-    pareto_front,
     rank,
 )
 
@@ -376,46 +374,6 @@ def test_reductions_bounds_are_in_order() -> None:
     assert (value, low, high) == (1 - kept, 1 - kept_high, 1 - kept_low)
     assert value == 1 - 9 / 16
     assert low < value < high
-
-
-def test_one_draw_is_a_plain_reduction() -> None:
-    before, after = np.array([3.0, 2, 4]), np.array([[1.0, 2, 0]])
-    assert bootstrap_reduction_of_draws(before, after, seed=5) == bootstrap_reduction(before, after[0], seed=5)
-
-
-def test_reduction_of_draws_spans_draws_and_subjects() -> None:
-    before = np.array([2.0, 2, 2, 2, 2, 2])
-    alike = np.array([[2.0, 2, 1, 2, 2, 1]] * 3)
-    value, low, high = bootstrap_reduction_of_draws(before, alike)
-    assert value == pytest.approx(2 / 12)
-    assert_allclose((value, low, high), bootstrap_reduction(before, alike[0]), atol=0.02)
-    apart = np.array([[2.0] * 6, [1.0] * 6])
-    value, low, high = bootstrap_reduction_of_draws(before, apart)
-    # Subjects do not differ, so only the draws do: both times the first, one of each, both times the second.
-    assert_allclose((value, low, high), (0.25, 0, 0.5))
-
-
-def test_reduction_of_draws_without_anything_to_reduce_or_resample() -> None:
-    assert np.isnan(bootstrap_reduction_of_draws(np.zeros(3), np.ones((2, 3)))).all()
-    value, low, high = bootstrap_reduction_of_draws(np.array([4.0]), np.array([[1.0], [2.0]]))
-    assert value == 1 - 1.5 / 4 and math.isnan(low) and math.isnan(high)
-
-
-# Trade-offs
-
-
-@QUICK
-@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), max_size=8))
-def test_pareto_front_is_what_nothing_dominates(points: list[tuple[int, int]]) -> None:
-    found = pareto_front([gain for gain, _ in points], [loss for _, loss in points])
-    for (gain, loss), on_front in zip(points, found, strict=True):
-        beaten = any((g >= gain and c <= loss and (g, c) != (gain, loss)) for g, c in points)
-        assert on_front == (not beaten)
-
-
-def test_pareto_front_leaves_out_what_was_not_measured() -> None:
-    nan = float("nan")
-    assert pareto_front([0.9, 0.1, nan, 0.5], [nan, 0.0, 0.0, 0.2]).tolist() == [False, True, False, True]
 
 
 # Attribution

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, get_args
 import pandas as pd
 
 from xlmech import languages as packs
-from xlmech import metrics, reductions
+from xlmech import reductions
 from xlmech.ablation import Mode, ablate
 from xlmech.activations import ActivationMoments, activation_moments
 from xlmech.backends import backend_of
@@ -102,7 +102,7 @@ class MitigationResult(Result):
             rows.append((name, method, size, gain, loss, rise, is_control(name)))
         frame = pd.DataFrame(rows, columns=["condition", "method", "neurons", "reduction", "lost", "rise", "control"])
         gains = frame.reduction.where(~frame.control)
-        return frame.assign(front=metrics.pareto_front(gains, frame.lost))
+        return frame.assign(front=reductions.pareto_front(gains, frame.lost))
 
 
 def evaluate_mitigation(

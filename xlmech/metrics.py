@@ -176,34 +176,6 @@ def bootstrap_reduction(before: ArrayLike, after: ArrayLike, *, seed: int = 0) -
     return 1 - kept, 1 - high, 1 - low
 
 
-def bootstrap_reduction_of_draws(
-    before: NDArray[np.float64], after: NDArray[np.float64], *, seed: int = 0
-) -> tuple[float, float, float]:
-    """Reduction 1 - after/before of several draws of a control together, and its 95 % interval.
-
-    Draws and subjects are resampled independently of each other (a crossed bootstrap), so the interval holds what another
-    draw would have changed. One draw is `bootstrap_reduction`.
-
-    Args:
-        before: (subject,) sums.
-        after: (draw, subject) sums.
-        seed: Of the resampling.
-
-    Returns:
-        Value, low, high; NaN where nothing leaked before, bounds NaN for fewer than two subjects.
-    """
-    if len(after) == 1:
-        return bootstrap_reduction(before, after[0], seed=seed)
-    total = before.sum()
-    value = float(1 - after.sum() / len(after) / total) if total else float("nan")
-    if np.isnan(value) or len(before) < 2:
-        return value, float("nan"), float("nan")
-    subjects, draws = resample_counts(len(before), seed=seed), resample_counts(len(after), seed=seed + 1)
-    kept, known = ((draws @ after) * subjects).sum(1) / len(after), subjects @ before
-    low, high = percentile_interval(1 - kept[known > 0] / known[known > 0])
-    return value, float(low), float(high)
-
-
 def resample_counts(n: int, *, seed: int = 0, n_resamples: int = N_RESAMPLES) -> NDArray[np.float64]:
     """(resample, n) how often each of `n` is drawn in a bootstrap; all ones where there is nothing to draw (n < 2).
 
@@ -275,17 +247,6 @@ def overtaking_layer(late: NDArray[np.float64], early: NDArray[np.float64], *, l
     was_ahead = np.nanmax(np.where(np.isnan(early - late), -np.inf, early - late), axis=-1) >= lead
     whole = ~np.isnan(late + early).any(-1)
     return np.where(whole & was_ahead & (first < n_layers), first.astype(float), np.nan)
-
-
-# Trade-offs
-
-
-def pareto_front(gain: ArrayLike, loss: ArrayLike) -> NDArray[np.bool_]:
-    """(point,) whether no other point gains as much at no greater loss, and does better in one of the two; NaN never is."""
-    gains, losses = np.asarray(gain, dtype=float), np.asarray(loss, dtype=float)
-    no_worse = (gains >= gains[:, None]) & (losses <= losses[:, None])
-    better = (gains > gains[:, None]) | (losses < losses[:, None])
-    return np.asarray(~(no_worse & better).any(1) & ~np.isnan(gains + losses))
 
 
 # Attribution

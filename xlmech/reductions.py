@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from xlmech import metrics
 
@@ -33,8 +33,9 @@ def extraction_effects(before: pd.DataFrame, afters: Sequence[pd.DataFrame]) -> 
 def exposure_effects(before: pd.DataFrame, afters: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """Bits of exposure per group and query language, above the mean of the control subjects asked in that language.
 
-    Chance alone gives a control subject some bits (1.4 on average), which no deactivation takes away. `above_controls` is false
-    where a language has no control probes: there the bits are plain. Arguments as of `extraction_effects`.
+    Chance alone gives a control subject some bits (1.4 on average), which no deactivation takes away; their mean is taken as
+    known in the interval. `above_controls` is false where a language has no control probes: there the bits are plain.
+    Arguments as of `extraction_effects`.
     """
     asked = before[before.group != "control"].reset_index(drop=True)
     above = asked.query_language.isin(set(before.query_language[before.group == "control"]))
@@ -91,8 +92,8 @@ def _effect(asked: pd.DataFrame, table: NDArray[np.float64]) -> dict[str, Any]:
     by_subject = frame.groupby(asked.subject.to_numpy()).sum().to_numpy()
     by_record = frame.groupby(asked.record.to_numpy()).mean().to_numpy()
     reduction = (float("nan"),) * 3
-    if by_subject[:, 0].sum() > 0:
-        reduction = metrics.bootstrap_reduction_of_draws(by_subject[:, 0], by_subject[:, 1:].T)
+    if by_subject[:, 0].sum() > 0 and not np.isnan(table).any():
+        reduction = reduction_of_draws(by_subject[:, 0], by_subject[:, 1:].T)
     return {
         "before": table[:, 0].mean(),
         "after": table[:, 1:].mean(),
@@ -104,3 +105,42 @@ def _effect(asked: pd.DataFrame, table: NDArray[np.float64]) -> dict[str, Any]:
         "n_probes": len(table),
         "n_draws": table.shape[1] - 1,
     }
+
+
+def reduction_of_draws(
+    before: NDArray[np.float64], after: NDArray[np.float64], *, seed: int = 0
+) -> tuple[float, float, float]:
+    """Reduction 1 - after/before of several draws of a control together, and its 95 % interval.
+
+    Draws and subjects are resampled independently of each other (a crossed bootstrap), so the interval holds what another
+    draw would have changed. One draw is `metrics.bootstrap_reduction`.
+
+    Args:
+        before: (subject,) sums.
+        after: (draw, subject) sums.
+        seed: Of the resampling.
+
+    Returns:
+        Value, low, high; NaN where nothing leaked before, bounds NaN for fewer than two subjects.
+    """
+    if len(after) == 1:
+        return metrics.bootstrap_reduction(before, after[0], seed=seed)
+    total = before.sum()
+    value = float(1 - after.sum() / len(after) / total) if total else float("nan")
+    if np.isnan(value) or len(before) < 2:
+        return value, float("nan"), float("nan")
+    subjects, draws = (
+        metrics.resample_counts(len(before), seed=seed),
+        metrics.resample_counts(len(after), seed=seed + 1),
+    )
+    kept, known = ((draws @ after) * subjects).sum(1) / len(after), subjects @ before
+    low, high = metrics.percentile_interval(1 - kept[known > 0] / known[known > 0])
+    return value, float(low), float(high)
+
+
+def pareto_front(gain: ArrayLike, loss: ArrayLike) -> NDArray[np.bool_]:
+    """(point,) whether no other point gains as much at no greater loss, and does better in one of the two; NaN never is."""
+    gains, losses = np.asarray(gain, dtype=float), np.asarray(loss, dtype=float)
+    no_worse = (gains >= gains[:, None]) & (losses <= losses[:, None])
+    better = (gains > gains[:, None]) | (losses < losses[:, None])
+    return np.asarray(~(no_worse & better).any(1) & ~np.isnan(gains + losses))

@@ -39,10 +39,10 @@ def compare_methods(result: MitigationResult) -> go.Figure:
     figure.update_xaxes(title_text="public facts lost (% of those known before)", zeroline=True, col=2)
     figure.update_yaxes(title_text="reduction of private extraction (%)", col=1)
     private = result.extraction[result.extraction.group == "private"]
-    caption = f"""All query languages together, without intervals, on {counts(private)} per query language. Left: by how much fewer private
-    probes give their value. Right: the same over the share of public facts that no longer come out in the query
-    language's form; negative where facts came out anew. Black: the Pareto front, sets that no other set beats in both.
-    Its points were chosen on these very probes, so expect less of them elsewhere. Grey: random neurons."""
+    caption = f"""All query languages together, without intervals, on {counts(private)} per query language. Left: by how
+    much fewer private probes give their value. Right: the same over the share of public facts that no longer come out
+    in the query language's form; negative where facts came out anew. Black: the Pareto front, sets that no other set
+    beats in both. Its points were chosen on these very probes, so expect less of them elsewhere. Grey: random neurons."""
     title = "Trade-off of several methods: reduction of private extraction, and public facts lost"
     return finish(figure, title, caption, height=400, legend=True)
 
