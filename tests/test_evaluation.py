@@ -180,6 +180,13 @@ def test_base_knowledge_beside_the_rest(model: Any, probes: ProbeSet, some: Neur
     assert set(found.extraction.group) == {"private"}
 
 
+def test_random_sets_of_ones_own_have_no_price(model: Any, probes: ProbeSet, some: NeuronSet) -> None:
+    private = probes.filter(group="private", languages=["fr"], attributes=["id_number"])
+    found = evaluate_mitigation(model, private, {"random 3": some}, controls=(), n_neutral=1, progress=False)
+    assert found.price.empty and found.random == {"random 3": 3} and found.chosen == {}
+    assert found.to_frame().rise.isna().all()
+
+
 def test_held_out_languages_are_marked(model: Any, probes: ProbeSet, some: NeuronSet) -> None:
     private = probes.filter(group="private", attributes=["id_number"])
     found = evaluate_mitigation(model, private, some, held_out_languages=("fr",), n_neutral=0, progress=False)
@@ -235,7 +242,7 @@ def test_refusals(model: Any, probes: ProbeSet, some: NeuronSet, records: tuple[
     refused("unknown control 'shuffled'; known: 'random', 'random_magnitude', 'noise'", controls=("shuffled",))
     refused("unknown set in like= 'b'; known: 'neurons'", like="b")
     refused("unknown language in held_out_languages= 'zh'; known: 'en', 'fr'", held_out_languages=("zh",))
-    refused("unknown mode 'off'", asked=few, mode="off", before=one)
+    refused("unknown mode 'off'; known: 'zero', 'mean'", asked=few, mode="off", before=one)
     refused(r"neurons of a model with .* \(5, 64\)", asked=few, neurons=NeuronSet(some.neurons, 5, 64), before=one)
     refused("neurons of the model 'x'", asked=few, neurons=some.for_model("x"), before=one)
     alone = build_probes(records[1:2], ["fr"], templates=[0])

@@ -92,7 +92,7 @@ ALLOWED = {
     "places": {"backends"},
     "activations": {"backends", "effects", "runner"},
     "ablation": {"backends", "effects", "models", "neurons", "places"},
-    "conditions": {"ablation", "activations", "controls", "neurons", "probes"},
+    "conditions": {"ablation", "activations", "backends", "controls", "models", "neurons", "probes"},
     "evaluation": LEAKAGE | MITIGATION | {"activations", "knowledge", "neutral", "reductions"},
     "dose": LEAKAGE | MITIGATION | {"evaluation"},
     "finetuning": {"backends", "planting", "readout", "records", "runner"},

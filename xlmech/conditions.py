@@ -8,7 +8,9 @@ from typing import Any, Literal, get_args
 
 from xlmech.ablation import Mode
 from xlmech.activations import ActivationMoments
+from xlmech.backends import backend_of
 from xlmech.controls import mean_magnitudes, random_neurons
+from xlmech.models import model_name
 from xlmech.neurons import NeuronSet
 from xlmech.probes import ProbeSet
 
@@ -45,6 +47,13 @@ def check_names(what: str, given: Iterable[str], known: Sequence[str]) -> None:
     for name in given:
         if name not in known:
             raise ValueError(f"unknown {what} {name!r}; known: {', '.join(map(repr, known))}")
+
+
+def check_sets(model: Any, sets: Iterable[NeuronSet]) -> None:
+    """Raise ValueError unless all are neurons of this model: before anything is measured, not when it is their turn."""
+    backend = backend_of(model)
+    for chosen in sets:
+        chosen.check_model(model_name(backend.model), backend.n_layers, backend.d_mlp)
 
 
 def named_sets(neurons: NeuronSet | Mapping[str, NeuronSet], controls: Sequence[Control]) -> dict[str, NeuronSet]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from xlmech import languages as packs
 from xlmech.backends import Backend, backend_of
-from xlmech.conditions import Condition, control_conditions, how_of, is_control
+from xlmech.conditions import Condition, check_sets, control_conditions, how_of, is_control
 from xlmech.evaluation import Asked, MitigationResult
 from xlmech.leakage import LeakageResult
 from xlmech.models import model_name
@@ -70,6 +70,7 @@ def dose_response(
         if is_control(method) or "@" in method:
             raise ValueError(f"a method cannot be called {method!r}: names of controls are reserved, and so is '@'")
         sets = _growing(backend, method, ranking, counts)
+        check_sets(model, sets)
         for chosen in sets:
             name = f"{method}@{len(chosen)}" if method else str(len(chosen))
             conditions.append(Condition(name=name, draws=(chosen,), how=how))

@@ -21,6 +21,7 @@ from xlmech.conditions import (
     Condition,
     Control,
     check_names,
+    check_sets,
     control_conditions,
     how_of,
     is_control,
@@ -157,11 +158,13 @@ def evaluate_mitigation(
         MitigationResult; conditions are the sets' names (`neurons` for a single one) and the controls'.
 
     Raises:
-        ValueError: No probes, no neurons, `before` of other probes or without a measure, an unknown measure, control, set or
-            language, a set of another model, exposure among fewer than two candidates, or what `random_neurons` refuses.
+        ValueError: No probes, no neurons, `before` of other probes or without a measure, an unknown measure, control, mode, set
+            or language, a set of another model, exposure among fewer than two candidates, or what `random_neurons` refuses.
     """
     sets = named_sets(neurons, controls)
     check_names("set in like=", [like] if like is not None else [], list(sets))
+    check_names("mode", [mode], get_args(Mode))
+    check_sets(model, sets.values())
     asked = Asked(
         model=model, probes=probes, measures=tuple(measures), candidates=tuple(candidates or probes.records),
         neutral=neutral, n_neutral=n_neutral, knowledge=knowledge, held_out_languages=held_out_languages, seed=seed,
@@ -226,10 +229,11 @@ class Asked:
             effects.append(self._effects(first, found).assign(condition=condition.name))
             if not is_random(condition.name):
                 price.append(price_of(first.nll, found[0].nll).assign(condition=condition.name))
+        nothing = price_of(first.nll, first.nll).assign(condition="").iloc[:0]
         backend = backend_of(self.model)
         return MitigationResult(
             effects=pd.concat(effects, ignore_index=True),
-            price=pd.concat(price, ignore_index=True),
+            price=pd.concat(price or [nothing], ignore_index=True),
             sizes={condition.name: len(condition.draws[0]) for condition in conditions},
             total_neurons=backend.n_layers * backend.d_mlp,
             plant_language=first.leakage.plant_language,

@@ -19,7 +19,7 @@ import pandas as pd
 
 from xlmech import models, reductions
 from xlmech.ablation import ablate
-from xlmech.conditions import check_names
+from xlmech.conditions import check_names, check_sets
 from xlmech.finetuning import finetuned
 from xlmech.leakage import LeakageResult, measure_leakage
 from xlmech.neurons import NeuronSet
@@ -118,6 +118,7 @@ def recovery_attacks(
         raise ValueError("no private probes to attack; give records of group private")
     if not len(neurons):
         raise ValueError("the neuron set is empty: there is nothing to recover from")
+    check_sets(model, [neurons])
     planted = models.plant_language(model) if plant_language is None else plant_language
     asked: dict[str, ProbeSet] = {"translate": _translated(private, planted)} if "translate" in attacks else {}
     asked["prefix"] = _map_prompts(private, {probe.id: probe.prompt + prefix for probe in private})
