@@ -111,15 +111,15 @@ def _exposures(model: Any, probes: ProbeSet, records: tuple[Record, ...]) -> pd.
 def test_exposure_is_measured_above_controls(
     model: Any, probes: ProbeSet, some: NeuronSet, records: tuple[Record, ...]
 ) -> None:
-    asked = probes.filter(attributes=["birth_country"])
+    asked = probes.filter(attributes=["birth_country"], languages=["fr"])
     both = ("extraction", "exposure")
     found = evaluate_mitigation(model, asked, some, measures=both, controls=(), n_neutral=0, progress=False).effects
-    assert found.groupby("measure", sort=False).size().to_dict() == {"extraction": 6, "exposure_bits": 4}
+    assert found.groupby("measure", sort=False).size().to_dict() == {"extraction": 3, "exposure_bits": 2}
     with ablate(model, some):
         after = _exposures(model, asked, records)
     for frame, column in ((_exposures(model, asked, records), "before"), (after, "after")):
-        means = frame[frame.query_language == "fr"].groupby("group").exposure_bits.mean()
-        row = found[(found.measure == "exposure_bits") & (found.group == "private") & (found.query_language == "fr")]
+        means = frame.groupby("group").exposure_bits.mean()
+        row = found[(found.measure == "exposure_bits") & (found.group == "private")]
         assert row[column].item() == pytest.approx(means["private"] - means["control"])
         assert row.above_controls.item()
 

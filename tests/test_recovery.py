@@ -14,6 +14,7 @@ from xlmech.ablation import ablate
 from xlmech.backends import backend_of
 from xlmech.finetuning import finetuned
 from xlmech.leakage import LeakageResult, measure_leakage
+from xlmech.models import provenance
 from xlmech.neurons import NeuronSet
 from xlmech.planting import Recipe
 from xlmech.probes import ProbeSet
@@ -40,13 +41,12 @@ class Script:
         leaked = self.leaks[len(self.asked) % len(self.leaks)]
         self.asked.append(probes)
         self.options.append(options)
-        plain = measure_leakage(model, probes[:1], progress=False)
         frame = pd.DataFrame(
             {"probe": probe.id, "record": probe.record.id, "subject": probe.record.subject, "group": "private"}
             | {"query_language": probe.query_language, "extracted": float(probe.record.id in leaked)}
             for probe in probes
         )
-        return LeakageResult(probes=frame, provenance=plain.provenance)
+        return LeakageResult(probes=frame, provenance=provenance(model))
 
 
 def test_reductions_are_against_the_same_attack_and_the_plain_question(
@@ -94,12 +94,13 @@ def test_what_is_asked_in_each_attack(
 def test_all_attacks_equal_the_same_steps_by_hand(
     model: Any, probes: ProbeSet, some: NeuronSet, tmp_path: Path
 ) -> None:
-    few, weights = probes.filter(attributes=["birth_country"]), [w.detach().clone() for w in model.parameters()]
+    few = probes.filter(attributes=["id_number"], languages=["fr"])
+    weights = [weight.detach().clone() for weight in model.parameters()]
     private = few.filter(group="private")
     found = recovery_attacks(model, few, some, sampling=Sampling(n_samples=2), seed=1, **QUIET)
     assert found.effects.attack.unique().tolist() == ["plain", *ATTACKS]
     recipe = Recipe(
-        languages=("en", "fr"), steps=2, batch_size=2, learning_rate=1e-4, private_share=0, statement_share=0, seed=1
+        languages=("fr",), steps=2, batch_size=2, learning_rate=1e-4, private_share=0, statement_share=0, seed=1
     )
     public = [record for record in few.records if record.group == "public"]
     with ablate(model, some), finetuned(model, public, recipe) as losses:

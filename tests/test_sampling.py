@@ -75,7 +75,7 @@ def test_without_heat_the_samples_are_the_greedy_answer(model: Any, prompts: lis
 
 @pytest.mark.parametrize("kind", ["bias", "softcap"])
 def test_drawn_tokens_invert_the_models_own_distribution(kind: str, tokenizer: Any) -> None:
-    model = load_model(tiny("gemma2").double(), tokenizer=tokenizer, dtype=torch.float64)
+    model = load_model(tiny("gemma2").double(), tokenizer=tokenizer, dtype=torch.float64, backend="bridge")
     backend = backend_of(model)
     with torch.no_grad():
         hidden, _ = backend.hidden(torch.tensor([[2, 9, 17]]))

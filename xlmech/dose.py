@@ -92,12 +92,11 @@ def _growing(backend: Backend, method: str, ranking: Ranking, counts: Sequence[i
     what = f"ranking {method!r}" if method else "the ranking"
     if not len(ranking):
         raise ValueError(f"{what} is empty: there is nothing to deactivate")
-    if isinstance(ranking[0], NeuronSet):
-        if counts is not None:
-            raise ValueError(f"{what} holds sets, which have sizes of their own; counts= cuts ordered lists of neurons")
-        sets = [chosen for chosen in ranking if isinstance(chosen, NeuronSet)]
-    else:
-        neurons = [(int(row[0]), int(row[1])) for row in ranking]
+    sets = [chosen for chosen in ranking if isinstance(chosen, NeuronSet)]
+    neurons = [(int(row[0]), int(row[1])) for row in ranking if not isinstance(row, NeuronSet)]
+    if sets and (neurons or counts is not None):
+        raise ValueError(f"{what} holds sets, which have sizes of their own; counts= cuts ordered lists of neurons")
+    if not sets:
         if len(set(neurons)) < len(neurons):
             raise ValueError(f"{what} holds a neuron twice")
         if not counts or not all(1 <= count <= len(neurons) for count in counts):

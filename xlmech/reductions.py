@@ -43,7 +43,8 @@ def exposure_effects(before: pd.DataFrame, afters: Sequence[pd.DataFrame]) -> pd
     def bits(frame: pd.DataFrame) -> NDArray[np.float64]:
         means = frame[frame.group == "control"].groupby("query_language").exposure_bits.mean().to_dict()
         chance = np.array([means.get(code, 0.0) for code in frame.query_language])
-        return (frame.exposure_bits.to_numpy() - chance)[(frame.group != "control").to_numpy()]
+        above_chance = frame.exposure_bits.to_numpy(dtype=float) - chance
+        return np.asarray(above_chance[(frame.group != "control").to_numpy()])
 
     rows = reduction_rows(asked, bits(before), [bits(after) for after in afters], by=["group", "query_language"])
     known = dict(zip(asked.query_language, above, strict=True))

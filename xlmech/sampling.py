@@ -69,7 +69,7 @@ def drawn_tokens(
     sums = torch.stack([logits(hidden, start).logsumexp(1) for start in range(0, len(unembed), CHUNK)], dim=1)
     chunk, rest = _passed(sums.softmax(1), uniform)
     tokens = torch.empty_like(chunk)
-    for number in chunk.unique().tolist():
+    for number in sorted(set(chunk.tolist())):
         rows = (chunk == number).nonzero()[:, 0]
         within, _ = _passed(logits(hidden[rows], number * CHUNK).softmax(1), rest[rows])
         tokens[rows] = number * CHUNK + within
