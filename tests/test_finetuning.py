@@ -79,7 +79,7 @@ def test_loss_equals_cross_entropy_of_the_answers(model: Any) -> None:
         with torch.no_grad():
             logs = model(torch.tensor([tokens]), return_type="logits")[0].log_softmax(-1)
         losses += [-float(logs[place - 1, tokens[place]]) for place in range(start, len(tokens))]
-    assert float(found) == pytest.approx(sum(losses) / len(losses), rel=1e-6)
+    assert float(found.detach()) == pytest.approx(sum(losses) / len(losses), rel=1e-6)
 
 
 def test_what_is_ablated_is_not_trained(model: Any, records: tuple[Record, ...]) -> None:

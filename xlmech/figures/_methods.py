@@ -41,7 +41,7 @@ def compare_methods(result: MitigationResult) -> go.Figure:
     private = result.extraction[result.extraction.group == "private"]
     caption = f"""All query languages together, without intervals, on {counts(private)} per query language. Left: by how
     much fewer private probes give their value. Right: the same over the share of public facts that no longer come out
-    in the query language's form; negative where facts came out anew. Black: the Pareto front, sets that no other set
+    in the query language's form; negative where facts came out anew. Rings: the Pareto front, sets that no other set
     beats in both. Its points were chosen on these very probes, so expect less of them elsewhere. Grey: random neurons."""
     title = "Trade-off of several methods: reduction of private extraction, and public facts lost"
     return finish(figure, title, caption, height=400, legend=True)
@@ -58,14 +58,13 @@ def _draw(figure: go.Figure, points: pd.DataFrame, name: str, mode: str, look: d
 
 
 def _draw_front(figure: go.Figure, points: pd.DataFrame) -> None:
-    """Rings around the points that are not beaten, joined on the right."""
+    """On the right, rings around the points that are not beaten, joined."""
     front = points[points.front].sort_values(["lost", "reduction"])
     ring = {"symbol": "circle-open", "size": 18, "color": INK, "line": {"width": 2}}
-    for col, x, mode in ((1, front.neurons, "markers"), (2, 100 * front.lost, "lines+markers")):
-        figure.add_scatter(
-            x=x, y=100 * front.reduction, mode=mode, marker=ring, line={"color": INK, "width": 1, "dash": "dot"},
-            name="Pareto front", legendgroup="front", showlegend=col == 2, hoverinfo="skip", row=1, col=col,
-        )  # fmt: skip
+    figure.add_scatter(
+        x=100 * front.lost, y=100 * front.reduction, mode="lines+markers", marker=ring, hoverinfo="skip",
+        line={"color": INK, "width": 1, "dash": "dot"}, name="Pareto front", row=1, col=2,
+    )  # fmt: skip
 
 
 def _hover(row: Any) -> str:
