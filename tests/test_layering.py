@@ -14,6 +14,7 @@ import xlmech
 
 PACKAGE = Path(xlmech.__file__).parent
 LEAKAGE = {"answers", "backends", "runner", "metrics", "records", "probes", "results", "models", "languages"}
+MITIGATION = {"ablation", "conditions", "leakage", "neurons"}
 PATCHING = {"neurons", "pairs", "patch_plans", "patch_tables", "patched_runs", "positions"}
 BELOW_THE_AUDIT = {
     *(
@@ -63,10 +64,14 @@ ALLOWED = {
     "backends": {"key_values"},
     "models": {"backends", "checkpoints", "results", "readout"},
     "runner": {"backends"},
-    "answers": {"backends", "readout", "runner"},
+    "sampling": {"backends", "readout"},
+    "answers": {"backends", "readout", "runner", "sampling"},
     "rows": {"backends", "key_values"},
     "effects": {"backends", "metrics", "nearby", "readout", "rows", "runner"},
-    "leakage": LEAKAGE,
+    "leakage": LEAKAGE | {"sampling"},
+    "neutral": {"answers", "backends", "languages", "runner"},
+    "knowledge": LEAKAGE,
+    "reductions": {"metrics"},
     "forms": {"backends", "languages", "leakage", "probes", "runner"},
     "positions": {"backends", "probes", "records", "runner"},
     "representations": set(),
@@ -98,7 +103,11 @@ ALLOWED = {
     "places": {"backends"},
     "activations": {"backends", "effects", "runner"},
     "ablation": {"backends", "effects", "models", "neurons", "places"},
-    "evaluation": LEAKAGE | {"leakage", "ablation", "neurons"},
+    "conditions": {"ablation", "activations", "backends", "controls", "models", "neurons", "probes"},
+    "evaluation": LEAKAGE | MITIGATION | {"activations", "knowledge", "neutral", "reductions"},
+    "dose": LEAKAGE | MITIGATION | {"evaluation"},
+    "finetuning": {"backends", "planting", "readout", "records", "runner"},
+    "recovery": LEAKAGE | MITIGATION | {"finetuning", "planting", "reductions", "sampling"},
     "manifest": {"neurons", "results"},
     "weights": {"neurons"},
     "export": {

@@ -78,30 +78,6 @@ def test_set_is_frozen() -> None:
 
 
 @QUICK
-@given(st.frozensets(st.tuples(st.integers(0, 2), st.integers(0, 7)), max_size=4), st.integers(0, 9))
-def test_random_like_is_layer_matched_and_disjoint(neurons: frozenset[tuple[int, int]], seed: int) -> None:
-    chosen = of(*neurons)
-    drawn = chosen.random_like(seed=seed)
-    assert {layer: len(found) for layer, found in drawn.by_layer().items()} == {
-        layer: len(found) for layer, found in chosen.by_layer().items()
-    }
-    assert len(drawn & chosen) == 0
-    assert (drawn.model, drawn.n_layers, drawn.d_mlp) == ("tiny", LAYERS, WIDTH)
-    assert drawn == chosen.random_like(seed=seed)
-
-
-def test_random_like_reaches_every_other_neuron() -> None:
-    drawn = [of((1, 3), (1, 5)).random_like(seed=seed) for seed in range(60)]
-    assert {neuron for one in drawn for neuron in one} == {(1, index) for index in (0, 1, 2, 4, 6, 7)}
-
-
-def test_random_like_needs_enough_others() -> None:
-    assert of(*((1, n) for n in range(4))).random_like().by_layer() == {1: [4, 5, 6, 7]}
-    with pytest.raises(ValueError, match="layer 1: 5 of 8 neurons chosen; too few others to match them"):
-        of((0, 1), *((1, n) for n in range(5))).random_like()
-
-
-@QUICK
 @given(pairs, st.text(max_size=5))
 def test_set_round_trip(
     tmp_path_factory: pytest.TempPathFactory, neurons: frozenset[tuple[int, int]], model: str

@@ -17,11 +17,14 @@ if TYPE_CHECKING:
     from xlmech.controls import random_neurons as random_neurons
     from xlmech.direct_logit import DirectLogitResult as DirectLogitResult
     from xlmech.direct_logit import direct_logit_attribution as direct_logit_attribution
+    from xlmech.dose import dose_response as dose_response
     from xlmech.evaluation import MitigationResult as MitigationResult
     from xlmech.evaluation import evaluate_mitigation as evaluate_mitigation
     from xlmech.export import export_model as export_model
     from xlmech.fewest import FewestNeurons as FewestNeurons
     from xlmech.fewest import fewest_neurons as fewest_neurons
+    from xlmech.knowledge import KnowledgeResult as KnowledgeResult
+    from xlmech.knowledge import base_knowledge as base_knowledge
     from xlmech.languages import available_languages as available_languages
     from xlmech.leakage import LeakageResult as LeakageResult
     from xlmech.leakage import measure_leakage as measure_leakage
@@ -54,6 +57,9 @@ if TYPE_CHECKING:
     from xlmech.records import demo_records as demo_records
     from xlmech.records import load_records as load_records
     from xlmech.records import save_records as save_records
+    from xlmech.recovery import RecoveryResult as RecoveryResult
+    from xlmech.recovery import recovery_attacks as recovery_attacks
+    from xlmech.sampling import Sampling as Sampling
     from xlmech.similarity import SimilarityResult as SimilarityResult
     from xlmech.similarity import representation_similarity as representation_similarity
     from xlmech.synthesis import synthesize_records as synthesize_records
@@ -78,11 +84,14 @@ _MODULE_OF = {
     "random_neurons": "controls",
     "DirectLogitResult": "direct_logit",
     "direct_logit_attribution": "direct_logit",
+    "dose_response": "dose",
     "MitigationResult": "evaluation",
     "evaluate_mitigation": "evaluation",
     "export_model": "export",
     "FewestNeurons": "fewest",
     "fewest_neurons": "fewest",
+    "KnowledgeResult": "knowledge",
+    "base_knowledge": "knowledge",
     "available_languages": "languages",
     "LeakageResult": "leakage",
     "measure_leakage": "leakage",
@@ -113,6 +122,9 @@ _MODULE_OF = {
     "demo_records": "records",
     "load_records": "records",
     "save_records": "records",
+    "RecoveryResult": "recovery",
+    "recovery_attacks": "recovery",
+    "Sampling": "sampling",
     "SimilarityResult": "similarity",
     "representation_similarity": "similarity",
     "synthesize_records": "synthesis",

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
-import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float
@@ -100,22 +99,6 @@ class NeuronSet:
     def to_frame(self) -> pd.DataFrame:
         """One row per neuron: `layer`, `neuron`."""
         return pd.DataFrame(list(self), columns=["layer", "neuron"])
-
-    def random_like(self, *, seed: int = 0) -> NeuronSet:
-        """As many random neurons in every layer, none of them in this set: the layer-matched control.
-
-        Raises:
-            ValueError: A layer has too few other neurons.
-        """
-        rng, drawn = np.random.default_rng(seed), set[Neuron]()
-        for layer, chosen in self.by_layer().items():
-            others = np.setdiff1d(np.arange(self.d_mlp), chosen)
-            if len(others) < len(chosen):
-                raise ValueError(
-                    f"layer {layer}: {len(chosen)} of {self.d_mlp} neurons chosen; too few others to match them"
-                )
-            drawn |= {(layer, int(index)) for index in rng.choice(others, len(chosen), replace=False)}
-        return self._with(frozenset(drawn))
 
     def save(self, path: str | Path) -> None:
         """Write the set as JSON."""
