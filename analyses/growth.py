@@ -70,8 +70,9 @@ def point(work: str, prompts: int, length: int, layers: int, vocabulary: int) ->
     from xlmech import load_model
     from xlmech.answers import answer_log_probs, generate
     from xlmech.backends import backend_of
-    from xlmech.checkpoints import demo_base, load_tokenizer
+    from xlmech.checkpoints import load_tokenizer
     from xlmech.effects import COMPONENT, integrated_gradients
+    from xlmech.gguf_files import demo_base
     from xlmech.runner import run_forced
 
     tokenizer = load_tokenizer(demo_base())
@@ -123,7 +124,8 @@ def in_own_process(*arguments: str) -> dict[str, float]:
 
 
 def loading(repeats: int = 3) -> list[dict[str, Any]]:
-    from xlmech.checkpoints import demo_base, load_tokenizer
+    from xlmech.checkpoints import load_tokenizer
+    from xlmech.gguf_files import demo_base
 
     rows = []
     with tempfile.TemporaryDirectory() as folder:

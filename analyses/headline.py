@@ -63,7 +63,9 @@ COUNTS = {"en": (18, 74, COUNT), "fr": (COUNT,), "zh": (COUNT,)}
 SPECIFIC = {"en": ("fr", "zh"), "fr": (), "zh": ()}
 """Languages for which a set of their own is learned."""
 FACTS = {"private": 32, "public": 24}
-ROUNDS = {"mask": 12, "specific": 5}
+ROUNDS = {"mask": 8, "specific": 5}
+KEEP = 4.0
+"""Weight of the answers to keep in a mask's loss."""
 N_NEUTRAL = 10
 """Sentences per language that judge; the packs' others train masks."""
 RECIPES = {"depn": depn, "apneap": apneap, "knowledge_neurons": knowledge_neurons}
@@ -102,7 +104,13 @@ class Study:
     def mask(self) -> LearnedMask:
         private, public = (self.choosing.filter(group=group) for group in ("private", "public"))  # type: ignore[arg-type]
         return learn_mask(
-            self.model, private, keep=public, count=COUNT, rounds=ROUNDS["mask"], neutral=self.training_text()
+            self.model,
+            private,
+            keep=public,
+            count=COUNT,
+            rounds=ROUNDS["mask"],
+            weight=KEEP,
+            neutral=self.training_text(),
         )
 
     def located(self) -> PrivacyNeurons:
@@ -176,7 +184,13 @@ class Study:
         keep = private.filter(languages=others) + self.choosing.filter(group="public", languages={*others, language})
         own = private.filter(languages=[language])
         return learn_mask(
-            self.model, own, keep=keep, count=COUNT, rounds=ROUNDS["specific"], neutral=self.training_text()
+            self.model,
+            own,
+            keep=keep,
+            count=COUNT,
+            rounds=ROUNDS["specific"],
+            weight=KEEP,
+            neutral=self.training_text(),
         )
 
     def specificity(self) -> Any:

@@ -179,11 +179,12 @@ def test_result_is_saved(twins_model: Any, records: tuple[Record, ...], tmp_path
     assert (taken.suppress + taken.neutral).is_monotonic_decreasing and len(taken) > 1
     assert mask.history.neutral.iloc[0] == 0
     frame = mask.to_frame()
-    assert frame.score.is_monotonic_decreasing and len(frame) == len(mask.neurons()) <= 5
+    assert frame.score.is_monotonic_decreasing
+    assert len(frame) == len(mask.neurons()) == int(taken.neurons.iloc[-1])
     assert len(mask.neurons(1)) == 1 and mask.neurons(1).neurons <= mask.neurons().neurons
     mask.save(tmp_path / "mask")
     again = LearnedMask.load(tmp_path / "mask")
-    torch.testing.assert_close(again.scores, mask.scores)
+    torch.testing.assert_close(again.scores, mask.scores, equal_nan=True)
     assert again.neurons() == mask.neurons()
 
 
@@ -191,7 +192,7 @@ def test_the_batch_size_does_not_matter(twins_model: Any, records: tuple[Record,
     ids, others = _sides(records)
     options: dict[str, Any] = {"rounds": 1, "count": 5, "max_answer_tokens": 1, "progress": False}
     one, two = (learn_mask(twins_model, ids, keep=others, batch_size=size, **options) for size in (1, 16))
-    torch.testing.assert_close(one.scores, two.scores, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(one.scores, two.scores, rtol=1e-4, atol=1e-6, equal_nan=True)
 
 
 def test_the_model_is_left_as_it_was(twins_model: Any, records: tuple[Record, ...]) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from xlmech.key_values import KeyValues as KeyValues
+from xlmech.key_values import KeyValues
 
 HookFunction = Callable[..., torch.Tensor | None]
 

@@ -21,7 +21,7 @@ KNOWN_ABOVE = 0.05
 """Answers are known when their mean token probability exceeds chance by more; knowing one answer in ten by heart is enough."""
 N_OTHERS = 4
 """Most other people's values that a probe's answer is compared with."""
-N_ASKED = 64
+N_ASKED = 24
 """Most probes of a group that are asked to find out whether the model knows it."""
 
 

@@ -48,7 +48,7 @@ class LearnedMask(Result):
     """The trained set, ranked; the size it was trained with suits best, smaller ones are its best members.
 
     Attributes:
-        scores: (layer, neuron) by how much the loss would rise at first order were the neuron on again; 0 outside the set.
+        scores: (layer, neuron) by how much the loss would rise at first order were the neuron on again; NaN outside the set.
         history: One row per set tried, and first the untouched model: `round`, `neurons` off, whether the set was `taken`, and
             the losses `suppress`, `keep` and `neutral`, weighted, as measured with it.
         count: Size that was wanted.
@@ -62,11 +62,10 @@ class LearnedMask(Result):
     model: str = ""
 
     def neurons(self, count: int | None = None) -> NeuronSet:
-        """The `count` neurons of highest score, by default all of the set; fewer if fewer helped."""
-        best = self.scores.flatten().topk(min(self.count if count is None else count, self.scores.numel()))
-        d_mlp = self.scores.shape[1]
-        pairs = frozenset(divmod(index, d_mlp) for index in best.indices[best.values > 0].tolist())
-        return NeuronSet(pairs, *self.scores.shape, self.model)
+        """The set, or its `count` neurons of highest score; the set may be smaller than was wanted."""
+        members = self.scores.isfinite().nonzero().tolist()
+        best = sorted(members, key=lambda neuron: -float(self.scores[tuple(neuron)]))[:count]
+        return NeuronSet(frozenset((layer, index) for layer, index in best), *self.scores.shape, self.model)
 
     def to_frame(self) -> pd.DataFrame:
         """One row per neuron of the set, best first: `layer`, `neuron`, `score`."""
@@ -183,7 +182,8 @@ def learn_mask(
         better = _cost(found) < _cost(terms)
         history.append(_line(number, candidate, found, better))
         off, terms, step = (candidate, found, 2 * step) if better else (off, terms, max(1, step // 2))
-    scores = -off * torch.stack([term.gradient(torch.zeros(total)) for term in terms.values()]).sum(0)
+    steepness = torch.stack([term.gradient(torch.zeros(total)) for term in terms.values()]).sum(0)
+    scores = torch.where(off > 0, -steepness, torch.nan)
     source = provenance(model)
     return LearnedMask(
         scores=scores.view(backend.n_layers, -1),

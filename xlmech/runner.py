@@ -14,7 +14,8 @@ import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from tqdm.auto import tqdm
 
-from xlmech.backends import Backend, KeyValues
+from xlmech.backends import Backend
+from xlmech.key_values import KeyValues
 
 Where = Literal["all", "last"]
 BATCH_SIZE = 32
