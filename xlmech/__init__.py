@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from xlmech.activations import activation_moments as activation_moments
     from xlmech.attribution import AttributionResult as AttributionResult
     from xlmech.attribution import attribute_neurons as attribute_neurons
+    from xlmech.config import Config as Config
+    from xlmech.config import read_config as read_config
     from xlmech.controls import mean_magnitudes as mean_magnitudes
     from xlmech.controls import random_neurons as random_neurons
     from xlmech.direct_logit import DirectLogitResult as DirectLogitResult
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
     from xlmech.locate import locate_privacy_neurons as locate_privacy_neurons
     from xlmech.manifest import Manifest as Manifest
     from xlmech.manifest import load_manifest as load_manifest
+    from xlmech.mitigate import Outcome as Outcome
+    from xlmech.mitigate import run_config as run_config
     from xlmech.models import load_model as load_model
     from xlmech.neurons import NeuronSet as NeuronSet
     from xlmech.neurons import PrivacyNeurons as PrivacyNeurons
@@ -68,6 +72,8 @@ _MODULE_OF = {
     "attribute_neurons": "attribution",
     "AttributionPatchingResult": "patch_estimates",
     "attribution_patching": "patch_estimates",
+    "Config": "config",
+    "read_config": "config",
     "mean_magnitudes": "controls",
     "random_neurons": "controls",
     "DirectLogitResult": "direct_logit",
@@ -83,6 +89,8 @@ _MODULE_OF = {
     "locate_privacy_neurons": "locate",
     "Manifest": "manifest",
     "load_manifest": "manifest",
+    "Outcome": "mitigate",
+    "run_config": "mitigate",
     "load_model": "models",
     "NeuronSet": "neurons",
     "PrivacyNeurons": "neurons",
