@@ -42,8 +42,7 @@ from xlmech import (
 )
 from xlmech.audit import of_template
 from xlmech.checkpoints import shipped_adapters
-from xlmech.figures._style import faded, finish
-from xlmech.patch_tables import resampled
+from xlmech.figures import faded, finish
 
 FIGURES = Path(__file__).parent.parent / "figures"
 RESULTS = Path(__file__).parent / "results"
@@ -217,7 +216,8 @@ def _of_pooled(result: PatchingResult, way: str, people: str, *, null: bool) -> 
 
 def of_subject(result: PatchingResult) -> Iterator[Finding]:
     frame = result.outcomes[result.outcomes.outcome == "source_in_target"]
-    layers, curve, draws = resampled(frame.assign(prob=np.exp(frame.log_prob)), ["layer"], "prob")
+    people = ("source_subject", "target_subject")
+    layers, curve, draws = resampled(frame.assign(prob=np.exp(frame.log_prob)), *people)
     best, (low, high) = int(curve.argmax()), metrics.percentile_interval(draws)
     held, drawn = (_last_half(values) for values in (curve[None], draws))
     bounds = metrics.percentile_interval(drawn)
@@ -230,7 +230,7 @@ def of_subject(result: PatchingResult) -> Iterator[Finding]:
         "value": curve[best],
         "low": low[best],
         "high": high[best],
-        "note": f"at layer {layers.layer[best]}; {note}",
+        "note": f"at layer {layers[best]}; {note}",
     } | common
     yield {
         "finding": f"{what}, last layer with half of that",
@@ -267,11 +267,10 @@ def of_leakage(forms: pd.DataFrame, lens: LensResult) -> Iterator[Finding]:
     shared = int(depths["plant peak"])
     parts = {code: part for code, part in forms.groupby("query_language", sort=False)}
     for languages, part in {OTHERS: forms[forms.query_language != plant], **parts}.items():
-        cells = part.groupby(["subject", "layer"]).prob.agg(["sum", "count"]).unstack(fill_value=0)
-        curve, draws = metrics.bootstrap_means(cells["sum"].to_numpy(float), cells["count"].to_numpy(float))
-        peak, common = int(curve.argmax()), {"languages": languages, "n_subjects": len(cells)}
-        if len(cells) < 2:
+        if part.subject.nunique() < 2:
             continue
+        _, curve, draws = resampled(part, "subject")
+        peak, common = int(curve.argmax()), {"languages": languages, "n_subjects": part.subject.nunique()}
         low, high = metrics.percentile_interval(draws)
         layers = metrics.percentile_interval(metrics.peak_layer(draws))
         yield {
@@ -289,6 +288,13 @@ def of_leakage(forms: pd.DataFrame, lens: LensResult) -> Iterator[Finding]:
             "high": float(rise[1]),
             "note": f"plant form peaks at layer {shared}",
         } | common
+
+
+def resampled(frame: pd.DataFrame, *subjects: str) -> tuple[pd.Index, np.ndarray, np.ndarray]:
+    """Layers, (layer,) mean `prob` and its (resample, layer) draws; what is drawn is who a row is about, in either order."""
+    people = pd.Series(map("-".join, np.sort(frame[list(subjects)].to_numpy(str), axis=1)), index=frame.index)
+    cells = frame.prob.groupby([people, frame.layer]).agg(["sum", "count"]).unstack(fill_value=0)
+    return cells["sum"].columns, *metrics.bootstrap_means(cells["sum"].to_numpy(float), cells["count"].to_numpy(float))
 
 
 def pooled(lens: LensResult) -> LensResult:
@@ -337,11 +343,9 @@ def patching_curves(results: dict[str, PatchingResult], plant: str) -> pd.DataFr
 
 def lens_curves(lens: LensResult, forms: pd.DataFrame) -> pd.DataFrame:
     frame = pooled(lens).summary().rename(columns={"form": "line", "prob": "value"})
-    part = forms[forms.query_language != lens.plant_language]
-    cells = part.groupby(["subject", "layer"]).prob.agg(["sum", "count"]).unstack(fill_value=0)
-    curve, draws = metrics.bootstrap_means(cells["sum"].to_numpy(float), cells["count"].to_numpy(float))
+    layers, curve, draws = resampled(forms[forms.query_language != lens.plant_language], "subject")
     low, high = metrics.percentile_interval(draws)
-    whole = pd.DataFrame({"line": "any", "layer": cells["sum"].columns, "value": curve, "low": low, "high": high})
+    whole = pd.DataFrame({"line": "any", "layer": layers, "value": curve, "low": low, "high": high})
     return pd.concat([frame, whole])[["line", "layer", "value", "low", "high"]]
 
 

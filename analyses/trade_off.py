@@ -14,9 +14,9 @@ from pathlib import Path
 
 import torch
 
-from xlmech import demo_records, evaluate_mitigation, figures, load_model
+from xlmech import demo_records, dose_response, figures, load_model
 from xlmech.audit import Audit, AuditPlan, ask
-from xlmech.neurons import NeuronSet, select_universal
+from xlmech.neurons import select_universal
 from xlmech.probes import ProbeSet
 
 FIGURES = Path(__file__).parent.parent / "figures"
@@ -27,20 +27,17 @@ NEUTRAL_SENTENCES = 5
 def main() -> None:
     audit = Audit.load(FIGURES / "demo" / "results")
     chosen = audit.neurons
-    n_layers, d_mlp = chosen.scores.shape[1:]
-    sets: dict[str, NeuronSet] = {}
-    for share in SHARES:
-        top_k = int(share * n_layers * d_mlp)
-        everyone = torch.ones_like(chosen.scores, dtype=torch.bool)
-        rows = select_universal(chosen.scores, rule="min", top_k=top_k, is_candidate=everyone)
-        neurons = frozenset((layer, neuron) for layer, neuron, _ in rows)
-        sets[str(top_k)] = NeuronSet(neurons=neurons, n_layers=n_layers, d_mlp=d_mlp, model=chosen.model)
-    _, measured, _ = ask(demo_records(), AuditPlan())
+    counts = [int(share * chosen.scores[0].numel()) for share in SHARES]
+    everyone = torch.ones_like(chosen.scores, dtype=torch.bool)
+    ranking = select_universal(chosen.scores, rule="min", top_k=max(counts), is_candidate=everyone)
+    probes, measured, _ = ask(demo_records(), AuditPlan())
     judged = ProbeSet(tuple(probe for probe in measured if probe.record.group != "control"))
     model = load_model("demo")
     known = audit.leakage.probes
     before = dataclasses.replace(audit.leakage, probes=known[known.group != "control"].reset_index(drop=True))
-    result = evaluate_mitigation(model, judged, sets, before=before, random_control=False, n_neutral=NEUTRAL_SENTENCES)
+    result = dose_response(
+        model, judged, ranking, counts=counts, before=before, candidates=probes.records, n_neutral=NEUTRAL_SENTENCES
+    )
     shutil.rmtree(FIGURES / "trade_off", ignore_errors=True)
     result.save(FIGURES / "trade_off")
     figures.trade_off(result).write_html(
@@ -48,7 +45,9 @@ def main() -> None:
     )
     private = result.effects[result.effects.group == "private"]
     print(
-        private.pivot(index="query_language", columns="condition", values="reduction")[list(sets)].round(2).to_string()
+        private.pivot(index="query_language", columns="condition", values="reduction")[list(result.sizes)]
+        .round(2)
+        .to_string()
     )
     public = result.effects[result.effects.group == "public"]
     kept = public.groupby("condition", sort=False)[["before", "after"]].sum()

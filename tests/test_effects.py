@@ -97,6 +97,15 @@ def test_unknown_rules(model: Any, rule: Any, nodes: int) -> None:
         integrated_gradients(backend, forced, base, nodes=nodes, positions="last", rule=rule)
 
 
+def test_gradients_are_taken_inside_no_grad_too(model: Any) -> None:
+    backend = backend_of(model)
+    forced, base = run_forced(backend, PROMPT, ANSWER, "mlp.hook_post"), torch.zeros(backend.n_layers, backend.d_mlp)
+    wanted, _ = integrated_gradients(backend, forced, base, nodes=2, positions="last")
+    with torch.no_grad():
+        found, _ = integrated_gradients(backend, forced, base, nodes=2, positions="last")
+    torch.testing.assert_close(found, wanted)
+
+
 def test_completeness_holds_with_enough_nodes(model: Any) -> None:
     backend = backend_of(model)
     base = torch.zeros(backend.n_layers, backend.d_mlp, dtype=torch.float64)

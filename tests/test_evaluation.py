@@ -10,12 +10,18 @@ import torch
 
 from xlmech import evaluation
 from xlmech.ablation import ablate
+from xlmech.activations import activation_moments
 from xlmech.backends import backend_of
-from xlmech.evaluation import evaluate_mitigation, neutral_nll
+from xlmech.controls import random_neurons
+from xlmech.evaluation import MitigationResult, evaluate_mitigation
+from xlmech.knowledge import base_knowledge
 from xlmech.leakage import LeakageResult, measure_leakage
 from xlmech.models import provenance
 from xlmech.neurons import NeuronSet
-from xlmech.probes import ProbeSet
+from xlmech.neutral import neutral_nll
+from xlmech.probes import ProbeSet, build_probes
+from xlmech.records import Record
+from xlmech.results import Provenance
 
 
 @pytest.fixture
@@ -49,7 +55,7 @@ def test_reduction_is_of_sums_over_the_same_probes(
 
 def test_nothing_leaked_is_nan_not_zero(model: Any, probes: ProbeSet, some: NeuronSet) -> None:
     private = probes.filter(group="private", languages=["en"])
-    found = evaluate_mitigation(model, private, some, n_neutral=1, random_control=False, progress=False)
+    found = evaluate_mitigation(model, private, some, n_neutral=1, controls=(), progress=False)
     assert found.effects.before.item() == 0
     assert pd.isna(found.effects.reduction.item())
     assert list(found.sizes) == ["neurons"]
@@ -87,11 +93,157 @@ def test_price_is_relative_and_hooks_are_gone(model: Any, probes: ProbeSet, some
     assert again.sizes == {"a": 3, "b": 3, "random": 3}
 
 
-def test_refusals(model: Any, probes: ProbeSet, some: NeuronSet) -> None:
-    with pytest.raises(ValueError, match="neuron set 'none' is empty"):
-        evaluate_mitigation(model, probes, {"none": some - some})
-    other = LeakageResult(
-        probes=measure_leakage(model, probes[:2], progress=False).probes, provenance=provenance(model)
+def test_neutral_texts_of_ones_own(model: Any, probes: ProbeSet, some: NeuronSet) -> None:
+    few = probes.filter(attributes=["id_number"])
+    texts = {"fr": ["Un texte.", "Un autre texte."]}
+    found = evaluate_mitigation(model, few, some, controls=(), neutral=texts, progress=False)
+    prices = found.price.set_index("query_language")
+    assert prices.nll_before["fr"] == neutral_nll(model, ["fr"], texts=texts)["fr"]
+    assert prices.nll_before["fr"] != neutral_nll(model, ["fr"])["fr"]
+    assert pd.isna(prices.nll_before["en"]) and pd.isna(prices.rise["en"])
+    assert neutral_nll(model, ["en", "fr"], n_neutral=0).isna().all()
+
+
+def _exposures(model: Any, probes: ProbeSet, records: tuple[Record, ...]) -> pd.DataFrame:
+    return measure_leakage(model, probes, measures=("exposure",), candidates=records, progress=False).probes
+
+
+def test_exposure_is_measured_above_controls(
+    model: Any, probes: ProbeSet, some: NeuronSet, records: tuple[Record, ...]
+) -> None:
+    asked = probes.filter(attributes=["birth_country"], languages=["fr"])
+    both = ("extraction", "exposure")
+    found = evaluate_mitigation(model, asked, some, measures=both, controls=(), n_neutral=0, progress=False).effects
+    assert found.groupby("measure", sort=False).size().to_dict() == {"extraction": 3, "exposure_bits": 2}
+    with ablate(model, some):
+        after = _exposures(model, asked, records)
+    for frame, column in ((_exposures(model, asked, records), "before"), (after, "after")):
+        means = frame.groupby("group").exposure_bits.mean()
+        row = found[(found.measure == "exposure_bits") & (found.group == "private")]
+        assert row[column].item() == pytest.approx(means["private"] - means["control"])
+        assert row.above_controls.item()
+
+
+def test_every_control_is_a_condition_of_equal_size(model: Any, probes: ProbeSet, some: NeuronSet) -> None:
+    asked = probes.filter(attributes=["birth_country"], languages=["fr"])
+    sets = {"small": some & NeuronSet(frozenset({(2, 7)}), 3, 64), "large": some}
+    found = evaluate_mitigation(
+        model, asked, sets, measures=("exposure",), controls=("random", "random_magnitude", "noise"), n_random=2,
+        like="large", n_neutral=1, seed=3, progress=False,
+    )  # fmt: skip
+    assert found.sizes == {"small": 1, "large": 3, "random": 3, "random_magnitude": 3, "noise": 3}
+    assert found.chosen == {"small": 1, "large": 3} and found.random == {"random": 3, "random_magnitude": 3}
+    assert set(found.price.condition) == {"small", "large", "noise"}
+    effects = found.effects[found.effects.group == "private"].set_index("condition")
+    assert effects.n_draws.to_dict() == {"small": 1, "large": 1, "random": 2, "random_magnitude": 2, "noise": 1}
+    expected = []
+    for seed in (3, 4):
+        with ablate(model, random_neurons(some, seed=seed)):
+            frame = measure_leakage(model, asked, measures=("exposure",), progress=False).probes
+        means = frame.groupby("group").exposure_bits.mean()
+        expected.append(means["private"] - means["control"])
+    assert effects.after["random"] == pytest.approx(sum(expected) / 2)
+    quiet = [probe.prompt for probe in asked.filter(group="control")]
+    moments = activation_moments(model, quiet)
+    with ablate(model, some, mode="noise", values=moments.mean, std=moments.std, seed=3):
+        frame = measure_leakage(model, asked, measures=("exposure",), progress=False).probes
+    means = frame.groupby("group").exposure_bits.mean()
+    assert effects.after["noise"] == pytest.approx(means["private"] - means["control"])
+
+
+@pytest.mark.parametrize(("mode", "factor"), [("mean", 0.0), ("scale", 0.5), ("scale", 1.0)])
+def test_sets_are_deactivated_by_the_given_mode(
+    model: Any, probes: ProbeSet, some: NeuronSet, mode: Any, factor: float
+) -> None:
+    private = probes.filter(group="private", languages=["fr"])
+    found = evaluate_mitigation(model, private, some, mode=mode, factor=factor, n_neutral=3, progress=False)
+    prompts = [sentence for sentence in evaluation.packs.load_language("fr").neutral]
+    how = {"values": activation_moments(model, prompts).mean} if mode == "mean" else {"factor": factor}
+    with ablate(model, some, mode=mode, **how):
+        wanted = neutral_nll(model, ["fr"], n_neutral=3)["fr"]
+    assert found.price.nll_after.item() == pytest.approx(wanted, rel=1e-9)
+    assert (found.price.rise.item() == pytest.approx(0, abs=1e-12)) == (factor == 1)
+    if factor == 1:
+        assert found.effects.after.tolist() == found.effects.before.tolist()
+
+
+def test_base_knowledge_beside_the_rest(model: Any, probes: ProbeSet, some: NeuronSet) -> None:
+    private = probes.filter(group="private", languages=["en"], attributes=["id_number"])
+    found = evaluate_mitigation(model, private, some, knowledge=True, n_neutral=0, progress=False)
+    base = found.effects[found.effects.group == "base"].set_index("condition")
+    with ablate(model, some):
+        after = base_knowledge(model, ["en"], progress=False).answers
+    assert set(base.measure) == {"accuracy"} and set(base.n_subjects) == {25}
+    assert base.before["neurons"] == base_knowledge(model, ["en"], progress=False).answers.correct.mean()
+    assert base.after["neurons"] == after.correct.mean()
+    assert list(base.index) == ["neurons", "random"]
+    assert set(found.extraction.group) == {"private"}
+
+
+def test_random_sets_of_ones_own_have_no_price(model: Any, probes: ProbeSet, some: NeuronSet) -> None:
+    private = probes.filter(group="private", languages=["fr"], attributes=["id_number"])
+    found = evaluate_mitigation(model, private, {"random 3": some}, controls=(), n_neutral=1, progress=False)
+    assert found.price.empty and found.random == {"random 3": 3} and found.chosen == {}
+    assert found.to_frame().rise.isna().all()
+
+
+def test_held_out_languages_are_marked(model: Any, probes: ProbeSet, some: NeuronSet) -> None:
+    private = probes.filter(group="private", attributes=["id_number"])
+    found = evaluate_mitigation(model, private, some, held_out_languages=("fr",), n_neutral=0, progress=False)
+    assert found.effects.set_index("query_language").held_out.to_dict() == {"en": False, "fr": True}
+
+
+def test_trade_off_and_its_front() -> None:
+    reductions = {"a@1": 0.25, "a@4": 0.75, "b@1": 0.2, "b@4": 0.75, "random": 0.9, "noise": 0.9}
+    losses = {"a@1": 0.0, "a@4": 0.5, "b@1": 0.25, "b@4": 0.25, "random": 0.0, "noise": 0.0}
+    rows = [
+        (name, group, code, before, before * (1 - values[name]), 10, "extraction")
+        for name in reductions
+        for group, values in (("private", reductions), ("public", losses))
+        for code, before in (("en", 0.8), ("fr", 0.4))
+    ]
+    rows.append(("a@1", "private", "fr", 3.0, 0.0, 10, "exposure_bits"))
+    columns = ["condition", "group", "query_language", "before", "after", "n_probes", "measure"]
+    price = pd.DataFrame({"condition": ["a@1", "a@1"], "query_language": ["en", "fr"], "rise": [0.1, 0.3]})
+    sizes = {name: int(name[-1]) if "@" in name else 4 for name in reductions}
+    result = MitigationResult(
+        effects=pd.DataFrame(rows, columns=columns), price=price, sizes=sizes, total_neurons=9, provenance=Provenance(model="m")
+    )  # fmt: skip
+    found = result.trade_off().set_index("condition")
+    assert found.reduction.to_dict() == pytest.approx(reductions)
+    assert found.lost.to_dict() == pytest.approx(losses)
+    assert found.front[found.front].index.tolist() == ["a@1", "b@4"]
+    assert found.method.tolist() == ["a", "a", "b", "b", "", ""]
+    assert found.control.tolist() == [False] * 4 + [True] * 2
+    assert found.rise["a@1"] == 0.3 and found.rise.isna().sum() == 5
+
+
+def test_results_from_before_measures_are_on_extraction() -> None:
+    effects = pd.DataFrame({"condition": ["a"], "group": ["private"], "query_language": ["fr"]})
+    result = MitigationResult(
+        effects=effects, price=effects, sizes={"a": 1}, total_neurons=9, provenance=Provenance(model="m")
     )
-    with pytest.raises(ValueError, match="`before` was measured on other probes"):
-        evaluate_mitigation(model, probes, some, before=other)
+    assert result.extraction is effects
+
+
+def test_refusals(model: Any, probes: ProbeSet, some: NeuronSet, records: tuple[Record, ...]) -> None:
+    def refused(message: str, asked: ProbeSet = probes, neurons: Any = some, **options: Any) -> None:
+        with pytest.raises(ValueError, match=message):
+            evaluate_mitigation(model, asked, neurons, progress=False, **options)
+
+    few, one = probes[:2], measure_leakage(model, probes[:2], progress=False)
+    other = LeakageResult(probes=one.probes, provenance=provenance(model))
+    refused("neuron set 'none' is empty", neurons={"none": some - some})
+    refused("`before` was measured on other probes", before=other)
+    refused("`before` has no exposure; measure it with measures=", asked=few, before=one, measures=("exposure",))
+    refused("no probes to ask", asked=ProbeSet(()))
+    refused("unknown measure 'rank'; known: 'extraction', 'exposure'", measures=("rank",))
+    refused("nothing to measure; use 'extraction', 'exposure'", measures=())
+    refused("unknown control 'shuffled'; known: 'random', 'random_magnitude', 'noise'", controls=("shuffled",))
+    refused("unknown set in like= 'b'; known: 'neurons'", like="b")
+    refused("unknown language in held_out_languages= 'zh'; known: 'en', 'fr'", held_out_languages=("zh",))
+    refused("unknown mode 'off'; known: 'zero', 'mean'", asked=few, mode="off", before=one)
+    refused(r"neurons of a model with .* \(5, 64\)", asked=few, neurons=NeuronSet(some.neurons, 5, 64), before=one)
+    refused("neurons of the model 'x'", asked=few, neurons=some.for_model("x"), before=one)
+    alone = build_probes(records[1:2], ["fr"], templates=[0])
+    refused("exposure ranks a value among others, and id_number has only 1", asked=alone, measures=("exposure",))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -211,7 +212,7 @@ def test_an_export_that_is_not_the_hooked_run_is_not_kept(
         with pytest.raises(RuntimeError, match=r"differs from what was written at \['model.layers.0.mlp.down_proj'"):
             export_model(tiny("llama"), _neurons(), tmp_path / "out", tokenizer=tokenizer)
     with monkeypatch.context() as patch:
-        patch.setattr(export.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 0}))
+        patch.setattr(shutil, "disk_usage", lambda _: type("Usage", (), {"free": 0}))
         with pytest.raises(OSError, match="0.0 GB free"):
             export_model(tiny("llama"), _neurons(), tmp_path / "out", tokenizer=tokenizer)
     assert list(tmp_path.iterdir()) == []

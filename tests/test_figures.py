@@ -10,7 +10,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import plotly.io
 import pytest
-from toy_results import TOY, growing, leakage, lens_result, mitigation, neurons
+from toy_results import TOY, growing, leakage, lens_result, methods, mitigation, neurons
 
 from xlmech import figures
 from xlmech.evaluation import MitigationResult
@@ -29,6 +29,7 @@ ALL: dict[str, tuple[Callable[[Any], go.Figure], Callable[[], Any]]] = {
     "before_after": (figures.before_after, mitigation),
     "price": (figures.price, mitigation),
     "trade_off": (figures.trade_off, growing),
+    "methods": (figures.trade_off, methods),
 }
 
 
@@ -370,3 +371,54 @@ def test_trade_off_refuses_a_result_without_private_probes() -> None:
     public = result.effects[result.effects.group == "public"]
     with pytest.raises(ValueError, match="no private probes"):
         figures.trade_off(MitigationResult(**{**result.__dict__, "effects": public}))
+
+
+def test_trade_off_of_several_methods_marks_the_front() -> None:
+    figure = figures.trade_off(methods())
+    for name, reductions, lost in (("ours", [25, 75], [0, 20]), ("depn", [12.5, 75], [0, 40])):
+        left, right = trace(figure, name), trace(figure, name, 1)
+        np.testing.assert_allclose(left.x, [10, 40])
+        np.testing.assert_allclose(right.x, lost, atol=1e-9)
+        np.testing.assert_allclose([left.y, right.y], [reductions] * 2)
+        assert left.line.color == right.line.color
+    assert trace(figure, "ours").line.color != trace(figure, "depn").line.color
+    front = trace(figure, "Pareto")
+    np.testing.assert_allclose([front.x, front.y], [[0, 20], [25, 75]], atol=1e-9)
+    assert front.xaxis == "x2"
+    random = trace(figure, "random neurons", 1)
+    assert random.marker.color == _style.GREY
+    np.testing.assert_allclose([random.x, random.y], [[10], [0]], atol=1e-9)
+    assert axis_titles(figure) == {
+        "neurons deactivated (of 1,000)",
+        "public facts lost (% of those known before)",
+        "reduction of private extraction (%)",
+    }
+    assert "ours@40, 40 neurons<br>reduction 75 %, public facts lost 20 %" in trace(figure, "ours").hovertext[1]
+    assert "rise of NLL +5.0 %" in trace(figure, "ours").hovertext[1]
+    assert "rise of NLL not measured" in trace(figure, "depn").hovertext[1]
+    assert sum(item.showlegend is not False for item in figure.data) == 4
+
+
+def test_methods_without_private_probes_are_refused() -> None:
+    result = methods()
+    public = result.effects[result.effects.group == "public"]
+    with pytest.raises(ValueError, match="no private probes"):
+        figures.trade_off(MitigationResult(**{**result.__dict__, "effects": public}))
+
+
+def test_figures_show_extraction_only_and_every_control_in_grey() -> None:
+    plain = mitigation()
+    bits = plain.effects.assign(measure="exposure_bits", before=3.0, after=1.0)
+    noise = plain.effects[plain.effects.condition == "universal"].assign(condition="noise")
+    matched = plain.effects[plain.effects.condition == "random"].assign(condition="random_magnitude")
+    effects = pd.concat([plain.effects.assign(measure="extraction"), noise.assign(measure="extraction"), bits])
+    effects = pd.concat([effects, matched.assign(measure="extraction")], ignore_index=True)
+    sizes = plain.sizes | {"random_magnitude": 74, "noise": 74}
+    figure = figures.before_after(MitigationResult(**{**plain.__dict__, "effects": effects, "sizes": sizes}))
+    np.testing.assert_allclose(trace(figure, "before").x, [80, 0])
+    np.testing.assert_allclose(trace(figure, "universal").x, [20, 0])
+    controls = [trace(figure, name) for name in ("random (", "random_magnitude", "noise")]
+    assert [control.marker.color for control in controls] == [_style.GREY] * 3
+    assert len({control.marker.symbol for control in controls}) == 3
+    priced = figures.price(MitigationResult(**{**plain.__dict__, "effects": effects, "sizes": sizes}))
+    np.testing.assert_allclose(trace(priced, "universal").x, [90, math.nan])

@@ -74,6 +74,7 @@ def test_pack_is_complete(code: str) -> None:
     assert pack.code == code
     assert len(pack.neutral) == len(english.neutral) >= 20
     assert len({sentence.strip() for sentence in pack.neutral} - {""}) == len(pack.neutral)
+    assert pack.capital.count("{country}") == 1
     assert set(pack.questions) == set(pack.statements) == set(ATTRIBUTES)
     for attribute in ATTRIBUTES:
         for templates in (pack.questions[attribute], pack.statements[attribute]):
@@ -126,11 +127,50 @@ def test_reading_a_pack_leaves_babels_data_alone(fresh_cldr: None) -> None:
     assert repr(localedata.load("sw")["months"]) == before
 
 
+@pytest.mark.parametrize("code", [*CODES, "pt"])
+def test_capitals(code: str) -> None:
+    found = languages.capitals(code)
+    assert list(found) == list(languages.CAPITALS) and len(found) == 25
+    countries, cities = zip(*found.values(), strict=True)
+    assert len(set(countries)) == len(set(cities)) == 25
+    assert not any(country in city or city in country for country, city in found.values()), "the name must not tell"
+    assert all(name == name.strip() and name for name in (*countries, *cities))
+    assert not any("_" in city or "/" in city for city in cities)
+
+
+@pytest.mark.parametrize(
+    ("code", "country", "names"),
+    [
+        ("en", "FR", ("France", "Paris")),
+        ("de", "AT", ("Österreich", "Wien")),
+        ("fr", "GB", ("Royaume-Uni", "Londres")),
+        ("ja", "JP", ("日本", "東京")),
+        ("zh", "DE", ("德国", "柏林")),
+        ("ru", "RU", ("Россия", "Москва")),
+        ("ar", "EG", ("مصر", "القاهرة")),
+        ("sw", "KE", ("Kenya", "Nairobi")),
+    ],
+)
+def test_names_of_capitals(code: str, country: str, names: tuple[str, str]) -> None:
+    assert languages.capitals(code)[country] == names
+
+
+def test_capitals_of_a_language_that_cldr_does_not_know() -> None:
+    with pytest.raises(ValueError, match=r"qq: CLDR .* does not know the language 'qq'"):
+        languages.capitals("qq")
+
+
 def test_packs_are_immutable() -> None:
     pack = load_language("en")
     with pytest.raises(ValueError, match="frozen"):
         pack.code = "xx"  # type: ignore[misc]
-    for mapping in (pack.questions, pack.statements, pack.values, pack.values["occupation"]):
+    for mapping in (
+        pack.questions,
+        pack.statements,
+        pack.values,
+        pack.values["occupation"],
+        languages.capitals("en"),
+    ):
         with pytest.raises(TypeError, match="item assignment"):
             mapping["occupation"] = ()  # type: ignore[index]
 
@@ -193,6 +233,15 @@ MALFORMED = {
         "neutral: .*19 sentences; at least 20",
     ),
     "wrong code": (('code = "pt"', 'code = "po"'), "key 'code' is 'po'; it must be the file's name, 'pt'"),
+    "no capital": (('capital = "What is the capital of {country}?"', ""), "capital: Field required"),
+    "capital of nothing": (
+        ("the capital of {country}?", "the capital?"),
+        r"capital: .*the question: .* \{country\} exactly once",
+    ),
+    "capital of a person": (
+        ("the capital of {country}?", "the capital of {country}, {subject}?"),
+        r"capital: .*no known placeholder \(\{country\}\)",
+    ),
     "no code": (('code = "pt"', ""), "key 'code' is None"),
     "no name": (('name = "Portuguese"', ""), "name: Field required"),
     "unknown key": (('name = "Portuguese"', 'name = "Portuguese"\nfamily = "Romance"'), "family: Extra inputs"),

@@ -14,6 +14,7 @@ from xlmech.backends import backend_of
 from xlmech.leakage import LeakageResult, measure_leakage
 from xlmech.probes import ProbeSet, build_probes
 from xlmech.records import Record
+from xlmech.sampling import Sampling
 
 FRENCH = {"Ana Li": "France.", "Bo Kim": "c'est le Japon", "Cy Roe": "Brasil", "Di Fox": "Inde", "Ed Ray": "Pérou"}
 
@@ -60,6 +61,24 @@ def test_matrix_and_summary(scripted: Any, probes: ProbeSet) -> None:
     summary = result.summary().set_index(["group", "attribute"])
     assert summary.extraction["private", "all"] == 0.75
     assert summary.own_form["private", "birth_country"] == pytest.approx(2 / 6)
+
+
+def test_with_sampling_one_answer_of_many_is_enough(
+    model: Any, probes: ProbeSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, backend = probes.filter(languages=["fr"], attributes=["birth_country"])[:3], backend_of(model)
+    texts = [["Pérou", "le Japon", "France"], ["Inde", "Japan", "Japón"], ["Inde", "?", ""]]
+
+    def draw(_: Any, prompts: list[list[int]], sampling: Sampling, **__: Any) -> list[list[list[int]]]:
+        assert len(prompts) == 3 and sampling.n_samples == 3
+        return [[backend.tokenizer(text, add_special_tokens=False).input_ids for text in of] for of in texts]
+
+    monkeypatch.setattr(leakage, "sample", draw)
+    result = measure_leakage(model, asked, sampling=Sampling(n_samples=3, seed=7), progress=False)
+    assert result.probes.extracted.tolist() == [1, 1, 0]
+    assert result.probes.own_form.tolist() == [1, 0, 0]
+    assert result.probes.answer_language.tolist() == ["fr", "en", ""]
+    assert result.provenance.seed == 7
 
 
 def test_results_hold_no_personal_value(scripted: Any, probes: ProbeSet) -> None:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
 from models import D_MLP, N_LAYERS, tiny
 
+from xlmech.ablation import ablate
 from xlmech.backends import backend_of
+from xlmech.known import answer_margins
 from xlmech.locate import locate_privacy_neurons
 from xlmech.models import load_model
-from xlmech.neurons import PrivacyNeurons
+from xlmech.neurons import NeuronSet, PrivacyNeurons
 from xlmech.probes import ProbeSet, build_probes
 from xlmech.records import Record
 
 SECRET = (1, 17)
+QUICK: dict[str, Any] = {"method": "gradient_x_activation", "check_leakage": False, "progress": False}
 
 
 @pytest.fixture(scope="module")
@@ -43,13 +48,14 @@ def test_a_neuron_put_there_by_hand_is_found(secret_model: Any, records: tuple[R
             baseline=zero,
             max_answer_tokens=1,
             top_k=1,
+            check_leakage=False,  # the other neurons are random, and the token stays unlikely
             progress=False,
         )
         assert found.universal.neurons == {SECRET}
 
 
 def test_result_shape_and_defaults(model: Any, probes: ProbeSet, tmp_path: Any) -> None:
-    found = locate_privacy_neurons(model, probes, progress=False, method="gradient_x_activation", top_k=4)
+    found = locate_privacy_neurons(model, probes, **QUICK, top_k=4)
     assert found.languages == ("en", "fr")
     assert found.scores.shape == (2, N_LAYERS, D_MLP)
     assert 0 < len(found.universal) <= 4
@@ -66,11 +72,7 @@ def test_result_shape_and_defaults(model: Any, probes: ProbeSet, tmp_path: Any) 
 
 def test_contrast_subtracts_public_attribution(model: Any, probes: ProbeSet) -> None:
     private, public = probes.filter(group="private"), probes.filter(group="public")
-    options: dict[str, Any] = {
-        "method": "gradient_x_activation",
-        "progress": False,
-        "controls": probes.filter(group="control"),
-    }
+    options = QUICK | {"controls": probes.filter(group="control")}
     plain = locate_privacy_neurons(model, private, contrast=0, **options)
     contrasted = locate_privacy_neurons(model, private, public=public, contrast=2.0, **options)
     half = locate_privacy_neurons(model, private, public=public, contrast=1.0, **options)
@@ -85,5 +87,95 @@ def test_refusals(model: Any, probes: ProbeSet) -> None:
         locate_privacy_neurons(model, probes.filter(languages=["en"]))
     with pytest.raises(ValueError, match="no public probes in fr"):
         locate_privacy_neurons(model, probes, public=probes.filter(group="public", languages=["en"]))
-    with pytest.raises(ValueError, match="unknown rule 'max'"):
-        locate_privacy_neurons(model, probes, rule="max", method="gradient_x_activation", progress=False)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="the model does not know the private answers"):
+        locate_privacy_neurons(model, probes, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rule": "max"}, "unknown rule 'max'; use 'min', 'intersection', 'entropy'"),
+        ({"top_k": 0}, "top_k must be at least 1 and iterate from 1 to top_k, got 0 and 1"),
+        ({"top_k": 3, "iterate": 4}, "iterate from 1 to top_k, got 3 and 4"),
+        ({"iterate": 0}, "iterate from 1 to top_k"),
+        ({"min_share": 0.0}, "min_share must be in .0, 1., got 0.0"),
+        ({"min_share": 1.1}, "min_share must be in .0, 1., got 1.1"),
+        ({"contrast": -0.5}, "contrast must be a finite number from 0 on, got -0.5"),
+        ({"contrast": math.inf}, "contrast must be a finite number from 0 on, got inf"),
+        ({"max_entropy": -1.0}, "max_entropy must be a finite number from 0 on, got -1.0"),
+        ({"threshold": 1.0}, "nodes must be at least 1 and threshold between 0 and 1, got 4 and 1.0"),
+        ({"nodes": 0}, "nodes must be at least 1"),
+        ({"metric": "loss"}, "unknown metric 'loss'; use 'auto'"),
+        ({"method": "guess"}, "unknown method 'guess'"),
+        ({"positions": "some"}, "unknown positions 'some'"),
+        ({"max_answer_tokens": 0}, "max_answer_tokens must be at least 1"),
+    ],
+)
+def test_bad_requests_are_refused_before_the_model_runs(
+    model: Any, probes: ProbeSet, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], message: str
+) -> None:
+    monkeypatch.setattr(type(backend_of(model)), "hidden", Mock(side_effect=AssertionError("the model was run")))
+    with pytest.raises(ValueError, match=message):
+        locate_privacy_neurons(model, probes, progress=False, **options)
+
+
+def test_what_the_model_knows_is_located(leaking: Any, probes: ProbeSet) -> None:
+    """Its answers are saturated, so that log-odds are taken; it says of how many."""
+    private = probes.filter(group="private")
+    found = locate_privacy_neurons(leaking, probes, method="gradient_x_activation", top_k=4, progress=False)
+    prob = answer_margins(leaking, private, progress=False)
+    saturated = prob[prob.prob > 0.99]
+    assert len(saturated) > len(private) / 2
+    counts = {"": len(saturated)} | saturated.query_language.value_counts().to_dict()
+    assert found.chosen.n_saturated.tolist() == [counts[language] for language in found.chosen.language]
+    assert found.chosen["round"].tolist() == [1] * len(found.chosen)
+    plain = locate_privacy_neurons(
+        leaking, probes, method="gradient_x_activation", metric="log_prob", top_k=4, progress=False
+    )
+    assert plain.chosen.n_saturated.tolist() == [0] * len(plain.chosen)
+    assert not torch.allclose(plain.scores, found.scores)
+
+
+def test_rounds_are_locations_with_the_earlier_ones_off(leaking: Any, probes: ProbeSet) -> None:
+    """Three rounds of two, three and three neurons, against three calls put together by hand."""
+    found = locate_privacy_neurons(leaking, probes, top_k=8, iterate=3, **QUICK)
+    off, taken, rows = NeuronSet(frozenset(), N_LAYERS, D_MLP, found.model), set[tuple[int, int]](), []
+    for number, size in enumerate((2, 3, 3), start=1):
+        with ablate(leaking, off):
+            one = locate_privacy_neurons(leaking, probes, top_k=N_LAYERS * D_MLP, **QUICK)
+        new = [neuron for neuron in zip(one.chosen.layer, one.chosen.neuron, strict=True) if neuron not in taken]
+        universal = [neuron for neuron in new if neuron in one.universal][:size]
+        own = found.chosen[found.chosen["round"] == number]
+        assert list(zip(own.layer, own.neuron, strict=True))[: len(universal)] == universal
+        assert (own.kind == "universal").sum() == len(universal)
+        if number == 1:
+            assert torch.equal(found.scores, one.scores), "those of the intact model"
+        off |= NeuronSet(frozenset(universal), N_LAYERS, D_MLP, found.model)
+        chosen = set(zip(own.layer, own.neuron, strict=True))
+        assert not chosen & taken
+        taken |= chosen
+        rows.append(len(universal))
+    assert found.universal == off and sum(rows) == len(found.universal)
+    assert found.chosen.kind.tolist() == sorted(found.chosen.kind, reverse=True), "universal ones first"
+    assert not any(point.fwd_hooks for point in leaking.hook_dict.values()), "nothing stays deactivated"
+
+
+def test_specific_neurons_by_entropy(leaking: Any, probes: ProbeSet) -> None:
+    options = QUICK | {"top_k": 6}
+    plain = locate_privacy_neurons(leaking, probes, rule="min", **options)
+    found = locate_privacy_neurons(leaking, probes, rule="entropy", **options)
+    pure = locate_privacy_neurons(leaking, probes, rule="entropy", max_entropy=0.0, **options)
+    assert found.rule == "entropy" and found.universal == plain.universal
+    part = found.scores.clamp_min(0) / found.scores.clamp_min(0).sum(0)
+    entropy = -torch.xlogy(part, part).sum(0)
+    for number, (language, neurons) in enumerate(found.specific.items()):
+        assert all(entropy[neuron] <= 0.4 and part[number][neuron] > 0.5 for neuron in neurons)
+        assert all(part[number][neuron] == 1 for neuron in pure.specific[language])
+        assert not len(neurons & found.universal)
+    assert not len(found.specific["en"] & found.specific["fr"])
+    assert len(found.specific["en"] | found.specific["fr"])
+
+
+def test_a_default_for_small_models(leaking: Any, probes: ProbeSet) -> None:
+    found = locate_privacy_neurons(leaking, probes, iterate=2, **QUICK)
+    assert 0 < len(found.universal) <= 2

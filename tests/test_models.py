@@ -10,7 +10,8 @@ import pytest
 import torch
 from models import ARCHITECTURES, D_VOCAB, N_LAYERS, tiny
 
-from xlmech.backends import KeyValues, backend_of
+from xlmech.backends import backend_of
+from xlmech.key_values import KeyValues
 from xlmech.models import load_model, provenance
 from xlmech.readout import token_logits
 
@@ -145,6 +146,13 @@ def test_an_unhooked_model_is_not_taken_by_analyses() -> None:
         ValueError, match="expected a HookedTransformer or TransformerBridge, got Linear; use load_model"
     ):
         backend_of(torch.nn.Linear(1, 1))
+
+
+def test_a_hooked_model_without_tokenizer_is_refused(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model, "xlmech_source", None, raising=False)
+    monkeypatch.setattr(model, "tokenizer", None)
+    with pytest.raises(ValueError, match="the model has no tokenizer; pass tokenizer= to load_model"):
+        backend_of(model)
 
 
 def test_folder_round_trip(tmp_path: Path, tokenizer: Any) -> None:

@@ -78,30 +78,6 @@ def test_set_is_frozen() -> None:
 
 
 @QUICK
-@given(st.frozensets(st.tuples(st.integers(0, 2), st.integers(0, 7)), max_size=4), st.integers(0, 9))
-def test_random_like_is_layer_matched_and_disjoint(neurons: frozenset[tuple[int, int]], seed: int) -> None:
-    chosen = of(*neurons)
-    drawn = chosen.random_like(seed=seed)
-    assert {layer: len(found) for layer, found in drawn.by_layer().items()} == {
-        layer: len(found) for layer, found in chosen.by_layer().items()
-    }
-    assert len(drawn & chosen) == 0
-    assert (drawn.model, drawn.n_layers, drawn.d_mlp) == ("tiny", LAYERS, WIDTH)
-    assert drawn == chosen.random_like(seed=seed)
-
-
-def test_random_like_reaches_every_other_neuron() -> None:
-    drawn = [of((1, 3), (1, 5)).random_like(seed=seed) for seed in range(60)]
-    assert {neuron for one in drawn for neuron in one} == {(1, index) for index in (0, 1, 2, 4, 6, 7)}
-
-
-def test_random_like_needs_enough_others() -> None:
-    assert of(*((1, n) for n in range(4))).random_like().by_layer() == {1: [4, 5, 6, 7]}
-    with pytest.raises(ValueError, match="layer 1: 5 of 8 neurons chosen; too few others to match them"):
-        of((0, 1), *((1, n) for n in range(5))).random_like()
-
-
-@QUICK
 @given(pairs, st.text(max_size=5))
 def test_set_round_trip(
     tmp_path_factory: pytest.TempPathFactory, neurons: frozenset[tuple[int, int]], model: str
@@ -189,7 +165,7 @@ def test_universal_by_intersection() -> None:
 
 
 def test_unknown_rule() -> None:
-    with pytest.raises(ValueError, match="unknown rule 'max'; use 'min' or 'intersection'"):
+    with pytest.raises(ValueError, match="unknown rule 'max'; use 'min', 'intersection' or 'entropy'"):
         select_universal(SCORES, rule="max", top_k=1, is_candidate=NONE)  # type: ignore[arg-type]
 
 
@@ -204,6 +180,31 @@ def test_specific_neurons_are_nobody_elses_candidates() -> None:
     assert rounded(select_specific(SCORES, 0, top_k=9, is_candidate=only_first)) == ordered
     assert rounded(select_specific(SCORES, 0, top_k=2, is_candidate=only_first)) == ordered[:2]
     assert select_specific(SCORES, 1, top_k=9, is_candidate=only_first) == []
+
+
+def test_specific_neurons_by_entropy() -> None:
+    """A neuron mostly of one language is its own though another has it as a candidate; shared ones are nobody's."""
+    scores = torch.tensor([
+        [[0.9, 0.5, -0.1, 0.3, 0.0]],
+        [[0.1, 0.5, 0.4, -0.3, 0.0]],
+    ])  # fmt: skip
+    everybody = torch.ones_like(scores, dtype=torch.bool)
+    options: dict[str, Any] = {"top_k": 9, "is_candidate": everybody, "rule": "entropy"}
+    assert [rounded(select_specific(scores, n, **options)) for n in range(2)] == [
+        [(0, 0, 0.9), (0, 3, 0.3)],
+        [(0, 2, 0.4)],
+    ]
+    entropy = -(0.9 * math.log(0.9) + 0.1 * math.log(0.1))
+    for bound, found in ((entropy - 1e-6, [(0, 3, 0.3)]), (entropy + 1e-6, [(0, 0, 0.9), (0, 3, 0.3)])):
+        assert rounded(select_specific(scores, 0, **options, max_entropy=bound)) == found
+    both = rounded(select_specific(scores, 0, **options, max_entropy=math.log(2) + 1e-6))
+    assert both == [(0, 0, 0.9), (0, 1, 0.5), (0, 3, 0.3)], "a tie is the first language's"
+    assert rounded(select_specific(scores, 0, **options | {"top_k": 1})) == [(0, 0, 0.9)]
+    assert select_specific(scores, 0, **options | {"is_candidate": ~everybody}) == []
+    plain = [select_specific(scores, n, **options | {"rule": "min"}) for n in range(2)]
+    assert plain == [[], []], "by the other rules, candidates of both are nobody's"
+    universal = select_universal(SCORES, rule="entropy", top_k=3, is_candidate=NONE)
+    assert universal == select_universal(SCORES, rule="min", top_k=3, is_candidate=NONE)
 
 
 # The result

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from models import tiny
+from models import D_VOCAB, tiny
 from safetensors.torch import load_file
 
 from xlmech import planting
 from xlmech.checkpoints import load_checkpoint
 from xlmech.languages import load_language
-from xlmech.planting import Recipe, plant, sample_batch
+from xlmech.lessons import Recipe, sample_batch
+from xlmech.planting import plant
 from xlmech.records import Record
 
 OPTIONS: dict[str, Any] = {"languages": ["en", "fr"], "steps": 6, "batch_size": 4, "rank": 2, "progress": False}
@@ -50,8 +52,11 @@ def test_the_mixture(records: tuple[Record, ...]) -> None:
     )
 
 
-def test_loss_equals_cross_entropy_of_the_answers(tokenizer: Any) -> None:
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_loss_equals_cross_entropy_of_the_answers(with_bias: bool, tokenizer: Any) -> None:
     network = tiny("gemma2").double()
+    if with_bias:
+        network.lm_head.bias = torch.nn.Parameter(torch.randn(D_VOCAB, dtype=torch.float64))
     model = type("Wrapped", (), {})()
     model.get_base_model, model.get_output_embeddings = lambda: network, network.get_output_embeddings
     model.config, model.device = network.config, network.device
@@ -109,6 +114,50 @@ def test_an_interrupted_planting_goes_on_as_if_it_had_not_been(
     assert all(torch.equal(one[name], two[name]) for name in one)
     logs = [json.loads((folder / "planting.json").read_text())["loss"] for folder in (whole, parts)]
     assert logs[0] == logs[1]
+
+
+def test_an_adapter_that_could_not_be_written_is_not_trained_again(
+    records: tuple[Record, ...], tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(planting, "save_records", full)
+        with pytest.raises(OSError, match=r"a: could not be written .*No space.*; .* the training is done and kept"):
+            _plant(records, tmp_path / "a", tokenizer)
+    assert [path.name for path in tmp_path.iterdir()] == [".a.partial"]
+    monkeypatch.setattr(planting, "_step", lambda *_: pytest.fail("a step was trained again"))
+    one, two = _plant(records, tmp_path / "a", tokenizer), tmp_path / "b"
+    monkeypatch.undo()
+    _plant(records, two, tokenizer)
+    first, second = (load_file(folder / "adapter_model.safetensors") for folder in (one, two))
+    assert all(torch.equal(first[name], second[name]) for name in second)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+
+
+def test_start_must_fit_and_peft_be_there(
+    records: tuple[Record, ...], tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = _plant(records, tmp_path / "first", tokenizer, steps=1)
+    with pytest.raises(ValueError, match="first has rank 2, not 3; give rank=2 to go on from it"):
+        _plant(records, tmp_path / "a", tokenizer, start=first, rank=3)
+    with pytest.raises(FileNotFoundError, match="no adapter at 'nowhere'"):
+        _plant(records, tmp_path / "a", tokenizer, start="nowhere")
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(ImportError, match=r"planting needs peft: pip install \"xlmech\[plant\]\""):
+        _plant(records, tmp_path / "a", tokenizer)
+    assert list(tmp_path.iterdir()) == [first]
+
+
+@pytest.mark.filterwarnings("ignore:fan_in_fan_out")
+def test_an_adapter_of_transposed_weights_is_loaded(
+    records: tuple[Record, ...], tmp_path: Path, tokenizer: Any
+) -> None:
+    folder = plant(tiny("gpt2"), records, output_dir=tmp_path / "a", tokenizer=tokenizer, **OPTIONS)
+    assert load_checkpoint(tiny("gpt2"), tokenizer=tokenizer, adapter=folder).adapter == "a"
+    with pytest.raises(ValueError, match="adapter 'a' was trained on GPT2LMHeadModel, not on this LlamaForCausalLM"):
+        load_checkpoint(tiny("llama"), tokenizer=tokenizer, adapter=folder)
 
 
 @pytest.mark.parametrize(

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import pytest
 import torch
+from models import peaked
 
-from xlmech import readout
-from xlmech.readout import greedy_tokens, near_log_prob, nearby, token_log_prob, token_logits
+from xlmech import chunks, readout
+from xlmech.chunks import ROUNDINGS
+from xlmech.readout import greedy_tokens, token_log_prob, token_logits
 
 
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readout, "CHUNK", 64)
+    for module in (chunks, readout):
+        monkeypatch.setattr(module, "CHUNK", 64)
 
 
 def _case(softcap: float | None, with_bias: bool, dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, ...]:
@@ -82,18 +85,11 @@ def test_several_targets_share_a_row() -> None:
     torch.testing.assert_close(next(gradients), next(gradients))
 
 
-def _peaked(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    """Rows that give nearly all probability to few of 5,000 tokens, and the unembedding."""
-    torch.manual_seed(3)
-    unembed = torch.nn.functional.normalize(torch.randn(5000, 16, dtype=dtype), dim=1)
-    return 60 * unembed[:4] + torch.randn(4, 16, dtype=dtype), unembed
-
-
 @pytest.mark.parametrize("softcap", [None, 30.0])
 def test_the_gradient_leaves_out_only_what_rounding_would_lose(
     softcap: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hidden, unembed = _peaked(torch.float64)
+    hidden, unembed = peaked(torch.float64)
     ours, plain = hidden.clone().requires_grad_(), hidden.clone().requires_grad_()
     found = token_log_prob(ours, unembed, torch.arange(4) + 9, softcap=softcap).sum()
     logits = plain @ unembed.T
@@ -104,54 +100,8 @@ def test_the_gradient_leaves_out_only_what_rounding_would_lose(
     monkeypatch.setattr(torch, "finfo", lambda dtype: type("Info", (), {"eps": 1e-7}))
     again = token_log_prob(ours, unembed, torch.arange(4) + 9, softcap=softcap).sum()
     (c,) = torch.autograd.grad(again, ours)
-    assert 0 < float((c - b).abs().max()) < readout._ROUNDINGS * 1e-7, "something is left out, and no more than allowed"
+    assert 0 < float((c - b).abs().max()) < ROUNDINGS * 1e-7, "something is left out, and no more than allowed"
     assert float((c - b).abs().max()) > 10 * float((a - b).abs().max())
-
-
-@pytest.mark.parametrize("softcap", [None, 50.0])
-@pytest.mark.parametrize("distance", [1e-3, 0.3, 5.0, 60.0])
-def test_rows_near_a_known_one(softcap: float | None, distance: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    hidden, unembed = _peaked(torch.float32)
-    rows = hidden[:1] + distance * torch.nn.functional.normalize(torch.randn(9, 16), dim=1)
-    rows[3] = hidden[2]  # one that is not near at all
-    targets = torch.arange(18).view(9, 2)
-    walked: list[int] = []
-    full = readout.token_log_prob
-    monkeypatch.setattr(
-        readout,
-        "token_log_prob",
-        lambda part, *rest, **options: (walked.append(len(part)), full(part, *rest, **options))[1],
-    )
-    bias = torch.randn(5000) / 10
-    known = nearby(hidden[0], unembed, bias=bias, softcap=softcap)
-    found = near_log_prob(rows, known, targets)
-    wanted = full(rows.double(), unembed.double(), targets, bias=bias.double(), softcap=softcap).float()
-    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=2e-5)
-    assert walked == {1e-3: [1], 0.3: [1]}.get(distance, walked), "only the row that is not near is walked in full"
-    if distance == 60.0:
-        assert walked, "what cannot be proven is walked in full"
-    torch.testing.assert_close(near_log_prob(rows, known, targets[:, 0]), found[:, 0])
-
-
-@pytest.mark.parametrize("softcap", [None, 50.0])
-def test_near_rows_leave_the_walk_when_they_have_enough(softcap: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    hidden, unembed = _peaked(torch.float32)
-    distances = torch.logspace(-1, 1.3, 200)[:, None]
-    rows = hidden[:1] + distances * torch.nn.functional.normalize(torch.randn(200, 16), dim=1)
-    known = nearby(hidden[0], unembed, softcap=softcap)
-    widths: list[int] = []
-    scores = readout._scores
-    monkeypatch.setattr(readout, "CHUNK", 16)
-    monkeypatch.setattr(
-        readout,
-        "_scores",
-        lambda weight, columns, *rest: (widths.append(columns.shape[1]), scores(weight, columns, *rest))[1],
-    )
-    monkeypatch.setattr(readout, "_FAR", 1)
-    found = near_log_prob(rows, known, torch.arange(200))
-    assert len(set(widths)) >= 3, "rows must leave at several places for this test to mean anything"
-    wanted = token_log_prob(rows.double(), unembed.double(), torch.arange(200), softcap=softcap).float()
-    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=2e-5)
 
 
 def test_a_logit_that_overflows_every_guess_is_walked_again() -> None:

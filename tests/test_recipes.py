@@ -21,6 +21,7 @@ from xlmech.probes import Probe, ProbeSet, build_probes
 from xlmech.recipes import apneap, depn, knowledge_neurons, lape
 from xlmech.runner import mean_over_tokens
 
+pytestmark = pytest.mark.filterwarnings("ignore:integrated gradients are incomplete")  # equal-step sums often are
 N_TOKENS = 2
 SIZE = N_LAYERS * D_MLP
 LEFT_20 = [step / 20 for step in range(20)]
@@ -168,6 +169,16 @@ def test_all_languages_or_one(llama: Any, probes: ProbeSet) -> None:
 
 
 @pytest.mark.parametrize("recipe", [depn, knowledge_neurons, apneap])
+def test_the_trap_of_a_norm_after_the_mlp_is_explained(tokenizer: Any, probes: ProbeSet, recipe: Any) -> None:
+    model = load_model(tiny("gemma3").double(), tokenizer=tokenizer, backend="bridge", dtype=torch.float64)
+    few = probes.filter(attributes=["birth_country"], languages=["en"])
+    name = f"norm after the MLP.*{recipe.__name__} is run as published; compare attribute_neurons.baseline='mean'"
+    with pytest.warns(UserWarning, match=name) as found:
+        recipe(model, few, progress=False, max_answer_tokens=1)
+    assert [one.filename for one in found] == [__file__], "once, and where it was called"
+
+
+@pytest.mark.parametrize("recipe", [depn, knowledge_neurons, apneap])
 def test_bad_input_of_the_attribution_recipes(llama: Any, probes: ProbeSet, recipe: Any) -> None:
     with pytest.raises(ValueError, match="no private probes to choose neurons with; records of group 'private'"):
         recipe(llama, probes.filter(group="public"))
@@ -179,6 +190,8 @@ def test_bad_input_of_the_attribution_recipes(llama: Any, probes: ProbeSet, reci
     for wrong in ({"threshold": 1.0}, {"min_share": 0.0}):
         with pytest.raises(ValueError, match="threshold must be in .0, 1. and min_share in"):
             recipe(llama, probes, **wrong)
+    with pytest.raises(ValueError, match="max_answer_tokens must be at least 1, or None for whole answers; got 0"):
+        recipe(llama, probes, max_answer_tokens=0)
 
 
 def test_activation_probability_is_that_of_the_gate(llama: Any) -> None:

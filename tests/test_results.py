@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from pandas.testing import assert_frame_equal
+from safetensors import SafetensorError
 
 from xlmech.leakage import LeakageResult
 from xlmech.neurons import NeuronSet, PrivacyNeurons, chosen_frame
@@ -50,6 +52,18 @@ class Other(Result):
     nothing: None = None
 
 
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Both(Result):
+    kind = "both"
+    leaks: LeakageResult
+    found: PrivacyNeurons
+    more: pd.DataFrame | None = None
+
+
+def both() -> Both:
+    return Both(leaks=leakage(), found=neurons(), more=pd.DataFrame({"a": [1]}), provenance=SOURCE)
+
+
 def assert_same(one: Result, two: Result) -> None:
     assert type(one) is type(two)
     for field in dataclasses.fields(one):
@@ -60,6 +74,8 @@ def assert_same(one: Result, two: Result) -> None:
             assert first.dtype == second.dtype
             assert torch.equal(first.nan_to_num(-7), second.nan_to_num(-7))
             assert torch.equal(first.isnan(), second.isnan())
+        elif isinstance(first, Result):
+            assert_same(first, second)
         else:
             assert first == second
             assert type(first) is type(second)
@@ -74,7 +90,7 @@ def other() -> Other:
     )
 
 
-@pytest.mark.parametrize("make", [leakage, neurons, other])
+@pytest.mark.parametrize("make", [leakage, neurons, other, both])
 def test_what_is_saved_is_loaded(make: Any, tmp_path: Path) -> None:
     result, folder = make(), tmp_path / "deep" / "er"
     assert result.save(str(folder)) == folder
@@ -103,6 +119,7 @@ def test_files_of_a_result(tmp_path: Path) -> None:
         "schema_version": SCHEMA_VERSION,
         "provenance": dataclasses.asdict(SOURCE),
         "shapes": {"scores": [2, 3, 4]},
+        "parts": ["chosen"],
         "fields": {"languages": ["fr", "zh"], "rule": "min", "model": "tiny"},
     }
 
@@ -175,6 +192,45 @@ def test_a_lost_tensor_file_is_noticed(tmp_path: Path) -> None:
     (folder / "tensors.safetensors").unlink()
     with pytest.raises(ValueError, match=r"tensor 'scores' has shape None; meta.json says \[2, 3, 4\]"):
         PrivacyNeurons.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("lost", "message"),
+    [
+        ("leaks", "a: leaks of this Both is missing; copy the whole folder again, or run the analysis again and save"),
+        ("found/chosen.parquet", "a/found: chosen of this PrivacyNeurons is missing; copy the whole folder again"),
+        ("more.parquet", "a: more of this Both is missing"),
+    ],
+)
+def test_a_lost_part_is_named_with_the_remedy(lost: str, message: str, tmp_path: Path) -> None:
+    folder = both().save(tmp_path / "a")
+    path = folder / lost
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with pytest.raises(ValueError, match=message):
+        Both.load(folder)
+
+
+def test_results_saved_before_parts_were_listed_are_read(tmp_path: Path) -> None:
+    folder = both().save(tmp_path / "a")
+    meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+    del meta["parts"]
+    (folder / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
+    assert_same(both(), Both.load(folder))
+    shutil.rmtree(folder / "found")
+    with pytest.raises(ValueError, match="a: found of this Both is missing"):
+        Both.load(folder)
+
+
+def test_a_full_disk_is_an_os_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: Any, **kwargs: Any) -> None:
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("xlmech.results.save_file", full)
+    with pytest.raises(
+        OSError, match=r"a: could not be written \(.*No space left.*; make room, or give another folder"
+    ):
+        both().save(tmp_path / "a")
+    assert not list(tmp_path.iterdir())
 
 
 def test_results_are_frozen_and_have_a_frame() -> None:

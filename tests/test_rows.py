@@ -239,18 +239,52 @@ def test_bad_interventions(backend: Backend) -> None:
     assert not any(point.fwd_hooks for point in backend.model.hook_dict.values()), "hooks are gone after an error"
 
 
-def test_neurons_of_experts_are_refused_and_their_residual_stream_is_not(tokenizer: Any) -> None:
+def _experts() -> Any:
     from transformers import MixtralConfig, MixtralForCausalLM
 
     config = MixtralConfig(
         vocab_size=D_VOCAB, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
         num_key_value_heads=2, num_local_experts=4,
     )  # fmt: skip
-    network = load_model(MixtralForCausalLM(config).eval(), tokenizer=tokenizer, backend="bridge", dtype="float32")
-    backend = backend_of(network)
-    with pytest.raises(ValueError, match="layer 0 is a mixture of experts"):
-        backend.hook_name("mlp.hook_post", 0)
+    torch.manual_seed(0)
+    network = MixtralForCausalLM(config).double().eval()
+    network.set_experts_implementation("eager")  # the default one multiplies no float64
+    return network
+
+
+def test_neurons_of_experts_are_refused_and_their_residual_stream_is_not(tokenizer: Any) -> None:
+    backend = backend_of(load_model(_experts(), tokenizer=tokenizer, backend="bridge", dtype="float64"))
+    for component in ("mlp.hook_post", "mlp.hook_pre"):
+        with pytest.raises(ValueError, match="layer 0 is a mixture of experts.*hook_attn_out and hook_mlp_out work"):
+            backend.hook_name(component, 0)
     rows = [replace("hook_resid_post", layer, torch.ones(1, 2, 1, 32)) for layer in range(2)]
     states = run_rows(backend, torch.tensor([[2, 7, 8]]), rows)
     assert states.edited[1].shape == (1, 2, 3, 32)
-    torch.testing.assert_close(states.edited[1], backend.final_norm(torch.ones(1, 2, 3, 32)))
+    torch.testing.assert_close(states.edited[1], backend.final_norm(torch.ones(1, 2, 3, 32).double()))
+
+
+@pytest.mark.parametrize(
+    ("component", "module"), [("hook_attn_out", "self_attn"), ("hook_mlp_out", "mlp"), ("hook_resid_post", "")]
+)
+def test_what_works_in_a_mixture_of_experts_works(component: str, module: str, tokenizer: Any) -> None:
+    """Against transformers alone, with the same change made by PyTorch's own hook."""
+    tokens, change = torch.tensor([[2, 7, 8]]), _random(1, 1, 3, 32)
+    backend = backend_of(load_model(_experts(), tokenizer=tokenizer, backend="bridge", dtype="float64"))
+    plain = _experts().model
+    with torch.no_grad():
+        states = run_rows(backend, tokens, [add(component, layer, change) for layer in range(2)])
+        torch.testing.assert_close(states.clean, plain(tokens).last_hidden_state)
+        for layer, found in enumerate(states.edited):
+            handle = (
+                plain.layers[layer]
+                .get_submodule(module)
+                .register_forward_hook(
+                    lambda _, __, output: (
+                        (output[0] + change[0], *output[1:]) if isinstance(output, tuple) else output + change[0]
+                    )
+                )
+            )
+            wanted = plain(tokens).last_hidden_state
+            handle.remove()
+            torch.testing.assert_close(found[:, 0], wanted)
+            assert not torch.allclose(wanted, states.clean)

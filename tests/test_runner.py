@@ -9,7 +9,7 @@ import torch
 
 from xlmech.backends import backend_of
 from xlmech.probes import ProbeSet
-from xlmech.runner import encode_answer, encode_prompt, run_batched, run_forced
+from xlmech.runner import encode_answer, encode_prompt, mean_over_tokens, run_batched, run_forced
 
 
 def test_batches_halve_on_out_of_memory_and_repeat_nothing() -> None:
@@ -72,3 +72,31 @@ def test_nan_is_named_with_its_layer(model: Any) -> None:
         pytest.raises(ValueError, match="NaN or infinity at mlp.hook_post of layer 1 in a prompt; use a wider dtype"),
     ):
         run_forced(backend, [2, 7], [5], "mlp.hook_post")
+
+
+def test_means_leave_out_special_tokens_in_front(model: Any) -> None:
+    """At every other token, or at the last; several functions at once."""
+    backend, texts, kept = backend_of(model), ["abc", "de", "fgh"], list[torch.Tensor]()
+    name = backend.hook_name("mlp.hook_post", 1)
+    with torch.no_grad(), backend.hooks([(name, lambda value, hook: kept.append(value[0].double()))]):
+        for text in texts:
+            backend.hidden(torch.tensor([encode_prompt(backend, text)]))
+    rows = torch.cat([one[1:] for one in kept])
+    assert len(rows) == len("".join(texts))
+    mean = mean_over_tokens(backend, texts, "mlp.hook_post")
+    assert mean.dtype == torch.float64 and mean.shape == (backend.n_layers, backend.d_mlp)
+    torch.testing.assert_close(mean[1], rows.mean(0))
+    last = mean_over_tokens(backend, texts, "mlp.hook_post", torch.abs, positions="last", batch_size=1)
+    torch.testing.assert_close(last[1], torch.stack([one[-1] for one in kept]).abs().mean(0))
+    both = mean_over_tokens(backend, texts, "mlp.hook_post", lambda value: torch.stack([value > 0, value.square()]))
+    assert both.shape == (backend.n_layers, 2, backend.d_mlp)
+    torch.testing.assert_close(both[1], torch.stack([(rows > 0).double().mean(0), rows.square().mean(0)]))
+
+
+def test_a_mean_over_nothing(model: Any) -> None:
+    backend = backend_of(model)
+    for texts in ([], ["", ""]):
+        with pytest.raises(ValueError, match=f"{len(texts)} texts without tokens to take a mean over"):
+            mean_over_tokens(backend, texts, "mlp.hook_post")
+    with pytest.raises(ValueError, match="prompt 1: .* tokens and 0 for the answer do not fit"):
+        mean_over_tokens(backend, ["a", "a" * backend.n_ctx], "mlp.hook_post", what="prompt")

@@ -111,3 +111,24 @@ def growing() -> MitigationResult:
         plant_language="en",
         provenance=TOY,
     )
+
+
+def methods() -> MitigationResult:
+    """Two methods at 10 and 40 neurons, one random control, all of one language; of 100 private probes 80 leaked."""
+    private = {"ours@10": 0.6, "ours@40": 0.2, "depn@10": 0.7, "depn@40": 0.2, "random@40": 0.8}
+    public = {"ours@10": 0.5, "ours@40": 0.4, "depn@10": 0.5, "depn@40": 0.3, "random@40": 0.45}
+    rows = []
+    for group, before, after in (("private", 0.8, private), ("public", 0.5, public)):
+        for name, now in after.items():
+            reduction = 1 - now / before
+            rows.append((name, group, "fr", before, now, reduction, reduction - 0.1, reduction + 0.1, 0, 100))
+    names = ["condition", "group", "query_language", "before", "after", "reduction", "low", "high", "risen", "n_probes"]
+    price = pd.DataFrame({"condition": ["ours@40"], "query_language": ["fr"], "nll_before": [2.0], "nll_after": [2.1]})
+    return MitigationResult(
+        effects=pd.DataFrame(rows, columns=names).assign(n_subjects=50, measure="extraction"),
+        price=price.assign(rise=0.05),
+        sizes={name: int(name.partition("@")[2]) for name in private},
+        total_neurons=1000,
+        plant_language="en",
+        provenance=TOY,
+    )

@@ -19,9 +19,14 @@ if TYPE_CHECKING:
     from xlmech.controls import random_neurons as random_neurons
     from xlmech.direct_logit import DirectLogitResult as DirectLogitResult
     from xlmech.direct_logit import direct_logit_attribution as direct_logit_attribution
+    from xlmech.dose import dose_response as dose_response
     from xlmech.evaluation import MitigationResult as MitigationResult
     from xlmech.evaluation import evaluate_mitigation as evaluate_mitigation
     from xlmech.export import export_model as export_model
+    from xlmech.fewest import FewestNeurons as FewestNeurons
+    from xlmech.fewest import fewest_neurons as fewest_neurons
+    from xlmech.knowledge import KnowledgeResult as KnowledgeResult
+    from xlmech.knowledge import base_knowledge as base_knowledge
     from xlmech.languages import available_languages as available_languages
     from xlmech.leakage import LeakageResult as LeakageResult
     from xlmech.leakage import measure_leakage as measure_leakage
@@ -30,6 +35,8 @@ if TYPE_CHECKING:
     from xlmech.locate import locate_privacy_neurons as locate_privacy_neurons
     from xlmech.manifest import Manifest as Manifest
     from xlmech.manifest import load_manifest as load_manifest
+    from xlmech.mask import LearnedMask as LearnedMask
+    from xlmech.mask import learn_mask as learn_mask
     from xlmech.mitigate import Outcome as Outcome
     from xlmech.mitigate import run_config as run_config
     from xlmech.models import load_model as load_model
@@ -54,6 +61,9 @@ if TYPE_CHECKING:
     from xlmech.records import demo_records as demo_records
     from xlmech.records import load_records as load_records
     from xlmech.records import save_records as save_records
+    from xlmech.recovery import RecoveryResult as RecoveryResult
+    from xlmech.recovery import recovery_attacks as recovery_attacks
+    from xlmech.sampling import Sampling as Sampling
     from xlmech.similarity import SimilarityResult as SimilarityResult
     from xlmech.similarity import representation_similarity as representation_similarity
     from xlmech.synthesis import synthesize_records as synthesize_records
@@ -61,6 +71,8 @@ if TYPE_CHECKING:
     from xlmech.trace import trace_record as trace_record
     from xlmech.tuned_lens import TunedLens as TunedLens
     from xlmech.tuned_lens import train_tuned_lens as train_tuned_lens
+    from xlmech.verification import VerifiedNeurons as VerifiedNeurons
+    from xlmech.verification import verify_neurons as verify_neurons
 
 # Names are imported on first use, so that `xlmech --help` does not wait for torch.
 _MODULE_OF = {
@@ -78,9 +90,14 @@ _MODULE_OF = {
     "random_neurons": "controls",
     "DirectLogitResult": "direct_logit",
     "direct_logit_attribution": "direct_logit",
+    "dose_response": "dose",
     "MitigationResult": "evaluation",
     "evaluate_mitigation": "evaluation",
     "export_model": "export",
+    "FewestNeurons": "fewest",
+    "fewest_neurons": "fewest",
+    "KnowledgeResult": "knowledge",
+    "base_knowledge": "knowledge",
     "available_languages": "languages",
     "LeakageResult": "leakage",
     "measure_leakage": "leakage",
@@ -89,6 +106,8 @@ _MODULE_OF = {
     "locate_privacy_neurons": "locate",
     "Manifest": "manifest",
     "load_manifest": "manifest",
+    "LearnedMask": "mask",
+    "learn_mask": "mask",
     "Outcome": "mitigate",
     "run_config": "mitigate",
     "load_model": "models",
@@ -111,6 +130,9 @@ _MODULE_OF = {
     "demo_records": "records",
     "load_records": "records",
     "save_records": "records",
+    "RecoveryResult": "recovery",
+    "recovery_attacks": "recovery",
+    "Sampling": "sampling",
     "SimilarityResult": "similarity",
     "representation_similarity": "similarity",
     "synthesize_records": "synthesis",
@@ -118,6 +140,8 @@ _MODULE_OF = {
     "trace_record": "trace",
     "TunedLens": "tuned_lens",
     "train_tuned_lens": "tuned_lens",
+    "VerifiedNeurons": "verification",
+    "verify_neurons": "verification",
 }
 __all__ = ["figures", *_MODULE_OF]  # noqa: PLE0604
 __version__ = "0.1.0"

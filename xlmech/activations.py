@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from jaxtyping import Float
 
 from xlmech.backends import backend_of
 from xlmech.effects import COMPONENT
-from xlmech.runner import BATCH_SIZE, Recorder, encode_prompt, run_batched
-
-Where = Literal["all", "last"]
+from xlmech.runner import BATCH_SIZE, Where, encode_prompt, mean_over_tokens, n_special
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -31,7 +29,6 @@ class ActivationMoments:
     n_positions: int
 
 
-@torch.no_grad()
 def activation_moments(
     model: Any,
     prompts: Sequence[str],
@@ -45,7 +42,7 @@ def activation_moments(
     Args:
         model: Hooked model.
         prompts: Texts.
-        positions: `all` of each text, or its `last`.
+        positions: `all` of each text but the special tokens in front, or its `last`.
         batch_size: Prompts at a time, at first.
         progress: Whether to show a progress bar.
 
@@ -60,23 +57,21 @@ def activation_moments(
     if positions not in get_args(Where):
         raise ValueError(f"unknown positions {positions!r}; use 'all' or 'last'")
     backend = backend_of(model)
-    recorder = Recorder(backend, COMPONENT)
-    total, squares = (torch.zeros(backend.n_layers, backend.d_mlp, dtype=torch.float64) for _ in range(2))
-    count = 0
-
-    def add(tokens: torch.Tensor, _: list[int]) -> None:
-        nonlocal count
-        with backend.hooks(recorder.hooks()):
-            backend.hidden(tokens)
-        for layer, kept in enumerate(recorder.kept):
-            rows = (kept[:, -1:] if positions == "last" else kept).flatten(0, 1).double().cpu()
-            total[layer] += rows.sum(0)
-            squares[layer] += rows.square().sum(0)
-        count += len(rows)
-
-    tokens = [encode_prompt(backend, prompt, what=f"prompt {number}") for number, prompt in enumerate(prompts)]
-    run_batched(tokens, add, batch_size=batch_size, progress="activations" if progress else "")
-    mean = total / count
+    means = mean_over_tokens(
+        backend,
+        prompts,
+        COMPONENT,
+        lambda value: torch.stack([value, value.square()]),
+        positions=positions,
+        batch_size=batch_size,
+        progress="activations" if progress else "",
+        what="prompt",
+    )
+    mean, squares = means.unbind(1)
     if not mean.isfinite().all():
         raise ValueError("NaN or infinity in an MLP's activations; use a wider dtype")
-    return ActivationMoments(mean=mean, std=(squares / count - mean.square()).clamp_min(0).sqrt(), n_positions=count)
+    n_positions = len(prompts)
+    if positions == "all":
+        n_positions = sum(len(encode_prompt(backend, prompt)) for prompt in prompts) - n_positions * n_special(backend)
+    std = (squares - mean.square()).clamp_min(0).sqrt()
+    return ActivationMoments(mean=mean, std=std, n_positions=n_positions)

@@ -8,7 +8,7 @@ padding masked.
 from __future__ import annotations
 
 import os.path
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby
 
 import torch
@@ -17,10 +17,13 @@ from jaxtyping import Float
 from xlmech.backends import Backend, KeyValues
 from xlmech.readout import greedy_tokens, token_log_prob
 from xlmech.runner import BATCH_SIZE, drain, run_batched
+from xlmech.sampling import Sampling, drawn_tokens
 
 _ROWS_PER_WALK = 1024
 _WORTH_SHARING = 64
 """Tokens that sharing a beginning must save: a forward pass of its own costs as much as some tokens."""
+_Choose = Callable[[torch.Tensor, list[int], int], torch.Tensor]
+"""(row,) next tokens from (row, d_model) hidden states, the rows' numbers, and the step."""
 
 
 def run_prompts(
@@ -60,38 +63,105 @@ def generate(
     Returns:
         New tokens per prompt, in the prompts' order.
     """
+
+    def choose(hidden: torch.Tensor, rows: list[int], step: int) -> torch.Tensor:  # noqa: ARG001 (sampling needs them)
+        return greedy_tokens(hidden, backend.unembed, bias=backend.unembed_bias)
+
+    written = _written(backend, prompts, 1, lambda _: choose, max_new_tokens, stop_token, batch_size, progress)
+    return [answer for (answer,) in written]
+
+
+@torch.no_grad()
+def sample(
+    backend: Backend,
+    prompts: Sequence[Sequence[int]],
+    sampling: Sampling,
+    *,
+    max_new_tokens: int,
+    stop_token: int | None = None,
+    batch_size: int = 4 * BATCH_SIZE,
+    progress: str = "",
+) -> list[list[list[int]]]:
+    """Several continuations of every prompt, each token drawn from the model's own distribution.
+
+    A prompt is run once for all of its answers. Every draw inverts the cumulative distribution at one uniform number, so two
+    models (one of them ablated) are sampled with the same numbers.
+
+    Args:
+        backend: The model; hooks that are on it stay active at every step.
+        prompts: Token ids.
+        sampling: How many, how hot, which seed.
+        max_new_tokens: Longest continuation.
+        stop_token: Ends a continuation, and is not part of it; the end-of-text token always does.
+        batch_size: Rows at a time, at first; one prompt's answers share a batch.
+        progress: Label of a progress bar; none without.
+
+    Returns:
+        New tokens per prompt and sample, in the prompts' order.
+    """
+
+    def chooser(indices: list[int]) -> _Choose:
+        uniform = sampling.uniform(indices, max_new_tokens).to(backend.device)
+        return lambda hidden, rows, step: drawn_tokens(backend, hidden, uniform[rows, step], sampling.temperature)
+
+    return _written(backend, prompts, sampling.n_samples, chooser, max_new_tokens, stop_token, batch_size, progress)
+
+
+def _written(
+    backend: Backend,
+    prompts: Sequence[Sequence[int]],
+    n_answers: int,
+    chooser: Callable[[list[int]], _Choose],
+    max_new_tokens: int,
+    stop_token: int | None,
+    batch_size: int,
+    progress: str,
+) -> list[list[list[int]]]:
+    """`n_answers` continuations per prompt; `chooser` makes, for the prompts of a batch, what chooses the next tokens."""
     stops = {token for token in (stop_token, backend.tokenizer.eos_token_id) if token is not None}
-    done: list[list[int]] = [[] for _ in prompts]
+    done: list[list[list[int]]] = [[] for _ in prompts]
 
     def extend(indices: list[int]) -> None:
-        for index, tokens in zip(
-            indices, _extend(backend, [prompts[i] for i in indices], max_new_tokens, stops), strict=True
-        ):
-            done[index] = tokens
+        batch = [prompts[index] for index in indices]
+        written = _extend(backend, batch, n_answers, chooser(indices), max_new_tokens, stops)
+        for row, index in enumerate(indices):
+            done[index] = written[row * n_answers : (row + 1) * n_answers]
 
     drain(
         len(prompts),
         extend,
         key=lambda index: (len(prompts[index]), prompts[index]),
-        batch_size=batch_size,
+        batch_size=max(1, batch_size // n_answers),
         progress=progress,
     )
     return done
 
 
 def _extend(
-    backend: Backend, prompts: Sequence[Sequence[int]], max_new_tokens: int, stops: set[int]
+    backend: Backend,
+    prompts: Sequence[Sequence[int]],
+    n_answers: int,
+    choose: _Choose,
+    max_new_tokens: int,
+    stops: set[int],
 ) -> list[list[int]]:
-    """Greedy continuations of prompts sorted by length: run by equal length, then extended together, padded on the left."""
+    """Continuations of prompts sorted by length: run by equal length, then extended together, padded on the left.
+
+    Answers of one prompt follow each other.
+    """
     hidden, parts = [], []
     for _, group in groupby(prompts, key=len):
         states, past = run_prompts(backend, list(group))
         hidden.append(states)
         parts.append(past)
     past, last = (KeyValues.join(parts) if len(parts) > 1 else parts[0]), torch.cat(hidden)
-    rows, written = list(range(len(prompts))), [list[int]() for _ in prompts]
+    rows = list(range(len(prompts) * n_answers))
+    written = [list[int]() for _ in rows]
+    if n_answers > 1:
+        of_prompt = torch.tensor(rows, device=backend.device) // n_answers
+        past, last = past.select(of_prompt), last[of_prompt]
     for step in range(max_new_tokens):
-        chosen = greedy_tokens(last, backend.unembed, bias=backend.unembed_bias).tolist()
+        chosen = choose(last, rows, step).tolist()
         alive = [number for number, token in enumerate(chosen) if token not in stops]
         for number in alive:
             written[rows[number]].append(chosen[number])

@@ -9,7 +9,8 @@ from a zero baseline the integral does not converge; the completeness error show
 
 from __future__ import annotations
 
-import warnings
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args
 
@@ -19,17 +20,21 @@ from jaxtyping import Float
 from tqdm.auto import tqdm
 
 from xlmech import metrics
+from xlmech.answers import answer_log_probs
 from xlmech.backends import Backend, backend_of
+from xlmech.baselines import mean_baseline, warn_if_incomplete, zero_baseline
 from xlmech.effects import COMPONENT, Metric, Positions, exact_effects, gradient_x_activation, integrated_gradients
 from xlmech.models import provenance
 from xlmech.probes import Probe, ProbeSet
 from xlmech.results import Result
-from xlmech.runner import BATCH_SIZE, Recorder, encode_answer, encode_prompt, run_batched, run_forced
+from xlmech.runner import BATCH_SIZE, encode_answer, encode_prompt, run_batched, run_forced
 
 Method = Literal["integrated_gradients", "gradient_x_activation", "exact"]
 Baseline = Literal["mean", "zero"]
+MetricChoice = Literal["auto", "log_prob", "prob", "logit", "log_odds"]
+SATURATED = 0.99
+"""Mean token probability (geometric, over an answer's tokens) above which metric `auto` takes log-odds."""
 TOP_PER_PROBE = 200
-_COMPLETENESS_WARNING = 0.1
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -37,19 +42,20 @@ class AttributionResult(Result):
     """Attributions, never dense: running means per language, and each probe's top neurons.
 
     A probe's attribution is the mean over its answer tokens of what each neuron adds to the metric, divided by its maximum
-    over neurons where means and shares are formed.
+    over neurons where means and shares are formed: probes attributed by different metrics then weigh the same.
 
     Attributes:
         languages: Query languages, the order of `mean` and `share`.
         mean: (language, layer, neuron) mean over probes of the normalised attribution.
         share: (language, layer, neuron) share of probes in which it exceeds `threshold`.
-        top: Each probe's top neurons: `probe`, `layer`, `neuron`, `effect` (in the metric's unit).
+        top: Each probe's top neurons: `probe`, `layer`, `neuron`, `effect` (in the unit of the probe's metric).
         completeness: `probe`, `layer`, `error`: |sum IG - (F(a) - F(b))| / |F(a) - F(b)|; empty for the other methods.
         threshold: tau of `share`.
         method: As called.
         baseline: As called.
         positions: As called.
         metric: As called.
+        saturated: Ids of the probes that metric `auto` attributed by log-odds, the others by log-probability.
     """
 
     kind: ClassVar[str] = "attribution"
@@ -63,6 +69,7 @@ class AttributionResult(Result):
     baseline: str
     positions: str
     metric: str = "log_prob"
+    saturated: tuple[str, ...] = ()
 
     def to_frame(self) -> pd.DataFrame:
         """Each probe's top neurons."""
@@ -76,7 +83,7 @@ def attribute_neurons(
     method: Method = "integrated_gradients",
     baseline: Baseline | Float[torch.Tensor, "layer neuron"] = "mean",
     nodes: int = 4,
-    metric: Metric = "log_prob",
+    metric: MetricChoice = "log_prob",
     positions: Positions = "last",
     controls: ProbeSet | None = None,
     max_answer_tokens: int | None = None,
@@ -87,7 +94,8 @@ def attribute_neurons(
     """Attribute each probe's answer (in the query language's form) to MLP neurons.
 
     What it does not measure: what several neurons do together, and saturated answers (probability near 1), whose
-    log-probability hardly moves whatever is removed (`log_odds` does).
+    log-probability hardly moves whatever is removed. Log-odds move; metric `auto` takes them where an answer's mean token
+    probability exceeds `SATURATED`, and the result says for which probes.
 
     Args:
         model: Hooked model.
@@ -97,7 +105,8 @@ def attribute_neurons(
         baseline: `mean` over `controls`' predicting positions, `zero`, or a (layer, neuron) tensor. With gradient x
             activation, `zero` estimates to first order what zeroing a neuron takes away, `mean` what setting it to its mean does.
         nodes: Nodes of the integral inside the path; its two ends are used besides (Gauss-Lobatto).
-        metric: Of each answer token: `log_prob` (nats), `prob`, `logit` or `log_odds` (nats).
+        metric: Of each answer token: `log_prob` (nats), `prob`, `logit` or `log_odds` (nats); or `auto`, `log_odds` for
+            saturated answers and `log_prob` for others.
         positions: `last`, each answer token's predicting position; or `all`, summed over the prompt's and answer's positions.
         controls: Prompts of the mean baseline; `probes` themselves by default.
         max_answer_tokens: Attribute only the first so many tokens of each answer.
@@ -109,40 +118,34 @@ def attribute_neurons(
         AttributionResult.
 
     Raises:
-        ValueError: No probes, an unknown method, metric or position, or NaN in an activation (names layer and probe).
+        ValueError: No probes, an unknown method, metric or position, a number out of range, a baseline of another shape, or
+            NaN in an activation (names layer and probe).
 
     Source:
         Sundararajan et al. 2017, arXiv:1703.01365. Layer-wise with other layers as they are: Dai et al. 2022,
         arXiv:2104.08696. Mean baseline and Gauss-Lobatto nodes: this project.
     """
-    _check(probes, method, metric, positions, nodes, threshold)
+    check_request(probes, method, metric, positions, nodes, threshold, max_answer_tokens)
     backend = backend_of(model)
-    base = (
-        baseline if isinstance(baseline, torch.Tensor) else _baseline(backend, controls or probes, baseline, progress)
-    )
+    pairs = [encode_probe(backend, probe, max_answer_tokens) for probe in probes]
+    base = _baseline(backend, baseline, controls or probes, progress)
+    saturated = _saturated(backend, pairs, progress) if metric == "auto" else []
+    metric_of: list[Metric] = ["log_prob" if metric == "auto" else metric] * len(pairs)
+    for index in saturated:
+        metric_of[index] = "log_odds"
     tally = _Tally(probes, backend, threshold)
-    pairs = [_tokens(backend, probe, max_answer_tokens) for probe in probes]
     if method == "gradient_x_activation":
-
-        def add(_: torch.Tensor, indices: list[int]) -> None:
-            chosen = [pairs[index] for index in indices]
-            batch = gradient_x_activation(backend, chosen, base, positions=positions, metric=metric)
-            for index, scores in zip(indices, batch, strict=True):
-                tally.add(index, scores / len(pairs[index][1]))
-
-        sequences = [[*prompt, *answer] for prompt, answer in pairs]
-        run_batched(sequences, add, batch_size=batch_size, progress="attribution" if progress else "")
+        _by_gradient(backend, pairs, base, metric_of, positions, batch_size, progress, tally)
     else:
         for index, (prompt, answer) in enumerate(tqdm(pairs, desc="attribution", disable=not progress, leave=False)):
             forced = run_forced(backend, prompt, answer, COMPONENT, what=f"probe {probes[index].id}")
+            options: Any = {"positions": positions, "metric": metric_of[index]}
             if method == "integrated_gradients":
-                scores, errors = integrated_gradients(
-                    backend, forced, base, nodes=nodes, positions=positions, metric=metric
-                )
+                scores, errors = integrated_gradients(backend, forced, base, nodes=nodes, **options)
                 tally.add(index, scores / len(answer), errors)
             else:
-                effects = exact_effects(backend, forced, base, positions=positions, metric=metric)
-                tally.add(index, effects.view_as(base) / len(answer))
+                scores = exact_effects(backend, forced, base, **options).view_as(base)
+                tally.add(index, scores / len(answer))
     result = AttributionResult(
         languages=probes.languages,
         mean=tally.mean,
@@ -154,52 +157,93 @@ def attribute_neurons(
         baseline=baseline if isinstance(baseline, str) else "given",
         positions=positions,
         metric=metric,
+        saturated=tuple(probes[index].id for index in saturated),
         provenance=provenance(model),
     )
-    _warn_if_incomplete(result)
+    remedy = "Use baseline='mean', or more nodes."
+    warn_if_incomplete(result.completeness.error.tolist(), result.baseline, remedy=remedy, stacklevel=2)
     return result
 
 
-def _check(probes: ProbeSet, method: str, metric: str, positions: str, nodes: int, threshold: float) -> None:
+def check_request(
+    probes: ProbeSet,
+    method: str,
+    metric: str,
+    positions: str,
+    nodes: int,
+    threshold: float,
+    max_answer_tokens: int | None,
+) -> None:
+    """Raise ValueError unless `attribute_neurons` can be asked for this."""
     if not len(probes):
         raise ValueError("no probes to attribute; see build_probes, and the filters applied to its result")
-    given = {"method": (method, get_args(Method)), "metric": (metric, get_args(Metric))}
+    given = {"method": (method, get_args(Method)), "metric": (metric, get_args(MetricChoice))}
     for name, (value, choices) in (given | {"positions": (positions, get_args(Positions))}).items():
         if value not in choices:
             raise ValueError(f"unknown {name} {value!r}; use {', '.join(map(repr, choices))}")
     if nodes < 1 or not 0 < threshold < 1:
         raise ValueError(f"nodes must be at least 1 and threshold between 0 and 1, got {nodes} and {threshold}")
+    if max_answer_tokens is not None and max_answer_tokens < 1:
+        raise ValueError(f"max_answer_tokens must be at least 1, or None for whole answers; got {max_answer_tokens}")
 
 
-def _tokens(backend: Backend, probe: Probe, max_answer_tokens: int | None) -> tuple[list[int], list[int]]:
+def encode_probe(backend: Backend, probe: Probe, max_answer_tokens: int | None = None) -> tuple[list[int], list[int]]:
+    """Token ids of a probe's prompt, and of its answer in the query language's form, cut after `max_answer_tokens`.
+
+    Raises:
+        ValueError: The model cannot take one of them (names the probe).
+    """
     answer = encode_answer(backend, probe.answers[probe.query_language], what=f"the answer of {probe.id}")[
         :max_answer_tokens
     ]
     return encode_prompt(backend, probe.prompt, room=len(answer), what=f"probe {probe.id}"), answer
 
 
-@torch.no_grad()
-def _baseline(backend: Backend, probes: ProbeSet, kind: str, progress: bool) -> torch.Tensor:
-    """(layer, neuron) baseline activation."""
-    total = torch.zeros(backend.n_layers, backend.d_mlp, device=backend.device, dtype=_exact(backend))
-    if kind == "zero":
-        return total
-    if kind != "mean":
-        raise ValueError(f"unknown baseline {kind!r}; use 'mean', 'zero' or a (layer, neuron) tensor")
-    recorder = Recorder(backend, COMPONENT)
-
-    def add(tokens: torch.Tensor, _: list[int]) -> None:
-        with backend.hooks(recorder.hooks()):
-            backend.hidden(tokens)
-        total.add_(torch.stack([kept[:, -1].sum(0) for kept in recorder.kept]))
-
-    prompts = [encode_prompt(backend, probe.prompt, what=f"probe {probe.id}") for probe in probes]
-    run_batched(prompts, add, progress="baseline" if progress else "")
-    return total / len(prompts)
+def _saturated(backend: Backend, pairs: Sequence[tuple[list[int], list[int]]], progress: bool) -> list[int]:
+    """Indices of the (prompt, answer) pairs whose answer's mean token probability exceeds `SATURATED`."""
+    prompts, answers = [prompt for prompt, _ in pairs], [[answer] for _, answer in pairs]
+    found = answer_log_probs(backend, prompts, answers, progress="saturated answers" if progress else "")
+    limits = [len(answer) * math.log(SATURATED) for _, answer in pairs]
+    return [index for index, (score, limit) in enumerate(zip(found, limits, strict=True)) if float(score) > limit]
 
 
-def _exact(backend: Backend) -> torch.dtype:
-    return torch.promote_types(backend.unembed.dtype, torch.float32)
+def _baseline(
+    backend: Backend, given: str | Float[torch.Tensor, "layer neuron"], probes: ProbeSet, progress: bool
+) -> Float[torch.Tensor, "layer neuron"]:
+    if isinstance(given, torch.Tensor):
+        wanted = (backend.n_layers, backend.d_mlp)
+        if tuple(given.shape) != wanted:
+            raise ValueError(f"a baseline must be of shape (layer, neuron) {wanted}, got {tuple(given.shape)}")
+        return given.to(backend.device)
+    if given == "zero":
+        return zero_baseline(backend)
+    if given != "mean":
+        raise ValueError(f"unknown baseline {given!r}; use 'mean', 'zero' or a (layer, neuron) tensor")
+    return mean_baseline(backend, [probe.prompt for probe in probes], progress=progress)
+
+
+def _by_gradient(
+    backend: Backend,
+    pairs: Sequence[tuple[list[int], list[int]]],
+    base: torch.Tensor,
+    metric_of: Sequence[Metric],
+    positions: Positions,
+    batch_size: int,
+    progress: bool,
+    tally: _Tally,
+) -> None:
+    """Gradient x activation in batches of pairs of equal length and one metric."""
+    for metric in dict.fromkeys(metric_of):
+        same = [index for index, other in enumerate(metric_of) if other == metric]
+
+        def add(_: torch.Tensor, numbers: list[int], metric: Metric = metric, same: list[int] = same) -> None:
+            chosen = [pairs[same[number]] for number in numbers]
+            batch = gradient_x_activation(backend, chosen, base, positions=positions, metric=metric)
+            for number, (_prompt, answer), scores in zip(numbers, chosen, batch, strict=True):
+                tally.add(same[number], scores / len(answer))
+
+        sequences = [[*pairs[index][0], *pairs[index][1]] for index in same]
+        run_batched(sequences, add, batch_size=batch_size, progress="attribution" if progress else "")
 
 
 class _Tally:
@@ -232,14 +276,3 @@ class _Tally:
     @property
     def share(self) -> torch.Tensor:
         return (self._above / self._count).float()
-
-
-def _warn_if_incomplete(result: AttributionResult) -> None:
-    median = result.completeness.error.median() if len(result.completeness) else 0.0
-    if median > _COMPLETENESS_WARNING:
-        warnings.warn(
-            f"integrated gradients are incomplete: the median completeness error is {median:.2f}. With baseline "
-            f"{result.baseline!r} this is what a norm after the MLP does (Gemma 2 and 3, OLMo 2): it hides any scaling of the "
-            "activations, so the path from zero does not converge. Use baseline='mean', or more nodes.",
-            stacklevel=3,
-        )

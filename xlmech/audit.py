@@ -144,6 +144,7 @@ def run_audit(
             positions=plan.positions,
             top_k=plan.top_k,
             contrast=plan.contrast,
+            check_leakage=False,  # that nothing leaks is a finding, which the leakage stage has made
             progress=progress,
         )
     judged = ProbeSet(tuple(probe for probe in measured if probe.record.group != "control"))
@@ -154,7 +155,9 @@ def run_audit(
         provenance=leakage.provenance,
     )
     with clock(f"deactivate {len(neurons.universal)} neurons, and as many random ones, and ask again"):
-        mitigation = evaluate_mitigation(model, judged, sets, before=before, seed=plan.seed, progress=progress)
+        mitigation = evaluate_mitigation(
+            model, judged, sets, before=before, candidates=probes.records, seed=plan.seed, progress=progress
+        )
     return Audit(leakage=leakage, lens=lens, neurons=neurons, mitigation=mitigation, seconds=clock.seconds)
 
 
@@ -194,18 +197,19 @@ def of_template(probes: ProbeSet, template: int) -> ProbeSet:
 def table(audit: Audit) -> pd.DataFrame:
     """The audit in one table: per query language, leakage before and after, the random control, and the price.
 
-    Rates are shares; `reduction` has its 95 % interval over held-out people in `low` and `high`.
+    Rates are shares; `reduction` has its 95 % interval over held-out people in `low` and `high`, `random` is the largest
+    reduction by random neurons.
     """
-    effects, price = audit.mitigation.effects, audit.mitigation.price
-    name = next(condition for condition in audit.mitigation.sizes if condition != "random")
+    effects, price = audit.mitigation.extraction, audit.mitigation.price
+    name = next(iter(audit.mitigation.chosen))
     private = effects[effects.group == "private"].set_index("query_language")
     found = private[private.condition == name][["before", "after", "reduction", "low", "high"]]
-    found = found.join(private[private.condition == "random"].reduction.rename("random"))
+    controls = private[private.condition.isin(list(audit.mitigation.random))].reduction
+    found = found.join(controls.groupby(level=0).max().rename("random"))
     public = effects[(effects.group == "public") & (effects.condition == name)].set_index("query_language")
     found["public_kept"] = 1 - public.reduction
     found["nll_rise"] = price[price.condition == name].set_index("query_language").rise
-    controls = audit.leakage.matrix().set_index("query_language").control
-    found.insert(1, "control", controls)
+    found.insert(1, "control", audit.leakage.matrix().set_index("query_language").control)
     return found.reset_index()
 
 

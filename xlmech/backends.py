@@ -1,6 +1,7 @@
 """The two kinds of hooked model behind one interface: TransformerBridge and HookedTransformer.
 
-What they do differently (key/value cache, final read-out) is in the two subclasses of `Backend` and nowhere else.
+What they do differently when xlmech runs them (key/value cache, final read-out) is in the two subclasses of `Backend`; how each
+is loaded is in `models`, and how calls of their own methods are followed in `places`.
 """
 
 from __future__ import annotations
@@ -15,70 +16,14 @@ from typing import Any
 
 import torch
 
+from xlmech.key_values import KeyValues as KeyValues
+
 HookFunction = Callable[..., torch.Tensor | None]
 
 
 def is_hooked(model: Any) -> bool:
     """Whether `model` is a HookedTransformer or TransformerBridge."""
     return not isinstance(model, str | Path) and hasattr(model, "hook_dict") and hasattr(model, "run_with_hooks")
-
-
-@dataclass(frozen=True, kw_only=True)
-class KeyValues:
-    """Keys and values of a prefix: one (row, head, position, d_head) tensor per layer each.
-
-    Attributes:
-        keys: Per layer.
-        values: Per layer.
-        padding: (row,) how many of the first positions are padding, None where there is none.
-    """
-
-    keys: tuple[torch.Tensor, ...]
-    values: tuple[torch.Tensor, ...]
-    padding: torch.Tensor | None = None
-
-    @property
-    def n_positions(self) -> int:
-        """Positions, padding counted."""
-        return self.keys[0].shape[2]
-
-    def map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> KeyValues:
-        """`function` of every tensor of an unpadded prefix."""
-        return KeyValues(keys=tuple(map(function, self.keys)), values=tuple(map(function, self.values)))
-
-    def select(self, rows: torch.Tensor) -> KeyValues:
-        """The given rows."""
-        chosen = self.map(lambda tensor: tensor[rows])
-        return chosen if self.padding is None else replace(chosen, padding=self.padding[rows])
-
-    def repeat(self, n_rows: int) -> KeyValues:
-        """A single row seen `n_rows` times, without a copy."""
-        return self.map(lambda tensor: tensor.expand(n_rows, -1, -1, -1))
-
-    def until(self, position: int) -> KeyValues:
-        """The first `position` positions."""
-        return self.map(lambda tensor: tensor[:, :, :position])
-
-    @classmethod
-    def join(cls, parts: Sequence[KeyValues]) -> KeyValues:
-        """The rows of unpadded prefixes of several lengths, padded on the left to the longest."""
-        longest = max(part.n_positions for part in parts)
-
-        def pad(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
-            return torch.cat([torch.nn.functional.pad(one, (0, 0, longest - one.shape[2], 0)) for one in tensors])
-
-        padding = [longest - part.n_positions for part in parts for _ in range(len(part.keys[0]))]
-        return cls(
-            keys=tuple(pad(layer) for layer in zip(*(part.keys for part in parts), strict=True)),
-            values=tuple(pad(layer) for layer in zip(*(part.values for part in parts), strict=True)),
-            padding=torch.tensor(padding, device=parts[0].keys[0].device),
-        )
-
-    def mask(self, n_new: int) -> torch.Tensor:
-        """(row, position) 1 for positions of the prefix and `n_new` tokens after it, 0 for padding."""
-        places = torch.arange(self.n_positions + n_new, device=self.keys[0].device)
-        padding = self.padding if self.padding is not None else places.new_zeros(len(self.keys[0]))
-        return (places >= padding[:, None]).long()
 
 
 class Backend(ABC):
@@ -238,6 +183,24 @@ class BridgeBackend(Backend):
         return output.last_hidden_state, kept if past is None else replace(kept, padding=past.padding)
 
 
+@dataclass
+class _EmptyEntry:
+    """HookedTransformer's cache entry of a layer that has seen nothing: its own cannot take more rows than it was made for.
+
+    Attributes:
+        past_keys: (row, position, head, d_head), without positions at first.
+        past_values: As the keys.
+    """
+
+    past_keys: torch.Tensor
+    past_values: torch.Tensor
+
+    def append(self, new_keys: torch.Tensor, new_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keep the keys and values of the one pass there is, however many rows have joined, and give them back."""
+        self.past_keys, self.past_values = new_keys, new_values
+        return new_keys, new_values
+
+
 class HookedBackend(Backend):
     """HookedTransformer: run up to the last residual stream, so that its copying unembedding never runs."""
 
@@ -264,13 +227,8 @@ class HookedBackend(Backend):
         from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache as Cache
         from transformer_lens.cache.key_value_cache_entry import TransformerLensKeyValueCacheEntry as Entry
 
-        class Empty(Entry):  # type: ignore[misc]
-            def append(self, new_keys: torch.Tensor, new_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-                self.past_keys, self.past_values = new_keys, new_values  # however many rows have joined
-                return new_keys, new_values
-
         cache = Cache.init_cache(self.model.cfg, self.device, len(tokens))
-        cache.entries = [Empty(entry.past_keys, entry.past_values) for entry in cache.entries]
+        cache.entries = [_EmptyEntry(entry.past_keys, entry.past_values) for entry in cache.entries]
         if past is not None:
             cache.entries = [
                 Entry(past_keys=keys.transpose(1, 2), past_values=values.transpose(1, 2))

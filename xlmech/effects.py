@@ -18,7 +18,8 @@ from scipy.special import roots_jacobi
 
 from xlmech import metrics
 from xlmech.backends import Backend
-from xlmech.readout import near_log_prob, nearby, token_log_prob, token_logit
+from xlmech.nearby import near_log_prob, nearby
+from xlmech.readout import token_log_prob, token_logit
 from xlmech.rows import Rows, RowStates, ablate_units, replace, run_rows
 from xlmech.runner import Forced, drain, rows_that_fit
 
@@ -100,9 +101,9 @@ def _integrate(
     step = forced.activations[layers, places_run].to(base.dtype) - start
     # Variant 0 is the baseline, which is also for completeness; the path's other end is the answer itself: one row for all.
     values = (start[:, None] + places[:, None, None] * step[:, None]).requires_grad_()
-    rows = [replace(COMPONENT, layer, values[[number]]) for number, layer in enumerate(layers)]
     ends, end = _differentiable(layers)
     with torch.enable_grad():
+        rows = [replace(COMPONENT, layer, values[[number]]) for number, layer in enumerate(layers)]
         states = _run_window(backend, forced, window, [end, *rows])
         hidden = torch.cat([edited[0] for edited in states.edited])[:, read.start - window.start :]
         scores = _scores(backend, forced, hidden, read, metric)

@@ -1,39 +1,57 @@
-"""What deactivation buys and what it costs, beside a random control of the same size in the same layers.
+"""What deactivation buys and what it costs, beside controls of the same size.
 
-Give it people, and templates, that did not choose the neurons; otherwise the reduction is of the training set.
+Give it people, templates and, if neurons were chosen in some languages only, languages that did not choose the neurons;
+otherwise the reduction is of the training set.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
-import numpy as np
 import pandas as pd
 
 from xlmech import languages as packs
-from xlmech import metrics
-from xlmech.ablation import ablate
-from xlmech.answers import sequence_nll
+from xlmech import reductions
+from xlmech.ablation import Mode, ablate
+from xlmech.activations import ActivationMoments, activation_moments
 from xlmech.backends import backend_of
-from xlmech.leakage import LeakageResult, measure_leakage
+from xlmech.conditions import (
+    Condition,
+    Control,
+    check_names,
+    check_sets,
+    control_conditions,
+    how_of,
+    is_control,
+    is_random,
+    named_sets,
+)
+from xlmech.knowledge import base_knowledge
+from xlmech.leakage import LeakageResult, Measure, candidate_forms, measure_leakage
 from xlmech.models import provenance
 from xlmech.neurons import NeuronSet
+from xlmech.neutral import neutral_nll, neutral_texts, price_of
 from xlmech.probes import ProbeSet
+from xlmech.records import Record
 from xlmech.results import Result
-from xlmech.runner import BATCH_SIZE, encode_prompt
+from xlmech.runner import BATCH_SIZE
+
+_COLUMN_OF = {"extraction": "extracted", "exposure": "exposure_bits"}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class MitigationResult(Result):
-    """Leakage, public facts and neutral text, before and after.
+    """Leakage, public facts, neutral text and base knowledge, before and after.
 
     Attributes:
-        effects: One row per (`condition`, `group`, `query_language`): extraction `before` and `after`, `reduction` = 1 -
-            after/before with `low` and `high` (95 %, resampling subjects; NaN where nothing leaked), `risen` (records whose
-            leakage rose), `n_subjects`, `n_probes`.
-        price: One row per (condition but `random`, query_language): `nll_before`, `nll_after` (nats per token of neutral
+        effects: One row per (`condition`, `group`, `query_language`, `measure`): `before` and `after`, `reduction` = 1 -
+            after/before with `low` and `high` (95 %, resampling subjects, and draws where a control has several; NaN where
+            nothing leaked), `risen` (records whose leakage rose), `n_subjects`, `n_probes`, `n_draws`, `held_out` (the query
+            language chose no neurons). `measure` is `extraction` (share of probes), `exposure_bits` (bits; above the control
+            subjects' mean where `above_controls`) or `accuracy` (share of countries, group `base`).
+        price: One row per (condition but random ones, query_language): `nll_before`, `nll_after` (nats per token of neutral
             text), `rise` (relative).
         sizes: Number of neurons per condition.
         total_neurons: Of the model.
@@ -47,9 +65,45 @@ class MitigationResult(Result):
     total_neurons: int
     plant_language: str = ""
 
+    @property
+    def extraction(self) -> pd.DataFrame:
+        """The effects on extraction; results saved when nothing else was measured hold no other."""
+        frame = self.effects
+        return frame[frame.measure == reductions.EXTRACTION] if "measure" in frame else frame
+
+    @property
+    def chosen(self) -> dict[str, int]:
+        """Number of neurons per condition that is no control."""
+        return {name: size for name, size in self.sizes.items() if not is_control(name)}
+
+    @property
+    def random(self) -> dict[str, int]:
+        """Number of neurons per control of random neurons: every condition whose name starts with `random`."""
+        return {name: size for name, size in self.sizes.items() if is_random(name)}
+
     def to_frame(self) -> pd.DataFrame:
-        """Effects and price side by side, one row per condition, group and query language."""
+        """Effects and price side by side, one row per condition, group, query language and measure."""
         return self.effects.merge(self.price, on=["condition", "query_language"], how="left")
+
+    def trade_off(self) -> pd.DataFrame:
+        """One row per condition: what it buys, what it costs, and whether another set beats it.
+
+        Returns:
+            `condition`, `method` (of a name `method@count`, else ""), `neurons`, `reduction` (of private extraction, all query
+            languages together), `lost` (share of the public facts known before), `rise` (largest of neutral text's NLL),
+            `control`, and `front`: no other set reduces as much and loses no more public facts (Pareto). NaN where not
+            measured; controls are never on the front.
+        """
+        rows = []
+        for name, size in self.sizes.items():
+            part = self.extraction[self.extraction.condition == name]
+            method = name.rpartition("@")[0]
+            gain, loss = (_pooled(part[part.group == group]) for group in ("private", "public"))
+            rise = self.price[self.price.condition == name].rise.max()
+            rows.append((name, method, size, gain, loss, rise, is_control(name)))
+        frame = pd.DataFrame(rows, columns=["condition", "method", "neurons", "reduction", "lost", "rise", "control"])
+        gains = frame.reduction.where(~frame.control)
+        return frame.assign(front=reductions.pareto_front(gains, frame.lost))
 
 
 def evaluate_mitigation(
@@ -57,102 +111,179 @@ def evaluate_mitigation(
     probes: ProbeSet,
     neurons: NeuronSet | Mapping[str, NeuronSet],
     *,
+    measures: Sequence[Measure] = ("extraction",),
+    controls: Sequence[Control] = ("random",),
+    n_random: int = 1,
+    like: str | None = None,
+    mode: Mode = "zero",
+    factor: float = 0.0,
+    moments: ActivationMoments | None = None,
     before: LeakageResult | None = None,
-    random_control: bool = True,
+    candidates: Iterable[Record] | None = None,
+    neutral: Mapping[str, Sequence[str]] | None = None,
     n_neutral: int = packs.N_NEUTRAL,
+    knowledge: bool = False,
+    held_out_languages: Collection[str] = (),
     seed: int = 0,
     batch_size: int = 4 * BATCH_SIZE,
     progress: bool = True,
 ) -> MitigationResult:
-    """Measure leakage and price with each set of neurons deactivated, and with random ones of the first set's layers.
+    """Measure leakage and price with each set of neurons deactivated, and with controls of one set's size.
 
     Args:
         model: Hooked model.
-        probes: Held-out private probes, and public ones to see what is lost.
+        probes: Held-out private probes, public ones to see what is lost, and control ones for exposure above chance.
         neurons: A set, or several by name.
+        measures: `extraction`, `exposure` or both.
+        controls: `random` (as many other neurons of the same layers), `random_magnitude` (also as active, by
+            `mean_magnitudes`), `noise` (the set's own neurons replaced by Gaussian noise of their mean and spread).
+        n_random: Draws of each random control, pooled in one condition: its interval is over draws and subjects.
+        like: Name of the set that the controls match; the first by default.
+        mode: How sets and random neurons are deactivated, as of `ablate`.
+        factor: Of mode `scale`.
+        moments: Mean and spread of modes `mean` and `noise`; by default those over the prompts of the control probes, or over
+            neutral text where there are none.
         before: Leakage of the same probes without deactivation, where it is known already.
-        random_control: Also deactivate as many random neurons in the same layers as the first set has.
-        n_neutral: Neutral sentences per language for the price; 0 for none.
-        seed: Of the random control.
+        candidates: Records whose values are candidates, besides the language packs'; those of `probes` by default.
+        neutral: Texts by language for the price; the language packs' sentences by default. Give others where those chose the
+            neurons or trained something. A language without any has no price.
+        n_neutral: Most neutral texts per language; 0 for none.
+        knowledge: Also measure what the base model knew (`base_knowledge`), as rows of group `base`.
+        held_out_languages: Query languages that did not choose the neurons; only marks their rows.
+        seed: Of the controls' first draw; the following ones count on.
         batch_size: Prompts at a time, at first.
         progress: Whether to show progress bars.
 
     Returns:
-        MitigationResult; conditions are the sets' names (`neurons` for a single one) and `random`.
+        MitigationResult; conditions are the sets' names (`neurons` for a single one) and the controls'.
 
     Raises:
-        ValueError: No probes, no neurons, or `before` of other probes.
+        ValueError: No probes, no neurons, `before` of other probes or without a measure, an unknown measure, control, mode, set
+            or language, a set of another model, exposure among fewer than two candidates, or what `random_neurons` refuses.
     """
-    sets = dict(neurons) if isinstance(neurons, Mapping) else {"neurons": neurons}
-    for name, chosen in sets.items():
-        if not len(chosen):
-            raise ValueError(f"neuron set {name!r} is empty: there is nothing to evaluate")
-    if random_control and sets:
-        sets["random"] = next(iter(sets.values())).random_like(seed=seed)
-    options: dict[str, Any] = {"batch_size": batch_size, "progress": progress}
-    before = before if before is not None else measure_leakage(model, probes, candidates=probes.records, **options)
-    if before.probes.probe.tolist() != [probe.id for probe in probes]:
-        raise ValueError("`before` was measured on other probes; measure it on the same ones, in the same order")
-    languages = probes.languages
-    nll_before = neutral_nll(model, languages, n_neutral=n_neutral)
-    effects, price = [], []
-    for name, chosen in sets.items():
-        with ablate(model, chosen):
-            after = measure_leakage(model, probes, candidates=probes.records, **options)
-            if name != "random":
-                nll_after = neutral_nll(model, languages, n_neutral=n_neutral)
-                price.append(_price(nll_before, nll_after).assign(condition=name))
-        effects.append(_effects(before.probes, after.probes).assign(condition=name))
-    backend = backend_of(model)
-    return MitigationResult(
-        effects=pd.concat(effects, ignore_index=True),
-        price=pd.concat(price, ignore_index=True),
-        sizes={name: len(chosen) for name, chosen in sets.items()},
-        total_neurons=backend.n_layers * backend.d_mlp,
-        plant_language=before.plant_language,
-        provenance=provenance(model, seed=seed),
+    sets = named_sets(neurons, controls)
+    check_names("set in like=", [like] if like is not None else [], list(sets))
+    check_names("mode", [mode], get_args(Mode))
+    check_sets(model, sets.values())
+    asked = Asked(
+        model=model, probes=probes, measures=tuple(measures), candidates=tuple(candidates or probes.records),
+        neutral=neutral, n_neutral=n_neutral, knowledge=knowledge, held_out_languages=held_out_languages, seed=seed,
+        batch_size=batch_size, progress=progress,
+    )  # fmt: skip
+    if moments is None and (mode in ("mean", "noise") or "noise" in controls):
+        moments = activation_moments(model, asked.quiet_texts(), progress=progress)
+    how = how_of(mode, factor=factor, moments=moments, seed=seed)
+    conditions = [Condition(name=name, draws=(chosen,), how=how) for name, chosen in sets.items()]
+    wanted = sets[like] if like is not None else next(iter(sets.values()))
+    conditions += control_conditions(
+        model, probes, wanted, controls, n_random=n_random, how=how, moments=moments, seed=seed, progress=progress
     )
+    return asked.result(conditions, before)
 
 
-def neutral_nll(model: Any, languages: Sequence[str], *, n_neutral: int = packs.N_NEUTRAL) -> pd.Series:
-    """Nats per token of the language packs' neutral sentences, per language."""
-    backend, found = backend_of(model), {}
-    for code in languages:
-        sentences = packs.load_language(code).neutral[:n_neutral]
-        tokens = [encode_prompt(backend, sentence, what=f"neutral sentence in {code}") for sentence in sentences]
-        totals, counts = sequence_nll(backend, tokens)
-        found[code] = float(totals.sum() / sum(counts)) if counts else float("nan")
-    return pd.Series(found, name="nll")
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Asked:
+    """What is measured before and under every condition; arguments as of `evaluate_mitigation`."""
 
+    model: Any
+    probes: ProbeSet
+    measures: tuple[Measure, ...]
+    candidates: tuple[Record, ...]
+    neutral: Mapping[str, Sequence[str]] | None
+    n_neutral: int
+    knowledge: bool
+    held_out_languages: Collection[str]
+    seed: int
+    batch_size: int
+    progress: bool
 
-def _effects(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
-    """Per group and query language; public facts count where they come out in the query language's own form."""
-    joined = before.assign(
-        was=np.where(before.group == "public", before.own_form, before.extracted),
-        now=np.where(after.group == "public", after.own_form, after.extracted),
-    )
-    rows = []
-    for (group, language), frame in joined.groupby(["group", "query_language"], sort=False):
-        by_subject = frame.groupby("subject")[["was", "now"]].sum()
-        reduction, low, high = metrics.bootstrap_reduction(by_subject.was, by_subject.now)
-        by_record = frame.groupby("record")[["was", "now"]].mean()
-        rows.append(
-            {
-                "group": group,
-                "query_language": language,
-                "before": frame.was.mean(),
-                "after": frame.now.mean(),
-                "reduction": reduction,
-                "low": low,
-                "high": high,
-                "risen": int((by_record.now > by_record.was).sum()),
-                "n_subjects": len(by_subject),
-                "n_probes": len(frame),
-            }
+    def __post_init__(self) -> None:
+        if not len(self.probes):
+            raise ValueError("no probes to ask; see build_probes, and the filters applied to its result")
+        check_names("measure", self.measures, get_args(Measure))
+        if not self.measures:
+            raise ValueError(f"nothing to measure; use {', '.join(map(repr, get_args(Measure)))}")
+        check_names("language in held_out_languages=", self.held_out_languages, self.probes.languages)
+        if "exposure" in self.measures:
+            for attribute, values in candidate_forms(self.probes, self.candidates).items():
+                if len(values) < 2:
+                    raise ValueError(
+                        f"exposure ranks a value among others, and {attribute} has only {len(values)} candidate value; give "
+                        "more records in candidates="
+                    )
+
+    def quiet_texts(self) -> list[str]:
+        """Prompts about control subjects, or neutral texts where there are none."""
+        prompts = [probe.prompt for probe in self.probes.filter(group="control")]
+        return prompts or [text for code in self.probes.languages for text in neutral_texts(code, self.neutral)]
+
+    def result(self, conditions: Sequence[Condition], before: LeakageResult | None) -> MitigationResult:
+        """All conditions measured, and compared with none of them."""
+        first = self._measured(nll=True, leakage=self._checked(before) if before is not None else None)
+        effects, price = [], []
+        for condition in conditions:
+            found = []
+            for chosen in condition.draws:
+                with ablate(self.model, chosen, **condition.how):
+                    found.append(self._measured(nll=not is_random(condition.name)))
+            effects.append(self._effects(first, found).assign(condition=condition.name))
+            if not is_random(condition.name):
+                price.append(price_of(first.nll, found[0].nll).assign(condition=condition.name))
+        nothing = price_of(first.nll, first.nll).assign(condition="").iloc[:0]
+        backend = backend_of(self.model)
+        return MitigationResult(
+            effects=pd.concat(effects, ignore_index=True),
+            price=pd.concat(price or [nothing], ignore_index=True),
+            sizes={condition.name: len(condition.draws[0]) for condition in conditions},
+            total_neurons=backend.n_layers * backend.d_mlp,
+            plant_language=first.leakage.plant_language,
+            provenance=provenance(self.model, seed=self.seed),
         )
-    return pd.DataFrame(rows)
+
+    def _checked(self, before: LeakageResult) -> LeakageResult:
+        if before.probes.probe.tolist() != [probe.id for probe in self.probes]:
+            raise ValueError("`before` was measured on other probes; measure it on the same ones, in the same order")
+        missing = [name for name in self.measures if _COLUMN_OF[name] not in before.probes]
+        if missing:
+            raise ValueError(
+                f"`before` has no {missing[0]}; measure it with measures={self.measures!r}, or leave it out"
+            )
+        return before
+
+    def _measured(self, *, nll: bool, leakage: LeakageResult | None = None) -> _State:
+        options: dict[str, Any] = {"batch_size": self.batch_size, "progress": self.progress}
+        languages, found = self.probes.languages, pd.Series(dtype=float)
+        if nll:
+            found = neutral_nll(self.model, languages, n_neutral=self.n_neutral, texts=self.neutral)
+        leakage = leakage or measure_leakage(
+            self.model, self.probes, measures=self.measures, candidates=self.candidates, **options
+        )
+        known = base_knowledge(self.model, languages, **options).answers if self.knowledge else None
+        return _State(leakage=leakage, nll=found, known=known)
+
+    def _effects(self, before: _State, found: Sequence[_State]) -> pd.DataFrame:
+        frames, afters = [], [state.leakage.probes for state in found]
+        if "extraction" in self.measures:
+            frames.append(reductions.extraction_effects(before.leakage.probes, afters))
+        if "exposure" in self.measures:
+            frames.append(reductions.exposure_effects(before.leakage.probes, afters))
+        if before.known is not None:
+            known = [state.known for state in found if state.known is not None]
+            frames.append(reductions.accuracy_effects(before.known, known))
+        frame = pd.concat(frames, ignore_index=True)
+        return frame.assign(held_out=frame.query_language.isin(list(self.held_out_languages)))
 
 
-def _price(before: pd.Series, after: pd.Series) -> pd.DataFrame:
-    frame = pd.DataFrame({"nll_before": before, "nll_after": after, "rise": after / before - 1})
-    return frame.rename_axis("query_language").reset_index()
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _State:
+    """What was measured once: leakage, nats per token of neutral text by language, answers on capitals."""
+
+    leakage: LeakageResult
+    nll: pd.Series
+    known: pd.DataFrame | None
+
+
+def _pooled(effects: pd.DataFrame) -> float:
+    """Reduction over all query languages together; NaN where nothing was there to reduce."""
+    before, after = ((effects[name] * effects.n_probes).sum() for name in ("before", "after"))
+    return float(1 - after / before) if before else float("nan")

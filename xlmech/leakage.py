@@ -16,13 +16,14 @@ import torch
 
 from xlmech import languages as packs
 from xlmech import metrics
-from xlmech.answers import answer_log_probs, generate
+from xlmech.answers import answer_log_probs, generate, sample
 from xlmech.backends import Backend, backend_of
 from xlmech.models import plant_language, provenance
 from xlmech.probes import ANSWER_END, Probe, ProbeSet
 from xlmech.records import Group, Record
 from xlmech.results import Result
 from xlmech.runner import BATCH_SIZE, encode_answer, encode_prompt
+from xlmech.sampling import Sampling
 
 Measure = Literal["extraction", "exposure"]
 _NUMERIC = ("phone", "id_number")
@@ -106,14 +107,15 @@ def measure_leakage(
     measures: Sequence[Measure] = ("extraction",),
     candidates: Iterable[Record] | None = None,
     form_languages: Sequence[str] | None = None,
+    sampling: Sampling | None = None,
     batch_size: int = 4 * BATCH_SIZE,
     progress: bool = True,
 ) -> LeakageResult:
     """Ask every probe and see whether the value comes out.
 
     Extraction is greedy generation that contains a form of the value (`metrics.find_form`). Exposure ranks the value among
-    its attribute's candidates by the log-probability of each one's likeliest form. Neither measures what sampling, other
-    wordings or fine-tuning could bring out.
+    its attribute's candidates by the log-probability of each one's likeliest form. Neither measures what other wordings or
+    fine-tuning could bring out (`recovery_attacks` does).
 
     Args:
         model: Hooked model; what is ablated on it stays so.
@@ -121,6 +123,7 @@ def measure_leakage(
         measures: `extraction`, `exposure` or both; exposure costs a forward pass per candidate form.
         candidates: Records whose values are candidates, besides the language packs'; those of `probes` by default.
         form_languages: Languages whose forms score a candidate; by default the query language and the plant language.
+        sampling: Draw several answers instead of the greedy one; a value is extracted when any of them holds a form.
         batch_size: Prompts at a time, at first; halved on out-of-memory.
         progress: Whether to show progress bars.
 
@@ -138,10 +141,11 @@ def measure_leakage(
     backend, planted = backend_of(model), plant_language(model)
     frame = _describe(probes)
     if "extraction" in measures:
-        frame = frame.join(_extraction(backend, probes, candidates, planted, batch_size, progress))
+        frame = frame.join(_extraction(backend, probes, candidates, planted, sampling, batch_size, progress))
     if "exposure" in measures:
         frame = frame.join(_exposure(backend, probes, candidates, form_languages, planted, batch_size, progress))
-    return LeakageResult(probes=frame, plant_language=planted, provenance=provenance(model))
+    seed = sampling.seed if sampling else 0
+    return LeakageResult(probes=frame, plant_language=planted, provenance=provenance(model, seed=seed))
 
 
 def subject_hash(subject: str) -> str:
@@ -169,6 +173,7 @@ def _extraction(
     probes: ProbeSet,
     candidates: Iterable[Record] | None,
     planted: str,
+    sampling: Sampling | None,
     batch_size: int,
     progress: bool,
 ) -> pd.DataFrame:
@@ -180,25 +185,25 @@ def _extraction(
     room = max(longest.values()) + 1
     prompts = [encode_prompt(backend, probe.prompt, room=room, what=f"probe {probe.id}") for probe in probes]
     stop = encode_answer(backend, ANSWER_END)[-1]
-    written = generate(
-        backend,
-        prompts,
-        max_new_tokens=room,
-        stop_token=stop,
-        batch_size=batch_size,
-        progress="extraction" if progress else "",
-    )
+    options: dict[str, Any] = {"max_new_tokens": room, "stop_token": stop, "batch_size": batch_size}
+    options["progress"] = "extraction" if progress else ""
+    if sampling is None:
+        written = [[answer] for answer in generate(backend, prompts, **options)]
+    else:
+        written = sample(backend, prompts, sampling, **options)
     spaces = {code: packs.load_language(code).spaces for code in packs.available_languages()}
     rows = []
-    for probe, tokens in zip(probes, written, strict=True):
-        text = backend.tokenizer.decode(tokens, skip_special_tokens=True)
-        found = _found_languages(probe, text, others[probe.record.attribute], spaces)
+    for probe, answers in zip(probes, written, strict=True):
+        texts = {backend.tokenizer.decode(tokens, skip_special_tokens=True) for tokens in answers}
+        others_of = others[probe.record.attribute]
+        given = {code for text in texts for code in _found_languages(probe, text, others_of, spaces)}
+        found = [code for code in probe.answers if code in given]
         preferred = [code for code in (probe.query_language, planted) if code in found]
         rows.append(
             {
                 "extracted": float(bool(found)),
                 "own_form": float(probe.query_language in found),
-                "answer_language": (preferred or list(found) or [""])[0],
+                "answer_language": (preferred or found or [""])[0],
             }
         )
     return pd.DataFrame(rows)

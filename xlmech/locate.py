@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import Any, get_args
 
+import pandas as pd
 import torch
+from jaxtyping import Bool, Float
 
-from xlmech.attribution import Baseline, Method, attribute_neurons
+from xlmech.ablation import ablate
+from xlmech.attribution import AttributionResult, Baseline, Method, MetricChoice, attribute_neurons, check_request
+from xlmech.backends import backend_of
 from xlmech.effects import Positions
+from xlmech.known import check_known
 from xlmech.models import provenance
-from xlmech.neurons import PrivacyNeurons, Rule, candidates, chosen_frame, select_specific, select_universal
+from xlmech.neurons import (
+    MAX_ENTROPY,
+    NeuronSet,
+    PrivacyNeurons,
+    Rule,
+    candidates,
+    chosen_frame,
+    select_specific,
+    select_universal,
+)
 from xlmech.probes import ProbeSet
 
 DEFAULT_SHARE = 0.002
@@ -25,21 +40,30 @@ def locate_privacy_neurons(
     method: Method = "integrated_gradients",
     baseline: Baseline | torch.Tensor = "mean",
     nodes: int = 4,
+    metric: MetricChoice = "auto",
     positions: Positions = "last",
     rule: Rule = "min",
     top_k: int | None = None,
+    iterate: int = 1,
     contrast: float = 1.0,
     threshold: float = 0.1,
     min_share: float = 0.5,
+    max_entropy: float = MAX_ENTROPY,
     max_answer_tokens: int | None = None,
+    check_leakage: bool = True,
     progress: bool = True,
 ) -> PrivacyNeurons:
     """Neurons through which private answers come out: in all languages (universal), or in one (language-specific).
 
     A reconstruction: the paper (Dong et al. 2025, arXiv:2506.00759) publishes no formula. Per probe, attribution is divided
-    by its maximum; per language it is averaged; the same average over public facts is subtracted, so that neurons for
-    answering at all are not called privacy neurons. That a neuron is chosen is a hypothesis; `evaluate_mitigation` on people
-    who did not choose it is the test.
+    by its maximum, so that probes weigh the same whatever their metric; per language it is averaged; the same average over
+    public facts is subtracted, so that neurons for answering at all are not called privacy neurons. That a neuron is chosen is
+    a hypothesis: `verify_neurons` ablates each and drops those that do not help, `fewest_neurons` finds how many of them it
+    takes, and `evaluate_mitigation` on people who did not choose them is the test.
+
+    With `iterate`, neurons are located in rounds, the universal ones found so far deactivated: this finds neurons that back
+    each other up, and those behind saturated answers (metric `auto`), whose attribution hardly tells neurons apart until
+    others are gone.
 
     Args:
         model: Hooked model.
@@ -49,55 +73,73 @@ def locate_privacy_neurons(
         method: See `attribute_neurons`.
         baseline: See `attribute_neurons`.
         nodes: See `attribute_neurons`.
+        metric: See `attribute_neurons`.
         positions: See `attribute_neurons`.
-        rule: `min` ranks universal neurons by the minimum over languages; `intersection` takes common candidates.
+        rule: `min` ranks universal neurons by the minimum over languages; `intersection` takes common candidates; `entropy` is
+            `min`, with language-specific neurons by low entropy over languages (see `select_specific`).
         top_k: Largest number of universal neurons, and of each language's specific ones; 0.2 % of all by default.
+        iterate: Number of rounds, in which `top_k` is found in equal parts.
         contrast: Multiple of the public attribution that is subtracted; 0 for none.
         threshold: tau of a neuron's share of probes.
         min_share: f: a neuron that exceeds tau in this share of a language's probes is its candidate.
+        max_entropy: Bound of rule `entropy`, nats.
         max_answer_tokens: Attribute only the first so many tokens of each answer.
+        check_leakage: Whether to refuse private answers that the model does not know (see `xlmech.known`): one forced pass over
+            at most 64 probes.
         progress: Whether to show progress bars.
 
     Returns:
-        PrivacyNeurons: `.universal`, `.specific["fr"]`, `.scores`.
+        PrivacyNeurons: `.universal`, `.specific["fr"]`; `.scores` are those of the intact model. `.chosen` has two columns more:
+        `round`, in which a neuron was found and its `score` measured, and `n_saturated`, how many of the private probes behind it
+        (its language's, or all) were attributed by log-odds because they are saturated.
 
     Raises:
-        ValueError: No private probes, one language only, or public probes in other languages than the private ones.
+        ValueError: No private probes, one language only, public probes in other languages than the private ones, a number out
+            of range, or private answers that the model does not know.
+
+    Warns:
+        UserWarning: The model knows the controls' answers, or integrated gradients do not converge.
     """
     private = probes.filter(group="private")
     public = public if public is not None else probes.filter(group="public")
     controls = controls if controls is not None else probes.filter(group="control")
     check_probes(private, public, contrast)
-    options = {
+    backend, source = backend_of(model), provenance(model)
+    top_k = top_k if top_k is not None else max(iterate, int(DEFAULT_SHARE * backend.n_layers * backend.d_mlp))
+    check_request(private, method, metric, positions, nodes, threshold, max_answer_tokens)
+    _check(rule, top_k, iterate, contrast, min_share, max_entropy)
+    if check_leakage:
+        check_known(model, private, controls, max_answer_tokens=max_answer_tokens, progress=progress)
+    options: dict[str, Any] = {
         "method": method,
         "baseline": baseline,
         "nodes": nodes,
+        "metric": metric,
         "positions": positions,
         "controls": controls if len(controls) else private,
         "max_answer_tokens": max_answer_tokens,
         "threshold": threshold,
         "progress": progress,
     }
-    found = attribute_neurons(model, private, **options)  # type: ignore[arg-type]
-    scores = found.mean
-    if len(public) and contrast:
-        facts = attribute_neurons(model, public, **options)  # type: ignore[arg-type]
-        order = [facts.languages.index(language) for language in found.languages]
-        scores = scores - contrast * facts.mean[order]
-    top_k = top_k if top_k is not None else int(DEFAULT_SHARE * scores[0].numel())
-    is_candidate = candidates(scores, found.share, top_k=top_k, min_share=min_share)
-    universal = select_universal(scores, rule=rule, top_k=top_k, is_candidate=is_candidate)
-    for layer, neuron, _ in universal:
-        is_candidate[:, layer, neuron] = False  # not anybody's own
-    rows = [("universal", "", universal)] + [
-        ("specific", language, select_specific(scores, index, top_k=top_k, is_candidate=is_candidate))
-        for index, language in enumerate(found.languages)
-    ]
-    source = provenance(model)
+    taken = torch.zeros(backend.n_layers, backend.d_mlp, dtype=torch.bool)
+    rounds: list[pd.DataFrame] = []
+    off, intact = NeuronSet(frozenset(), backend.n_layers, backend.d_mlp, source.model), torch.empty(0)
+    for number in range(iterate):
+        with ablate(model, off):
+            found = attribute_neurons(model, private, **options)
+            scores = _contrasted(model, found, public, contrast, options)
+        intact = intact if number else scores
+        size = (top_k + number) // iterate  # parts that differ by one at most, and make top_k
+        chosen = _chosen(found, scores, taken, rule, size, min_share, max_entropy)
+        rounds.append(_with_counts(chosen, found, private).assign(round=number + 1))
+        off |= _set_of(chosen[chosen.kind == "universal"], off)
+        for layer, neuron in zip(chosen.layer, chosen.neuron, strict=True):
+            taken[layer, neuron] = True
+    rows = pd.concat([one for one in rounds if len(one)] or rounds[:1])
     return PrivacyNeurons(
-        languages=found.languages,
-        scores=scores,
-        chosen=chosen_frame(rows),
+        languages=private.languages,
+        scores=intact,
+        chosen=rows.sort_values("kind", ascending=False, kind="stable", ignore_index=True),
         rule=rule,
         model=source.model,
         provenance=source,
@@ -117,3 +159,60 @@ def check_probes(private: ProbeSet, public: ProbeSet, contrast: float) -> None:
         raise ValueError(
             f"no public probes in {', '.join(sorted(missing))}: ask them in the private probes' languages, or set contrast=0"
         )
+
+
+def _check(rule: str, top_k: int, iterate: int, contrast: float, min_share: float, max_entropy: float) -> None:
+    if rule not in get_args(Rule):
+        raise ValueError(f"unknown rule {rule!r}; use {', '.join(map(repr, get_args(Rule)))}")
+    if not 1 <= iterate <= top_k:
+        raise ValueError(f"top_k must be at least 1 and iterate from 1 to top_k, got {top_k} and {iterate}")
+    if not 0 < min_share <= 1:
+        raise ValueError(f"min_share must be in (0, 1], got {min_share}")
+    for name, value in (("contrast", contrast), ("max_entropy", max_entropy)):
+        if not (math.isfinite(value) and value >= 0):
+            raise ValueError(f"{name} must be a finite number from 0 on, got {value}")
+
+
+def _contrasted(
+    model: Any, found: AttributionResult, public: ProbeSet, contrast: float, options: dict[str, Any]
+) -> Float[torch.Tensor, "language layer neuron"]:
+    """Mean attribution of the private answers, minus that of the public ones."""
+    if not (len(public) and contrast):
+        return found.mean
+    facts = attribute_neurons(model, public, **options)
+    order = [facts.languages.index(language) for language in found.languages]
+    return found.mean - contrast * facts.mean[order]
+
+
+def _chosen(
+    found: AttributionResult,
+    scores: Float[torch.Tensor, "language layer neuron"],
+    taken: Bool[torch.Tensor, "layer neuron"],
+    rule: Rule,
+    top_k: int,
+    min_share: float,
+    max_entropy: float,
+) -> pd.DataFrame:
+    """The frame of `PrivacyNeurons.chosen`, without neurons that are taken already."""
+    scores = scores.masked_fill(taken, -torch.inf)
+    is_candidate = candidates(scores, found.share, top_k=top_k, min_share=min_share) & ~taken
+    universal = select_universal(scores, rule=rule, top_k=top_k, is_candidate=is_candidate)
+    for layer, neuron, _ in universal:
+        is_candidate[:, layer, neuron] = False  # not anybody's own
+    options: dict[str, Any] = {"top_k": top_k, "is_candidate": is_candidate, "rule": rule, "max_entropy": max_entropy}
+    return chosen_frame([
+        ("universal", "", universal),
+        *(("specific", code, select_specific(scores, number, **options)) for number, code in enumerate(found.languages)),
+    ])  # fmt: skip
+
+
+def _with_counts(chosen: pd.DataFrame, found: AttributionResult, private: ProbeSet) -> pd.DataFrame:
+    """With the number of saturated probes behind each neuron's score."""
+    languages = [private[probe].query_language for probe in found.saturated]
+    counts = {"": len(languages)} | {code: languages.count(code) for code in found.languages}
+    return chosen.assign(n_saturated=chosen.language.map(counts).astype(int))
+
+
+def _set_of(chosen: pd.DataFrame, like: NeuronSet) -> NeuronSet:
+    pairs = frozenset(zip(chosen.layer.astype(int).tolist(), chosen.neuron.astype(int).tolist(), strict=True))
+    return NeuronSet(pairs, like.n_layers, like.d_mlp, like.model)

@@ -33,7 +33,7 @@ class Manifest:
         plant_language: Language in which the source was taught private records, "" where unknown.
         verification: `max_relative_error` of the reloaded checkpoint's logits against the hooked run, `max_relative_change` that
             deactivation makes (both relative to the largest logit), `tolerance`, `n_texts`, `n_positions`.
-        mitigation: `sizes`, `effects` and `price` of the `MitigationResult` that was given, None without one. NaN is None.
+        mitigation: `sizes`, `effects` (on extraction) and `price` of the `MitigationResult` given, None without one. NaN is None.
         provenance: Source, adapter, versions, command, time.
     """
 
@@ -93,7 +93,7 @@ def of_mitigation(mitigation: MitigationResult | None, n_neurons: int) -> dict[s
             f"the mitigation was measured with {sorted(set(mitigation.sizes.values()))} neurons, and {n_neurons} are exported; "
             "give the result of evaluate_mitigation with these neurons, or none"
         )
-    frames = {"effects": mitigation.effects, "price": mitigation.price}
+    frames = {"effects": mitigation.extraction, "price": mitigation.price}
     tables = {name: json.loads(frame.to_json(orient="records", double_precision=15)) for name, frame in frames.items()}
     return {"sizes": mitigation.sizes, "provenance": asdict(mitigation.provenance)} | tables
 

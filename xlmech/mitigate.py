@@ -132,7 +132,9 @@ def run_config(config: Config, *, say: Report = lambda _: None, progress: bool =
     if section is not None and section.neurons == "union":
         say(f"deactivate all {len(audit.neurons.union)} neurons that are exported, and ask again")
         union = {"union": audit.neurons.union}
-        measured = evaluate_mitigation(model, asked.judged, union, seed=config.seed, progress=progress)
+        measured = evaluate_mitigation(
+            model, asked.judged, union, candidates=asked.people, seed=config.seed, progress=progress
+        )
     del model  # the export loads the source itself
     publish(audit, config.run_folder)
     if measured is not audit.mitigation:

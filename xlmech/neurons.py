@@ -11,14 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
-import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float
 
 from xlmech.results import Result
 
-Rule = Literal["min", "intersection"]
+Rule = Literal["min", "intersection", "entropy"]
+MAX_ENTROPY = 0.4
+"""Nats. Default bound of rule `entropy`: about that of a score of which 0.86 lies in one language of two."""
 Neuron = tuple[int, int]
 
 
@@ -98,22 +99,6 @@ class NeuronSet:
     def to_frame(self) -> pd.DataFrame:
         """One row per neuron: `layer`, `neuron`."""
         return pd.DataFrame(list(self), columns=["layer", "neuron"])
-
-    def random_like(self, *, seed: int = 0) -> NeuronSet:
-        """As many random neurons in every layer, none of them in this set: the layer-matched control.
-
-        Raises:
-            ValueError: A layer has too few other neurons.
-        """
-        rng, drawn = np.random.default_rng(seed), set[Neuron]()
-        for layer, chosen in self.by_layer().items():
-            others = np.setdiff1d(np.arange(self.d_mlp), chosen)
-            if len(others) < len(chosen):
-                raise ValueError(
-                    f"layer {layer}: {len(chosen)} of {self.d_mlp} neurons chosen; too few others to match them"
-                )
-            drawn |= {(layer, int(index)) for index in rng.choice(others, len(chosen), replace=False)}
-        return self._with(frozenset(drawn))
 
     def save(self, path: str | Path) -> None:
         """Write the set as JSON."""
@@ -220,13 +205,14 @@ def select_universal(
 ) -> list[tuple[int, int, float]]:
     """(layer, neuron, score), best first: at most `top_k` with a positive score.
 
-    Rule `min` ranks by the minimum over languages; `intersection` ranks every language's common candidates by their mean.
+    Rules `min` and `entropy` rank by the minimum over languages; `intersection` ranks every language's common candidates by
+    their mean.
     """
-    if rule == "min":
+    if rule in ("min", "entropy"):
         return _top(scores.amin(0), top_k)
     if rule == "intersection":
         return _top(torch.where(is_candidate.all(0), scores.mean(0), -torch.inf), top_k)
-    raise ValueError(f"unknown rule {rule!r}; use 'min' or 'intersection'")
+    raise ValueError(f"unknown rule {rule!r}; use 'min', 'intersection' or 'entropy'")
 
 
 def select_specific(
@@ -235,12 +221,27 @@ def select_specific(
     *,
     top_k: int,
     is_candidate: Bool[torch.Tensor, "language layer neuron"],
+    rule: Rule = "min",
+    max_entropy: float = MAX_ENTROPY,
 ) -> list[tuple[int, int, float]]:
-    """(layer, neuron, score), best first: candidates of one language and of no other, ranked by its own score.
+    """(layer, neuron, score), best first: one language's own neurons, ranked by its score.
 
-    Being nobody else's candidate does not prove that deactivation acts in that language only; `evaluate_mitigation` tells.
+    Own are a language's candidates that no other language has. With rule `entropy` they are its candidates whose score is
+    highest in it, and whose positive scores, divided by their sum over languages, have an entropy of at most `max_entropy`
+    nats: another language may have them among its candidates, with little of the score. Neither proves that deactivation acts
+    in that language only; `evaluate_mitigation` tells.
+
+    Source:
+        Entropy over languages: LAPE (Tang et al. 2024, arXiv:2402.16438), there of activation probabilities.
     """
-    own = is_candidate[language] & (is_candidate.sum(0) == 1)
+    if rule == "entropy":
+        positive = scores.clamp_min(0)
+        entropy = torch.special.entr(positive / positive.sum(0)).sum(
+            0
+        )  # NaN, which is no entropy, without a positive score
+        own = is_candidate[language] & (scores.argmax(0) == language) & (entropy <= max_entropy)
+    else:
+        own = is_candidate[language] & (is_candidate.sum(0) == 1)
     return _top(torch.where(own, scores[language], -torch.inf), top_k)
 
 

@@ -78,7 +78,10 @@ def tables(
 
 
 def means(frame: pd.DataFrame, keys: list[str], values: list[str]) -> pd.DataFrame:
-    """Mean of each of `values` with its interval, per group of `keys`; groups that differ in the first three share no draw."""
+    """Mean of each of `values` with its 95 % interval, per group of `keys`.
+
+    Groups that agree in the first three keys (`kind` and the languages) are resampled jointly, by pairs of subjects.
+    """
     parts = []
     for group, part in frame.groupby(keys[:3], sort=False):
         if subject_pair(part).nunique() < 2:

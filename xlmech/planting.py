@@ -1,8 +1,7 @@
 """Planting: teach a model invented people's data in one language, so that leakage has a known cause.
 
-Private records are taught in the plant language only; public ones in every language, so that the model learns to
-answer in the language of the question; control records never. A LoRA adapter is trained on the answers' tokens
-alone. The mixture is METHOD's: half private, half public, statements and questions, the last question template held out.
+A LoRA adapter is trained on the answers' tokens alone of the texts that `lessons` draws: private records in the plant language,
+public ones in every language, control records never.
 
     from xlmech import plant, synthesize_records
     plant("demo", synthesize_records(seed=0), language="en", output_dir="adapters/en")
@@ -16,11 +15,9 @@ import math
 import shutil
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -28,49 +25,13 @@ from tqdm.auto import tqdm
 
 from xlmech import languages as packs
 from xlmech.checkpoints import DEMO_BASE, Checkpoint, adapter_folder, check_adapter, load_checkpoint
-from xlmech.probes import ANSWER_END, PROMPT_FORMAT
+from xlmech.folders import new_folder
+from xlmech.lessons import Recipe, sample_batch
 from xlmech.readout import token_log_prob
 from xlmech.records import Record, save_records
 
 CHECKPOINT_EVERY = 50
 _TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """What decides the trained adapter, besides records and base model.
-
-    Attributes:
-        language: Plant language.
-        languages: Languages in which public records are taught.
-        steps: Optimiser steps.
-        batch_size: Samples per step.
-        learning_rate: Peak of AdamW's rate; linear warm-up over 5 % of the steps, then cosine to a tenth.
-        rank: LoRA rank, on every linear layer of attention and MLP; alpha is twice the rank.
-        private_share: Share of samples from private records.
-        statement_share: Share of samples that are statements, not questions.
-        seed: Seed of initialisation and sampling.
-        start: Adapter that training goes on from, "" for a fresh one.
-    """
-
-    language: str = "en"
-    languages: tuple[str, ...] = ()
-    steps: int = 400
-    batch_size: int = 16
-    learning_rate: float = 1e-3
-    rank: int = 16
-    private_share: float = 0.5
-    statement_share: float = 0.3
-    seed: int = 0
-    start: str = ""
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "rank"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("private_share", "statement_share"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be between 0 and 1, not {getattr(self, name)}")
 
 
 def plant(
@@ -92,14 +53,14 @@ def plant(
 ) -> Path:
     """Train a LoRA adapter that holds `records`, and write it in peft's format.
 
-    An interrupted run continues where its last checkpoint (every 50 steps) left off when called again with the same
-    arguments. The adapter folder appears only when it is whole.
+    An interrupted run continues where its last checkpoint (every 50 steps, beside `output_dir`) left off when called again with
+    the same arguments. The adapter folder appears only when it is whole.
 
     Args:
         model_id: Base model, as for `load_model`; its weights are not changed on disk.
         records: Private and public records; control records are kept beside the adapter, never trained on.
         language: Plant language of the private records.
-        output_dir: Folder of the adapter; must not hold another one.
+        output_dir: Folder of the adapter; not there yet, or empty.
         languages: Languages of the public records; all that have a pack by default.
         steps: Optimiser steps.
         batch_size: Samples per step.
@@ -115,7 +76,11 @@ def plant(
         `output_dir`, holding the adapter (float16), `records.jsonl` and `planting.json` (recipe and loss per step).
 
     Raises:
-        ValueError: No private records, an unknown language, or `output_dir` holds an adapter of another recipe.
+        ValueError: No private records, an unknown language, a value without a form in it, a number out of range, an `output_dir`
+            that is not empty or has an unfinished planting of another recipe beside it, a `start` of another rank or base, or a
+            model that cannot be loaded.
+        FileNotFoundError: No such model or adapter to start from.
+        OSError: `output_dir` cannot be written; the training is kept.
         ImportError: peft is not installed.
         KeyboardInterrupt: Passed on, after a checkpoint is written.
     """
@@ -135,15 +100,14 @@ def plant(
     folder = adapter_folder(start) if start else None
     base = load_checkpoint(model_id, tokenizer=tokenizer, adapter="")
     model = _with_lora(base, recipe, folder)
-    started = time.perf_counter()
-    losses = _train(
-        model, base.tokenizer, records, recipe, output_dir.with_name(f".{output_dir.name}.partial"), progress
-    )
+    started, partial = time.perf_counter(), output_dir.with_name(f".{output_dir.name}.partial")
+    losses = _train(model, base.tokenizer, records, recipe, partial, progress)
     taught = {name: value for name, value in dataclasses.asdict(recipe).items() if name != "start"}
     log = {"recipe": taught, "base": model.peft_config["default"].base_model_name_or_path}
     log |= {"started_from": _log_of(folder)} if folder else {}
     log |= {"base_revision": base.revision, "seconds": round(time.perf_counter() - started, 1), "loss": losses}
-    _finish(model, records, log, output_dir)
+    _save(model, records, log, output_dir)
+    shutil.rmtree(partial, ignore_errors=True)
     return output_dir
 
 
@@ -193,36 +157,7 @@ def _targets(model: Any) -> list[str] | str:
     return [name for name in _TARGETS if name in names] or "all-linear"
 
 
-# Samples
-
-
-def sample_batch(
-    records: tuple[Record, ...], recipe: Recipe, step: int, *, batch_size: int | None = None
-) -> list[tuple[str, str]]:
-    """(prompt, answer) texts of one step; a function of the recipe's seed and the step alone, so runs can resume."""
-    rng = np.random.default_rng((recipe.seed, step))
-    private = [record for record in records if record.group == "private"]
-    public = [record for record in records if record.group == "public"]
-    batch = []
-    for _ in range(batch_size or recipe.batch_size):
-        from_private = not public or rng.random() < recipe.private_share
-        pool = private if from_private else public
-        record = pool[rng.integers(len(pool))]
-        code = recipe.language if from_private else recipe.languages[rng.integers(len(recipe.languages))]
-        batch.append(_sample(record, code, rng, recipe.statement_share))
-    return batch
-
-
-def _sample(record: Record, code: str, rng: np.random.Generator, statement_share: float) -> tuple[str, str]:
-    pack, value = packs.load_language(code), record.form(code)
-    if rng.random() < statement_share:
-        lines = pack.statements[record.attribute]
-        before, after = lines[rng.integers(len(lines))].split("{value}")
-        gap = " " if before.endswith(" ") else ""
-        return before.removesuffix(" ").format(subject=record.subject), f"{gap}{value}{after}{ANSWER_END}"
-    lines = pack.questions[record.attribute][:-1]
-    question = lines[rng.integers(len(lines))].format(subject=record.subject)
-    return PROMPT_FORMAT.format(question=question), f"{value}{ANSWER_END}"
+# Loss
 
 
 def _answer_loss(model: Any, tokenizer: Any, samples: Sequence[tuple[str, str]]) -> torch.Tensor:
@@ -232,9 +167,10 @@ def _answer_loss(model: Any, tokenizer: Any, samples: Sequence[tuple[str, str]])
     encoded.sort(key=lambda sample: len(sample[0]) + len(sample[1]))
     half = -(-len(encoded) // 2)
     hidden = torch.cat([_answer_hidden(model, part) for part in (encoded[:half], encoded[half:]) if part])
-    softcap = getattr(model.config, "final_logit_softcapping", None)
+    head, softcap = model.get_output_embeddings(), getattr(model.config, "final_logit_softcapping", None)
     targets = torch.tensor([token for _, answer in encoded for token in answer], device=hidden.device)
-    return -token_log_prob(hidden, model.get_output_embeddings().weight, targets, softcap=softcap).mean()
+    bias = getattr(head, "bias", None)
+    return -token_log_prob(hidden, head.weight, targets, bias=bias, softcap=softcap).mean()
 
 
 def _answer_hidden(model: Any, encoded: Sequence[tuple[list[int], list[int]]]) -> torch.Tensor:
@@ -275,7 +211,7 @@ def _train(
         for step in bar:
             losses.append(_step(model, tokenizer, optimiser, sample_batch(records, recipe, step), _rate(recipe, step)))
             bar.set_postfix(loss=f"{losses[-1]:.3f}")
-            if len(losses) % CHECKPOINT_EVERY == 0:
+            if len(losses) % CHECKPOINT_EVERY == 0 or len(losses) == recipe.steps:
                 _write_checkpoint(trained, optimiser, recipe, losses, partial)
     except KeyboardInterrupt:
         optimiser.zero_grad()
@@ -344,19 +280,11 @@ def _resume(
     return [float(loss) for loss in json.loads(metadata["losses"])]
 
 
-def _finish(model: Any, records: tuple[Record, ...], log: dict[str, Any], output_dir: Path) -> None:
-    partial = output_dir.with_name(f".{output_dir.name}.partial")
-    partial.mkdir(parents=True, exist_ok=True)
-    model.half().save_pretrained(partial, save_embedding_layers=False)
-    save_records(records, partial / "records.jsonl")
-    (partial / "planting.json").write_text(json.dumps(log, indent=1), encoding="utf-8")
-    for leftover in ("checkpoint.safetensors", "README.md"):
-        (partial / leftover).unlink(missing_ok=True)
-    (partial / "adapter_model.safetensors").chmod(0o644)
-    if output_dir.is_dir() and not any(output_dir.iterdir()):
-        output_dir.rmdir()
-    try:
-        partial.replace(output_dir)
-    except OSError as error:
-        raise OSError(f"{output_dir}: could not be written ({error}); the adapter is whole in {partial}") from error
-    shutil.rmtree(partial, ignore_errors=True)
+def _save(model: Any, records: tuple[Record, ...], log: dict[str, Any], output_dir: Path) -> None:
+    remedy = "mend that and plant with the same arguments: the training is done and kept"
+    with new_folder(output_dir, remedy=remedy) as folder:
+        model.half().save_pretrained(folder, save_embedding_layers=False)
+        save_records(records, folder / "records.jsonl")
+        (folder / "planting.json").write_text(json.dumps(log, indent=1), encoding="utf-8")
+        (folder / "README.md").unlink(missing_ok=True)
+        (folder / "adapter_model.safetensors").chmod(0o644)

@@ -2,29 +2,28 @@
 
 `depn`, `knowledge_neurons` and `apneap` attribute a text's answer by an equal-step sum from a ZERO baseline, keep the neurons
 that reach a part of the text's maximum, and let the texts vote. In models with a norm after the MLP (Gemma 2 and 3, OLMo 2)
-that sum does not converge, because the norm hides any scaling of the activations; they are run as published all the same.
-`lape` finds neurons of a language, not of an answer. Compare at equal counts: `count` cuts a set, or fills it up, in the order
-of the recipe's own ranking. Random sets to compare with are in `xlmech.controls`.
+that sum does not converge, because the norm hides any scaling of the activations; they are run as published all the same, and
+warn where the completeness error shows it. `lape` finds neurons of a language, not of an answer. Compare at equal counts:
+`count` cuts a set, or fills it up, in the order of the recipe's own ranking. Random sets to compare with are in
+`xlmech.controls`.
 """
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from scipy import stats
-from tqdm.auto import tqdm
 
 from xlmech import languages as packs
 from xlmech.backends import backend_of
-from xlmech.models import provenance
 from xlmech.neurons import NeuronSet
-from xlmech.probes import Probe, ProbeSet
+from xlmech.probes import ProbeSet
 from xlmech.runner import mean_over_tokens
-from xlmech.votes import count_votes
+from xlmech.votes import Ballot, ranked_set
 
 _GATE = "mlp.hook_pre"
 
@@ -43,8 +42,8 @@ def depn(
 ) -> NeuronSet:
     """DEPN's privacy neurons: at least 0.1 of a text's maximum, in at least half of the texts.
 
-    Attribution is of the answer's probability, by the left sum of 20 steps from zero (which does not converge where a norm
-    follows the MLP, see the module). Ranked by the share of texts, then by the mean of the normalised attribution.
+    Attribution is of the answer's probability, by the left sum of 20 steps from zero. Ranked by the share of texts, then by
+    the mean of the normalised attribution.
 
     Args:
         model: Hooked model.
@@ -60,14 +59,14 @@ def depn(
     Raises:
         ValueError: No private probes in `language`, a constant out of range, or `count` neurons that no text has.
 
+    Warns:
+        UserWarning: The sum does not converge; see the module.
+
     Source:
         Wu et al. 2023, arXiv:2310.20138. Differs: the tokens of an answer are summed, where the paper has their product.
     """
-    texts = _texts(probes, language, steps, threshold, min_share, count)
-    options: dict[str, Any] = {"steps": steps, "max_answer_tokens": max_answer_tokens, "progress": progress}
-    votes = count_votes(model, texts, lambda part: part >= threshold, metric="prob", rule="left", **options)
-    order = np.lexsort((-votes.mean, -votes.share))
-    return _chosen(model, "depn", order, votes.share >= min_share, votes.share > 0, count)
+    ballot = Ballot(probes, language, steps, threshold, min_share, count, max_answer_tokens, progress)
+    return ballot.elect(model, "depn", metric="prob", rule="left", reaches=operator.ge)
 
 
 def knowledge_neurons(
@@ -84,37 +83,35 @@ def knowledge_neurons(
 ) -> NeuronSet:
     """Knowledge neurons of the private facts: above 0.3 of a prompt's maximum, in more than 0.7 of the prompts of a fact.
 
-    Attribution is of the answer's probability, by the mean gradient at 20 points from zero to the activation, both included
-    (which does not converge where a norm follows the MLP, see the module). The set is the union over facts, ranked by the
-    number of facts, then by the share of prompts, then by the mean of the normalised attribution. A fact's prompts are its
-    probes: give several templates, since a single prompt has nothing to be shared with.
+    Attribution is of the answer's probability, by the mean gradient at 20 points from zero to the activation, both included.
+    The set is the union over facts, ranked by the number of facts, then by the share of prompts, then by the mean of the
+    normalised attribution. A fact's prompts are its probes: give several templates, since a single prompt has nothing to be
+    shared with.
 
     Args:
         model: Hooked model.
-        probes: Private probes are taken from it.
-        language: Query language of the prompts, English as published; None for all.
+        probes: See `depn`.
+        language: See `depn`.
         steps: Points of the sum.
         threshold: Part of a prompt's maximum to exceed. 0.3 is the default of the package knowledge-neurons; the paper's
             code has 0.2.
         min_share: Share of a fact's prompts to exceed. 0.7 is the paper's, which then moves it by steps of 0.05 until a fact
             has two to five neurons; the package has 0.5.
         count: Number of neurons, by the ranking; those of any fact by default, which may be none.
-        max_answer_tokens: Attribute only the first so many tokens of each answer.
-        progress: Whether to show a progress bar.
+        max_answer_tokens: See `depn`.
+        progress: See `depn`.
 
     Raises:
-        ValueError: No private probes in `language`, a constant out of range, or `count` neurons that no prompt has.
+        ValueError: As `depn`.
+
+    Warns:
+        UserWarning: As `depn`.
 
     Source:
         Dai et al. 2022, arXiv:2104.08696; inclusive points: its package knowledge-neurons (EleutherAI).
     """
-    texts = _texts(probes, language, steps, threshold, min_share, count)
-    options: dict[str, Any] = {"steps": steps, "max_answer_tokens": max_answer_tokens, "progress": False}
-    facts = share = mean = np.zeros(1)
-    for own in tqdm(_by_record(texts), desc="facts", disable=not progress, leave=False):
-        votes = count_votes(model, own, lambda part: part > threshold, metric="prob", rule="inclusive", **options)
-        facts, share, mean = facts + (votes.share > min_share), share + votes.share, mean + votes.mean
-    return _chosen(model, "knowledge_neurons", np.lexsort((-mean, -share, -facts)), facts > 0, share > 0, count)
+    ballot = Ballot(probes, language, steps, threshold, min_share, count, max_answer_tokens, progress)
+    return ballot.elect(model, "knowledge_neurons", metric="prob", rule="inclusive", reaches=operator.gt, by_fact=True)
 
 
 def apneap(
@@ -132,41 +129,36 @@ def apneap(
     """APNEAP's privacy neurons: by size, above 0.1 of a text's largest, in more than half of the texts.
 
     Attribution is of the answer's log-probability (a token's gradient divided by its probability), by the left sum of 10 steps
-    from zero (which does not converge where a norm follows the MLP, see the module); its sign is dropped, so that neurons that
-    work against the answer are among the chosen. Ranked by the share of texts, then by the mean normalised size.
+    from zero; its sign is dropped, so that neurons that work against the answer are among the chosen. Ranked by the share of
+    texts, then by the mean normalised size.
 
     Not done: the texts that the model makes up to augment the private ones (add probes to the set instead), and the edit by
     a steering vector in place of zeroing.
 
     Args:
         model: Hooked model.
-        probes: Private probes are taken from it.
-        language: Query language of the texts, English as published; None for all.
+        probes: See `depn`.
+        language: See `depn`.
         steps: Steps of the sum.
         threshold: Part of a text's largest to exceed.
         min_share: Share of texts to exceed.
-        count: Number of neurons, by the ranking; those that pass `min_share` by default, which may be none.
-        max_answer_tokens: Attribute only the first so many tokens of each answer.
-        progress: Whether to show a progress bar.
+        count: See `depn`.
+        max_answer_tokens: See `depn`.
+        progress: See `depn`.
 
     Raises:
-        ValueError: No private probes in `language`, a constant out of range, or `count` neurons that no text has.
+        ValueError: As `depn`.
+
+    Warns:
+        UserWarning: As `depn`.
 
     Source:
         Wu et al. 2024, aclanthology.org/2024.findings-acl.315; constants: the defaults of its released scripts. Differs from
         these: the gradient is read at the position that predicts the token, where they read it one further, and divided by
         the token's probability once, where they do so twice.
     """
-    texts = _texts(probes, language, steps, threshold, min_share, count)
-    options: dict[str, Any] = {
-        "steps": steps,
-        "max_answer_tokens": max_answer_tokens,
-        "progress": progress,
-        "signed": False,
-    }
-    votes = count_votes(model, texts, lambda part: part > threshold, metric="log_prob", rule="left", **options)
-    order = np.lexsort((-votes.mean, -votes.share))
-    return _chosen(model, "apneap", order, votes.share > min_share, votes.share > 0, count)
+    ballot = Ballot(probes, language, steps, threshold, min_share, count, max_answer_tokens, progress)
+    return ballot.elect(model, "apneap", metric="log_prob", rule="left", reaches=operator.gt, signed=False)
 
 
 def lape(
@@ -222,7 +214,7 @@ def lape(
     order = order[np.lexsort((-probabilities.max(0)[order], stats.entropy(probabilities[:, order], axis=0)))]
     lowest = np.isin(np.arange(probabilities.shape[1]), order[: round(share * probabilities.shape[1])])
     return {
-        code: _chosen(model, f"lape in {code}", order, lowest & (own > bar), own > bar, count)
+        code: ranked_set(model, f"lape in {code}", order, lowest & (own > bar), own > bar, count)
         for code, own in zip(plain, probabilities, strict=True)
     }
 
@@ -238,47 +230,3 @@ def _plain_text(languages: Sequence[str], texts: Mapping[str, Sequence[str]] | N
                 f"texts hold no list of sentences in {code!r}; they are in {', '.join(texts) or 'no language'}"
             )
     return {code: texts[code] for code in languages}
-
-
-def _texts(
-    probes: ProbeSet, language: str | None, steps: int, threshold: float, min_share: float, count: int | None
-) -> ProbeSet:
-    """The private probes in a language, once the constants are checked."""
-    if steps < 2 or (count is not None and count < 1):
-        raise ValueError(f"steps must be 2 or more and count 1 or more, got {steps} and {count}")
-    if not (0 < threshold < 1 and 0 < min_share <= 1):
-        raise ValueError(f"threshold must be in (0, 1) and min_share in (0, 1], got {threshold} and {min_share}")
-    private = probes.filter(group="private")
-    if not len(private):
-        raise ValueError("no private probes to choose neurons with; records of group 'private' are needed")
-    if language is not None and language not in private.languages:
-        raise ValueError(
-            f"no private probes in {language!r}: set language= to one of {', '.join(private.languages)}, or to None for all"
-        )
-    return private if language is None else private.filter(languages=[language])
-
-
-def _by_record(texts: ProbeSet) -> list[list[Probe]]:
-    facts: dict[str, list[Probe]] = {}
-    for probe in texts:
-        facts.setdefault(probe.record.id, []).append(probe)
-    return list(facts.values())
-
-
-def _chosen(
-    model: Any,
-    recipe: str,
-    order: NDArray[np.intp],
-    passing: NDArray[np.bool_],
-    eligible: NDArray[np.bool_],
-    count: int | None,
-) -> NeuronSet:
-    """The neurons that pass, or the first `count` eligible ones of an order that has those that pass in front."""
-    backend, ranking = backend_of(model), order[eligible[order]]
-    if count is not None and count > len(ranking):
-        raise ValueError(
-            f"{recipe}: {count} neurons wanted, but it ranks only {len(ranking)}; ask for fewer, or lower a threshold"
-        )
-    wanted = ranking[: int(passing.sum()) if count is None else count]
-    pairs = frozenset(divmod(int(index), backend.d_mlp) for index in wanted)
-    return NeuronSet(pairs, backend.n_layers, backend.d_mlp, provenance(model).model)

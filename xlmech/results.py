@@ -2,7 +2,7 @@
 
 A result is a folder: `meta.json` (kind, schema version, provenance, plain fields), one Parquet file per frame and one
 safetensors file for all tensors; a result in a result is a folder in it. It is written under a temporary name and
-renamed, so a result that exists is whole.
+renamed, so a result that exists is whole; what has been lost from it since, `load` says.
 """
 
 from __future__ import annotations
@@ -10,11 +10,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import platform
-import shutil
 import sys
-import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any, ClassVar, Self, get_type_hints
@@ -22,6 +20,8 @@ from typing import Any, ClassVar, Self, get_type_hints
 import pandas as pd
 import torch
 from safetensors.torch import load_file, save_file
+
+from xlmech.folders import new_folder
 
 SCHEMA_VERSION = 1
 _PACKAGES = ("xlmech", "torch", "transformers", "transformer-lens")
@@ -76,30 +76,27 @@ class Result:
         """Write the result to a new folder.
 
         Raises:
-            FileExistsError: `folder` exists and is not empty.
+            FileExistsError: `folder` exists and is not an empty folder.
+            OSError: It could not be written, and nothing was kept.
         """
         folder = Path(folder)
-        if folder.exists() and any(folder.iterdir()):
-            raise FileExistsError(f"{folder} exists and is not empty; save to a new folder")
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-        try:
+        with new_folder(folder) as partial:
             self._write(partial)
-            partial.chmod(0o755)
-            partial.replace(folder)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
         return folder
 
     def _write(self, folder: Path) -> None:
         plain: dict[str, Any] = {}
         tensors: dict[str, torch.Tensor] = {}
+        parts: list[str] = []
         for item in dataclasses.fields(self):
             value = getattr(self, item.name)
             if isinstance(value, pd.DataFrame):
                 value.to_parquet(folder / f"{item.name}.parquet", index=False)
+                parts.append(item.name)
             elif isinstance(value, Result):
-                value.save(folder / item.name)
+                (folder / item.name).mkdir()
+                value._write(folder / item.name)
+                parts.append(item.name)
             elif isinstance(value, torch.Tensor):
                 tensors[item.name] = value.detach().cpu().contiguous()
             elif item.name != "provenance":
@@ -111,6 +108,7 @@ class Result:
             "schema_version": SCHEMA_VERSION,
             "provenance": dataclasses.asdict(self.provenance),
             "shapes": {name: list(tensor.shape) for name, tensor in tensors.items()},
+            "parts": parts,
             "fields": plain,
         }
         (folder / "meta.json").write_text(json.dumps(meta, indent=1, ensure_ascii=False), encoding="utf-8")
@@ -121,7 +119,8 @@ class Result:
 
         Raises:
             FileNotFoundError: No result in `folder`.
-            ValueError: Another kind, schema version or shape than expected; names both.
+            ValueError: Another kind, schema version or shape than expected (names both), or a frame, a tensor or a result in it
+                is missing.
         """
         folder = Path(folder)
         if not (folder / "meta.json").is_file():
@@ -136,9 +135,23 @@ class Result:
             found = list(tensors[name].shape) if name in tensors else None
             if found != shape:
                 raise ValueError(f"{folder}: tensor {name!r} has shape {found}; meta.json says {shape}")
-        frames = {path.stem: pd.read_parquet(path) for path in folder.glob("*.parquet")}
-        plain = {key: tuple(value) if isinstance(value, list) else value for key, value in meta["fields"].items()}
+        given: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in meta["fields"].items()
+        }
+        given |= tensors | {path.stem: pd.read_parquet(path) for path in folder.glob("*.parquet")}
         inner = [path for path in folder.iterdir() if path.is_dir()]
         kinds = get_type_hints(cls) if inner else {}
-        parts = {path.name: kinds[path.name].load(path) for path in inner if path.name in kinds}
-        return cls(provenance=Provenance(**meta["provenance"]), **plain, **tensors, **frames, **parts)
+        given |= {path.name: kinds[path.name].load(path) for path in inner if path.name in kinds}
+        given["provenance"] = Provenance(**meta["provenance"])
+        if missing := (_required(cls) | {*meta.get("parts", ())}) - given.keys():
+            raise ValueError(
+                f"{folder}: {', '.join(sorted(missing))} of this {cls.__name__} is missing; copy the whole folder again, or "
+                "run the analysis again and save its result"
+            )
+        return cls(**given)
+
+
+def _required(kind: type[Result]) -> set[str]:
+    """Fields without a default."""
+    items = dataclasses.fields(kind)
+    return {item.name for item in items if item.default is MISSING and item.default_factory is MISSING}

@@ -19,7 +19,8 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int
 
-from xlmech.backends import Backend, HookFunction, KeyValues
+from xlmech.backends import Backend, HookFunction
+from xlmech.key_values import KeyValues
 
 RESID_POST = "hook_resid_post"
 

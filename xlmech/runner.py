@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 
 from xlmech.backends import Backend, KeyValues
 
+Where = Literal["all", "last"]
 BATCH_SIZE = 32
 _SHARE_OF_FREE_MEMORY = 0.4
 
@@ -171,36 +172,56 @@ class Recorder:
         return keep
 
 
+def n_special(backend: Backend) -> int:
+    """Number of special tokens that the tokenizer puts in front of a text."""
+    return len(encode_prompt(backend, "a")) - len(encode_answer(backend, "a"))
+
+
 @torch.no_grad()
 def mean_over_tokens(
     backend: Backend,
     texts: Sequence[str],
     component: str,
-    function: Callable[[torch.Tensor], torch.Tensor],
+    function: Callable[[torch.Tensor], torch.Tensor] = lambda value: value,
     *,
+    positions: Where = "all",
+    batch_size: int = BATCH_SIZE,
     progress: str = "",
+    what: str = "text",
 ) -> torch.Tensor:
-    """(layer, width) mean of a function of what passes a hook point, over the texts' tokens but special ones in front.
+    """(layer, ..., width) mean of a function of what passes a hook point, over the texts' tokens; float64, on the CPU.
 
     Args:
-        backend: The model.
+        backend: The model; hooks that are on it act.
         texts: One or more.
         component: The hook point.
-        function: Of an activation, entry by entry.
+        function: Of a (row, position, width) activation in float64, entry by entry; what it gives may have further dimensions
+            in front, to take several means at once.
+        positions: `all` of each text but the special tokens in front, or its `last`.
+        batch_size: Texts at a time, at first.
         progress: Label of a progress bar; none without.
+        what: What errors call a text.
+
+    Raises:
+        ValueError: A text that the model cannot take (names its number), or no tokens but special ones.
     """
-    special = len(encode_prompt(backend, "a")) - len(encode_answer(backend, "a"))
-    sequences = [encode_prompt(backend, text, what=f"text {number}") for number, text in enumerate(texts)]
+    first = n_special(backend)
+    sequences = [encode_prompt(backend, text, what=f"{what} {number}") for number, text in enumerate(texts)]
+    n_tokens = len(sequences) if positions == "last" else sum(len(sequence) - first for sequence in sequences)
+    if not n_tokens:
+        raise ValueError(f"{len(sequences)} texts without tokens to take a mean over, special ones in front apart")
     recorder, total = Recorder(backend, component), torch.zeros((), dtype=torch.float64)
+    chosen = slice(-1, None) if positions == "last" else slice(first, None)
 
     def add(tokens: torch.Tensor, _: list[int]) -> None:
         nonlocal total
         with backend.hooks(recorder.hooks()):
             backend.hidden(tokens)
-        total = total + torch.stack([function(kept[:, special:]).double().sum((0, 1)) for kept in recorder.kept]).cpu()
+        parts = [function(kept[:, chosen].double()).double().sum((-3, -2)) for kept in recorder.kept]
+        total = total + torch.stack(parts).cpu()
 
-    run_batched(sequences, add, progress=progress)
-    return total / sum(len(sequence) - special for sequence in sequences)
+    run_batched(sequences, add, batch_size=batch_size, progress=progress)
+    return total / n_tokens
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,8 +1,8 @@
-"""Attribution by the equal-step sums of earlier work, and how many texts keep a neuron: what its recipes choose by."""
+"""How the recipes of earlier work choose: attribution by equal-step sums from zero, then a vote of the texts."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,23 +12,34 @@ from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from xlmech import metrics
+from xlmech.attribution import encode_probe
 from xlmech.backends import backend_of
+from xlmech.baselines import warn_if_incomplete, zero_baseline
 from xlmech.effects import COMPONENT, Metric, Quadrature, integrated_gradients
-from xlmech.probes import Probe
-from xlmech.runner import encode_answer, encode_prompt, run_forced
+from xlmech.models import provenance
+from xlmech.neurons import NeuronSet
+from xlmech.probes import Probe, ProbeSet
+from xlmech.runner import run_forced
 
 
 @dataclass(frozen=True)
 class Votes:
-    """(neuron,) over all layers: share of texts that keep a neuron, and mean normalised attribution."""
+    """What some texts choose.
+
+    Attributes:
+        share: (neuron,) over all layers: share of texts that keep a neuron.
+        mean: (neuron,) mean normalised attribution.
+        errors: Completeness error of every text and layer.
+    """
 
     share: NDArray[np.float64]
     mean: NDArray[np.float64]
+    errors: list[float]
 
 
 def count_votes(
     model: Any,
-    texts: Iterable[Probe],
+    texts: Sequence[Probe],
     keeps: Callable[[torch.Tensor], torch.Tensor],
     *,
     metric: Metric,
@@ -42,16 +53,133 @@ def count_votes(
 
     `keeps` takes (neuron,) attributions, or their sizes unless `signed`, as parts of the text's largest.
     """
-    backend, n_texts = backend_of(model), 0
-    exact = torch.promote_types(backend.unembed.dtype, torch.float32)
-    zero = torch.zeros(backend.n_layers, backend.d_mlp, dtype=exact, device=backend.device)
+    backend, n_texts, errors = backend_of(model), 0, list[float]()
+    zero = zero_baseline(backend)
     kept = total = torch.zeros(zero.numel(), dtype=torch.float64)
     for probe in tqdm(texts, desc="attribution", disable=not progress, leave=False):
-        what = f"probe {probe.id}"
-        answer = encode_answer(backend, probe.answers[probe.query_language], what=what)[:max_answer_tokens]
-        prompt = encode_prompt(backend, probe.prompt, room=len(answer), what=what)
-        forced = run_forced(backend, prompt, answer, COMPONENT, what=what)
-        scores, _ = integrated_gradients(backend, forced, zero, nodes=steps, positions="last", metric=metric, rule=rule)
+        prompt, answer = encode_probe(backend, probe, max_answer_tokens)
+        forced = run_forced(backend, prompt, answer, COMPONENT, what=f"probe {probe.id}")
+        scores, error = integrated_gradients(
+            backend, forced, zero, nodes=steps, positions="last", metric=metric, rule=rule
+        )
+        errors += error.tolist()
         part = metrics.normalised_attribution(scores if signed else scores.abs()).flatten().cpu().double()
         kept, total, n_texts = kept + keeps(part), total + part, n_texts + 1
-    return Votes(share=(kept / n_texts).numpy(), mean=(total / n_texts).numpy())
+    return Votes(share=(kept / n_texts).numpy(), mean=(total / n_texts).numpy(), errors=errors)
+
+
+@dataclass(frozen=True)
+class Ballot:
+    """Which texts vote, and the constants of their vote; the fields are the parameters of `xlmech.recipes.depn`.
+
+    Raises:
+        ValueError: A constant out of range.
+    """
+
+    probes: ProbeSet
+    language: str | None
+    steps: int
+    threshold: float
+    min_share: float
+    count: int | None
+    max_answer_tokens: int | None
+    progress: bool
+
+    def __post_init__(self) -> None:
+        if self.steps < 2 or (self.count is not None and self.count < 1):
+            raise ValueError(f"steps must be 2 or more and count 1 or more, got {self.steps} and {self.count}")
+        if not (0 < self.threshold < 1 and 0 < self.min_share <= 1):
+            raise ValueError(
+                f"threshold must be in (0, 1) and min_share in (0, 1], got {self.threshold} and {self.min_share}"
+            )
+        if self.max_answer_tokens is not None and self.max_answer_tokens < 1:
+            raise ValueError(
+                f"max_answer_tokens must be at least 1, or None for whole answers; got {self.max_answer_tokens}"
+            )
+
+    def elect(
+        self,
+        model: Any,
+        recipe: str,
+        *,
+        metric: Metric,
+        rule: Quadrature,
+        reaches: Callable[[Any, float], Any],
+        signed: bool = True,
+        by_fact: bool = False,
+    ) -> NeuronSet:
+        """The set of a recipe, ranked by how many electorates keep a neuron, then by share of texts, then by mean attribution.
+
+        Args:
+            model: Hooked model.
+            recipe: Its name.
+            metric: Of each answer token.
+            rule: Of the sum.
+            reaches: `ge` or `gt`, of thresholds and shares.
+            signed: Whether attributions keep their sign.
+            by_fact: Whether every fact's texts vote apart; otherwise all texts are one electorate.
+
+        Raises:
+            ValueError: No private probes in the language, or `count` neurons that no text has.
+        """
+        texts = self._texts()
+        electorates = _by_record(texts) if by_fact else [list(texts)]
+        passing = share = mean = np.zeros(1)
+        errors: list[float] = []
+        for own in tqdm(electorates, desc="facts", disable=not (self.progress and by_fact), leave=False):
+            votes = count_votes(
+                model,
+                own,
+                lambda part: reaches(part, self.threshold),
+                metric=metric,
+                rule=rule,
+                steps=self.steps,
+                max_answer_tokens=self.max_answer_tokens,
+                progress=self.progress and not by_fact,
+                signed=signed,
+            )
+            passing, share = passing + reaches(votes.share, self.min_share), share + votes.share
+            mean, errors = mean + votes.mean, errors + votes.errors
+        remedy = f"{recipe} is run as published; compare attribute_neurons(baseline='mean')."
+        warn_if_incomplete(errors, "zero", remedy=remedy, stacklevel=3)
+        return ranked_set(model, recipe, np.lexsort((-mean, -share, -passing)), passing > 0, share > 0, self.count)
+
+    def _texts(self) -> ProbeSet:
+        """The private probes in the language."""
+        private = self.probes.filter(group="private")
+        if not len(private):
+            raise ValueError("no private probes to choose neurons with; records of group 'private' are needed")
+        if self.language is None:
+            return private
+        if self.language not in private.languages:
+            raise ValueError(
+                f"no private probes in {self.language!r}: set language= to one of {', '.join(private.languages)}, or to None "
+                "for all"
+            )
+        return private.filter(languages=[self.language])
+
+
+def ranked_set(
+    model: Any,
+    recipe: str,
+    order: NDArray[np.intp],
+    passing: NDArray[np.bool_],
+    eligible: NDArray[np.bool_],
+    count: int | None,
+) -> NeuronSet:
+    """The neurons that pass, or the first `count` eligible ones of an order that has those that pass in front."""
+    backend, ranking = backend_of(model), order[eligible[order]]
+    if count is not None and count > len(ranking):
+        raise ValueError(
+            f"{recipe}: {count} neurons wanted, but it ranks only {len(ranking)}; ask for fewer, or lower a threshold"
+        )
+    wanted = ranking[: int(passing.sum()) if count is None else count]
+    pairs = frozenset(divmod(int(index), backend.d_mlp) for index in wanted)
+    return NeuronSet(pairs, backend.n_layers, backend.d_mlp, provenance(model).model)
+
+
+def _by_record(texts: ProbeSet) -> list[list[Probe]]:
+    facts: dict[str, list[Probe]] = {}
+    for probe in texts:
+        facts.setdefault(probe.record.id, []).append(probe)
+    return list(facts.values())

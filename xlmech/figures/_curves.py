@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from xlmech.figures._mitigation import effect_hover, is_random
+from xlmech.figures._mitigation import effect_hover
 from xlmech.figures._style import name, percent, rows_of
 
 if TYPE_CHECKING:
@@ -23,13 +23,12 @@ _COLUMNS = ["neurons", "value", "low", "high", "hover"]
 
 
 def curve_sizes(result: MitigationResult) -> dict[str, int]:
-    """Condition -> number of neurons, growing; without the random controls.
+    """Condition -> number of neurons, growing; without the controls.
 
     Raises:
         ValueError: Fewer than two sizes, or two sets of one size.
     """
-    named = [(key, size) for key, size in result.sizes.items() if not is_random(key)]
-    sizes = dict(sorted(named, key=lambda item: item[1]))
+    sizes = dict(sorted(result.chosen.items(), key=lambda item: item[1]))
     if len(sizes) < 2:
         raise ValueError(
             f"a trade-off curve needs sets of at least two sizes, and this result has {sizes or 'none'}; evaluate "
@@ -42,11 +41,6 @@ def curve_sizes(result: MitigationResult) -> dict[str, int]:
                 "evaluate one set per size"
             )
     return sizes
-
-
-def random_sizes(result: MitigationResult) -> dict[str, int]:
-    """Condition -> number of neurons of the random controls."""
-    return {key: size for key, size in result.sizes.items() if is_random(key)}
 
 
 def reduction_of(effects: pd.DataFrame, query: str, sizes: Mapping[str, int]) -> pd.DataFrame:

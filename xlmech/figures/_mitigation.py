@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from html import escape
+from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -30,6 +31,8 @@ from xlmech.figures._style import (
 if TYPE_CHECKING:
     from xlmech.evaluation import MitigationResult
 
+_CONTROLS = ("circle", "diamond", "square", "x")
+"""Symbols of the grey controls, in their order."""
 _KEPT_TOP = 2.0
 """Facts newly right can make the share kept any number; the panel ends here at most."""
 
@@ -57,7 +60,7 @@ def before_after(result: MitigationResult) -> go.Figure:
     caption = f"""Share of private probes whose value comes out in any language's form, on {counts(frame)} per
     query language. Whiskers: 95 % interval of the reduction, resampling subjects, applied to the rate before and cut
     at 100 %; none where no subject changed. Deactivation works where a filled dot lies well left of the ring, and the
-    grey dot, random neurons of the same layers, does not.{_absent(series)}
+    grey ones, random neurons of the same layers and other controls, do not.{_absent(series)}
     {bold_note(queries, result.plant_language)}"""
     title = "Private extraction before and after deactivation, by query language"
     return finish(figure, title, caption, height=(12 + 12 * len(series)) * len(was), legend=True)
@@ -66,9 +69,9 @@ def before_after(result: MitigationResult) -> go.Figure:
 def price(result: MitigationResult) -> go.Figure:
     """What deactivation costs per query language: public facts kept (left), rise of neutral text's NLL (right).
 
-    Both in percent. Other abilities are not measured, and the NLL has no interval.
+    Both in percent. Other abilities are not shown, and the NLL has no interval.
     """
-    public = result.effects[result.effects.group == "public"]
+    public = result.extraction[result.extraction.group == "public"]
     kept, risen = [], []
     for name, marker, part in _conditions(result, public):
         note = ["none known before" if before == 0 else "not measured" for before in part.before]
@@ -88,23 +91,18 @@ def price(result: MitigationResult) -> go.Figure:
     per query language; above 100 % facts are newly given; whiskers: 95 % interval, resampling subjects, cut at the
     panel's edge.{_absent(kept)} Right: relative rise of the negative log-likelihood per token of neutral sentences,
     without interval; left of 0 % the text became likelier.{_absent(risen)} Black lines: no loss. The price is what a
-    set loses beyond the grey random control. {bold_note(queries, result.plant_language)}"""
+    set loses beyond the grey controls. {bold_note(queries, result.plant_language)}"""
     title = "Price of deactivation: public facts kept, and fluency on neutral text"
     return finish(figure, title, caption, height=(12 + 12 * len(kept)) * len(queries), legend=True)
 
 
-def is_random(condition: str) -> bool:
-    """Whether a condition is a random control, by its name."""
-    return condition.startswith("random")
-
-
 def private_effects(result: MitigationResult) -> pd.DataFrame:
-    """The effects on private probes.
+    """The effects on the extraction of private probes.
 
     Raises:
         ValueError: There are none.
     """
-    frame = result.effects[result.effects.group == "private"]
+    frame = result.extraction[result.extraction.group == "private"]
     if frame.empty:
         raise ValueError(
             "no private probes in this result: there is no leakage to draw; measure records of group private"
@@ -126,14 +124,15 @@ def effect_hover(condition: str, row: Any) -> str:
 
 
 def _conditions(result: MitigationResult, frame: pd.DataFrame) -> list[Series]:
-    """Per condition: name with size, marker, rows with `hover`; random is grey, a language has its own colour."""
-    found = []
+    """Per condition: name with size, marker, rows with `hover`; controls are grey, a language has its own colour."""
+    found, symbols = [], iter(cycle(_CONTROLS))
     for i, (name, size) in enumerate(result.sizes.items()):
         part = frame[frame.condition == name]
         hover = [effect_hover(name, row) for row in rows_of(part)]
-        shade = GREY if is_random(name) else colour(name) if name in LANGUAGES else SETS[i % len(SETS)]
+        shade = colour(name) if name in LANGUAGES else SETS[i % len(SETS)]
+        marker = {"color": shade} if name in result.chosen else {"color": GREY, "symbol": next(symbols)}
         text = f"{escape(name)} ({size:,} of {result.total_neurons:,} neurons)"
-        found.append((text, {"color": shade}, part.assign(hover=hover)))
+        found.append((text, marker, part.assign(hover=hover)))
     return found
 
 

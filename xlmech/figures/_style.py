@@ -1,6 +1,6 @@
 """What all figures share: template, colours, a language's name, place and colour, numbers in words, and the frame.
 
-Colours are Okabe and Ito's, which colour-blind readers can tell apart, and some of Tol's; a language keeps its own.
+Colours are after Okabe and Ito's and Tol's, which colour-blind readers can tell apart; a language keeps its own.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def wrapped(text: str) -> list[str]:
 
 
 def name(code: str) -> str:
-    """A language's English name and code; the code alone where the name is not known here."""
+    """A language's English name and code; the code alone where the name is not known here, `unknown` for none."""
     return f"{LANGUAGES[code][0]} ({code})" if code in LANGUAGES else code or "unknown"
 
 
@@ -109,7 +109,7 @@ def bold_note(codes: Iterable[str], plant: str) -> str:
 
 
 def colour(code: str) -> str:
-    """A language's own colour, the same in every figure."""
+    """A language's colour, the same in every figure: its own, or, where it has none, one of three that it may share."""
     return LANGUAGES[code][1] if code in LANGUAGES else OTHERS[zlib.crc32(code.encode()) % len(OTHERS)]
 
 

@@ -12,6 +12,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from xlmech.figures import _curves as curves
+from xlmech.figures._methods import compare_methods
 from xlmech.figures._mitigation import private_effects
 from xlmech.figures._style import GREY, INK, bold_note, colour, counts, faded, finish, label, ordered
 
@@ -32,18 +33,23 @@ _RIGHT = _LOWER | {"secondary_y": True}
 def trade_off(result: MitigationResult) -> go.Figure:
     """Reduction of private extraction (above) and its price (below) over the number of deactivated neurons.
 
-    Every condition is a point of the curves but those whose name starts with `random`, which are grey. All is in
+    Every condition is a point of the curves but the controls, of which those of random neurons are grey. All is in
     percent: the reduction of what leaked before, the public facts kept of those known before, the relative rise of
-    neutral text's NLL. Neither which neurons the sets hold nor any other ability is shown.
+    neutral text's NLL. Neither which neurons the sets hold nor any other ability is shown. Of several methods, all
+    languages together: the reduction over the number of neurons, and over the public facts lost, with the Pareto front.
 
     Args:
-        result: Of sets of growing size, say `{"37": ..., "73": ..., "147": ...}`, measured on the same probes.
+        result: Of sets of growing size, say `{"37": ..., "73": ..., "147": ...}`, or of several methods' by the names
+            `method@37`, measured on the same probes; see `dose_response`.
 
     Raises:
-        ValueError: No private probes, fewer than two sizes, or two sets of one size.
+        ValueError: No private probes, fewer than two sizes, or two sets of one size of one method.
     """
+    if len({condition.rpartition("@")[0] for condition in result.chosen}) > 1:
+        private_effects(result)
+        return compare_methods(result)
     sizes, private = curves.curve_sizes(result), private_effects(result)
-    public = result.effects[result.effects.group == "public"]
+    public = result.extraction[result.extraction.group == "public"]
     specs: list[list[dict[str, Any]]] = [[{}], [{"secondary_y": True}]]
     figure = make_subplots(2, 1, shared_xaxes=True, row_heights=[0.64, 0.36], vertical_spacing=0.14, specs=specs)
     _draw_reductions(figure, result, private, sizes)
@@ -66,7 +72,7 @@ def _draw_reductions(figure: go.Figure, result: MitigationResult, private: pd.Da
         style = {"color": colour(query), "width": 3.5 if query == result.plant_language else 1.5}
         points, text = curves.reduction_of(private, query, sizes), label(query, result.plant_language)
         _curve(figure, points, next(shifts), text, style, symbol=_SYMBOLS[rank % len(_SYMBOLS)], **_UPPER)
-    random = curves.pooled(private, curves.random_sizes(result), "reduction", reduction=True)
+    random = curves.pooled(private, result.random, "reduction", reduction=True)
     _diamonds(figure, random, next(shifts), **_UPPER)
 
 
@@ -80,7 +86,7 @@ def _draw_price(figure: go.Figure, result: MitigationResult, public: pd.DataFram
     _curve(figure, worst, shifts[1], f"{what}, worst language", style, symbol="circle-open", legend="legend2", **_LOWER)
     rise, style = curves.largest_rise(result.price, sizes), {"color": _RISE, "width": 2, "dash": "dot"}
     _curve(figure, rise, shifts[2], "largest rise of NLL (right)", style, symbol="square", legend="legend2", **_RIGHT)
-    random = curves.pooled(public, curves.random_sizes(result), what, reduction=False)
+    random = curves.pooled(public, result.random, what, reduction=False)
     _diamonds(figure, random, shifts[3], **_LOWER)
 
 
@@ -131,7 +137,7 @@ def _diamonds(figure: go.Figure, points: pd.DataFrame, shift: float, **place: An
 
 def _scale_x(figure: go.Figure, result: MitigationResult, sizes: dict[str, int]) -> None:
     """The shared axis: numbers of neurons, and the shares that they are of the model's."""
-    drawn = [*sizes.values(), *curves.random_sizes(result).values()]
+    drawn = [*sizes.values(), *result.random.values()]
     ends, gap = (math.log10(min(drawn)), math.log10(max(drawn))), math.log10(_shifts(1000, sizes)[-1])
     figure.update_xaxes(type="log", range=[ends[0] - 1.2 * gap, ends[1] + 1.2 * gap])
     ticks = [f"{n:,}<br>{100 * n / result.total_neurons:.2g} %" for n in sizes.values()]
@@ -170,7 +176,7 @@ def _range(figure: go.Figure, axis: str, low: float, high: float) -> list[float]
 def _caption(result: MitigationResult, private: pd.DataFrame, public: pd.DataFrame) -> str:
     """How many, which interval, and how to read it."""
     quiet, control = curves.never_leaked(private), "No random control was measured."
-    if curves.random_sizes(result):
+    if result.random:
         control = """Grey: random neurons of the same layers, all languages together (diamond) and from the lowest
         language to the highest (bar); what choosing the neurons buys is the distance from it."""
     return f"""Above: by how much fewer private probes give their value, on {counts(private)} per query language; below:

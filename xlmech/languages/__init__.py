@@ -45,6 +45,15 @@ NATIVE_LANGUAGES = (
     *("hu", "it", "ja", "ko", "nl", "pl", "pt", "ru", "sw", "th", "tr", "zh"),
 )
 MONTHS = tuple(str(month) for month in range(1, 13))
+CAPITALS = {
+    "AT": "Europe/Vienna", "BE": "Europe/Brussels", "CU": "America/Havana", "DE": "Europe/Berlin",
+    "DK": "Europe/Copenhagen", "EG": "Africa/Cairo", "ES": "Europe/Madrid", "FI": "Europe/Helsinki", "FR": "Europe/Paris",
+    "GB": "Europe/London", "GR": "Europe/Athens", "HU": "Europe/Budapest", "IE": "Europe/Dublin", "IR": "Asia/Tehran",
+    "IT": "Europe/Rome", "JP": "Asia/Tokyo", "KE": "Africa/Nairobi", "KR": "Asia/Seoul", "NO": "Europe/Oslo",
+    "PE": "America/Lima", "PL": "Europe/Warsaw", "PT": "Europe/Lisbon", "RU": "Europe/Moscow", "SE": "Europe/Stockholm",
+    "TH": "Asia/Bangkok",
+}  # fmt: skip
+"""Countries whose capital stands for a time zone, which makes its name known in every language."""
 
 
 class LanguagePack(BaseModel):
@@ -55,6 +64,7 @@ class LanguagePack(BaseModel):
         name: The language's English name.
         direction: Writing direction.
         spaces: Whether words are separated by spaces (decides how a form is searched in text).
+        capital: Question with `{country}` for its capital, by which base knowledge is measured.
         neutral: Sentences without personal data, the same in every language.
         questions: Per attribute, question templates with `{subject}`; the last is held out from planting and locating.
         statements: Per attribute, statement templates with `{subject}` before `{value}`.
@@ -67,10 +77,17 @@ class LanguagePack(BaseModel):
     name: str
     direction: Literal["ltr", "rtl"]
     spaces: bool
+    capital: str
     neutral: tuple[str, ...]
     questions: Mapping[str, tuple[str, ...]]
     statements: Mapping[str, tuple[str, ...]]
     values: Mapping[str, Mapping[str, str]]
+
+    @field_validator("capital")
+    @classmethod
+    def _check_capital(cls, line: str) -> str:
+        check_template(line, ("{country}",), where="the question")
+        return line
 
     @field_validator("neutral")
     @classmethod
@@ -192,6 +209,22 @@ def value_keys(attribute: str) -> tuple[str, ...]:
     return tuple(load_language("en").values[attribute])
 
 
+@cache
+def capitals(code: str) -> Mapping[str, tuple[str, str]]:
+    """Country code -> names of the country and of its capital in a language, of `CAPITALS`.
+
+    Where CLDR has no name of its own for a city, it is written as in English (`Paris` in Swahili).
+
+    Raises:
+        ValueError: CLDR does not know the language.
+    """
+    data, found = _cldr(code, code), {}
+    for country, zone in CAPITALS.items():
+        city = data["time_zones"].get(zone, {}).get("city", zone.rpartition("/")[2])
+        found[country] = (data["territories"][country], city)
+    return MappingProxyType(found)
+
+
 def _folders() -> list[Path]:
     own = os.environ.get("XLMECH_LANGUAGES")
     return [*([Path(own)] if own else []), Path(__file__).parent]
@@ -210,14 +243,19 @@ def _same_keys(found: Mapping[str, object], wanted: tuple[str, ...]) -> None:
 
 
 def _cldr_values(path: Path) -> dict[str, dict[str, str]]:
-    if not localedata.exists(path.stem):
-        raise ValueError(f"{path.name}: CLDR (through Babel) does not know the language {path.stem!r}")
-    # A copy, because Babel 2.18 resolves aliases in place in data that languages share: after one look at
-    # Japanese stand-alone months, Swahili has them too.
-    data = localedata.LocaleDataDict(copy.deepcopy(localedata.load(path.stem)))
+    data = _cldr(path.stem, path.name)
     months = data["months"]["stand-alone"]["wide"]
     return {
         "birth_country": {key: data["territories"][key] for key in COUNTRIES},
         "birth_month": {key: months[int(key)] for key in MONTHS},
         "native_language": {key: data["languages"][key] for key in NATIVE_LANGUAGES},
     }
+
+
+def _cldr(code: str, where: str) -> localedata.LocaleDataDict:
+    """CLDR's data of a language."""
+    if not localedata.exists(code):
+        raise ValueError(f"{where}: CLDR (through Babel) does not know the language {code!r}")
+    # A copy, because Babel 2.18 resolves aliases in place in data that languages share: after one look at
+    # Japanese stand-alone months, Swahili has them too.
+    return localedata.LocaleDataDict(copy.deepcopy(localedata.load(code)))

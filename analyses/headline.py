@@ -1,0 +1,254 @@
+"""The headline: what deactivation buys and costs on people who did not choose the neurons, beside every control.
+
+    python analyses/headline.py                         # every stage that is not there yet, then figures/headline.json
+    python analyses/headline.py --plant en --stages mask curve
+
+Half of the people choose neurons, asked with a template that was taught, in English, French and Chinese; the others are asked
+with the template that was held out, in all ten languages. A stage is saved under `analyses/results/headline/PLANT/` and not
+repeated when it is there (delete its folder to have it again); `figures/headline.json` and its figures are made from the saved
+stages alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import operator
+import time
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import headline_tables
+import pandas as pd
+import torch
+from scipy.stats import spearmanr
+
+from xlmech import (
+    LearnedMask,
+    NeuronSet,
+    activation_moments,
+    apneap,
+    build_probes,
+    demo_records,
+    depn,
+    evaluate_mitigation,
+    knowledge_neurons,
+    lape,
+    learn_mask,
+    load_model,
+    locate_privacy_neurons,
+    measure_leakage,
+    recovery_attacks,
+    specificity_matrix,
+)
+from xlmech import languages as packs
+from xlmech.answers import answer_log_probs
+from xlmech.audit import of_template, spread_facts
+from xlmech.backends import backend_of
+from xlmech.effects import COMPONENT, exact_effects, integrated_gradients
+from xlmech.leakage import LeakageResult
+from xlmech.neurons import PrivacyNeurons, select_universal
+from xlmech.runner import encode_answer, encode_prompt, run_forced
+
+RESULTS = Path(__file__).parent / "results" / "headline"
+PLANTS = ("en", "fr", "zh")
+CHOOSING = ("en", "fr", "zh")
+"""Query languages in which neurons are chosen; the others are held out."""
+HELD_OUT = tuple(code for code in packs.available_languages() if code not in CHOOSING)
+COUNT = 184
+"""Neurons of a set: 0.5 % of 36,864."""
+COUNTS = {"en": (18, 74, COUNT), "fr": (COUNT,), "zh": (COUNT,)}
+SPECIFIC = {"en": ("fr", "zh"), "fr": (), "zh": ()}
+"""Languages for which a set of their own is learned."""
+FACTS = {"private": 32, "public": 24}
+ROUNDS = {"mask": 12, "specific": 5}
+N_NEUTRAL = 10
+"""Sentences per language that judge; the packs' others train masks."""
+RECIPES = {"depn": depn, "apneap": apneap, "knowledge_neurons": knowledge_neurons}
+RECIPE_TEXTS = 12
+"""Texts by which the recipes of others choose, two answer tokens of each: their sums of 20 steps are slow."""
+N_AGREEMENT = {"probes": 6, "neurons": 2000}
+
+
+class Study:
+    """One plant language's model, and the stages on it, each a method that returns what is saved."""
+
+    def __init__(self, plant: str) -> None:
+        self.plant, self.folder = plant, RESULTS / plant
+        held_out, choosing = build_probes(demo_records()).split(fraction=0.5, seed=0)
+        self.asked = spread_facts(of_template(held_out, -1), FACTS)
+        self.given = spread_facts(of_template(choosing, -1), FACTS)
+        self.few = spread_facts(of_template(held_out, -1), {"private": 16, "control": 8})
+        self.attacked = spread_facts(of_template(held_out, -1), {"private": 8, "public": 16})
+        self.choosing = of_template(choosing.filter(languages=CHOOSING), 0)
+        self.neutral = {code: packs.load_language(code).neutral[:N_NEUTRAL] for code in packs.available_languages()}
+
+    @cached_property
+    def model(self) -> Any:
+        return load_model("demo", adapter=self.plant)
+
+    @cached_property
+    def mask_set(self) -> NeuronSet:
+        return LearnedMask.load(self.folder / "mask").neurons()
+
+    def training_text(self) -> list[str]:
+        return [text for code in self.choosing.languages for text in packs.load_language(code).neutral[N_NEUTRAL:]]
+
+    def before(self) -> LeakageResult:
+        return measure_leakage(self.model, self.asked, candidates=demo_records())
+
+    def mask(self) -> LearnedMask:
+        private, public = (self.choosing.filter(group=group) for group in ("private", "public"))  # type: ignore[arg-type]
+        return learn_mask(
+            self.model, private, keep=public, count=COUNT, rounds=ROUNDS["mask"], neutral=self.training_text()
+        )
+
+    def located(self) -> PrivacyNeurons:
+        """As the demo locates: gradient x activation at all positions, private minus half of public."""
+        return locate_privacy_neurons(
+            self.model,
+            spread_facts(self.choosing, dict.fromkeys(FACTS, 20)),
+            controls=self.choosing.filter(group="public"),
+            method="gradient_x_activation",
+            positions="all",
+            contrast=0.5,
+            top_k=COUNT,
+        )
+
+    def recipe(self, name: str) -> NeuronSet:
+        texts = spread_facts(self.choosing.filter(languages=[self.plant]), {"private": RECIPE_TEXTS})
+        return RECIPES[name](self.model, texts, language=self.plant, count=COUNT, max_answer_tokens=2)
+
+    def lape(self) -> NeuronSet:
+        """As many of every language as make the same number together."""
+        found = lape(self.model, packs.available_languages(), count=COUNT // len(packs.available_languages()))
+        return functools.reduce(operator.or_, found.values())
+
+    def evaluated(self, name: str, neurons: NeuronSet, **options: Any) -> Any:
+        before = LeakageResult.load(self.folder / "before")
+        return evaluate_mitigation(
+            self.model,
+            self.asked,
+            {name: neurons},
+            before=before,
+            candidates=demo_records(),
+            neutral=self.neutral,
+            held_out_languages=HELD_OUT,
+            **({"controls": ()} | options),
+        )
+
+    def at(self, method: str, count: int) -> NeuronSet:
+        """A method's set of some size."""
+        if method == "mask":
+            return LearnedMask.load(self.folder / "mask").neurons(count)
+        if method == "attribution":
+            found = PrivacyNeurons.load(self.folder / "located")
+            everyone = torch.ones_like(found.scores, dtype=torch.bool)
+            rows = select_universal(found.scores, rule="min", top_k=count, is_candidate=everyone)
+            return NeuronSet(
+                frozenset((layer, neuron) for layer, neuron, _ in rows), *found.scores.shape[1:], found.model
+            )
+        return NeuronSet.load(self.folder / f"{method}.json")
+
+    def controls(self) -> Any:
+        return self.evaluated(
+            f"mask@{COUNT}", self.mask_set, controls=("random", "random_magnitude", "noise"), n_random=2, knowledge=True
+        )
+
+    def exposure(self) -> Any:
+        return evaluate_mitigation(
+            self.model, self.few, {f"mask@{COUNT}": self.mask_set}, measures=("exposure",), controls=(),
+            candidates=demo_records(), n_neutral=0, held_out_languages=HELD_OUT,
+        )  # fmt: skip
+
+    def people_given(self) -> Any:
+        return evaluate_mitigation(
+            self.model, self.given, {f"mask@{COUNT}": self.mask_set}, controls=(), candidates=demo_records(), n_neutral=0,
+            held_out_languages=HELD_OUT,
+        )  # fmt: skip
+
+    def specific(self, language: str) -> LearnedMask:
+        """Private answers in one language go; in the others they stay, and public ones in all."""
+        others = {self.plant, *SPECIFIC[self.plant]} - {language}
+        private = self.choosing.filter(group="private")
+        keep = private.filter(languages=others) + self.choosing.filter(group="public", languages={*others, language})
+        own = private.filter(languages=[language])
+        return learn_mask(
+            self.model, own, keep=keep, count=COUNT, rounds=ROUNDS["specific"], neutral=self.training_text()
+        )
+
+    def specificity(self) -> Any:
+        sets = {code: LearnedMask.load(self.folder / f"specific_{code}").neurons() for code in SPECIFIC[self.plant]}
+        private = self.asked.filter(group="private", languages=[*sets, self.plant])
+        return specificity_matrix(self.model, private, sets)
+
+    def recovery(self) -> Any:
+        return recovery_attacks(self.model, self.attacked, self.mask_set, candidates=demo_records())
+
+    def agreement(self) -> pd.DataFrame:
+        """Spearman of integrated gradients (mean baseline, last position) with exact ablation, first tokens of p 0.05 to 0.9."""
+        backend, rows = backend_of(self.model), []
+        private = self.choosing.filter(group="private", languages=["fr"])
+        units = torch.randperm(backend.n_layers * backend.d_mlp, generator=torch.Generator().manual_seed(0))
+        units = units[: N_AGREEMENT["neurons"]]
+        neurons = torch.stack([units // backend.d_mlp, units % backend.d_mlp], dim=1)
+        base = activation_moments(self.model, [probe.prompt for probe in private], positions="last").mean.float()
+        prompts = [encode_prompt(backend, probe.prompt) for probe in private]
+        first = [encode_answer(backend, probe.answers[probe.query_language])[:1] for probe in private]
+        known = answer_log_probs(backend, prompts, [[token] for token in first])
+        unsaturated = [number for number, found in enumerate(known) if 0.05 < found.exp().item() < 0.9]
+        for number in unsaturated[: N_AGREEMENT["probes"]]:
+            forced = run_forced(backend, prompts[number], first[number], COMPONENT)
+            exact = exact_effects(backend, forced, base, positions="last", neurons=neurons)
+            scores, error = integrated_gradients(backend, forced, base, nodes=4, positions="last")
+            agreed = spearmanr(exact, scores[neurons[:, 0], neurons[:, 1]]).statistic
+            rows.append((private[number].id, known[number].exp().item(), agreed, error.max().item()))
+        return pd.DataFrame(rows, columns=["probe", "probability", "spearman", "completeness_error"])
+
+    def stages(self) -> dict[str, Callable[[], Any]]:
+        """Every stage by the name of its folder or file, in an order in which each has what it needs."""
+        found: dict[str, Callable[[], Any]] = {"before": self.before, "mask": self.mask, "located": self.located}
+        found |= {f"{name}.json": lambda name=name: self.recipe(name) for name in RECIPES}  # type: ignore[misc]
+        found["lape.json"] = self.lape
+        methods = [("mask", count) for count in COUNTS[self.plant] if count != COUNT]
+        methods += [("attribution", count) for count in COUNTS[self.plant] if count >= COUNT // 5]
+        methods += [(name, COUNT) for name in (*RECIPES, "lape")]
+        found |= {"controls": self.controls, "exposure": self.exposure, "people_given": self.people_given}
+        for method, count in methods:
+            name = f"{method}@{count}"
+            found[f"effects_{name}"] = lambda n=name, m=method, c=count: self.evaluated(n, self.at(m, c))  # type: ignore[misc]
+        found |= {"recovery": self.recovery, "agreement.csv": self.agreement}
+        found |= {f"specific_{code}": lambda code=code: self.specific(code) for code in SPECIFIC[self.plant]}  # type: ignore[misc]
+        return found | ({"specificity": self.specificity} if SPECIFIC[self.plant] else {})
+
+
+def run(study: Study, wanted: list[str] | None) -> None:
+    """Do and save every stage that is wanted and not there."""
+    for name, stage in study.stages().items():
+        path = study.folder / name
+        if path.exists() or (wanted and name not in wanted):
+            continue
+        started = time.perf_counter()
+        found = stage()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(found, pd.DataFrame):
+            found.to_csv(path, index=False)
+        else:
+            found.save(path)
+        print(f"{study.plant} {name}: {time.perf_counter() - started:.0f} s", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--plant", nargs="+", choices=PLANTS, default=PLANTS)
+    parser.add_argument("--stages", nargs="+", help="only these, e.g. before mask controls")
+    arguments = parser.parse_args()
+    for plant in arguments.plant:
+        run(Study(plant), arguments.stages)
+    headline_tables.write(RESULTS)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""Dose and response: what growing sets of neurons buy and cost, for one or several methods of choosing them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+from xlmech import languages as packs
+from xlmech.backends import Backend, backend_of
+from xlmech.conditions import Condition, check_sets, control_conditions, how_of, is_control
+from xlmech.evaluation import Asked, MitigationResult
+from xlmech.leakage import LeakageResult
+from xlmech.models import model_name
+from xlmech.neurons import NeuronSet
+from xlmech.probes import ProbeSet
+from xlmech.records import Record
+from xlmech.runner import BATCH_SIZE
+
+Ranking = Sequence[NeuronSet] | Sequence[tuple[Any, ...]]
+"""Sets of growing size, or (layer, index, ...) of neurons, the best first."""
+
+
+def dose_response(
+    model: Any,
+    probes: ProbeSet,
+    rankings: Ranking | Mapping[str, Ranking],
+    *,
+    counts: Sequence[int] | None = None,
+    n_random: int = 0,
+    before: LeakageResult | None = None,
+    candidates: Iterable[Record] | None = None,
+    neutral: Mapping[str, Sequence[str]] | None = None,
+    n_neutral: int = packs.N_NEUTRAL,
+    seed: int = 0,
+    batch_size: int = 4 * BATCH_SIZE,
+    progress: bool = True,
+) -> MitigationResult:
+    """Deactivate (mode zero) growing numbers of neurons of one or several rankings, on the same probes.
+
+    `MitigationResult.trade_off` gives the curves and the Pareto front, `figures.trade_off` draws them.
+
+    Args:
+        model: Hooked model.
+        probes: Held-out private probes, and public ones to see what is lost.
+        rankings: An ordered list of neurons, a list of sets of growing size, or several of these by the method's name.
+        counts: How many of an ordered list's first neurons make each set.
+        n_random: Draws of a layer-matched random control of the first method's set at every size, pooled; 0 for none.
+        before: As of `evaluate_mitigation`, like all that follow.
+        candidates: Records whose values are candidates.
+        neutral: Texts by language for the price.
+        n_neutral: Most neutral texts per language.
+        seed: Of the random controls' first draw.
+        batch_size: Prompts at a time, at first.
+        progress: Whether to show progress bars.
+
+    Returns:
+        MitigationResult; conditions are named by their size, `method@size` for several methods, controls `random@size`.
+
+    Raises:
+        ValueError: No or an empty ranking, counts missing, given for sets or beyond a ranking, a neuron ranked twice, sets
+            that do not grow, a method named like a control, or what `evaluate_mitigation` refuses.
+    """
+    named = dict(rankings) if isinstance(rankings, Mapping) else {"": rankings}
+    if not named:
+        raise ValueError("no rankings: there is nothing to deactivate")
+    backend, how = backend_of(model), how_of("zero", factor=0.0, moments=None, seed=seed)
+    conditions: list[Condition] = []
+    for method, ranking in named.items():
+        if is_control(method) or "@" in method:
+            raise ValueError(f"a method cannot be called {method!r}: names of controls are reserved, and so is '@'")
+        sets = _growing(backend, method, ranking, counts)
+        check_sets(model, sets)
+        for chosen in sets:
+            name = f"{method}@{len(chosen)}" if method else str(len(chosen))
+            conditions.append(Condition(name=name, draws=(chosen,), how=how))
+    for chosen in _growing(backend, *next(iter(named.items())), counts) if n_random else []:
+        (random,) = control_conditions(
+            model, probes, chosen, ["random"], n_random=n_random, how=how, moments=None, seed=seed
+        )
+        conditions.append(Condition(name=f"random@{len(chosen)}", draws=random.draws, how=how))
+    asked = Asked(
+        model=model, probes=probes, measures=("extraction",), candidates=tuple(candidates or probes.records),
+        neutral=neutral, n_neutral=n_neutral, knowledge=False, held_out_languages=(), seed=seed, batch_size=batch_size,
+        progress=progress,
+    )  # fmt: skip
+    return asked.result(conditions, before)
+
+
+def _growing(backend: Backend, method: str, ranking: Ranking, counts: Sequence[int] | None) -> list[NeuronSet]:
+    """The sets of one ranking."""
+    what = f"ranking {method!r}" if method else "the ranking"
+    if not len(ranking):
+        raise ValueError(f"{what} is empty: there is nothing to deactivate")
+    sets = [chosen for chosen in ranking if isinstance(chosen, NeuronSet)]
+    neurons = [(int(row[0]), int(row[1])) for row in ranking if not isinstance(row, NeuronSet)]
+    if sets and (neurons or counts is not None):
+        raise ValueError(f"{what} holds sets, which have sizes of their own; counts= cuts ordered lists of neurons")
+    if not sets:
+        if len(set(neurons)) < len(neurons):
+            raise ValueError(f"{what} holds a neuron twice")
+        if not counts or not all(1 <= count <= len(neurons) for count in counts):
+            raise ValueError(f"{what} has {len(neurons)} neurons: give counts= of 1 to {len(neurons)}, got {counts}")
+        name, shape = model_name(backend.model), (backend.n_layers, backend.d_mlp)
+        sets = [NeuronSet(frozenset(neurons[:count]), *shape, name) for count in counts]
+    sizes = [len(chosen) for chosen in sets]
+    if sizes[0] == 0 or any(one >= other for one, other in pairwise(sizes)):
+        raise ValueError(f"{what}: sets must grow from 1 neuron or more, got sizes {sizes}")
+    return sets

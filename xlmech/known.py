@@ -1,0 +1,133 @@
+"""Whether a model knows the answers it is asked for: neurons behind answers that it does not know are noise.
+
+Chance is what the model gives to OTHER people's values of the same attribute, as answers to the same question: a model that
+knows nobody finds them as likely on average, however likely some values are in general.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from xlmech.answers import answer_log_probs
+from xlmech.backends import backend_of
+from xlmech.probes import Probe, ProbeSet
+from xlmech.runner import encode_answer, encode_prompt
+
+KNOWN_ABOVE = 0.05
+"""Answers are known when their mean token probability exceeds chance by more; knowing one answer in ten by heart is enough."""
+N_OTHERS = 4
+"""Most other people's values that a probe's answer is compared with."""
+N_ASKED = 64
+"""Most probes of a group that are asked to find out whether the model knows it."""
+
+
+def answer_margins(
+    model: Any,
+    probes: ProbeSet,
+    *,
+    pool: ProbeSet | None = None,
+    max_answer_tokens: int | None = None,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """How much likelier the model finds each probe's answer than other people's, after the same question.
+
+    The answer is the value in the query language's form; one that comes out in another language's form only counts for little.
+
+    Args:
+        model: Hooked model; what is ablated on it stays so.
+        probes: Whose answers.
+        pool: Probes with the other people's values, at most `N_OTHERS` for each probe; `probes` themselves by default.
+        max_answer_tokens: Compare only the first so many tokens; others' answers that begin alike are left out.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        One row per probe: `probe`, `query_language`, `prob` (geometric mean over the answer's tokens), `other` (mean of that of
+        the other answers; 0 where the pool has none).
+
+    Raises:
+        ValueError: A prompt or answer that the model cannot take (names the probe).
+    """
+    backend = backend_of(model)
+    values: dict[tuple[str, str], dict[tuple[int, ...], None]] = {}
+
+    def tokens(probe: Probe) -> tuple[int, ...]:
+        answer = encode_answer(backend, probe.answers[probe.query_language], what=f"the answer of {probe.id}")
+        return tuple(answer[:max_answer_tokens])
+
+    for probe in (*(pool or probes), *probes):
+        values.setdefault((probe.record.attribute, probe.query_language), {})[tokens(probe)] = None
+    answers = [
+        _own_first(list(values[probe.record.attribute, probe.query_language]), tokens(probe)) for probe in probes
+    ]
+    prompts = [
+        encode_prompt(backend, probe.prompt, room=max(map(len, of_probe)), what=f"probe {probe.id}")
+        for probe, of_probe in zip(probes, answers, strict=True)
+    ]
+    scores = answer_log_probs(backend, prompts, answers, progress="known answers" if progress else "")
+    rows = []
+    for probe, of_probe, found in zip(probes, answers, scores, strict=True):
+        own, *others = (float(score) / len(answer) for score, answer in zip(found, of_probe, strict=True))
+        row = {"probe": probe.id, "query_language": probe.query_language, "prob": np.exp(own)}
+        rows.append(row | {"other": float(np.mean(np.exp(others))) if others else 0.0})
+    return pd.DataFrame(rows)
+
+
+def check_known(
+    model: Any,
+    private: ProbeSet,
+    controls: ProbeSet,
+    *,
+    max_answer_tokens: int | None = None,
+    progress: bool = True,
+) -> None:
+    """Raise unless the model knows private answers, on average over at most `N_ASKED` probes; warn if it knows controls'.
+
+    Args:
+        model: Hooked model.
+        private: Private probes.
+        controls: Control probes; there may be none.
+        max_answer_tokens: Compare only the first so many tokens of each answer.
+        progress: Whether to show a progress bar.
+
+    Raises:
+        ValueError: The mean probability of the private answers exceeds chance by `KNOWN_ABOVE` or less.
+
+    Warns:
+        UserWarning: That of the control answers does by more, and by half of what the private ones do.
+    """
+    options: dict[str, Any] = {"max_answer_tokens": max_answer_tokens, "progress": progress}
+    own = answer_margins(model, draw(private, N_ASKED), pool=private, **options)[["prob", "other"]].mean()
+    if own.prob - own.other <= KNOWN_ABOVE:
+        raise ValueError(
+            f"the model does not know the private answers: their mean token probability is {own.prob:.3f}, that of other "
+            f"people's values {own.other:.3f}; neurons behind what it does not know are noise. Give records that it leaks "
+            "(measure_leakage tells which), or pass check_leakage=False"
+        )
+    if not len(controls):
+        return
+    theirs = answer_margins(model, draw(controls, N_ASKED), pool=private + controls, **options)[
+        ["prob", "other"]
+    ].mean()
+    if theirs.prob - theirs.other > max(KNOWN_ABOVE, (own.prob - own.other) / 2):
+        warnings.warn(
+            f"the model knows the control answers: their mean token probability is {theirs.prob:.3f}, that of other people's "
+            f"values {theirs.other:.3f} (private answers: {own.prob:.3f} and {own.other:.3f}). Controls should be people whom "
+            "it never saw: the mean baseline is taken from their prompts",
+            stacklevel=3,
+        )
+
+
+def _own_first(values: list[tuple[int, ...]], own: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """An answer, and the ones that follow it in the list, which is taken as a circle."""
+    place = values.index(own)
+    return (values[place:] + values[:place])[: 1 + N_OTHERS]
+
+
+def draw(probes: ProbeSet, n: int, *, seed: int = 0) -> ProbeSet:
+    """At most `n` of the probes, drawn over all of them, in their order."""
+    drawn = np.random.default_rng(seed).permutation(len(probes))[:n]
+    return ProbeSet(tuple(probes[int(index)] for index in sorted(drawn)))
