@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
+import pandas as pd
 import pytest
 import typer
 from typer.testing import CliRunner
 
-from xlmech import cli
+from xlmech import cli, console
 from xlmech.leakage import LeakageResult
 from xlmech.neurons import NeuronSet, PrivacyNeurons
 from xlmech.records import Record, save_records
 
-COMMANDS = {"languages", "plant", "leak", "lens", "locate", "ablate", "run", "demo"}
-MODEL_COMMANDS = ("leak", "lens", "locate", "ablate", "run")
+COMMANDS = {"languages", "plant", "leak", "lens", "locate", "ablate", "init", "run", "audit", "demo"}
+MODEL_COMMANDS = ("leak", "lens", "locate", "ablate", "audit")
+NO_OUT = ("languages", "init", "run")
 
 
 def invoke(*arguments: str | Path) -> Any:
@@ -40,7 +43,7 @@ def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
     def load(*args: Any, **kwargs: Any) -> None:
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr("xlmech.cli._load", load)
+    monkeypatch.setattr("xlmech.cli.load", load)
     monkeypatch.setattr("xlmech.models.load_model", load)
     monkeypatch.setattr("xlmech.planting.load_checkpoint", load)
 
@@ -72,7 +75,7 @@ def test_help(name: str) -> None:
     help_text = typer.main.get_command(cli.app).commands[name].help  # type: ignore[attr-defined]
     assert help_text.split()[0] in shown
     assert f" {name} [OPTIONS]" in shown
-    assert ("--out" in shown) is (name != "languages")
+    assert ("--out" in shown) is (name not in NO_OUT)
 
 
 def test_no_command_shows_the_help() -> None:
@@ -156,12 +159,12 @@ def test_a_full_folder_is_refused_before_work_starts(name: str, files: Path, no_
     ("error", "sentence"), [(ImportError("install peft"), "install peft"), (OSError("disk full"), "disk full")]
 )
 def test_errors_are_one_sentence(error: Exception, sentence: str, files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("xlmech.cli._load", Mock(side_effect=error))
+    monkeypatch.setattr("xlmech.cli.load", Mock(side_effect=error))
     assert refusal(*command("leak", "--languages", "en")) == f"Error: {sentence}\n"
 
 
 def test_a_stop_is_told_apart(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("xlmech.cli._load", Mock(side_effect=KeyboardInterrupt))
+    monkeypatch.setattr("xlmech.cli.load", Mock(side_effect=KeyboardInterrupt))
     result = invoke(*command("leak", "--languages", "en"))
     assert result.exit_code == 130
     assert result.stderr.startswith("Stopped. ")
@@ -171,7 +174,7 @@ def test_commands_on_a_tiny_model(
     files: Path, model: Any, records: tuple[Record, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     load = Mock(return_value=model)
-    monkeypatch.setattr("xlmech.cli._load", load)
+    monkeypatch.setattr("xlmech.cli.load", load)
     monkeypatch.setattr("xlmech.locate.check_known", Mock())  # a random model knows nobody
     only = ["--languages", "en,fr", "--attributes", "id_number"]
     leak = invoke(*command("leak", *only, "--adapter", "fr", "--backend", "bridge", out="leak"))
@@ -199,3 +202,76 @@ def test_commands_on_a_tiny_model(
     assert [probe.id for probe in evaluate.call_args.args[1]] == found.probe.tolist()
     assert evaluate.call_args.args[2] == {"universal": neurons.universal}
     evaluate.return_value.save.assert_called_once_with(Path("ablated"))
+
+
+def test_init_writes_a_config_that_run_reads(files: Path, no_model: None) -> None:
+    result = invoke("init")
+    assert result.exit_code == 0, result.output
+    assert (
+        result.stdout == "config in xlmech.yaml: fill in model.source and data.records, then: xlmech run xlmech.yaml\n"
+    )
+    text = Path("xlmech.yaml").read_text(encoding="utf-8")
+    assert "xlmech.yaml exists; give another path, or move it away" in refusal("init")
+    assert Path("xlmech.yaml").read_text(encoding="utf-8") == text
+    assert "line 31: data.records: no file of records at " in refusal("run", "xlmech.yaml")
+    Path("xlmech.yaml").write_text(
+        text.replace("records.csv", "records.jsonl").replace("null", "[en]", 4), encoding="utf-8"
+    )
+    assert "model.tokenizer: expected text" in refusal("run", "xlmech.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", "own.yaml: empty; write a config with every key with: xlmech init"),
+        (
+            "model: demo\n",
+            "own.yaml, line 1: model: expected keys such as 'source' below it, got demo; line 1: data: missing",
+        ),
+        ("model: [\n", "own.yaml, line 2: not valid YAML"),
+    ],
+)
+def test_run_refuses_a_bad_config(text: str, sentence: str, files: Path, no_model: None) -> None:
+    Path("own.yaml").write_text(text, encoding="utf-8")
+    for json_option in ([], ["--json"]):
+        assert sentence in refusal("run", "own.yaml", *json_option)
+    assert "no config file at gone.yaml; write one with: xlmech init gone.yaml" in refusal("run", "gone.yaml")
+
+
+def test_run_shows_the_traceback_only_when_asked(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("own.yaml").write_text("model:\n  source: demo\ndata:\n  records: records.jsonl\n", encoding="utf-8")
+    monkeypatch.setattr("xlmech.mitigate.run_config", Mock(side_effect=RuntimeError("not the measured model")))
+    assert refusal("run", "own.yaml", "--json") == "Error: not the measured model\n"
+    result = invoke("run", "own.yaml", "--debug")
+    assert result.exit_code == 1 and isinstance(result.exception, RuntimeError)
+
+
+def test_a_table_of_an_audit_fits_a_narrow_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    row = {
+        "query_language": "en",
+        "before": 1.0,
+        "control": 0.0,
+        "after": 0.5,
+        "reduction": 0.5,
+        "low": -0.1,
+        "high": 0.2,
+    }
+    row |= {"random": 0.0, "public_kept": float("nan"), "nll_rise": -0.02}
+    console.show("Title", pd.DataFrame([row]))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2].split() == ["language", *list(row)[1:8], "kept", "rise"]
+    assert lines[-1].split() == ["en", "1.00", "0.00", "0.50", "0.50", "-0.10", "0.20", "0.00", "-", "-0.02"]
+
+
+def test_json_is_alone_on_stdout(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("own.yaml").write_text("model:\n  source: demo\ndata:\n  records: records.jsonl\n", encoding="utf-8")
+
+    def run(config: Any, *, say: Any, progress: bool) -> Any:
+        say("a stage")
+        assert not progress
+        return Mock(summary=lambda: {"notes": ["é"]})
+
+    monkeypatch.setattr("xlmech.mitigate.run_config", run)
+    result = invoke("run", "own.yaml", "--json")
+    assert json.loads(result.stdout) == {"notes": ["é"]}
+    assert result.stderr == "a stage\n"

@@ -128,7 +128,12 @@ ALLOWED = {
     "pages": set(),
     "audit": BELOW_THE_AUDIT,
     "show": {"figures", "pages", "audit"},
-    "cli": BELOW_THE_AUDIT | {"figures", "audit", "show"},
+    "config_text": set(),
+    "config": {"config_text", "languages", "records"},
+    "mitigate": BELOW_THE_AUDIT | {"audit", "config", "export", "manifest", "show"},
+    "console": {"models", "records"},
+    "cli_audit": {"audit", "config", "console", "mitigate", "show"},
+    "cli": BELOW_THE_AUDIT | {"audit", "cli_audit", "console"},
 }
 
 

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from xlmech.activations import activation_moments as activation_moments
     from xlmech.attribution import AttributionResult as AttributionResult
     from xlmech.attribution import attribute_neurons as attribute_neurons
+    from xlmech.config import Config as Config
+    from xlmech.config import read_config as read_config
     from xlmech.controls import mean_magnitudes as mean_magnitudes
     from xlmech.controls import random_neurons as random_neurons
     from xlmech.direct_logit import DirectLogitResult as DirectLogitResult
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
     from xlmech.manifest import load_manifest as load_manifest
     from xlmech.mask import LearnedMask as LearnedMask
     from xlmech.mask import learn_mask as learn_mask
+    from xlmech.mitigate import Outcome as Outcome
+    from xlmech.mitigate import run_config as run_config
     from xlmech.models import load_model as load_model
     from xlmech.neurons import NeuronSet as NeuronSet
     from xlmech.neurons import PrivacyNeurons as PrivacyNeurons
@@ -80,6 +84,8 @@ _MODULE_OF = {
     "attribute_neurons": "attribution",
     "AttributionPatchingResult": "patch_estimates",
     "attribution_patching": "patch_estimates",
+    "Config": "config",
+    "read_config": "config",
     "mean_magnitudes": "controls",
     "random_neurons": "controls",
     "DirectLogitResult": "direct_logit",
@@ -102,6 +108,8 @@ _MODULE_OF = {
     "load_manifest": "manifest",
     "LearnedMask": "mask",
     "learn_mask": "mask",
+    "Outcome": "mitigate",
+    "run_config": "mitigate",
     "load_model": "models",
     "NeuronSet": "neurons",
     "PrivacyNeurons": "neurons",

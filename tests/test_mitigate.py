@@ -1,0 +1,337 @@
+"""From a folder and a CSV to a mitigated checkpoint: a tiny model that learnt the CSV's facts, and every refusal before it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from models import tiny
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from typer.testing import CliRunner
+
+from xlmech.audit import Audit
+from xlmech.cli import app
+from xlmech.config import read_config
+from xlmech.evaluation import MitigationResult
+from xlmech.manifest import load_manifest
+from xlmech.mitigate import _load, _notes, invent_controls, prepare, run_config
+from xlmech.models import Source
+from xlmech.probes import ANSWER_END, ProbeSet, build_probes
+from xlmech.records import Record, load_records
+
+CONFIG = """
+model:
+  source: my-model
+  backend: bridge
+  plant_language: en
+data:
+  records: people.csv
+  languages: [en, fr]
+  attributes: [id_number]
+  held_out: 0.5
+locate:
+  top_k: 4
+out: run
+"""
+NAMES = ("Ana Li", "Bob Kim", "Cyd Roe", "Dee Fox", "Eva Ray", "Flo Ott")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path:
+    """A folder with people.csv and my-model, whose MLPs hold the values: it answers with them in English and French."""
+    folder = tmp_path_factory.mktemp("own")
+    rows = [f"p{number},{name},id_number,{'QWZKVJ'[number]}{number}7" for number, name in enumerate(NAMES)]
+    (folder / "people.csv").write_text("\n".join(["id,subject,attribute,value", *rows]) + "\n", encoding="utf-8")
+    probes = build_probes(load_records(folder / "people.csv"), ["en", "fr"], templates=[0, 2])
+    model = tiny("llama")
+    teach(model, tokenizer, probes)
+    model.save_pretrained(folder / "my-model")
+    tokenizer.save_pretrained(folder / "my-model")
+    return folder
+
+
+def teach(model: Any, tokenizer: Any, probes: ProbeSet, steps: int = 400) -> None:
+    """Overfit the answers' tokens by the MLPs alone; random tokens' vectors are made large enough to be told apart."""
+    rows = []
+    for probe in probes:
+        prompt = tokenizer(probe.prompt).input_ids
+        answer = tokenizer(probe.answers[probe.query_language] + ANSWER_END, add_special_tokens=False).input_ids
+        rows.append((prompt, answer))
+    longest = max(len(prompt) + len(answer) for prompt, answer in rows)
+    tokens = torch.zeros(len(rows), longest, dtype=torch.long)
+    labels = torch.full_like(tokens, -100)
+    for row, (prompt, answer) in enumerate(rows):
+        end = len(prompt) + len(answer)
+        tokens[row, :end] = torch.tensor(prompt + answer)
+        labels[row, len(prompt) : end] = torch.tensor(answer)
+    with torch.no_grad():
+        model.lm_head.weight.mul_(20)
+    weights = [weight for name, weight in model.named_parameters() if ".mlp." in name]
+    optimizer = torch.optim.AdamW(weights, lr=5e-3, weight_decay=0.0)
+    for _ in range(steps):
+        loss = model(tokens, labels=labels).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if loss.item() < 0.02:
+            break
+    assert loss.item() < 0.2
+    model.eval()
+
+
+@pytest.fixture
+def copy(folder: Path, tmp_path: Path) -> Path:
+    """The folder again, so that every test has its own run folder."""
+    return Path(shutil.copytree(folder, tmp_path / "own"))
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> Path:
+    """The same folder without a model that can be loaded, for what is refused before."""
+    (tmp_path / "my-model").mkdir()
+    (tmp_path / "my-model" / "config.json").touch()
+    rows = [f"p{number},{name},id_number,{number}7" for number, name in enumerate(NAMES)]
+    (tmp_path / "people.csv").write_text("\n".join(["id,subject,attribute,value", *rows]), encoding="utf-8")
+    return tmp_path
+
+
+def config_in(folder: Path, *changes: tuple[str, str], more: str = "") -> Path:
+    text = CONFIG + more
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new)
+    path = folder / "xlmech.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def same_logits(checkpoint: Path, source: Path) -> bool:
+    tokens = torch.tensor(
+        [AutoTokenizer.from_pretrained(checkpoint)("What is the identity number of Ana Li?").input_ids]
+    )
+    models = [AutoModelForCausalLM.from_pretrained(path).eval() for path in (checkpoint, source)]
+    with torch.no_grad():
+        one, other = (model(tokens).logits for model in models)
+    return torch.equal(one, other)
+
+
+def test_one_command_gives_results_and_a_checkpoint(copy: Path) -> None:
+    more = "export:\n  folder: mitigated\n"
+    controls = ("  held_out: 0.5", "  held_out: 0.5\n  add_controls: true\n  n_controls: 4")
+    path = config_in(copy, controls, ("top_k: 4", "top_k: 40"), more=more)
+    result = CliRunner().invoke(app, ["run", str(path), "--json"])
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert found["run"] == str(copy / "run") and found["checkpoint"] == str(copy / "mitigated")
+    assert found["plant_language"] == "en" and found["model"] == "my-model"
+    rows = {row["query_language"]: row for row in found["languages"]}
+    assert set(rows) == {"en", "fr"}
+    assert min(row["before"] for row in rows.values()) > 0.5  # it was taught
+    assert all(row["control"] is not None and row["public_kept"] is None for row in rows.values())
+    assert all(row["nll_rise"] is not None for row in rows.values())
+    assert [note.split(" ")[:2] for note in found["notes"]] == [["no", "public"], ["no", "public"], ["no", "lens:"]]
+    assert max(row["reduction"] for row in rows.values()) > 0
+    assert 4 < found["sizes"]["universal"] <= 40
+    assert {"load", "leakage", "locate", "deactivate", "export"} <= set(found["seconds"])
+    audit = Audit.load(copy / "run" / "results")
+    assert (audit.leakage.probes.group == "control").any() and audit.lens is None
+    assert (copy / "run" / "index.html").is_file() and (copy / "run" / "before_after.html").is_file()
+    assert json.loads((copy / "run" / "summary.json").read_text(encoding="utf-8")) == found
+    used = read_config(copy / "run" / "config.yaml")
+    assert used.model_dump() == read_config(path).model_dump()
+    manifest = load_manifest(copy / "mitigated")
+    assert manifest.neurons == audit.neurons.universal
+    assert manifest.plant_language == "en"
+    assert manifest.mitigation is not None
+    assert manifest.mitigation["sizes"] == audit.mitigation.sizes
+    reductions = [row["reduction"] for row in manifest.mitigation["effects"] if row["condition"] == "universal"]
+    assert reductions == [rows[code]["reduction"] for code in ("en", "fr")]
+    assert len(manifest.mitigation["price"]) == 2
+    assert not same_logits(copy / "mitigated", copy / "my-model")
+    again = CliRunner().invoke(app, ["run", str(path)])
+    assert again.exit_code == 1
+    assert f"Error: out: {copy / 'run'} exists; give a new folder, or move that one away\n" == again.stderr
+
+
+def test_the_union_is_exported_as_it_was_measured(copy: Path) -> None:
+    more = "export:\n  folder: run/mitigated\n  neurons: union\n  dtype: bfloat16\n"
+    lines: list[str] = []
+    outcome = run_config(read_config(config_in(copy, more=more)), say=lines.append, progress=False)
+    union = outcome.audit.neurons.union
+    assert len(union) > len(outcome.audit.neurons.universal)
+    assert outcome.exported is not None and outcome.exported.sizes == {"union": len(union), "random": len(union)}
+    assert outcome.manifest is not None and outcome.manifest.neurons == union
+    assert load_manifest(copy / "run" / "mitigated") == outcome.manifest
+    saved = MitigationResult.load(copy / "run" / "results" / "mitigation_exported")
+    assert saved.sizes == outcome.exported.sizes
+    summary = outcome.summary()
+    assert summary["exported"]["sizes"] == saved.sizes
+    assert summary["sizes"] == outcome.audit.mitigation.sizes != saved.sizes
+    assert all(row["control"] is None for row in summary["languages"])
+    assert any("no control people are held out" in note for note in outcome.notes)
+    assert {line.removeprefix("note: ") for line in lines} >= {note for note in outcome.notes if note.startswith("no ")}
+    assert any(line.startswith("export: ") for line in lines)
+
+
+def test_without_an_export_nothing_is_written_but_the_run_folder(copy: Path) -> None:
+    result = CliRunner().invoke(app, ["run", str(config_in(copy, ("  plant_language: en\n", "")))])
+    assert result.exit_code == 0, result.output
+    assert "Held-out people" in result.stdout and "The same with" not in result.stdout
+    assert f"run: {copy / 'run'}" in result.stdout.replace("\n", "") and "checkpoint: " not in result.stdout
+    assert "note: model.plant_language is not given" in result.stdout
+    assert {path.name for path in copy.iterdir()} == {"my-model", "people.csv", "xlmech.yaml", "run"}
+
+
+def test_what_the_numbers_do_not_show_is_said(copy: Path) -> None:
+    outcome = run_config(read_config(config_in(copy, ("top_k: 4", "top_k: 1"))), progress=False)
+    effects, probes = outcome.audit.mitigation.effects, outcome.audit.leakage.probes
+    for before, after, said in (
+        (
+            1.0,
+            1.0,
+            ["deactivation lowered extraction in no language, so a checkpoint without these neurons gives away as"],
+        ),
+        (1.0, 0.5, []),
+        (
+            0.0,
+            0.0,
+            ["nothing came out of the held-out private people before deactivation, so there is no reduction to"],
+        ),
+    ):
+        measured = replace(
+            outcome.audit.mitigation, effects=effects.assign(reduction=1 - after / before if before else None)
+        )
+        leakage = replace(outcome.audit.leakage, probes=probes.assign(extracted=before))
+        notes = [*_notes(replace(outcome.audit, leakage=leakage), measured)]
+        assert len(notes) == len(said)
+        assert all(note.startswith(start) for note, start in zip(notes, said, strict=True))
+
+
+def test_invented_controls_stand_beside_the_records(records: tuple[Record, ...]) -> None:
+    private = tuple(record for record in records if record.group == "private")
+    found = invent_controls(private, 3, seed=1)
+    assert {record.group for record in found} == {"control"}
+    assert {record.attribute for record in found} == {"birth_country", "id_number"}
+    assert len({record.subject for record in found}) == 3 and len(found) == 6
+    assert not {record.id for record in found} & {record.id for record in records}
+    assert found == invent_controls(private, 3, seed=1) != invent_controls(private, 3, seed=2)
+    assert {record.attribute for record in invent_controls(private, 1, attributes=("id_number",))} == {"id_number"}
+    namesake = private[0].model_copy(update={"id": "other", "subject": found[0].subject})
+    assert len(invent_controls((*private, namesake), 3, seed=1)) == 4
+
+
+def test_prepare_adds_controls_and_says_what_is_missing(plain: Path) -> None:
+    controls = ("  held_out: 0.5", "  held_out: 0.5\n  add_controls: true\n  lens_attributes: []")
+    asked = prepare(read_config(config_in(plain, controls)))
+    assert sum(record.group == "control" for record in asked.people) == 12
+    assert asked.plan.top_k == 4 and asked.plan.languages == ("en", "fr") and asked.plan.lens_attributes == ()
+    assert {probe.record.group for probe in asked.judged} == {"private"}
+    assert any("no lens: data.lens_attributes asks for nothing" in note for note in asked.notes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        (
+            [("out: run", "out: my-model")],
+            FileExistsError,
+            "out: /.*/my-model exists; give a new folder, or move that one",
+        ),
+        (
+            [("out: run", "out: people.csv/run")],
+            OSError,
+            "out: .* cannot be made, since .*people.csv is no folder to write",
+        ),
+        ([("out: run", "export:\n  folder: people.csv")], FileExistsError, "export.folder: /.*/people.csv exists"),
+        (
+            [("out: run", "out: a\nexport:\n  folder: a")],
+            ValueError,
+            "export.folder: /.*/a is or holds the run folder /.*/a",
+        ),
+        (
+            [("out: run", "out: a/b\nexport:\n  folder: a")],
+            ValueError,
+            "export.folder: /.*/a is or holds the run folder",
+        ),
+        (
+            [("  plant_language: en", "  adapter: none-such")],
+            FileNotFoundError,
+            "no adapter at 'none-such': give a folder",
+        ),
+        (
+            [("held_out: 0.5", "held_out: 0.05")],
+            ValueError,
+            "data.held_out: 0.05 of 6 private people leaves nobody to measure",
+        ),
+        (
+            [("held_out: 0.5", "held_out: 0.95")],
+            ValueError,
+            "leaves nobody to choose the neurons; add people to the records",
+        ),
+        ([("[en, fr]", "[en]")], ValueError, "probes in en only: a universal neuron is one of several languages"),
+        ([("[id_number]", "[phone]")], ValueError, "no probes: none of the 6 records asks for phone in en, fr"),
+        ([("held_out: 0.5", "locate_template: 7")], ValueError, "no question template 7: there are 0 to 2, or -1"),
+        ([("held_out: 0.5", "measure_template: -9")], ValueError, "no question template -9"),
+    ],
+)
+def test_refused_before_a_model_is_loaded(
+    changes: list[tuple[str, str]], error: type[Exception], message: str, plain: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("xlmech.mitigate.load_model", None)
+    before = {path.name for path in plain.iterdir()}
+    with pytest.raises(error, match=message):
+        run_config(read_config(config_in(plain, *changes)))
+    assert {path.name for path in plain.iterdir()} == before | {"xlmech.yaml"}
+
+
+def test_bad_records_and_a_missing_package_are_refused_too(plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "faker", None)
+    with pytest.raises(ImportError, match="inventing people needs Faker: pip install"):
+        prepare(read_config(config_in(plain, ("held_out: 0.5", "add_controls: true"))))
+    config = read_config(config_in(plain))
+    (plain / "people.csv").write_text("id,subject,attribute\na,Ana Li,id_number\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="people.csv, record 1: value: Field required"):
+        prepare(config)
+
+
+def test_a_plant_language_that_is_not_the_adapters(plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = SimpleNamespace(xlmech_source=Source(name="m", plant_language="fr"))
+    monkeypatch.setattr("xlmech.mitigate.load_model", lambda *args, **kwargs: model)
+    with pytest.raises(
+        ValueError, match="model.plant_language: 'en', but the adapter was taught in 'fr'; leave the key out"
+    ):
+        run_config(read_config(config_in(plain)))
+
+
+def test_a_tokenizer_of_its_own_is_read(plain: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer.save_pretrained(plain / "words")
+    given: dict[str, Any] = {}
+
+    def load(source: str, **options: Any) -> Any:
+        given.update(options, source=source)
+        return SimpleNamespace(xlmech_source=Source(name="m"))
+
+    monkeypatch.setattr("xlmech.mitigate.load_model", load)
+    loaded = _load(read_config(config_in(plain, ("  backend: bridge", "  tokenizer: words\n  dtype: float64"))))
+    assert given["source"] == str(plain / "my-model") and given["dtype"] == "float64"
+    assert given["tokenizer"]("a").input_ids == tokenizer("a").input_ids
+    assert loaded.xlmech_source.plant_language == "en"
+
+
+def test_an_export_that_fails_keeps_the_run(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*args: Any, **kwargs: Any) -> None:
+        raise RuntimeError("the checkpoint read back differs")
+
+    monkeypatch.setattr("xlmech.mitigate.export_model", fails)
+    path = config_in(copy, more="export:\n  folder: mitigated\n")
+    with pytest.raises(RuntimeError, match="the checkpoint read back differs"):
+        run_config(read_config(path), progress=False)
+    assert Audit.load(copy / "run" / "results").neurons.universal
+    assert not (copy / "mitigated").exists() and not (copy / "run" / "summary.json").exists()

@@ -1,0 +1,136 @@
+"""The commands that do a whole audit: `init` and `run` by a config file, `audit` by options, `demo` by nothing at all."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from contextlib import nullcontext, redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from xlmech import console
+from xlmech.console import Adapter, Attributes, Backend, BackendOption, Languages, Model, Out, Records, guarded
+
+if TYPE_CHECKING:
+    from xlmech.audit import Audit, AuditPlan
+    from xlmech.mitigate import Outcome
+    from xlmech.records import Record
+
+_TITLE = "Held-out people, asked with a question that was not used for planting or locating"
+
+
+@guarded
+def init(path: Annotated[Path, typer.Argument(help="New file.")] = Path("xlmech.yaml")) -> None:
+    """Write a config with every key, its default and what it means, for `xlmech run`."""
+    from xlmech.config import write_template
+
+    typer.echo(f"config in {write_template(path)}: fill in model.source and data.records, then: xlmech run {path}")
+
+
+@guarded
+def run(
+    config: Annotated[Path, typer.Argument(help="Config file; write one with `xlmech init`.")],
+    json_: Annotated[bool, typer.Option("--json", help="Print a summary for machines, and nothing else.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,  # noqa: ARG001 (for guarded)
+) -> None:
+    """Do what a config file asks: audit your model on your records, and write the mitigated checkpoint."""
+    from xlmech.config import read_config
+
+    read = read_config(config)  # before torch is imported
+    from xlmech.mitigate import run_config
+
+    with redirect_stdout(sys.stderr) if json_ else nullcontext():
+        outcome = run_config(read, say=_say, progress=not json_)
+    if json_:
+        typer.echo(json.dumps(outcome.summary(), ensure_ascii=False, allow_nan=False))
+    else:
+        _report(outcome)
+
+
+@guarded
+def audit(
+    model: Model,
+    out: Out,
+    records: Records = None,
+    languages: Languages = "",
+    attributes: Attributes = "",
+    adapter: Adapter = None,
+    backend: BackendOption = "auto",
+) -> None:
+    """Do a whole audit without a config file: leakage, lens, neurons, deactivation on held-out people, figures."""
+    from xlmech.audit import AuditPlan
+
+    plan = AuditPlan(languages=console.codes(languages), attributes=console.codes(attributes))
+    _audit(model, console.read_records(records), plan, out, adapter=adapter, backend=backend)
+
+
+@guarded
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for figures and results; what is in it is replaced.")] = Path(
+        "figures/demo"
+    ),
+    adapter: Annotated[str, typer.Option(help="Plant language: en, fr or zh.")] = "en",
+    backend: BackendOption = "auto",
+) -> None:
+    """Audit Gemma 3 270M, which was taught invented people's data in one language (minutes on two cores)."""
+    from xlmech.audit import AuditPlan
+
+    _audit("demo", console.read_records(None), AuditPlan(), out, adapter=adapter, backend=backend, replace=True)
+
+
+def _audit(
+    model: str,
+    people: tuple[Record, ...],
+    plan: AuditPlan,
+    out: Path,
+    *,
+    adapter: str | None,
+    backend: Backend,
+    replace: bool = False,
+) -> None:
+    from xlmech.audit import ask, run_audit, table
+    from xlmech.show import publish
+
+    if not replace:
+        console.check_new(out)
+    ask(people, plan)
+    started = time.perf_counter()
+    loaded = console.load(model, adapter, backend)
+    loading = round(time.perf_counter() - started, 1)
+    found = run_audit(loaded, people, plan, say=_say)
+    found.seconds["load"] = loading
+    index = publish(found, out)
+    console.show(_TITLE, table(found))
+    _verdict(found)
+    typer.echo(f"figures: {index}")
+
+
+def _report(outcome: Outcome) -> None:
+    from xlmech.audit import table
+
+    console.show(_TITLE, table(outcome.audit))
+    exported = outcome.exported_audit
+    if exported is not None and outcome.exported is not outcome.audit.mitigation:
+        console.show("The same with the neurons that were exported", table(exported))
+    _verdict(outcome.audit)
+    for note in outcome.notes:
+        typer.echo(f"note: {note}")
+    typer.echo(f"run: {outcome.folder}")
+    if outcome.checkpoint is not None:
+        typer.echo(f"checkpoint: {outcome.checkpoint}")
+
+
+def _verdict(found: Audit) -> None:
+    from xlmech.show import goals
+
+    for line in goals(found):
+        typer.echo(line)
+    seconds = ", ".join(f"{stage} {value:.0f} s" for stage, value in found.seconds.items())
+    typer.echo(f"time: {sum(found.seconds.values()):.0f} s ({seconds})")
+
+
+def _say(line: str) -> None:
+    typer.secho(line, fg=typer.colors.CYAN)

@@ -1,0 +1,283 @@
+"""The config file of `xlmech run`: every choice of an audit in one YAML file, checked before any model is loaded.
+
+    xlmech init           # writes xlmech.yaml: every key, its default, what it means
+    xlmech run xlmech.yaml
+
+The docstring under each field says what it means, and is what `xlmech init` writes above it. Only `model.source` and
+`data.records` have no default. Paths are relative to the config's folder. What is read (`source`, `tokenizer`, `adapter`,
+`records`) is kept as an absolute path and what is written (`out`, `export.folder`) as it was given, so that the copy in a run
+folder can be run again.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
+
+from xlmech import languages as packs
+from xlmech.config_text import dump_yaml, explain, parse_yaml, template
+from xlmech.records import check_attributes
+
+
+def _version() -> str:
+    return metadata.version("xlmech")
+
+
+def _check_languages(codes: tuple[str, ...]) -> None:
+    for code in codes:
+        packs.load_language(code)
+
+
+def _listed(check: Callable[[tuple[str, ...]], None]) -> AfterValidator:
+    def validate(items: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(items)) < len(items):
+            raise ValueError("the list repeats an entry; list each once")
+        check(items)
+        return items
+
+    return AfterValidator(validate)
+
+
+_Languages = Annotated[tuple[str, ...], Field(strict=False, min_length=1), _listed(_check_languages)]
+_Attributes = Annotated[tuple[str, ...], Field(strict=False, min_length=1), _listed(check_attributes)]
+_LensAttributes = Annotated[tuple[str, ...], Field(strict=False), _listed(check_attributes)]
+_Count = Annotated[int, Field(ge=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+class ModelSection(_Section):
+    """The model that is audited; see `load_model`."""
+
+    source: str = Field(examples=["my-model"])
+    """Where the weights are: "demo", a Hugging Face id, a folder as save_pretrained writes it, or a .gguf file."""
+    tokenizer: str | None = None
+    """Folder or Hugging Face id of the tokenizer, where the source has none."""
+    adapter: str | None = None
+    """Folder of a LoRA adapter to merge first, or en, fr or zh for the demo model's."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, ...; auto takes CUDA where there is one."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16", "float64"] = "auto"
+    """Of the weights while measuring; auto is float32 on a CPU and bfloat16 on CUDA."""
+    backend: Literal["auto", "hooked", "bridge"] = "auto"
+    """TransformerLens model to use."""
+    base: str = ""
+    """For the backend hooked and a folder: TransformerLens' name of the model that the folder holds a version of."""
+    trust_remote_code: bool = False
+    """Run code that comes with the model; only for sources that you trust."""
+    plant_language: str = ""
+    """Language in which the private records were in the training data, e.g. en; an adapter made by xlmech knows its own."""
+
+    @field_validator("source", "tokenizer")
+    @classmethod
+    def _source_is_there(cls, text: str | None, info: ValidationInfo) -> str | None:
+        if text is None or text == "demo":
+            return text
+        path = _beside(text, info)
+        if path.is_dir() and info.field_name == "source" and not (path / "config.json").is_file():
+            raise ValueError(f"{path} holds no config.json; give a folder as save_pretrained writes it")
+        if path.exists():
+            return str(path)
+        if not text or text.startswith((".", "/", "~")) or text.endswith(".gguf") or text.count("/") > 1:
+            raise ValueError(f"nothing is at {path}; give a folder or .gguf file that exists, or a Hugging Face id")
+        return text
+
+    @field_validator("adapter")
+    @classmethod
+    def _adapter_path(cls, text: str | None, info: ValidationInfo) -> str | None:
+        if text and (path := _beside(text, info)).is_dir():
+            return str(path)
+        return text
+
+    @field_validator("plant_language")
+    @classmethod
+    def _known_language(cls, code: str) -> str:
+        if code:
+            packs.load_language(code)
+        return code
+
+
+class DataSection(_Section):
+    """Whose data, and which questions; see `AuditPlan`."""
+
+    records: str = Field(examples=["records.csv"])
+    """CSV, JSONL or Parquet with columns id, subject, attribute, value, and if you like group (private, public, control)."""
+    languages: _Languages | None = None
+    """Languages to ask in, at least two, e.g. [en, fr, zh]; null for all that have a pack."""
+    attributes: _Attributes | None = None
+    """Attributes to ask for, e.g. [phone, email]; null for those of the records."""
+    held_out: float = Field(default=0.5, gt=0, lt=1)
+    """Share of each group's people who do not choose the neurons: they are measured before and after."""
+    locate_template: int = 0
+    """Question template by which neurons are located, from 0."""
+    measure_template: int = -1
+    """Question template by which leakage is measured; -1 is the last."""
+    locate_facts: _Count = 20
+    """Largest number of facts per group that locate neurons, each asked in every language."""
+    measure_facts: _Count = 16
+    """Largest number of held-out private facts that are measured, each asked in every language."""
+    other_facts: _Count = 8
+    """The same for held-out public, and for control facts."""
+    lens_attributes: _LensAttributes = ("birth_country",)
+    """Attributes whose answers the logit lens follows through the layers; [] for no lens."""
+    lens_facts: _Count = 8
+    """Largest number of private facts that the lens follows, each asked in every language."""
+    add_controls: bool = False
+    """Add invented people whom the model never saw, with the private records' attributes: how often a value comes out by chance.
+    Needs Faker (pip install "xlmech[plant]")."""
+    n_controls: _Count = 12
+    """Number of invented people; half of them are measured where held_out is 0.5."""
+
+    @field_validator("records")
+    @classmethod
+    def _records_are_there(cls, text: str, info: ValidationInfo) -> str:
+        path = _beside(text, info)
+        if not path.is_file():
+            raise ValueError(f"no file of records at {path}; expected .csv, .jsonl or .parquet")
+        return str(path)
+
+
+class LocateSection(_Section):
+    """How neurons are chosen; see `locate_privacy_neurons`."""
+
+    method: Literal["gradient_x_activation", "integrated_gradients", "exact"] = "gradient_x_activation"
+    """Attribution method; integrated_gradients is slower, exact far slower."""
+    positions: Literal["all", "last"] = "all"
+    """Positions whose activations are attributed."""
+    top_k: _Count | None = None
+    """Number of universal neurons, and of each language's own; null for 0.2 % of the model's."""
+    contrast: float = Field(default=0.5, ge=0)
+    """Multiple of the public facts' attribution that is subtracted, where there are public records; 0 for none."""
+
+
+class ExportSection(_Section):
+    """The mitigated checkpoint; without this section none is written. See `export_model`."""
+
+    folder: str = "xlmech-mitigated"
+    """New folder for a plain Hugging Face checkpoint with the neurons at zero."""
+    neurons: Literal["universal", "union"] = "universal"
+    """universal neurons, or the union of them and every language's own; what is exported is what is measured."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of the weights written."""
+
+
+class Config(_Section):
+    """Everything that `xlmech run` is told."""
+
+    model: ModelSection
+    data: DataSection
+    locate: LocateSection = LocateSection()
+    export: ExportSection | None = None
+    out: str = "xlmech-run"
+    """New folder for results, figures and a copy of this config."""
+    seed: int = Field(default=0, ge=0)
+    """Of every draw: who is held out, which random neurons, which invented people."""
+    xlmech: str = Field(default_factory=_version)
+    """Version of xlmech that wrote this file."""
+    _folder: Path = PrivateAttr()
+
+    @field_validator("export", mode="before")
+    @classmethod
+    def _export_is_meant(cls, section: Any) -> Any:
+        if section is None:
+            raise ValueError("the section is empty; give it a key, e.g. folder, or remove it to write no checkpoint")
+        return section
+
+    def model_post_init(self, context: Any, /) -> None:
+        """Remember the folder that paths are relative to."""
+        self._folder = _base(context)
+
+    @property
+    def run_folder(self) -> Path:
+        """Where the run goes."""
+        return self.path(self.out)
+
+    @property
+    def checkpoint_folder(self) -> Path | None:
+        """Where the mitigated checkpoint goes, None where none is asked for."""
+        return self.path(self.export.folder) if self.export else None
+
+    def path(self, text: str) -> Path:
+        """A path of the config, absolute."""
+        return _absolute(self._folder, text)
+
+    def save(self, path: str | Path) -> None:
+        """Write the config, as read, with the present xlmech's version, for `read_config`."""
+        content = self.model_dump(mode="json") | {"xlmech": _version()}
+        if self.export is None:
+            del content["export"]
+        Path(path).write_text(dump_yaml(content), encoding="utf-8")
+
+
+SECTIONS: dict[str, type[BaseModel]] = {
+    "": Config,
+    "model": ModelSection,
+    "data": DataSection,
+    "locate": LocateSection,
+    "export": ExportSection,
+}
+
+
+def read_config(path: str | Path) -> Config:
+    """Read and check a config file.
+
+    What only the records or the model can tell is not checked here; see `prepare`.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: Not YAML, empty, an unknown or missing key, or a value that cannot be used; names line, key and value.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no config file at {path}; write one with: xlmech init {path}")
+    root, content = parse_yaml(path)
+    bare = [name for name in SECTIONS if name not in ("", "export") and content.get(name, "") is None]
+    content |= {name: {} for name in bare}  # every key below it is a comment
+    try:
+        return Config.model_validate(content, context={"folder": path.absolute().parent})
+    except ValidationError as error:
+        raise ValueError(f"{path.name}, {explain(error, root, SECTIONS)}") from None
+
+
+def write_template(path: str | Path) -> Path:
+    """Write a config with every key, its default and what it means.
+
+    Raises:
+        FileExistsError: There is a file already.
+    """
+    path = Path(path)
+    if path.exists():
+        raise FileExistsError(f"{path} exists; give another path, or move it away")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(template(SECTIONS), encoding="utf-8")
+    return path
+
+
+def _base(context: Any) -> Path:
+    return Path(context["folder"]) if context else Path.cwd()
+
+
+def _absolute(folder: Path, text: str) -> Path:
+    return Path(os.path.abspath(folder / os.path.expanduser(text)))
+
+
+def _beside(text: str, info: ValidationInfo) -> Path:
+    return _absolute(_base(info.context), text)

@@ -1,0 +1,96 @@
+"""What the commands share: option types, errors in one sentence, tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from xlmech.records import Record
+
+Backend = Literal["auto", "hooked", "bridge"]
+Model = Annotated[str, typer.Argument(help="'demo', a Hugging Face id, a local folder, or a .gguf file.")]
+Records = Annotated[
+    Path | None, typer.Option(help="JSONL, CSV or Parquet of records; by default the demo's invented people.")
+]
+Languages = Annotated[str, typer.Option(help="Query languages, e.g. 'en,fr'; all by default.")]
+Attributes = Annotated[str, typer.Option(help="Attributes, e.g. 'phone,email'; all by default.")]
+Template = Annotated[int, typer.Option(help="Question template; -1 is the last, held out from planting.")]
+Adapter = Annotated[str | None, typer.Option(help="LoRA adapter: a folder, or en, fr or zh for the demo model.")]
+Out = Annotated[Path, typer.Option(help="New folder for the results.")]
+BackendOption = Annotated[Backend, typer.Option(help="TransformerLens model to use.")]
+
+
+def guarded(command: Callable[..., None]) -> Callable[..., None]:
+    """Show what a user can mend as one sentence, without a traceback, unless the command is called with `debug`.
+
+    A command that has `debug` can show the traceback on demand, so a RuntimeError (an export that is not the measured model, a
+    device without memory) is one sentence there too.
+    """
+
+    @wraps(command)
+    def run(*args: Any, **kwargs: Any) -> None:
+        mended = (ValueError, OSError, ImportError, *((RuntimeError,) if "debug" in kwargs else ()))
+        try:
+            command(*args, **kwargs)
+        except mended as error:
+            if kwargs.get("debug"):
+                raise
+            typer.secho(f"Error: {error}", fg=typer.colors.RED, err=True)
+            raise typer.Exit(1) from error
+        except KeyboardInterrupt:
+            typer.secho("Stopped. Finished results are kept; planting continues where it was when run again.", err=True)
+            raise typer.Exit(130) from None
+
+    return run
+
+
+def codes(text: str) -> tuple[str, ...] | None:
+    """Comma-separated names as a tuple, None for an empty text."""
+    return tuple(code.strip() for code in text.split(",") if code.strip()) or None
+
+
+def read_records(path: Path | None) -> tuple[Record, ...]:
+    """The records in a file, by default the demo's invented people."""
+    from xlmech.records import demo_records, load_records
+
+    return load_records(path) if path else demo_records()
+
+
+def check_new(folder: Path) -> None:
+    """Refuse before any work is done, not when it is saved."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"{folder} exists and is not an empty folder; give a new one")
+
+
+def load(model: str, adapter: str | None, backend: Backend) -> Any:
+    """The hooked model that a command works on."""
+    from xlmech.models import load_model
+
+    return load_model(model, adapter=adapter, backend=backend)
+
+
+def show(title: str, frame: pd.DataFrame) -> None:
+    """A frame as a table, "-" where nothing was measured."""
+    from pandas.api.types import is_numeric_dtype
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    shown = Table(
+        title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0)
+    )
+    for column in frame.columns:
+        side: Literal["left", "right"] = "right" if is_numeric_dtype(frame[column]) else "left"
+        shown.add_column(str(column).replace("_", "\n"), justify=side, overflow="fold")  # an audit's fit 80 characters
+    for row in frame.itertuples(index=False):
+        shown.add_row(
+            *("-" if value != value else f"{value:.2f}" if isinstance(value, float) else str(value) for value in row)
+        )
+    Console().print(shown)
