@@ -14,11 +14,12 @@ from torch.nn.functional import softplus
 from xlmech.ablation import ablate
 from xlmech.answers import sequence_nll
 from xlmech.backends import backend_of
-from xlmech.mask import LearnedMask, Term, best_set, learn_mask
+from xlmech.mask import LearnedMask, learn_mask
 from xlmech.models import load_model
 from xlmech.neurons import NeuronSet
 from xlmech.probes import ProbeSet, build_probes
 from xlmech.records import Record
+from xlmech.set_search import Term, best_set
 from xlmech.switches import answer_log_odds, nats_per_token, switched
 
 BATCH = [([2, 7, 8, 9], [5, 6]), ([2, 11], [12, 13, 14]), ([2, 20, 21, 22, 23], [24])]

@@ -10,7 +10,7 @@ import torch
 from tqdm.auto import tqdm
 
 from xlmech.backends import Backend, backend_of
-from xlmech.planting import Recipe, sample_batch
+from xlmech.lessons import Recipe, sample_batch
 from xlmech.readout import token_log_prob
 from xlmech.records import Record
 from xlmech.runner import encode_answer, encode_prompt

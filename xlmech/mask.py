@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -31,16 +31,15 @@ from xlmech.neurons import NeuronSet
 from xlmech.probes import Probe, ProbeSet
 from xlmech.results import Result
 from xlmech.runner import encode_answer, encode_prompt
+from xlmech.set_search import Loss, Term, best_set
 from xlmech.switches import Sample, answer_log_odds, nats_per_token, switched
 
 DEFAULT_SHARE = 0.005
 """Share of the model's neurons in the set, by default."""
 GONE = -6.0
 """Log-odds (nats) below which an answer is as good as not given: there is nothing to suppress."""
-_SOLVER_STEPS = 200
 _FIRST_STEP = 1 / 12
 """Of the wanted size, how many neurons are switched in the first round."""
-_Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -65,42 +64,14 @@ class LearnedMask(Result):
         """The set, or its `count` neurons of highest score; the set may be smaller than was wanted."""
         members = self.scores.isfinite().nonzero().tolist()
         best = sorted(members, key=lambda neuron: -float(self.scores[tuple(neuron)]))[:count]
-        return NeuronSet(frozenset((layer, index) for layer, index in best), *self.scores.shape, self.model)
+        n_layers, d_mlp = self.scores.shape
+        return NeuronSet(frozenset((layer, index) for layer, index in best), n_layers, d_mlp, self.model)
 
     def to_frame(self) -> pd.DataFrame:
         """One row per neuron of the set, best first: `layer`, `neuron`, `score`."""
         frame = self.neurons().to_frame()
         frame["score"] = [float(self.scores[neuron]) for neuron in self.neurons()]
         return frame.sort_values("score", ascending=False, ignore_index=True)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Term:
-    """One part of the loss, and what its rows came to when last measured.
-
-    Attributes:
-        loss: Takes (row,) values, and those of the untouched model, to what they cost.
-        start: (row,) values of the untouched model.
-        values: (row,) values with the present set off.
-        slopes: (row, unit) their derivative by each switch, where the switches stand.
-    """
-
-    loss: _Loss
-    start: Float[torch.Tensor, " row"]
-    values: Float[torch.Tensor, " row"]
-    slopes: Float[torch.Tensor, "row unit"]
-
-    @property
-    def cost(self) -> float:
-        """Of the values as measured."""
-        return float(self.loss(self.values, self.start))
-
-    def gradient(self, moved: Float[torch.Tensor, " unit"]) -> Float[torch.Tensor, " unit"]:
-        """Of the cost by the switches, once these have moved, if the slopes hold so far."""
-        values = (self.values + self.slopes @ moved).requires_grad_()
-        with torch.enable_grad():
-            (by_value,) = torch.autograd.grad(self.loss(values, self.start), values)
-        return by_value @ self.slopes
 
 
 def learn_mask(
@@ -164,7 +135,7 @@ def learn_mask(
         "keep": [s for probe in keep for s in _samples(backend, probe, "", max_answer_tokens)],
         "neutral": [_text(backend, text, number) for number, text in enumerate(neutral)],
     }
-    losses: dict[str, _Loss] = {
+    losses: dict[str, Loss] = {
         "suppress": lambda z, _: softplus(z + margin).mean(),
         "keep": lambda z, _: weight * softplus(margin - z).mean(),
         "neutral": lambda nats, start: neutral_weight * (nats - start).clamp_min(0).mean(),
@@ -194,47 +165,13 @@ def learn_mask(
     )
 
 
-def best_set(
-    terms: Sequence[Term], off: Float[torch.Tensor, " unit"], *, count: int, step: int
-) -> Float[torch.Tensor, " unit"]:
-    """The set that costs least if the terms' slopes hold, at most `step` switches from `off` and of at most `count` units.
-
-    Frank and Wolfe's method on switches between 0 and 1: every iteration moves towards the allowed set that lowers the cost most
-    at first order. At the end the switches that have moved furthest are thrown.
-    """
-    moved, direction = torch.zeros_like(off), 1 - 2 * off
-    for number in range(_SOLVER_STEPS):
-        gradient = torch.stack([term.gradient(moved) for term in terms]).sum(0)
-        vertex = direction * _thrown(-gradient * direction, off, count=count, step=step)
-        moved += (vertex - moved) * 2 / (number + 2)
-    return off + direction * _thrown(moved.abs(), off, count=count, step=step)
-
-
-def _thrown(
-    gains: Float[torch.Tensor, " unit"], off: Float[torch.Tensor, " unit"], *, count: int, step: int
-) -> Float[torch.Tensor, " unit"]:
-    """1 for the switches to throw that gain most together: at most `step`, with at most `count` units off after it."""
-    (best_off, which_off), (best_on, which_on) = (
-        torch.where(side, gains, -torch.inf).topk(min(step, int(side.sum()))) for side in (off == 0, off == 1)
-    )
-    gained_off, gained_on = (torch.cat([torch.zeros(1), best.cumsum(0)]) for best in (best_off, best_on))
-    free, helpful = count - int(off.sum()), int((best_on > 0).sum())
-    most, chosen = 0.0, (0, 0)
-    for n_off in range(len(gained_off)):
-        n_on = max(n_off - free, min(helpful, step - n_off))
-        if n_on <= min(step - n_off, len(best_on)) and float(gained_off[n_off] + gained_on[n_on]) > most:
-            most, chosen = float(gained_off[n_off] + gained_on[n_on]), (n_off, n_on)
-    found = torch.cat([which_off[: chosen[0]], which_on[: chosen[1]]])
-    return torch.zeros_like(gains).scatter_(0, found, 1.0)
-
-
 def _measured(
     backend: Backend,
     samples: Mapping[str, list[Sample]],
     off: Float[torch.Tensor, " unit"],
     before: Mapping[str, Term],
     *,
-    losses: Mapping[str, _Loss],
+    losses: Mapping[str, Loss],
     batch_size: int,
     progress: str,
 ) -> dict[str, Term]:

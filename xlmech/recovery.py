@@ -22,8 +22,8 @@ from xlmech.ablation import ablate
 from xlmech.conditions import check_names, check_sets
 from xlmech.finetuning import finetuned
 from xlmech.leakage import LeakageResult, measure_leakage
+from xlmech.lessons import Recipe
 from xlmech.neurons import NeuronSet
-from xlmech.planting import Recipe
 from xlmech.probes import ProbeSet, build_probes
 from xlmech.records import Record
 from xlmech.results import Result

@@ -14,7 +14,8 @@ import torch
 from jaxtyping import Float, Int
 
 from xlmech.backends import Backend
-from xlmech.readout import CHUNK, token_logits
+from xlmech.chunks import CHUNK
+from xlmech.readout import token_logits
 
 
 @dataclass(frozen=True, kw_only=True)
