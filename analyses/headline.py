@@ -63,8 +63,8 @@ COUNTS = {"en": (18, 74, COUNT), "fr": (COUNT,), "zh": (COUNT,)}
 SPECIFIC = {"en": ("fr", "zh"), "fr": (), "zh": ()}
 """Languages for which a set of their own is learned."""
 FACTS = {"private": 32, "public": 24}
-ROUNDS = {"mask": 8, "specific": 5}
-KEEP = 4.0
+ROUNDS = {"mask": 10, "specific": 5}
+KEEP = 2.0
 """Weight of the answers to keep in a mask's loss."""
 N_NEUTRAL = 10
 """Sentences per language that judge; the packs' others train masks."""

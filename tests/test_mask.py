@@ -50,7 +50,8 @@ def _value(function: Any, model: Any, batch: Any) -> torch.Tensor:
 def test_log_odds_of_a_padded_batch_equal_each_answer_alone(model: Any) -> None:
     found = _value(answer_log_odds, model, BATCH)
     for row, (prompt, answer) in enumerate(BATCH):
-        log_probs = model(torch.tensor([[*prompt, *answer]]), return_type="logits")[0].log_softmax(-1)
+        with torch.no_grad():
+            log_probs = model(torch.tensor([[*prompt, *answer]]), return_type="logits")[0].log_softmax(-1)
         p = torch.stack([log_probs[len(prompt) - 1 + at, token] for at, token in enumerate(answer)]).sum().exp()
         assert float(found[row]) == pytest.approx(float(torch.log(p / (1 - p))), abs=1e-3)
 
@@ -130,6 +131,13 @@ def test_the_best_set_swaps_where_it_is_full() -> None:
     assert _chosen([goes], [1.0, 0.0, 0.0], count=1, step=2) == [0, 1, 0]
     assert _chosen([goes], [1.0, 0.0, 0.0], count=1, step=1) == [1, 0, 0]
     assert _chosen([goes], [1.0, 0.0, 0.0], count=2, step=1) == [1, 1, 0]
+
+
+def test_bent_slopes_lead_to_what_was_measured() -> None:
+    term, moved, values = _term([[-9.0, 2.0, 1.0]], 1.0), torch.tensor([1.0, -1.0, 0.0]), torch.tensor([7.0])
+    bent = term.bent(term.missed(moved, values))
+    torch.testing.assert_close(bent.values + bent.slopes @ moved, values)
+    assert (bent.slopes - term.slopes)[0].tolist() == [6.5, -6.5, 0.0]
 
 
 def test_the_best_set_is_among_the_best_of_all() -> None:

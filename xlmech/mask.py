@@ -97,8 +97,10 @@ def learn_mask(
     means zero at every position.
 
     A round minimises the loss along the slopes over sets that differ from the present one by so many neurons (`best_set`), and
-    measures the set it finds. If the loss has fallen, that is the present set, and the next round may change twice as many;
-    if not, half as many. So the loss as measured never rises from one taken set to the next.
+    measures the set it finds. If the loss has fallen, that is the present set, and the next round may change twice as many.
+    If not, half as many, and what the slopes missed is laid to the neurons that were tried (Broyden's update), so that a
+    neuron whose absence does more than its slope says is not tried again and again. The loss as measured never rises from
+    one taken set to the next.
 
     That the loss falls on these probes says nothing about other people: measure on those, with `evaluate_mitigation`.
 
@@ -117,14 +119,15 @@ def learn_mask(
         progress: Whether to show progress bars.
 
     Returns:
-        LearnedMask; `.neurons()` is the set. While it is trained, slopes take 4 bytes per answer and neuron.
+        LearnedMask; `.neurons()` is the set. While it is trained, slopes take 12 bytes per answer and neuron.
 
     Raises:
         ValueError: No probes to suppress or to keep, none to suppress that the model answers, a probe in both, or a number
             out of range.
 
     Source:
-        Masks over units: Cao et al. 2021, arXiv:2104.03514. The loss and its minimisation along slopes are this project's.
+        Masks over units: Cao et al. 2021, arXiv:2104.03514. The loss and its minimisation along slopes are this project's;
+        the update: Broyden 1965, doi:10.1090/S0025-5718-1965-0198670-6.
     """
     backend, planted = backend_of(model), plant_language(model)
     total = backend.n_layers * backend.d_mlp
@@ -145,6 +148,7 @@ def learn_mask(
     terms = measure(samples, off, {}, progress="mask, untouched model" if progress else "")
     samples, terms = _answered(samples, terms)
     history.append(_line(0, off, terms, True))
+    bends = {name: torch.zeros_like(term.slopes) for name, term in terms.items()}
     for number in range(1, rounds + 1):
         candidate = best_set(list(terms.values()), off, count=count, step=step)
         if torch.equal(candidate, off):
@@ -152,7 +156,15 @@ def learn_mask(
         found = measure(samples, candidate, terms, progress=f"mask, round {number} of {rounds}" if progress else "")
         better = _cost(found) < _cost(terms)
         history.append(_line(number, candidate, found, better))
-        off, terms, step = (candidate, found, 2 * step) if better else (off, terms, max(1, step // 2))
+        if better:
+            bends = {name: bend * (candidate == 0) for name, bend in bends.items()}
+            terms = {name: term.bent(bends[name]) for name, term in found.items()}
+            off, step = candidate, 2 * step
+        else:
+            missed = {name: term.missed(candidate - off, found[name].values) for name, term in terms.items()}
+            bends = {name: bend + missed[name] for name, bend in bends.items()}
+            terms = {name: term.bent(missed[name]) for name, term in terms.items()}
+            step = max(1, step // 2)
     steepness = torch.stack([term.gradient(torch.zeros(total)) for term in terms.values()]).sum(0)
     scores = torch.where(off > 0, -steepness, torch.nan)
     source = provenance(model)

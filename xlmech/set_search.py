@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -39,6 +40,16 @@ class Term:
         with torch.enable_grad():
             (by_value,) = torch.autograd.grad(self.loss(values, self.start), values)
         return by_value @ self.slopes
+
+    def missed(
+        self, moved: Float[torch.Tensor, " unit"], values: Float[torch.Tensor, " row"]
+    ) -> Float[torch.Tensor, "row unit"]:
+        """What to add to the slopes so that they lead to `values` where the switches have `moved`, shared by those that have."""
+        return torch.outer(values - self.values - self.slopes @ moved, moved / moved.square().sum())
+
+    def bent(self, by: Float[torch.Tensor, "row unit"]) -> Term:
+        """The same term with other slopes."""
+        return dataclasses.replace(self, slopes=self.slopes + by)
 
 
 def best_set(
