@@ -106,6 +106,7 @@ ALLOWED = {
     "ablation": {"backends", "effects", "models", "neurons", "places"},
     "conditions": {"ablation", "activations", "backends", "controls", "models", "neurons", "probes"},
     "evaluation": LEAKAGE | MITIGATION | {"activations", "knowledge", "neutral", "reductions"},
+    "specificity": LEAKAGE | MITIGATION | {"reductions"},
     "dose": LEAKAGE | MITIGATION | {"evaluation"},
     "finetuning": {"backends", "lessons", "readout", "records", "runner"},
     "recovery": LEAKAGE | MITIGATION | {"finetuning", "lessons", "reductions", "sampling"},
