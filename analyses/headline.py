@@ -49,7 +49,7 @@ from xlmech import languages as packs
 from xlmech.answers import answer_log_probs
 from xlmech.audit import of_template, spread_facts
 from xlmech.backends import backend_of
-from xlmech.effects import COMPONENT, exact_effects, integrated_gradients
+from xlmech.effects import COMPONENT, exact_effects, gradient_x_activation, integrated_gradients
 from xlmech.leakage import LeakageResult
 from xlmech.neurons import PrivacyNeurons, select_universal
 from xlmech.runner import encode_answer, encode_prompt, run_forced
@@ -224,7 +224,7 @@ class Study:
         return recovery_attacks(self.model, self.attacked, self.mask_set, candidates=demo_records())
 
     def agreement(self) -> pd.DataFrame:
-        """Spearman of integrated gradients (mean baseline, last position) with exact ablation, first tokens of p 0.05 to 0.9."""
+        """Spearman of two methods (mean baseline, last position) with exact ablation, first tokens of p 0.05 to 0.9."""
         backend, rows = backend_of(self.model), []
         private = self.choosing.filter(group="private", languages=["fr"])
         units = torch.randperm(backend.n_layers * backend.d_mlp, generator=torch.Generator().manual_seed(0))
@@ -239,9 +239,11 @@ class Study:
             forced = run_forced(backend, prompts[number], first[number], COMPONENT)
             exact = exact_effects(backend, forced, base, positions="last", neurons=neurons)
             scores, error = integrated_gradients(backend, forced, base, nodes=4, positions="last")
-            agreed = spearmanr(exact, scores[neurons[:, 0], neurons[:, 1]]).statistic
-            rows.append((private[number].id, known[number].exp().item(), agreed, error.max().item()))
-        return pd.DataFrame(rows, columns=["probe", "probability", "spearman", "completeness_error"])
+            slopes = gradient_x_activation(backend, [(prompts[number], first[number])], base, positions="last")[0]
+            agreed = [spearmanr(exact, found[neurons[:, 0], neurons[:, 1]]).statistic for found in (scores, slopes)]
+            rows.append((private[number].id, known[number].exp().item(), *agreed, error.max().item()))
+        columns = ["probe", "probability", "integrated_gradients", "gradient_x_activation", "completeness_error"]
+        return pd.DataFrame(rows, columns=columns)
 
     def stages(self) -> dict[str, Callable[[], Any]]:
         """Every stage by the name of its folder or file, in an order in which each has what it needs."""
