@@ -23,8 +23,17 @@ from xlmech import metrics
 from xlmech.answers import answer_log_probs
 from xlmech.backends import Backend, backend_of
 from xlmech.baselines import mean_baseline, warn_if_incomplete, zero_baseline
-from xlmech.effects import COMPONENT, Metric, Positions, exact_effects, gradient_x_activation, integrated_gradients
+from xlmech.effects import (
+    COMPONENT,
+    Metric,
+    Positions,
+    Where,
+    exact_effects,
+    gradient_x_activation,
+    integrated_gradients,
+)
 from xlmech.models import provenance
+from xlmech.positions import subject_tokens
 from xlmech.probes import Probe, ProbeSet
 from xlmech.results import Result
 from xlmech.runner import BATCH_SIZE, encode_answer, encode_prompt, run_batched, run_forced
@@ -107,7 +116,9 @@ def attribute_neurons(
         nodes: Nodes of the integral inside the path; its two ends are used besides (Gauss-Lobatto).
         metric: Of each answer token: `log_prob` (nats), `prob`, `logit` or `log_odds` (nats); or `auto`, `log_odds` for
             saturated answers and `log_prob` for others.
-        positions: `last`, each answer token's predicting position; or `all`, summed over the prompt's and answer's positions.
+        positions: Whose activations are attributed: `last`, each answer token's predicting position; `subject`, the tokens of
+            the subject's name in the prompt, where facts are looked up (Meng et al. 2022, arXiv:2202.05262); or `all`, the
+            prompt's and answer's, where deactivation acts. Those of several positions are summed; the baseline is the same.
         controls: Prompts of the mean baseline; `probes` themselves by default.
         max_answer_tokens: Attribute only the first so many tokens of each answer.
         threshold: tau; a probe counts towards a neuron's share above this part of the probe's maximum.
@@ -119,7 +130,8 @@ def attribute_neurons(
 
     Raises:
         ValueError: No probes, an unknown method, metric or position, a number out of range, a baseline of another shape, or
-            NaN in an activation (names layer and probe).
+            NaN in an activation (names layer and probe); with positions `subject`, a tokenizer without offsets or a subject
+            that no token holds.
 
     Source:
         Sundararajan et al. 2017, arXiv:1703.01365. Layer-wise with other layers as they are: Dai et al. 2022,
@@ -128,6 +140,7 @@ def attribute_neurons(
     check_request(probes, method, metric, positions, nodes, threshold, max_answer_tokens)
     backend = backend_of(model)
     pairs = [encode_probe(backend, probe, max_answer_tokens) for probe in probes]
+    where = [_where(backend, probe, positions) for probe in probes]
     base = _baseline(backend, baseline, controls or probes, progress)
     saturated = _saturated(backend, pairs, progress) if metric == "auto" else []
     metric_of: list[Metric] = ["log_prob" if metric == "auto" else metric] * len(pairs)
@@ -135,11 +148,11 @@ def attribute_neurons(
         metric_of[index] = "log_odds"
     tally = _Tally(probes, backend, threshold)
     if method == "gradient_x_activation":
-        _by_gradient(backend, pairs, base, metric_of, positions, batch_size, progress, tally)
+        _by_gradient(backend, pairs, base, metric_of, where, batch_size, progress, tally)
     else:
         for index, (prompt, answer) in enumerate(tqdm(pairs, desc="attribution", disable=not progress, leave=False)):
             forced = run_forced(backend, prompt, answer, COMPONENT, what=f"probe {probes[index].id}")
-            options: Any = {"positions": positions, "metric": metric_of[index]}
+            options: Any = {"positions": where[index], "metric": metric_of[index]}
             if method == "integrated_gradients":
                 scores, errors = integrated_gradients(backend, forced, base, nodes=nodes, **options)
                 tally.add(index, scores / len(answer), errors)
@@ -199,6 +212,11 @@ def encode_probe(backend: Backend, probe: Probe, max_answer_tokens: int | None =
     return encode_prompt(backend, probe.prompt, room=len(answer), what=f"probe {probe.id}"), answer
 
 
+def _where(backend: Backend, probe: Probe, positions: Positions) -> Where:
+    """The same, but for the subject's: their range in the probe's prompt."""
+    return subject_tokens(backend, probe) if positions == "subject" else positions
+
+
 def _saturated(backend: Backend, pairs: Sequence[tuple[list[int], list[int]]], progress: bool) -> list[int]:
     """Indices of the (prompt, answer) pairs whose answer's mean token probability exceeds `SATURATED`."""
     prompts, answers = [prompt for prompt, _ in pairs], [[answer] for _, answer in pairs]
@@ -227,7 +245,7 @@ def _by_gradient(
     pairs: Sequence[tuple[list[int], list[int]]],
     base: torch.Tensor,
     metric_of: Sequence[Metric],
-    positions: Positions,
+    where: Sequence[Where],
     batch_size: int,
     progress: bool,
     tally: _Tally,
@@ -238,7 +256,10 @@ def _by_gradient(
 
         def add(_: torch.Tensor, numbers: list[int], metric: Metric = metric, same: list[int] = same) -> None:
             chosen = [pairs[same[number]] for number in numbers]
-            batch = gradient_x_activation(backend, chosen, base, positions=positions, metric=metric)
+            own = [where[same[number]] for number in numbers]
+            spans = [span for span in own if isinstance(span, range)]
+            everywhere: Any = spans or own[0]  # ranges for all of the probes, or one word
+            batch = gradient_x_activation(backend, chosen, base, positions=everywhere, metric=metric)
             for number, (_prompt, answer), scores in zip(numbers, chosen, batch, strict=True):
                 tally.add(same[number], scores / len(answer))
 

@@ -15,10 +15,11 @@ from xlmech import metrics
 from xlmech.attribution import encode_probe
 from xlmech.backends import backend_of
 from xlmech.baselines import warn_if_incomplete, zero_baseline
-from xlmech.effects import COMPONENT, Metric, Quadrature, integrated_gradients
+from xlmech.effects import COMPONENT, Metric, integrated_gradients
 from xlmech.models import provenance
 from xlmech.neurons import NeuronSet
 from xlmech.probes import Probe, ProbeSet
+from xlmech.quadrature import Quadrature
 from xlmech.runner import run_forced
 
 
