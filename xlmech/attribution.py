@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, get_args
 
 import pandas as pd
@@ -19,7 +19,6 @@ import torch
 from jaxtyping import Float
 from tqdm.auto import tqdm
 
-from xlmech import metrics
 from xlmech.answers import answer_log_probs
 from xlmech.backends import Backend, backend_of
 from xlmech.baselines import mean_baseline, warn_if_incomplete, zero_baseline
@@ -32,18 +31,19 @@ from xlmech.effects import (
     gradient_x_activation,
     integrated_gradients,
 )
-from xlmech.models import provenance
+from xlmech.models import model_name, provenance
+from xlmech.neurons import NeuronSet
 from xlmech.positions import subject_tokens
 from xlmech.probes import Probe, ProbeSet
 from xlmech.results import Result
 from xlmech.runner import BATCH_SIZE, encode_answer, encode_prompt, run_batched, run_forced
+from xlmech.tally import Tally
 
 Method = Literal["integrated_gradients", "gradient_x_activation", "exact"]
 Baseline = Literal["mean", "zero"]
 MetricChoice = Literal["auto", "log_prob", "prob", "logit", "log_odds"]
 SATURATED = 0.99
 """Mean token probability (geometric, over an answer's tokens) above which metric `auto` takes log-odds."""
-TOP_PER_PROBE = 200
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -57,7 +57,8 @@ class AttributionResult(Result):
         languages: Query languages, the order of `mean` and `share`.
         mean: (language, layer, neuron) mean over probes of the normalised attribution.
         share: (language, layer, neuron) share of probes in which it exceeds `threshold`.
-        top: Each probe's top neurons: `probe`, `layer`, `neuron`, `effect` (in the unit of the probe's metric).
+        top: Each probe's top neurons, and those of `track`: `probe`, `layer`, `neuron`, `effect` (in the unit of the probe's
+            metric).
         completeness: `probe`, `layer`, `error`: |sum IG - (F(a) - F(b))| / |F(a) - F(b)|; empty for the other methods.
         threshold: tau of `share`.
         method: As called.
@@ -65,6 +66,8 @@ class AttributionResult(Result):
         positions: As called.
         metric: As called.
         saturated: Ids of the probes that metric `auto` attributed by log-odds, the others by log-probability.
+        probes: One row per probe: `probe`, `subject` (a hash), `query_language`, `template`; empty where an earlier version
+            saved the result.
     """
 
     kind: ClassVar[str] = "attribution"
@@ -79,6 +82,7 @@ class AttributionResult(Result):
     positions: str
     metric: str = "log_prob"
     saturated: tuple[str, ...] = ()
+    probes: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     def to_frame(self) -> pd.DataFrame:
         """Each probe's top neurons."""
@@ -97,6 +101,7 @@ def attribute_neurons(
     controls: ProbeSet | None = None,
     max_answer_tokens: int | None = None,
     threshold: float = 0.1,
+    track: NeuronSet | None = None,
     batch_size: int = BATCH_SIZE // 2,
     progress: bool = True,
 ) -> AttributionResult:
@@ -122,6 +127,7 @@ def attribute_neurons(
         controls: Prompts of the mean baseline; `probes` themselves by default.
         max_answer_tokens: Attribute only the first so many tokens of each answer.
         threshold: tau; a probe counts towards a neuron's share above this part of the probe's maximum.
+        track: Neurons whose effect is kept for every probe, beside its top ones, for `selection_stability`.
         batch_size: Probes at a time, at first, of gradient x activation.
         progress: Whether to show a progress bar.
 
@@ -129,9 +135,9 @@ def attribute_neurons(
         AttributionResult.
 
     Raises:
-        ValueError: No probes, an unknown method, metric or position, a number out of range, a baseline of another shape, or
-            NaN in an activation (names layer and probe); with positions `subject`, a tokenizer without offsets or a subject
-            that no token holds.
+        ValueError: No probes, an unknown method, metric or position, a number out of range, a baseline of another shape, tracked
+            neurons of another model, NaN in an activation (names layer and probe); with positions `subject`, a tokenizer
+            without offsets or a subject that no token holds.
 
     Source:
         Sundararajan et al. 2017, arXiv:1703.01365. Layer-wise with other layers as they are: Dai et al. 2022,
@@ -146,7 +152,9 @@ def attribute_neurons(
     metric_of: list[Metric] = ["log_prob" if metric == "auto" else metric] * len(pairs)
     for index in saturated:
         metric_of[index] = "log_odds"
-    tally = _Tally(probes, backend, threshold)
+    if track is not None:
+        track.check_model(model_name(backend.model), backend.n_layers, backend.d_mlp)
+    tally = Tally(probes, backend, threshold, track)
     if method == "gradient_x_activation":
         _by_gradient(backend, pairs, base, metric_of, where, batch_size, progress, tally)
     else:
@@ -163,14 +171,15 @@ def attribute_neurons(
         languages=probes.languages,
         mean=tally.mean,
         share=tally.share,
-        top=pd.concat([tally.top[index] for index in range(len(probes))], ignore_index=True),
-        completeness=pd.DataFrame(tally.errors, columns=["probe", "layer", "error"]),
+        top=tally.top,
+        completeness=tally.completeness,
         threshold=threshold,
         method=method,
         baseline=baseline if isinstance(baseline, str) else "given",
         positions=positions,
         metric=metric,
         saturated=tuple(probes[index].id for index in saturated),
+        probes=tally.probes,
         provenance=provenance(model),
     )
     remedy = "Use baseline='mean', or more nodes."
@@ -248,7 +257,7 @@ def _by_gradient(
     where: Sequence[Where],
     batch_size: int,
     progress: bool,
-    tally: _Tally,
+    tally: Tally,
 ) -> None:
     """Gradient x activation in batches of pairs of equal length and one metric."""
     for metric in dict.fromkeys(metric_of):
@@ -265,35 +274,3 @@ def _by_gradient(
 
         sequences = [[*pairs[index][0], *pairs[index][1]] for index in same]
         run_batched(sequences, add, batch_size=batch_size, progress="attribution" if progress else "")
-
-
-class _Tally:
-    """Running means and shares per language, and each probe's top neurons."""
-
-    def __init__(self, probes: ProbeSet, backend: Backend, threshold: float) -> None:
-        self.probes, self.languages, self.threshold = probes, probes.languages, threshold
-        shape = (len(self.languages), backend.n_layers, backend.d_mlp)
-        self._sum, self._above = torch.zeros(shape, dtype=torch.float64), torch.zeros(shape, dtype=torch.float64)
-        self._count = torch.zeros(len(self.languages), 1, 1, dtype=torch.float64)
-        self.top: dict[int, pd.DataFrame] = {}
-        self.errors: list[tuple[str, int, float]] = []
-
-    def add(self, index: int, scores: torch.Tensor, errors: torch.Tensor | None = None) -> None:
-        scores, probe = scores.detach().float().cpu(), self.probes[index]
-        normalised, language = metrics.normalised_attribution(scores), self.languages.index(probe.query_language)
-        self._sum[language] += normalised
-        self._above[language] += normalised > self.threshold
-        self._count[language] += 1
-        best = scores.flatten().topk(min(TOP_PER_PROBE, scores.numel()))
-        layers, neurons = best.indices // scores.shape[1], best.indices % scores.shape[1]
-        self.top[index] = pd.DataFrame({"probe": probe.id, "layer": layers, "neuron": neurons, "effect": best.values})
-        if errors is not None:
-            self.errors += [(probe.id, layer, float(error)) for layer, error in enumerate(errors)]
-
-    @property
-    def mean(self) -> torch.Tensor:
-        return (self._sum / self._count).float()
-
-    @property
-    def share(self) -> torch.Tensor:
-        return (self._above / self._count).float()
