@@ -76,12 +76,7 @@ KEEP = 2.0
 """Weight of the answers to keep in a mask's loss."""
 N_NEUTRAL = 10
 """Sentences per language that judge; the packs' others train masks."""
-RECIPES = {
-    "depn": depn,
-    "apneap": apneap,
-    # a lower bar than published, without which so few texts do not rank enough neurons
-    "knowledge_neurons": functools.partial(knowledge_neurons, threshold=0.1),
-}
+RECIPES = {"depn": depn, "apneap": apneap, "knowledge_neurons": knowledge_neurons}
 RECIPE_TEXTS = 12
 """Texts by which the recipes of others choose, two answer tokens of each: their sums of 20 steps are slow."""
 N_AGREEMENT = {"probes": 6, "neurons": 2000}
