@@ -63,10 +63,13 @@ if TYPE_CHECKING:
     from xlmech.records import save_records as save_records
     from xlmech.recovery import RecoveryResult as RecoveryResult
     from xlmech.recovery import recovery_attacks as recovery_attacks
+    from xlmech.report import write_report as write_report
     from xlmech.sampling import Sampling as Sampling
     from xlmech.similarity import SimilarityResult as SimilarityResult
     from xlmech.similarity import representation_similarity as representation_similarity
     from xlmech.synthesis import synthesize_records as synthesize_records
+    from xlmech.token_view import TokenActivations as TokenActivations
+    from xlmech.token_view import token_activations as token_activations
     from xlmech.trace import RecordTrace as RecordTrace
     from xlmech.trace import trace_record as trace_record
     from xlmech.tuned_lens import TunedLens as TunedLens
@@ -131,11 +134,14 @@ _MODULE_OF = {
     "load_records": "records",
     "save_records": "records",
     "RecoveryResult": "recovery",
+    "write_report": "report",
     "recovery_attacks": "recovery",
     "Sampling": "sampling",
     "SimilarityResult": "similarity",
     "representation_similarity": "similarity",
     "synthesize_records": "synthesis",
+    "TokenActivations": "token_view",
+    "token_activations": "token_view",
     "RecordTrace": "trace",
     "trace_record": "trace",
     "TunedLens": "tuned_lens",
