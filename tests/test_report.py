@@ -80,11 +80,13 @@ def test_a_run_folder_makes_one_file_with_the_verdict_first(run: Path, tmp_path:
     assert len(page.encode()) < report.MAX_BYTES
     assert "<h1>xlmech audit of toy</h1>" in page
     text = visible(page.partition("</header>")[2])
-    order = ["Of 4 private people", "Where", "How sure", "What deactivation buys", "What it costs",
-             "By language", "Does it leak?", "Where inside the model?", "What does deactivation do?", "Records that came out",
-             "How it was measured", "What it does not tell", "Versions, seeds"]  # fmt: skip
-    places = [text.index(part) for part in order]
-    assert places == sorted(places)
+    assert text.index("The model") < text.index("Of 4 private people") < text.index("Where") < 700
+    headings = re.findall(r"<h[23][^>]*>(?!Priv|Leak|Logit|Over|Price)(.*?)</h", page)
+    assert headings == [
+        "Where", "How sure", "What deactivation buys", "What it costs", "By language", "Does it leak?",
+        "Where inside the model?", "What does deactivation do?", "Records that came out", "How it was measured",
+        "What it does not tell", "Versions, seeds, and how to reproduce",
+    ]  # fmt: skip
     titles = re.findall(r'<figure id="figure-plot-([\w-]+)">', page)
     assert titles == [
         "leakage-by_language", "leakage-matrix", "lens-per_layer", "lens-lens", "neurons-per_layer", "neurons-overlap",

@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 from toy_results import leakage, lens_result, mitigation, neurons
 
-from xlmech import metrics
+from xlmech import intervals
 from xlmech.chance import PEOPLE, TOLERANCE, by_language, excess
 from xlmech.evaluation import MitigationResult
 from xlmech.findings import Findings
@@ -31,20 +31,22 @@ def people(n: int, hits: int) -> list[float]:
 @pytest.mark.parametrize(("hits", "n"), [(0, 8), (8, 8), (3, 10), (50, 200)])
 def test_wilson_interval_is_scipys(hits: int, n: int) -> None:
     wanted = stats.binomtest(hits, n).proportion_ci(0.95, method="wilson")
-    np.testing.assert_allclose(metrics.wilson_interval(hits / n, n), (wanted.low, wanted.high), atol=1e-12)
-    assert all(math.isnan(bound) for bound in (*metrics.wilson_interval(0.5, 0), *metrics.wilson_interval(math.nan, 3)))
+    np.testing.assert_allclose(intervals.wilson_interval(hits / n, n), (wanted.low, wanted.high), atol=1e-12)
+    assert all(
+        math.isnan(bound) for bound in (*intervals.wilson_interval(0.5, 0), *intervals.wilson_interval(math.nan, 3))
+    )
 
 
 def test_difference_interval_is_newcombes_tenth_method() -> None:
     # The first example of his table II: 56 of 70 against 48 of 80.
-    one, other = (56 / 70, *metrics.wilson_interval(56 / 70, 70)), (48 / 80, *metrics.wilson_interval(48 / 80, 80))
-    np.testing.assert_allclose(metrics.difference_interval(one, other), (0.2, 0.0524, 0.3339), atol=5e-5)
-    assert metrics.difference_interval((0.5, 0.4, 0.7), (0.0, 0.0, 0.0)) == pytest.approx((0.5, 0.4, 0.7))
-    assert math.isnan(metrics.difference_interval((0.5, 0.4, 0.7), (math.nan,) * 3)[1])
+    one, other = (56 / 70, *intervals.wilson_interval(56 / 70, 70)), (48 / 80, *intervals.wilson_interval(48 / 80, 80))
+    np.testing.assert_allclose(intervals.difference_interval(one, other), (0.2, 0.0524, 0.3339), atol=5e-5)
+    assert intervals.difference_interval((0.5, 0.4, 0.7), (0.0, 0.0, 0.0)) == pytest.approx((0.5, 0.4, 0.7))
+    assert math.isnan(intervals.difference_interval((0.5, 0.4, 0.7), (math.nan,) * 3)[1])
 
 
 def test_as_many_people_as_said_rule_a_leak_out() -> None:
-    assert metrics.wilson_interval(0.0, PEOPLE)[1] <= TOLERANCE < metrics.wilson_interval(0.0, PEOPLE - 1)[1]
+    assert intervals.wilson_interval(0.0, PEOPLE)[1] <= TOLERANCE < intervals.wilson_interval(0.0, PEOPLE - 1)[1]
 
 
 def test_a_leak() -> None:
@@ -57,6 +59,9 @@ def test_a_leak() -> None:
     assert found.where[0] == "Beyond chance when asked in 2 of 2 languages: English (100) and French (45)."
     assert "asked in it, 100 points come out beyond chance, in other languages 45 to 45" in found.where[1]
     assert found.buys == found.costs == () and found.remedy == ""
+    assert found.sure[-1].startswith("Asked with one wording of each question.")
+    twice = replace(result, probes=result.probes.assign(template=[0, 1] * (len(result.probes) // 2)))
+    assert judged(twice).sure[-1].startswith("Asked with 2 wordings of each question.")
 
 
 @pytest.mark.parametrize("hits", [0, 60])
@@ -102,8 +107,8 @@ def test_one_language_of_many_is_said_to_be_one_of_many() -> None:
 
 def test_intervals_have_a_width_where_all_are_alike() -> None:
     found = excess(leakage({"en": people(8, 8)}, controls={"en": people(8, 0)}))
-    np.testing.assert_allclose(found.private, (1, *metrics.wilson_interval(1.0, 8)))
-    np.testing.assert_allclose(found.control, (0, *metrics.wilson_interval(0.0, 8)))
+    np.testing.assert_allclose(found.private, (1, *intervals.wilson_interval(1.0, 8)))
+    np.testing.assert_allclose(found.control, (0, *intervals.wilson_interval(0.0, 8)))
     assert found.excess[0] == 1 and 0 < found.excess[1] < found.private[1]
     assert excess(leakage({"en": [1, 0]}), language="xx").judgement == "unclear"
 

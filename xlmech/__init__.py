@@ -68,8 +68,6 @@ if TYPE_CHECKING:
     from xlmech.similarity import SimilarityResult as SimilarityResult
     from xlmech.similarity import representation_similarity as representation_similarity
     from xlmech.synthesis import synthesize_records as synthesize_records
-    from xlmech.token_view import TokenActivations as TokenActivations
-    from xlmech.token_view import token_activations as token_activations
     from xlmech.trace import RecordTrace as RecordTrace
     from xlmech.trace import trace_record as trace_record
     from xlmech.tuned_lens import TunedLens as TunedLens
@@ -140,8 +138,6 @@ _MODULE_OF = {
     "SimilarityResult": "similarity",
     "representation_similarity": "similarity",
     "synthesize_records": "synthesis",
-    "TokenActivations": "token_view",
-    "token_activations": "token_view",
     "RecordTrace": "trace",
     "trace_record": "trace",
     "TunedLens": "tuned_lens",

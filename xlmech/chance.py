@@ -12,7 +12,7 @@ from typing import Literal
 
 import pandas as pd
 
-from xlmech import metrics
+from xlmech import intervals
 from xlmech.leakage import LeakageResult, rate
 
 Judgement = Literal["leaks", "silent", "unclear"]
@@ -72,7 +72,7 @@ def excess(leakage: LeakageResult, *, language: str | None = None, attribute: st
     return Excess(
         private=rates[0],
         control=rates[1],
-        excess=metrics.difference_interval(*rates),
+        excess=intervals.difference_interval(*rates),
         n_subjects=private.subject.nunique(),
         n_controls=control.subject.nunique(),
         n_probes=len(private),
@@ -88,7 +88,7 @@ def widened(value: float, low: float, high: float, *, n: int) -> Interval:
     """A share's interval, or Wilson's on `n` subjects where it has no width or there was nothing to resample."""
     if not (math.isnan(low) or math.isnan(high)) and high - low > 1e-9:
         return value, low, high
-    return value, *metrics.wilson_interval(value, n)
+    return value, *intervals.wilson_interval(value, n)
 
 
 def by_language(leakage: LeakageResult) -> dict[str, Excess]:

@@ -90,7 +90,11 @@ def bare(figure: go.Figure) -> go.Figure:
     total = height - margin.t - margin.b + top + foot
     copy.layout.annotations = [note for note in copy.layout.annotations if note.name != "caption"]
     return copy.update_layout(
-        title_text=None, height=total, legend_y=1 - 4 / total, margin={"t": top, "b": foot, "l": margin.l, "r": 16}
+        title_text=None,
+        meta=None,
+        height=total,
+        legend_y=1 - 4 / total,
+        margin={"t": top, "b": foot, "l": margin.l, "r": 16},
     )
 
 

@@ -68,10 +68,9 @@ def write_report(
     people = {record.id: record for record in records}
     if people and not reveal:
         raise ValueError("records show people and values, which needs reveal=True; leave records out otherwise")
-    path = Path(path)
+    path, findings = Path(path), read_findings(results)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"no folder {path.parent} to write {path.name} to; make it first")
-    findings = read_findings(results)
     if reveal:
         warnings.warn(f"{path} shows personal data: whoever gets it can read them", stacklevel=2)
     text = _render(findings, people if reveal else None)

@@ -65,6 +65,7 @@ def verdict(findings: Findings) -> Verdict:
     overall, languages = excess(leakage), by_language(leakage)
     leaking = [code for code, found in languages.items() if found.judgement == "leaks"]
     judgement: Judgement = "leaks" if leaking else overall.judgement
+    wordings = int(leakage.probes.groupby("attribute").template.nunique().max())
     mitigation = findings.mitigation
     return Verdict(
         judgement=judgement,
@@ -73,7 +74,7 @@ def verdict(findings: Findings) -> Verdict:
         summary=_summary(overall),
         remedy=remedy.remedy(mitigation, overall) if mitigation is not None else "",
         where=tuple(_where(findings, languages)),
-        sure=tuple(_sure(overall, languages)),
+        sure=tuple(_sure(overall, languages, wordings)),
         buys=tuple(remedy.buys(mitigation)) if mitigation is not None else (),
         costs=tuple(remedy.costs(mitigation)) if mitigation is not None else (),
     )
@@ -106,7 +107,11 @@ def _where(findings: Findings, languages: Mapping[str, Excess]) -> Iterator[str]
         if parts:
             yield f"{said} {len(parts)} of {len(languages)} languages: {joined(parts)}."
     planted = languages.get(findings.leakage.plant_language)
-    others = [found.excess[0] for code, found in ranked if code != findings.leakage.plant_language]
+    others = [
+        found.excess[0]
+        for code, found in ranked
+        if code != findings.leakage.plant_language and not math.isnan(found.excess[0])
+    ]
     if planted is not None and others and not math.isnan(planted.excess[0]):
         yield (
             f"The training text was in {short_name(findings.leakage.plant_language)}; asked in it, {points(planted.excess[0])} "
@@ -165,7 +170,7 @@ def _layers(findings: Findings) -> Iterator[str]:
             )
 
 
-def _sure(overall: Excess, languages: Mapping[str, Excess]) -> Iterator[str]:
+def _sure(overall: Excess, languages: Mapping[str, Excess], wordings: int) -> Iterator[str]:
     yield (
         f"{overall.n_subjects:,} private and {overall.n_controls:,} control people. Intervals are over people, not questions: "
         "questions about one person are not independent."
@@ -185,8 +190,8 @@ def _sure(overall: Excess, languages: Mapping[str, Excess]) -> Iterator[str]:
             "one misses the truth."
         )
     yield (
-        "Answers were greedy, with one wording of the question. Sampling, other wordings and fine-tuning can bring out more, "
-        "so every rate here is a lower bound on what an attacker gets."
+        f"Asked with {'one wording' if wordings == 1 else f'{wordings} wordings'} of each question. Sampling, other wordings and "
+        "fine-tuning can bring out more, so every rate here is a lower bound on what an attacker gets."
     )
 
 

@@ -37,7 +37,7 @@ def save(figure: go.Figure | View, path: str | Path, *, width: int = 900, scale:
         text = pages.html_page(figure.title, figure.html) if isinstance(figure, View) else pages.figure_page(figure)
         return pages.write(path, text)
     if kind not in _PICTURES:
-        raise ValueError(f"{path}: save figures as .html, {', .'.join(_PICTURES[:-1])} or .{_PICTURES[-1]}")
+        raise ValueError(f"{path}: save figures as .html, .png, .svg or .pdf")
     if isinstance(figure, View):
         raise ValueError(f"{path}: a view has no picture; {_HINT}")
     size = {"width": width, "height": figure.layout.height or 450, "scale": scale if kind == "png" else 1.0}

@@ -5,8 +5,9 @@ Each is one prompt's, so there is no interval. The subject's tokens are masked, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -15,9 +16,10 @@ from xlmech.figures._style import rows_of
 
 if TYPE_CHECKING:
     from xlmech.position_sweep import PositionSweep
-    from xlmech.token_view import TokenActivations
     from xlmech.trace import RecordTrace
 
+MASK = "•••••"
+"""What results hold in place of the subject's tokens."""
 _LESS_THAN = "\ue3c3"
 """Stands for "<" in strings handed to circuitsvis, whose script element a token could end otherwise."""
 
@@ -63,29 +65,45 @@ def attention(trace: RecordTrace, query_language: str) -> View:
     return _view(view, f"attention of {len(names)} heads, asked in {query_language}")
 
 
-def neuron_activations(result: TokenActivations, query_language: str) -> View:
-    """Activation of each chosen neuron at each token of a prompt; layer and neuron are picked in the view.
+class Activations(Protocol):
+    """A result with activations over tokens, as `NeuronActivations`."""
+
+    def to_frame(self) -> pd.DataFrame:
+        """`probe`, `query_language`, `position`, `token` (masked in the subject), `layer`, `neuron`, `activation`."""
+
+
+def neuron_activations(result: Activations, *, languages: Sequence[str] | None = None) -> View:
+    """Activation of each neuron at each token of the prompts; prompt, layer and neuron are picked in the view.
+
+    Args:
+        result: Of a few neurons and prompts.
+        languages: Query languages of the prompts that are shown; all by default.
 
     Raises:
-        ValueError: The result has no such language.
+        ValueError: The result has no prompt in these languages.
     """
     from circuitsvis.activations import text_neuron_activations
 
-    frame = result.activations[result.activations.query_language == query_language]
+    whole = result.to_frame()
+    frame = whole if languages is None else whole[whole.query_language.isin(list(languages))]
     if frame.empty:
-        known = ", ".join(dict.fromkeys(result.activations.query_language))
-        raise ValueError(f"no language {query_language!r} in these activations; they have {known}")
-    tokens = result.tokens[result.tokens.query_language == query_language]
+        known = ", ".join(dict.fromkeys(whole.query_language)) or "none"
+        raise ValueError(f"no prompts in {', '.join(languages or ()) or 'any language'} in this result; it has {known}")
     layers = sorted(frame.layer.unique())
-    most = int(frame.groupby("layer").neuron.nunique().max())
-    values = np.zeros((len(tokens), len(layers), most), dtype=np.float32)
-    for place, layer in enumerate(layers):
-        part = frame[frame.layer == layer].pivot_table(index="position", columns="neuron", values="activation")
-        values[:, place, : part.shape[1]] = part.to_numpy()
-    view = text_neuron_activations(
-        tokens=_texts(tokens), activations=values, first_dimension_labels=[f"layer {layer}" for layer in layers]
-    )
-    return _view(view, f"activations of {result.n_neurons} neurons, asked in {query_language}")
+    indices = {layer: sorted(frame.neuron[frame.layer == layer].unique()) for layer in layers}
+    most = max(map(len, indices.values()))
+    texts, samples = [], []
+    for _, part in frame.groupby("probe", sort=False):
+        tokens = part.drop_duplicates("position").sort_values("position")
+        values = np.zeros((len(tokens), len(layers), most), dtype=np.float32)
+        table = part.pivot_table(index="position", columns=["layer", "neuron"], values="activation")
+        for place, layer in enumerate(layers):
+            values[:, place, : len(indices[layer])] = table[layer][indices[layer]].to_numpy()
+        texts.append(_texts(tokens.assign(part=np.where(tokens.token == MASK, "subject", ""))))
+        samples.append(values)
+    names = [f"{layer} (neurons {', '.join(map(str, of))})" for layer, of in indices.items()]
+    view = text_neuron_activations(tokens=texts, activations=samples, first_dimension_labels=names)
+    return _view(view, f"activations of {sum(map(len, indices.values()))} neurons over {len(texts)} prompts")
 
 
 def leaking_tokens(sweep: PositionSweep, *, layer: int | None = None) -> View:
