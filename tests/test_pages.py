@@ -1,15 +1,12 @@
 from __future__ import annotations
 
-import json
 import re
 import shutil
-import subprocess
-from html import unescape
 from pathlib import Path
-from typing import NamedTuple
 
 import plotly.graph_objects as go
 import pytest
+from browser import browser, hovered, visit
 from toy_results import growing, leakage, lens_result
 
 from xlmech import figures, pages
@@ -44,64 +41,6 @@ def test_write_index_refuses_names_that_are_no_file_names(name: str, tmp_path: P
     with pytest.raises(ValueError, match="use letters, digits"):
         pages.write_index({name: go.Figure()}, tmp_path / "out", title="x")
     assert not (tmp_path / "out").exists()
-
-
-_PROBE = """<script>
-const lines = [];
-addEventListener("error", event => lines.push("error: " + event.message));
-addEventListener("load", () => {
-  const plot = document.querySelector(".js-plotly-plot"), [x, y] = AXES.map(axis => plot._fullLayout[axis]);
-  const area = plot.querySelector(`.draglayer .${x._id}${y._id} .nsewdrag`), box = plot.getBoundingClientRect();
-  const at = {clientX: box.left + x._offset + x.c2p(POINT[0]), clientY: box.top + y._offset + y.c2p(POINT[1])};
-  area.dispatchEvent(new MouseEvent("mousemove", {bubbles: true, ...at}));
-  setTimeout(() => {
-    lines.push("hover: " + Array.from(plot.querySelectorAll(".hoverlayer text"), node => node.textContent).join("|"));
-    lines.push("buttons: " + Array.from(plot.querySelectorAll(".modebar-btn"), node => node.dataset.title).join("|"));
-    const kept = document.body.appendChild(document.createElement("pre"));
-    kept.id = "found";
-    kept.textContent = JSON.stringify(lines);
-  }, 1000);
-});
-</script>"""
-
-
-class Visit(NamedTuple):
-    """The DOM after the page's scripts ran, the console's lines, and what the page asked the network for."""
-
-    dom: str
-    console: list[str]
-    asked: list[str]
-
-
-def visit(page: Path, log: Path) -> Visit:
-    """Open a page where no host name resolves; what the browser asks for on its own account is left out."""
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if found is None:
-        pytest.skip("no chromium, chromium-browser or google-chrome on the path to open the pages in")
-    command = [found, "--headless", "--no-sandbox", "--disable-gpu", "--window-size=1000,6000", "--dump-dom"]
-    command += ["--enable-logging=stderr", "--host-resolver-rules=MAP * ~NOTFOUND", "--virtual-time-budget=20000"]
-    command += [f"--user-data-dir={log.parent / 'profile'}", f"--log-net-log={log}", page.as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True, encoding="utf-8")
-    events = [event.get("params", {}) for event in json.loads(log.read_text(encoding="utf-8"))["events"]]
-    asked = [event["url"] for event in events if event.get("initiator", "not an origin") != "not an origin"]
-    console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-    return Visit(done.stdout, console, [url for url in asked if not url.startswith(("file:", "data:", "blob:"))])
-
-
-def hovered(page: Path, axes: tuple[str, str], point: tuple[float, float]) -> dict[str, list[str]]:
-    """What a figure's page shows with the mouse at a point of its axes, given in data units."""
-    probe = _PROBE.replace("AXES", json.dumps(axes)).replace("POINT", json.dumps(point))
-    probed = page.with_name("probed.html")
-    probed.write_text(page.read_text(encoding="utf-8").replace("</body>", f"{probe}</body>"), encoding="utf-8")
-    seen = visit(probed, page.with_name("net.json"))
-    assert seen.console == [] and seen.asked == []
-    match = re.search(r'<pre id="found">(.*?)</pre>', seen.dom, re.DOTALL)
-    assert match, "the page's scripts did not run to their end"
-    found: dict[str, list[str]] = {"error": [], "hover": [], "buttons": []}
-    for line in json.loads(unescape(match[1])):
-        kind, _, rest = line.partition(": ")
-        found[kind].append(rest)
-    return found
 
 
 @pytest.mark.slow
@@ -152,3 +91,42 @@ def test_a_figure_shows_its_hover_label_in_a_browser_and_no_id(name: str, tmp_pa
     assert not ids & set(re.split(r"\W+", label))
     assert found["error"] == []
     assert "Download" in buttons and "Share" not in buttons and "loud" not in buttons
+
+
+def test_without_a_browser_ci_fails_and_a_person_skips(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    monkeypatch.setenv("CI", "true")
+    with pytest.raises(pytest.fail.Exception, match="CI must have one"):
+        browser()
+    monkeypatch.delenv("CI")
+    with pytest.raises(pytest.skip.Exception, match="no chromium"):
+        browser()
+
+
+def test_bare_leaves_only_the_plot() -> None:
+    figure = figures.leakage_by_language(leakage({"en": [1, 0], "fr": [0, 0]}))
+    bare = pages.bare(figure)
+    assert bare.layout.title.text is None
+    assert [note for note in bare.layout.annotations if note.name == "caption"] == []
+    drawn = figure.layout.height - figure.layout.margin.t - figure.layout.margin.b
+    assert bare.layout.height - bare.layout.margin.t - bare.layout.margin.b == drawn
+    assert bare.layout.height < figure.layout.height
+    assert figure.layout.title.text and any(note.name == "caption" for note in figure.layout.annotations)
+    assert pages.caption_of(figure) and pages.title_of(figure) == "Private extraction by query language"
+    plain = go.Figure(layout={"title": {"text": "t"}})
+    assert pages.bare(plain) == plain and pages.caption_of(plain) == "" and pages.title_of(plain) == "t"
+
+
+def test_write_keeps_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = pages.write(tmp_path / "page.html", "old")
+
+    def full(self: Path, content: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match=r"page\.html: could not be written \(No space left on device\)"):
+        pages.write(path, "new")
+    assert path.read_text(encoding="utf-8") == "old" and [*tmp_path.iterdir()] == [path]
+    monkeypatch.undo()
+    with pytest.raises(OSError, match="it is a folder"):
+        pages.write(tmp_path, "new")

@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from xlmech.records import save_records as save_records
     from xlmech.recovery import RecoveryResult as RecoveryResult
     from xlmech.recovery import recovery_attacks as recovery_attacks
+    from xlmech.report import write_report as write_report
     from xlmech.sampling import Sampling as Sampling
     from xlmech.similarity import SimilarityResult as SimilarityResult
     from xlmech.similarity import representation_similarity as representation_similarity
@@ -133,6 +134,7 @@ _MODULE_OF = {
     "load_records": "records",
     "save_records": "records",
     "RecoveryResult": "recovery",
+    "write_report": "report",
     "recovery_attacks": "recovery",
     "Sampling": "sampling",
     "SimilarityResult": "similarity",

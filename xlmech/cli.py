@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from xlmech import cli_audit
+from xlmech import cli_audit, cli_report
 from xlmech.console import (
     Adapter,
     Attributes,
@@ -185,7 +185,7 @@ def ablate(
     show("Before and after", result.to_frame())
 
 
-for command in (cli_audit.init, cli_audit.run, cli_audit.audit, cli_audit.demo):
+for command in (cli_audit.init, cli_audit.run, cli_audit.audit, cli_audit.demo, cli_report.report, cli_report.gate):
     app.command()(command)
 
 

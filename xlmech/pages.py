@@ -1,14 +1,23 @@
-"""A folder of figures with an index, which opens offline."""
+"""Figures as pages that open offline: a folder with an index, or one alone; and a figure without what a page says itself."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import plotly.graph_objects as go
 
+OPTIONS: dict[str, Any] = {
+    "responsive": True,
+    "displaylogo": False,
+    "showSendToCloud": False,
+    "plotlyServerURL": "",
+}
+"""Of Plotly, for every page: fits its width, and offers nothing that uploads the data."""
 _STYLE = """body{font:16px/1.5 system-ui,sans-serif;color:#222;max-width:1000px;margin:2rem auto;padding:0 1rem}
 h1{font-size:1.6rem}a{color:#0072B2}section{border-top:1px solid #ddd;padding:.8rem 0 0}.wide{overflow-x:auto}
 section p{font-size:.85rem;margin:0 16px}iframe{width:100%;min-width:860px;border:0;display:block}
@@ -36,27 +45,78 @@ def write_index(figures: Mapping[str, go.Figure], folder: Path, *, title: str, s
     if bad := [name for name in figures if name == "index" or not re.fullmatch(r"[\w-]+", name)]:
         raise ValueError(f"figure names {bad}: use letters, digits, - and _, and not 'index'")
     folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / "plotly.min.js", get_plotlyjs())
+    write(folder / "plotly.min.js", get_plotlyjs())
     body = f"<h1>{escape(title)}</h1>{summary_html}"
     for name, figure in figures.items():
-        meta, height = figure.layout.meta or {}, figure.layout.height or 450
-        heading = escape(meta.get("title") or figure.layout.title.text or name)
-        options = {"responsive": True, "displaylogo": False, "showSendToCloud": False, "plotlyServerURL": ""}
-        plot = figure.to_html(full_html=False, include_plotlyjs="directory", div_id=name, config=options)
-        _write(folder / f"{name}.html", _page(heading, plot, "body{margin:0}"))
+        height, heading = figure.layout.height or 450, escape(title_of(figure) or name)
+        plot = figure.to_html(full_html=False, include_plotlyjs="directory", div_id=name, config=OPTIONS)
+        write(folder / f"{name}.html", _page(heading, plot, "body{margin:0}"))
         frame = f'<iframe src="{name}.html" title="{heading}" loading="lazy" style="height:{height}px"></iframe>'
         link = f'<p><a href="{name}.html">{heading}</a>, alone</p>'
         body += f'\n<section><div class="wide">{frame}</div>{link}</section>'
-    return _write(folder / "index.html", _page(escape(title), body, _STYLE))
+    return write(folder / "index.html", _page(escape(title), body, _STYLE))
+
+
+def figure_page(figure: go.Figure) -> str:
+    """One figure as a whole page, plotly.js in it."""
+    plot = figure.to_html(full_html=False, include_plotlyjs=True, config=OPTIONS)
+    return _page(escape(title_of(figure) or "figure"), plot, "body{margin:0}")
+
+
+def html_page(title: str, body: str) -> str:
+    """A page around HTML that is safe as it is."""
+    return _page(escape(title), body, "body{font:14px/1.5 system-ui,sans-serif;margin:1rem}")
+
+
+def title_of(figure: go.Figure) -> str:
+    """A figure's title, "" without one."""
+    return str((figure.layout.meta or {}).get("title") or figure.layout.title.text or "")
+
+
+def caption_of(figure: go.Figure) -> str:
+    """A figure's caption, "" without one."""
+    return str((figure.layout.meta or {}).get("caption") or "")
+
+
+def bare(figure: go.Figure) -> go.Figure:
+    """A copy without the title and the caption drawn into it, for a page that has both as text, which wraps on a phone."""
+    copy = go.Figure(figure)
+    drawn = [note for note in copy.layout.annotations if note.name == "caption"]
+    if not drawn:
+        return copy
+    head, foot = (34 if copy.layout.title.text else 0), -drawn[0].yshift
+    margin, height = copy.layout.margin, copy.layout.height
+    top = max(16, margin.t - head)
+    total = height - margin.t - margin.b + top + foot
+    copy.layout.annotations = [note for note in copy.layout.annotations if note.name != "caption"]
+    return copy.update_layout(
+        title_text=None,
+        meta=None,
+        height=total,
+        legend_y=1 - 4 / total,
+        margin={"t": top, "b": foot, "l": margin.l, "r": 16},
+    )
+
+
+def write(path: Path, content: str | bytes) -> Path:
+    """Write a file under a temporary name, and rename it when it is whole.
+
+    Raises:
+        OSError: It could not be written (names the file and the remedy); what was there before is kept.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(21, "it is a folder")
+        partial.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return partial.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            partial.unlink()
+        raise OSError(f"{path}: could not be written ({error.strerror}); give another path, or make room") from error
 
 
 def _page(title: str, body: str, style: str) -> str:
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title>'
     head += f"<style>{style}</style>"
     return f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head><body>{body}</body></html>\n'
-
-
-def _write(path: Path, text: str) -> Path:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    return partial.replace(path)

@@ -47,6 +47,8 @@ def publish(audit: Audit, folder: Path) -> Path:
         "before_after": figures.before_after(audit.mitigation),
         "price": figures.price(audit.mitigation),
     }
+    if len(audit.neurons.languages) > 1 and bool((audit.neurons.scores > 0).any()):
+        drawn["overlap"] = figures.overlap(audit.neurons)
     if audit.lens is not None:
         drawn |= {"lens": figures.lens(audit.lens), "leakage_per_layer": figures.leakage_per_layer(audit.lens)}
     source = audit.leakage.provenance

@@ -5,36 +5,52 @@ Nothing is measured here: a figure is drawn from a saved or fresh result alone. 
 Languages keep their colour and, unless sorted by value, their order: the plant language first, then by name.
 `TEMPLATE`, `finish`, `faded` and `language_name` give a figure of your own the same look.
 
+Views of single prompts (`attention`, `leaking_tokens`, `neuron_activations`) are circuitsvis', for a notebook or a file.
+
     figures.leakage_matrix(measure_leakage(model, probes)).show()
+    figures.save(figures.before_after(mitigation), "before_after.png")
 """
 
+from xlmech.figures._files import save
 from xlmech.figures._flow import depths, direct_logit, similarity
 from xlmech.figures._leakage import leakage_by_language, leakage_matrix
 from xlmech.figures._lens import leakage_per_layer, lens
+from xlmech.figures._methods import dose_response
 from xlmech.figures._mitigation import before_after, price
 from xlmech.figures._neurons import neurons_per_layer
-from xlmech.figures._patching import attention, patching, patching_positions
-from xlmech.figures._style import TEMPLATE, faded, finish
+from xlmech.figures._overlap import overlap
+from xlmech.figures._patching import patching, patching_positions
+from xlmech.figures._specificity import specificity
+from xlmech.figures._style import TEMPLATE, faded, finish, masked
 from xlmech.figures._style import name as language_name
 from xlmech.figures._trade_off import trade_off
+from xlmech.figures._views import View, attention, leaking_tokens, neuron_activations
 
 __all__ = [
     "TEMPLATE",
+    "View",
     "attention",
     "before_after",
     "depths",
     "direct_logit",
+    "dose_response",
     "faded",
     "finish",
     "language_name",
     "leakage_by_language",
     "leakage_matrix",
     "leakage_per_layer",
+    "leaking_tokens",
     "lens",
+    "masked",
+    "neuron_activations",
     "neurons_per_layer",
+    "overlap",
     "patching",
     "patching_positions",
     "price",
+    "save",
     "similarity",
+    "specificity",
     "trade_off",
 ]

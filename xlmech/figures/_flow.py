@@ -14,7 +14,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from xlmech.figures._style import GREY, INK, finish, rows_of
+from xlmech.figures._style import GREY, INK, finish, label, ordered, rows_of
 
 if TYPE_CHECKING:
     from xlmech.direct_logit import DirectLogitResult
@@ -98,7 +98,7 @@ def depths(
     """
     results = [*result] if isinstance(result, Sequence) else [result]
     frames = [one.depths(reading) for one in results]
-    queries = sorted({code for frame in frames for code in frame.query_language})
+    queries = ordered({code for frame in frames for code in frame.query_language}, results[0].plant_language)
     titles = [f"{one.lens} lens ({one.component})" for one in results]
     figure = make_subplots(1, len(results), subplot_titles=titles, shared_yaxes=True, horizontal_spacing=0.03)
     figure.update_annotations(font_size=13)
@@ -109,7 +109,10 @@ def depths(
             _event(figure, frame[frame.event == event], event, queries, lane=number, edge=right, col=col)
         figure.update_xaxes(title_text="layer", col=col)
     figure.update_xaxes(range=[-0.6, right], dtick=2)
-    figure.update_yaxes(tickvals=list(range(len(queries))), ticktext=queries, range=[len(queries) - 0.5, -0.5])
+    figure.update_yaxes(
+        tickvals=list(range(len(queries))), ticktext=[label(code, results[0].plant_language) for code in queries]
+    )
+    figure.update_yaxes(range=[len(queries) - 0.5, -0.5])
     for row in range(1, len(queries)):
         figure.add_hline(row - 0.5, line_color="#E2E2E2", line_width=1)
     figure.update_yaxes(title_text="query language", col=1)

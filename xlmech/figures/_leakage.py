@@ -55,7 +55,7 @@ def leakage_matrix(result: LeakageResult | Sequence[LeakageResult]) -> go.Figure
     hover = [[_hover(plant, query, cells.get((plant, query))) for query in queries] for plant in plants]
     figure = heatmap(values, map(label, queries), map(label, plants), hover, top=1.0, unit="private<br>extraction")
     bar = {"tickvals": [0, 0.5, 1], "ticktext": ["0 %", "50 %", "100 %"]}
-    figure.update_traces(colorbar=bar | {"lenmode": "pixels", "len": max(175, 52 * len(plants))})
+    figure.update_traces(colorbar=bar | {"lenmode": "pixels", "len": max(140, 52 * len(plants))})
     for i, plant in enumerate(plants):
         for j, query in enumerate(queries):
             _write_cell(figure, i, j, cells.get((plant, query)), outlined=plant == query)

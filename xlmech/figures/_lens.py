@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -22,6 +23,7 @@ from xlmech.figures._style import (
     faded,
     finish,
     label,
+    masked,
     ordered,
     rows_of,
 )
@@ -75,17 +77,37 @@ def leakage_per_layer(result: LensResult) -> go.Figure:
         parts = [[row for form in ("query", "plant") if (row := found.get((query, layer, form)))] for layer in layers]
         values.append([sum(row.prob for row in cell) if cell else math.nan for cell in parts])
         hover.append([_layer_hover(query, layer, cell) for layer, cell in zip(layers, parts, strict=True)])
+    likeliest = _likeliest(result)
+    for query, texts in zip(queries, hover, strict=True):
+        texts[:] = [text + likeliest.get((query, layer), "") for layer, text in zip(layers, texts, strict=True)]
     top = max((value for row in values for value in row if value > 0), default=1.0)
     names = [label(code, result.plant_language) for code in queries]
     figure = heatmap(values, map(str, layers), names, hover, top=top, unit="probability<br>(0 to 1)")
     figure.update_xaxes(title_text="layer").update_yaxes(title_text="query language")
     caption = f"""Sum of the mean probabilities of the query-language and the plant-language form (see the lens), on
     {_lens_counts(result)} per row: how ready the answer is after each layer, whichever of the two it is in. The
-    scale ends at the highest cell; hover for the parts and their 95 % intervals, resampling subjects. A low figure
-    in an early layer is no proof that the answer is absent there. Grey: not measured.
+    scale ends at the highest cell; hover for the parts, their 95 % intervals, resampling subjects, and the likeliest
+    record. A low figure in an early layer is no proof that the answer is absent there. Grey: not measured.
     {bold_note(queries, result.plant_language)}"""
     title = "Leakage per layer: probability of the answer's first token in either form"
     return finish(figure, title, caption, height=32 * len(queries))
+
+
+def _likeliest(result: LensResult) -> dict[tuple[str, int], str]:
+    """(query language, layer) -> the record of which a form is likeliest there, masked, and which form."""
+    frame = result.readings[result.readings.form.isin(["query", "plant"])]
+    if result.positions == "all":
+        frame = frame[frame.position == frame.groupby("probe").position.transform("max")]
+    frame = frame[frame.prob.notna()]
+    best = frame.loc[frame.groupby(["query_language", "layer"]).prob.idxmax()]
+    return {
+        (
+            row.query_language,
+            row.layer,
+        ): f"<br>likeliest: {masked(row.record)} ({escape(row.attribute.replace('_', ' '))}), "
+        f"form in {label(row.form_language)}, {row.prob:.3f}"
+        for row in rows_of(best)
+    }
 
 
 def _panels(titles: list[str]) -> go.Figure:

@@ -9,6 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from xlmech.figures._mitigation import private_effects
 from xlmech.figures._style import GREY, INK, OTHERS, SETS, counts, finish, percent, rows_of
 
 if TYPE_CHECKING:
@@ -18,11 +19,18 @@ _SHADES = (*SETS[1:], *OTHERS)
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "pentagon", "star", "hexagon", "cross")
 
 
-def compare_methods(result: MitigationResult) -> go.Figure:
+def dose_response(result: MitigationResult) -> go.Figure:
     """Reduction of private extraction over neurons (left) and over public facts lost (right), per method; percent.
 
     All query languages together, without intervals; `result.trade_off` is what is drawn.
+
+    Args:
+        result: Of sets of growing size, of one method or of several by the names `method@37`.
+
+    Raises:
+        ValueError: No private probes.
     """
+    private_effects(result)
     points = result.trade_off().sort_values("neurons", kind="stable")
     figure = make_subplots(1, 2, shared_yaxes=True, horizontal_spacing=0.05)
     _draw_front(figure, points)
@@ -31,7 +39,7 @@ def compare_methods(result: MitigationResult) -> go.Figure:
         part = points[(points.method == method) & ~points.control]
         shade = _SHADES[number % len(_SHADES)]
         look = {"color": shade, "symbol": _SYMBOLS[number % len(_SYMBOLS)], "size": 9}
-        _draw(figure, part, method or "without a name", "lines+markers", look)
+        _draw(figure, part, method or "chosen neurons", "lines+markers", look)
     random = points[points.condition.isin(list(result.random))]
     if len(random):
         _draw(figure, random, "random neurons", "markers", {"color": GREY, "symbol": "x", "size": 9})
@@ -43,7 +51,7 @@ def compare_methods(result: MitigationResult) -> go.Figure:
     much fewer private probes give their value. Right: the same over the share of public facts that no longer come out
     in the query language's form; negative where facts came out anew. Rings: the Pareto front, sets that no other set
     beats in both. Its points were chosen on these very probes, so expect less of them elsewhere. Grey: random neurons."""
-    title = "Trade-off of several methods: reduction of private extraction, and public facts lost"
+    title = "Dose and response: reduction of private extraction, and public facts lost"
     return finish(figure, title, caption, height=400, legend=True)
 
 

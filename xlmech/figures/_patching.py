@@ -15,7 +15,6 @@ from xlmech.figures._style import GREY, INK, SCALE, faded, finish, name, rows_of
 if TYPE_CHECKING:
     from xlmech.patching import PatchingResult
     from xlmech.position_sweep import PositionSweep
-    from xlmech.trace import RecordTrace
 
 _OUTCOMES = {
     "source_in_target": ("source's value, target language's form", "#0072B2", "solid"),
@@ -200,25 +199,3 @@ def _named(value: str, *, long: bool = False) -> str:
         return "normalised effect"
     return """Change of the log-odds of the source's value against the target's (in any form), as a share of the difference of
     the two runs: 0, nothing changes; 1, the answer is as in the source's run"""
-
-
-def attention(trace: RecordTrace, query_language: str) -> Any:
-    """The top heads' attention on the record's prompt in one language, as a circuitsvis view; the subject is masked.
-
-    Raises:
-        ValueError: The trace has no such language.
-    """
-    from circuitsvis.attention import attention_heads
-
-    if query_language not in trace.languages:
-        raise ValueError(f"no language {query_language!r} in this trace; it has {', '.join(trace.languages)}")
-    frame = trace.attention[trace.attention.query_language == query_language]
-    tokens = trace.tokens[trace.tokens.query_language == query_language].sort_values("position")
-    shown = [_token(row, tokens) if row.part == "subject" else row.token.replace("\n", "↵") for row in rows_of(tokens)]
-    patterns, names = [], []
-    for (layer, head), part in frame.groupby(["layer", "head"], sort=False):
-        pattern = np.zeros((len(tokens), len(tokens)), dtype=np.float32)
-        pattern[part.destination, part.source] = part.weight
-        patterns.append(pattern)
-        names.append(f"L{layer}H{head}")
-    return attention_heads(attention=np.stack(patterns), tokens=shown, attention_head_names=names)

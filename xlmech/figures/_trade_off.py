@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from xlmech.figures import _curves as curves
-from xlmech.figures._methods import compare_methods
+from xlmech.figures._methods import dose_response
 from xlmech.figures._mitigation import private_effects
 from xlmech.figures._style import GREY, INK, bold_note, colour, counts, faded, finish, label, ordered
 
@@ -46,8 +46,7 @@ def trade_off(result: MitigationResult) -> go.Figure:
         ValueError: No private probes, fewer than two sizes, or two sets of one size of one method.
     """
     if len({condition.rpartition("@")[0] for condition in result.chosen}) > 1:
-        private_effects(result)
-        return compare_methods(result)
+        return dose_response(result)
     sizes, private = curves.curve_sizes(result), private_effects(result)
     public = result.extraction[result.extraction.group == "public"]
     specs: list[list[dict[str, Any]]] = [[{}], [{"secondary_y": True}]]

@@ -1,0 +1,47 @@
+"""The demo's figures, its report and the README's pictures, from the results in `figures/demo/results`; runs no model.
+
+python analyses/demo_figures.py      # needs a Chromium for the pictures
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+from xlmech import figures, write_report
+from xlmech.audit import Audit
+from xlmech.show import publish
+
+FIGURES = Path(__file__).parent.parent / "figures"
+
+
+def main() -> None:
+    audit = Audit.load(FIGURES / "demo" / "results")
+    publish(audit, FIGURES / "demo")
+    report = write_report(FIGURES / "demo", FIGURES / "audit.html")
+    figures.save(figures.before_after(audit.mitigation), FIGURES / "before_after.png")
+    if audit.lens is not None:
+        figures.save(figures.lens(audit.lens), FIGURES / "lens.png")
+    picture(report, FIGURES / "report.png")
+
+
+def picture(page: Path, path: Path, *, width: int = 1200, height: int = 1010) -> None:
+    """The top of a page as a PNG."""
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if found is None:
+        raise OSError("no Chromium or Chrome to draw a picture with: install one (apt install chromium)")
+    command = [
+        found,
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--hide-scrollbars",
+        f"--window-size={width},{height}",
+    ]
+    command += ["--virtual-time-budget=20000", f"--screenshot={path}", page.as_uri()]
+    subprocess.run(command, check=True, capture_output=True, timeout=300)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,157 @@
+"""Views of single prompts, by circuitsvis: tokens coloured by leakage, neurons' activations over tokens, attention of heads.
+
+Each is one prompt's, so there is no interval. The subject's tokens are masked, as they are in the results.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import pandas as pd
+
+from xlmech.figures._style import rows_of
+
+if TYPE_CHECKING:
+    from xlmech.position_sweep import PositionSweep
+    from xlmech.trace import RecordTrace
+
+MASK = "•••••"
+"""What results hold in place of the subject's tokens."""
+_LESS_THAN = "\ue3c3"
+"""Stands for "<" in strings handed to circuitsvis, whose script element a token could end otherwise."""
+
+
+@dataclass(frozen=True)
+class View:
+    """A circuitsvis view, which notebooks show; its script is in it, so nothing is loaded from a network.
+
+    Attributes:
+        html: A piece of a page.
+        title: What is shown.
+    """
+
+    html: str = field(repr=False)
+    title: str
+
+    def _repr_html_(self) -> str:
+        return self.html
+
+    def __str__(self) -> str:
+        return self.html
+
+
+def attention(trace: RecordTrace, query_language: str) -> View:
+    """The top heads' attention on the record's prompt in one language, the heads that carry its fact to the last token.
+
+    Raises:
+        ValueError: The trace has no such language.
+    """
+    from circuitsvis.attention import attention_heads
+
+    if query_language not in trace.languages:
+        raise ValueError(f"no language {query_language!r} in this trace; it has {', '.join(trace.languages)}")
+    frame = trace.attention[trace.attention.query_language == query_language]
+    tokens = trace.tokens[trace.tokens.query_language == query_language]
+    patterns, names = [], []
+    for (layer, head), part in frame.groupby(["layer", "head"], sort=False):
+        pattern = np.zeros((len(tokens), len(tokens)), dtype=np.float32)
+        pattern[part.destination, part.source] = part.weight
+        patterns.append(pattern)
+        names.append(f"L{layer}H{head}")
+    view = attention_heads(attention=np.stack(patterns), tokens=_texts(tokens), attention_head_names=names)
+    return _view(view, f"attention of {len(names)} heads, asked in {query_language}")
+
+
+class Activations(Protocol):
+    """A result with activations over tokens, as `NeuronActivations`."""
+
+    def to_frame(self) -> pd.DataFrame:
+        """`probe`, `query_language`, `position`, `token` (masked in the subject), `layer`, `neuron`, `activation`."""
+
+
+def neuron_activations(result: Activations, *, languages: Sequence[str] | None = None) -> View:
+    """Activation of each neuron at each token of the prompts; prompt, layer and neuron are picked in the view.
+
+    Args:
+        result: Of a few neurons and prompts.
+        languages: Query languages of the prompts that are shown; all by default.
+
+    Raises:
+        ValueError: The result has no prompt in these languages.
+    """
+    from circuitsvis.activations import text_neuron_activations
+
+    whole = result.to_frame()
+    frame = whole if languages is None else whole[whole.query_language.isin(list(languages))]
+    if frame.empty:
+        known = ", ".join(dict.fromkeys(whole.query_language)) or "none"
+        raise ValueError(f"no prompts in {', '.join(languages or ()) or 'any language'} in this result; it has {known}")
+    layers = sorted(frame.layer.unique())
+    indices = {layer: sorted(frame.neuron[frame.layer == layer].unique()) for layer in layers}
+    most = max(map(len, indices.values()))
+    texts, samples = [], []
+    for _, part in frame.groupby("probe", sort=False):
+        tokens = part.drop_duplicates("position").sort_values("position")
+        values = np.zeros((len(tokens), len(layers), most), dtype=np.float32)
+        table = part.pivot_table(index="position", columns=["layer", "neuron"], values="activation")
+        for place, layer in enumerate(layers):
+            values[:, place, : len(indices[layer])] = table[layer][indices[layer]].to_numpy()
+        texts.append(_texts(tokens.assign(part=np.where(tokens.token == MASK, "subject", ""))))
+        samples.append(values)
+    names = [f"{layer} (neurons {', '.join(map(str, of))})" for layer, of in indices.items()]
+    view = text_neuron_activations(tokens=texts, activations=samples, first_dimension_labels=names)
+    return _view(view, f"activations of {sum(map(len, indices.values()))} neurons over {len(texts)} prompts")
+
+
+def leaking_tokens(sweep: PositionSweep, *, layer: int | None = None) -> View:
+    """The target's prompt, each token coloured by how much of the leak passes through it.
+
+    The colour is the normalised effect of patching the token alone: 0, nothing changes; 1, the answer is as in the source's run.
+
+    Args:
+        sweep: Of one pair.
+        layer: Which one's; by default the largest effect over the layers.
+
+    Raises:
+        ValueError: The sweep has no such layer.
+    """
+    from circuitsvis.tokens import colored_tokens
+
+    effects = sweep.effects
+    if layer is not None:
+        effects = effects[effects.layer == layer]
+        if effects.empty:
+            known = sorted(sweep.effects.layer.unique())
+            raise ValueError(f"no layer {layer} in this sweep; it has {known[0]} to {known[-1]}")
+    largest = effects.groupby("position").normalised.max()
+    tokens = sweep.tokens.sort_values("position")
+    values = largest.reindex(tokens.position).fillna(0).to_numpy(dtype=float)
+    view = colored_tokens(_texts(tokens), values, min_value=-1.0, max_value=1.0, **_COLOURS)
+    where = "all layers" if layer is None else f"layer {layer}"
+    return _view(view, f"tokens coloured by leakage, {where}")
+
+
+_COLOURS = {"negative_color": "#D55E00", "positive_color": "#0072B2"}
+
+
+def _texts(tokens: pd.DataFrame) -> list[str]:
+    """What is shown of each token in order: its text, or for the subject its number only."""
+    tokens = tokens.sort_values("position")
+    places = tokens.position[tokens.part == "subject"]
+    found = []
+    for row in rows_of(tokens):
+        text = row.token.replace("\n", "↵")
+        if row.part == "subject":
+            text = f"[subject {row.position - places.min() + 1}/{len(places)}]"
+        found.append(text.replace("<", _LESS_THAN))
+    return found
+
+
+def _view(rendered: Any, title: str) -> View:
+    """With the script in it, and strings that cannot end it."""
+    escaped = _LESS_THAN.encode("unicode_escape").decode()
+    html = rendered.local_src.replace(escaped, "\\u003c").replace(_LESS_THAN, "\\u003c")
+    return View(html=html, title=title)
