@@ -62,7 +62,11 @@ def picture(figure: go.Figure, browser: str) -> str:
         page, image = Path(folder, "figure.html"), Path(folder, "figure.png")
         height = int(figure.layout.height or 450)
         body = figure.to_html(
-            full_html=False, include_plotlyjs=False, default_width=f"{WIDTH}px", default_height=f"{height}px"
+            full_html=False,
+            include_plotlyjs=False,
+            config={"displayModeBar": False},
+            default_width=f"{WIDTH}px",
+            default_height=f"{height}px",
         )
         page.write_text(
             f'<meta charset="utf-8"><style>body{{margin:0}}</style><script>{get_plotlyjs()}</script>{body}',
