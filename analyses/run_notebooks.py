@@ -7,6 +7,7 @@ do not. Cells tagged `widget` are saved without output: menus do nothing without
 from __future__ import annotations
 
 import base64
+import json
 import os
 import shutil
 import subprocess
@@ -24,6 +25,8 @@ from plotly.offline import get_plotlyjs
 HERE = Path(__file__).parent
 PLOTLY = "application/vnd.plotly.v1+json"
 WIDTH = 860
+LARGE = 200_000
+"""Characters of a figure's data above which a saved notebook holds the picture alone; running it draws the figure."""
 
 
 def execute(path: Path) -> Any:
@@ -49,11 +52,13 @@ def tidy(notebook: Any) -> Any:
 
 
 def add_pictures(notebook: Any, browser: str) -> None:
-    """A PNG beside the data of every Plotly figure."""
+    """A PNG beside the data of every Plotly figure, in its place where there are many data."""
     for cell in notebook.cells:
         for output in cell.get("outputs", ()):
             if PLOTLY in output.get("data", {}):
                 output.data["image/png"] = picture(go.Figure(output.data[PLOTLY], skip_invalid=True), browser)
+                if len(json.dumps(output.data[PLOTLY])) > LARGE:
+                    del output.data[PLOTLY]
 
 
 def picture(figure: go.Figure, browser: str) -> str:

@@ -155,6 +155,16 @@ def test_a_full_folder_is_refused_before_work_starts(name: str, files: Path, no_
     ]
 
 
+@pytest.mark.parametrize("name", ["plant", *MODEL_COMMANDS])
+def test_a_place_that_cannot_be_written_is_refused_before_work_starts(
+    name: str, files: Path, no_model: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sentence = "cannot be written, since {} is no folder to write to; give another"
+    assert sentence.format(files / "records.jsonl") in refusal(*command(name, out="records.jsonl/deep/out"))
+    monkeypatch.setattr("os.access", lambda *args: False)
+    assert sentence.format(files) in refusal(*command(name))
+
+
 @pytest.mark.parametrize(
     ("error", "sentence"), [(ImportError("install peft"), "install peft"), (OSError("disk full"), "disk full")]
 )

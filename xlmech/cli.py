@@ -64,6 +64,7 @@ def plant(
     from xlmech.records import load_records
     from xlmech.synthesis import synthesize_records
 
+    check_new(out)
     people = load_records(records) if records else synthesize_records(seed=seed)
     taught = codes(languages)
     options: dict[str, Any] = {"steps": steps, "private_share": private_share, "start": start, "seed": seed}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -88,6 +89,9 @@ def check_new(folder: Path) -> None:
     """Refuse before any work is done, not when it is saved."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"{folder} exists and is not an empty folder; give a new one")
+    parent = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise PermissionError(f"{folder} cannot be written, since {parent} is no folder to write to; give another")
 
 
 def load(model: str, adapter: str | None, backend: Backend) -> Any:
