@@ -24,6 +24,7 @@ from plotly.offline import get_plotlyjs
 
 HERE = Path(__file__).parent
 PLOTLY = "application/vnd.plotly.v1+json"
+WIDGET = "application/vnd.jupyter.widget-view+json"
 WIDTH = 860
 LARGE = 200_000
 """Characters of a figure's data above which a saved notebook holds the picture alone; running it draws the figure."""
@@ -40,14 +41,15 @@ def execute(path: Path) -> Any:
 
 
 def tidy(notebook: Any) -> Any:
-    """Without what differs from run to run or is of no use without a kernel."""
+    """Without what differs from run to run or is of no use without a kernel: progress bars, menus."""
     notebook.metadata.pop("widgets", None)
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
         if "widget" in cell.metadata.get("tags", ()):
             cell.outputs = []
         if cell.cell_type == "code":
-            cell.outputs = [one for one in cell.outputs if one.get("name") != "stderr"]
+            kept = [one for one in cell.outputs if one.get("name") != "stderr"]
+            cell.outputs = [one for one in kept if WIDGET not in one.get("data", {})]
     return notebook
 
 
