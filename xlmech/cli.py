@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -197,4 +198,5 @@ def _probes(records: Path | None, languages: str, attributes: str, template: int
 
 def main() -> None:
     """Entry point of the `xlmech` command."""
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # nothing a user can mend
     app()
