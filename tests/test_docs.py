@@ -24,6 +24,7 @@ import xlmech
 from xlmech import cli
 from xlmech.config import SECTIONS
 from xlmech.languages import TRANSLATED
+from xlmech.probes import ProbeSet
 from xlmech.records import Record, demo_records
 
 ROOT = Path(__file__).parent.parent
@@ -145,8 +146,10 @@ def small_world(model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     [page for page in PAGES if any(b.language == "python" and b.run for b in blocks(page))],
     ids=lambda page: page.name,
 )
-def test_python_runs(page: Path, small_world: None, capsys: pytest.CaptureFixture[str]) -> None:
-    names: dict[str, Any] = {"__name__": "page"}
+def test_python_runs(
+    page: Path, small_world: None, model: Any, probes: ProbeSet, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names: dict[str, Any] = {"__name__": "page", "model": model, "probes": probes}
     for block in blocks(page):
         if block.language == "python" and block.run:
             exec(compile(block.code, where(block), "exec"), names)
