@@ -39,7 +39,9 @@ from xlmech import (
     learn_mask,
     load_model,
     locate_privacy_neurons,
+    mean_magnitudes,
     measure_leakage,
+    random_neurons,
     recovery_attacks,
     specificity_matrix,
 )
@@ -47,7 +49,7 @@ from xlmech import languages as packs
 from xlmech.answers import answer_log_probs
 from xlmech.audit import of_template, spread_facts
 from xlmech.backends import backend_of
-from xlmech.effects import COMPONENT, exact_effects, integrated_gradients
+from xlmech.effects import COMPONENT, exact_effects, gradient_x_activation, integrated_gradients
 from xlmech.leakage import LeakageResult
 from xlmech.neurons import PrivacyNeurons, select_universal
 from xlmech.runner import encode_answer, encode_prompt, run_forced
@@ -59,24 +61,30 @@ CHOOSING = ("en", "fr", "zh")
 HELD_OUT = tuple(code for code in packs.available_languages() if code not in CHOOSING)
 COUNT = 184
 """Neurons of a set: 0.5 % of 36,864."""
-COUNTS = {"en": (18, 74, COUNT), "fr": (COUNT,), "zh": (COUNT,)}
+OURS = ("attribution", COUNT)
+"""The set that is judged on people who did not choose it; the learned mask is judged on them and on those who did."""
+LOCATED = {"en": (36, 74, COUNT), "fr": (COUNT,), "zh": (COUNT,)}
+"""Sizes of the sets chosen by attribution."""
+RECIPES_FOR = ("en",)
+"""Plant languages on which the recipes of others are run."""
 SPECIFIC = {"en": ("fr", "zh"), "fr": (), "zh": ()}
 """Languages for which a set of their own is learned."""
 FACTS = {"private": 32, "public": 24}
-ROUNDS = {"mask": 10, "specific": 5}
+GIVEN = {"private": 24, "public": 16}
+ROUNDS = {"mask": 20, "specific": 12}
 KEEP = 2.0
 """Weight of the answers to keep in a mask's loss."""
 N_NEUTRAL = 10
 """Sentences per language that judge; the packs' others train masks."""
-RECIPES = {
-    "depn": depn,
-    "apneap": apneap,
-    # a lower bar than published, without which so few texts do not rank enough neurons
-    "knowledge_neurons": functools.partial(knowledge_neurons, threshold=0.1),
-}
+RECIPES = {"depn": depn, "apneap": apneap, "knowledge_neurons": knowledge_neurons}
 RECIPE_TEXTS = 12
 """Texts by which the recipes of others choose, two answer tokens of each: their sums of 20 steps are slow."""
 N_AGREEMENT = {"probes": 6, "neurons": 2000}
+
+
+def name_of(method: str, count: int) -> str:
+    """A set's name in the results."""
+    return f"{method}@{count}"
 
 
 class Study:
@@ -86,15 +94,20 @@ class Study:
         self.plant, self.folder = plant, RESULTS / plant
         held_out, choosing = build_probes(demo_records()).split(fraction=0.5, seed=0)
         self.asked = spread_facts(of_template(held_out, -1), FACTS)
-        self.given = spread_facts(of_template(choosing, -1), FACTS)
+        self.given = spread_facts(of_template(choosing, -1), GIVEN)
         self.few = spread_facts(of_template(held_out, -1), {"private": 16, "control": 8})
-        self.attacked = spread_facts(of_template(held_out, -1), {"private": 8, "public": 16})
+        self.attacked = spread_facts(of_template(choosing, -1), {"private": 8, "public": 16})
         self.choosing = of_template(choosing.filter(languages=CHOOSING), 0)
         self.neutral = {code: packs.load_language(code).neutral[:N_NEUTRAL] for code in packs.available_languages()}
 
     @cached_property
     def model(self) -> Any:
         return load_model("demo", adapter=self.plant)
+
+    @cached_property
+    def model_to_train(self) -> Any:
+        """In bfloat16, which is faster; what is chosen is measured on the float32 model."""
+        return load_model("demo", adapter=self.plant, dtype="bfloat16")
 
     @cached_property
     def mask_set(self) -> NeuronSet:
@@ -109,7 +122,7 @@ class Study:
     def mask(self) -> LearnedMask:
         private, public = (self.choosing.filter(group=group) for group in ("private", "public"))  # type: ignore[arg-type]
         return learn_mask(
-            self.model,
+            self.model_to_train,
             private,
             keep=public,
             count=COUNT,
@@ -154,8 +167,6 @@ class Study:
 
     def at(self, method: str, count: int) -> NeuronSet:
         """A method's set of some size."""
-        if method == "mask":
-            return LearnedMask.load(self.folder / "mask").neurons(count)
         if method == "attribution":
             found = PrivacyNeurons.load(self.folder / "located")
             everyone = torch.ones_like(found.scores, dtype=torch.bool)
@@ -165,21 +176,22 @@ class Study:
             )
         return NeuronSet.load(self.folder / f"{method}.json")
 
-    def controls(self) -> Any:
-        return self.evaluated(
-            f"mask@{COUNT}", self.mask_set, controls=("random", "random_magnitude", "noise"), n_random=2, knowledge=True
-        )
+    def random(self) -> Any:
+        """As many other neurons of the same layers, as active: what any deactivation of this size does."""
+        like, magnitudes = self.at(*OURS), mean_magnitudes(self.model, self.choosing)
+        return self.evaluated("random_magnitude", random_neurons(like, magnitudes=magnitudes))
 
     def exposure(self) -> Any:
         return evaluate_mitigation(
-            self.model, self.few, {f"mask@{COUNT}": self.mask_set}, measures=("exposure",), controls=(),
+            self.model, self.few, {"mask": self.mask_set, name_of(*OURS): self.at(*OURS)}, measures=("exposure",), controls=(),
             candidates=demo_records(), n_neutral=0, held_out_languages=HELD_OUT,
         )  # fmt: skip
 
     def people_given(self) -> Any:
+        """The people whose answers chose the neurons, asked with the other template: those whose data one knows of."""
         return evaluate_mitigation(
-            self.model, self.given, {f"mask@{COUNT}": self.mask_set}, controls=(), candidates=demo_records(), n_neutral=0,
-            held_out_languages=HELD_OUT,
+            self.model, self.given, {"mask": self.mask_set, name_of(*OURS): self.at(*OURS)}, controls=(),
+            candidates=demo_records(), n_neutral=0, held_out_languages=HELD_OUT,
         )  # fmt: skip
 
     def specific(self, language: str) -> LearnedMask:
@@ -189,7 +201,7 @@ class Study:
         keep = private.filter(languages=others) + self.choosing.filter(group="public", languages={*others, language})
         own = private.filter(languages=[language])
         return learn_mask(
-            self.model,
+            self.model_to_train,
             own,
             keep=keep,
             count=COUNT,
@@ -207,7 +219,7 @@ class Study:
         return recovery_attacks(self.model, self.attacked, self.mask_set, candidates=demo_records())
 
     def agreement(self) -> pd.DataFrame:
-        """Spearman of integrated gradients (mean baseline, last position) with exact ablation, first tokens of p 0.05 to 0.9."""
+        """Spearman of two methods (mean baseline, last position) with exact ablation, first tokens of p 0.05 to 0.9."""
         backend, rows = backend_of(self.model), []
         private = self.choosing.filter(group="private", languages=["fr"])
         units = torch.randperm(backend.n_layers * backend.d_mlp, generator=torch.Generator().manual_seed(0))
@@ -222,22 +234,26 @@ class Study:
             forced = run_forced(backend, prompts[number], first[number], COMPONENT)
             exact = exact_effects(backend, forced, base, positions="last", neurons=neurons)
             scores, error = integrated_gradients(backend, forced, base, nodes=4, positions="last")
-            agreed = spearmanr(exact, scores[neurons[:, 0], neurons[:, 1]]).statistic
-            rows.append((private[number].id, known[number].exp().item(), agreed, error.max().item()))
-        return pd.DataFrame(rows, columns=["probe", "probability", "spearman", "completeness_error"])
+            slopes = gradient_x_activation(backend, [(prompts[number], first[number])], base, positions="last")[0]
+            agreed = [spearmanr(exact, found[neurons[:, 0], neurons[:, 1]]).statistic for found in (scores, slopes)]
+            rows.append((private[number].id, known[number].exp().item(), *agreed, error.max().item()))
+        columns = ["probe", "probability", "integrated_gradients", "gradient_x_activation", "completeness_error"]
+        return pd.DataFrame(rows, columns=columns)
 
     def stages(self) -> dict[str, Callable[[], Any]]:
         """Every stage by the name of its folder or file, in an order in which each has what it needs."""
         found: dict[str, Callable[[], Any]] = {"before": self.before, "mask": self.mask, "located": self.located}
-        found |= {f"{name}.json": lambda name=name: self.recipe(name) for name in RECIPES}  # type: ignore[misc]
-        found["lape.json"] = self.lape
-        methods = [("mask", count) for count in COUNTS[self.plant] if count != COUNT]
-        methods += [("attribution", count) for count in COUNTS[self.plant] if count >= COUNT // 5]
-        methods += [(name, COUNT) for name in (*RECIPES, "lape")]
-        found |= {"controls": self.controls, "exposure": self.exposure, "people_given": self.people_given}
+        if self.plant in RECIPES_FOR:
+            found |= {f"{name}.json": lambda name=name: self.recipe(name) for name in RECIPES}  # type: ignore[misc]
+            found["lape.json"] = self.lape
+        found["effects_mask"] = lambda: self.evaluated("mask", self.mask_set, knowledge=True)
+        found["people_given"] = self.people_given
+        methods = [("attribution", count) for count in LOCATED[self.plant]]
+        methods += [(name, COUNT) for name in (*RECIPES, "lape") if self.plant in RECIPES_FOR]
         for method, count in methods:
-            name = f"{method}@{count}"
+            name = name_of(method, count)
             found[f"effects_{name}"] = lambda n=name, m=method, c=count: self.evaluated(n, self.at(m, c))  # type: ignore[misc]
+        found |= {"effects_random_magnitude": self.random, "exposure": self.exposure}
         found |= {"recovery": self.recovery, "agreement.csv": self.agreement}
         found |= {f"specific_{code}": lambda code=code: self.specific(code) for code in SPECIFIC[self.plant]}  # type: ignore[misc]
         return found | ({"specificity": self.specificity} if SPECIFIC[self.plant] else {})

@@ -16,7 +16,9 @@ from xlmech import MitigationResult, RecoveryResult, SpecificityResult, figures
 FIGURES = Path(__file__).parent.parent / "figures"
 LEAKS = 0.2
 """A query language leaks where at least this share of the private facts comes out before."""
-OURS = "mask@184"
+OURS, LEARNED = "attribution@184", "mask"
+"""The set chosen by attribution, and the learned mask."""
+RECIPES = ("depn", "apneap", "knowledge_neurons", "lape")
 Row = dict[str, Any]
 
 
@@ -31,9 +33,10 @@ def row(
 
 
 def loaded(folder: Path) -> dict[str, MitigationResult]:
-    """Evaluations by the name of their set."""
-    found = {path.name.removeprefix("effects_"): MitigationResult.load(path) for path in folder.glob("effects_*")}
-    return found | {OURS: MitigationResult.load(folder / "controls")}
+    """Evaluations on people who chose nothing, by the name of their set."""
+    return {
+        path.name.removeprefix("effects_"): MitigationResult.load(path) for path in sorted(folder.glob("effects_*"))
+    }
 
 
 def reductions(effects: pd.DataFrame, condition: str, group: str = "private") -> pd.DataFrame:
@@ -47,44 +50,72 @@ def interval(part: pd.Series) -> tuple[float, float, float]:
 
 
 def rows_of(plant: str, folder: Path) -> Iterator[Row]:
-    """Every figure of one plant language."""
+    """Every figure of one plant language whose stage is there."""
     evaluated = loaded(folder)
-    ours, effects = evaluated[OURS], evaluated[OURS].extraction
-    private = reductions(effects, OURS)
-    private = private[private.before >= LEAKS]
-    for query, part in private.iterrows():
-        if query == plant:
-            yield row("reduction of extraction in the plant language", plant, query, interval(part), 0.6)
-        elif part.held_out:
-            yield row("reduction of extraction, held-out query language", plant, query, interval(part), 0.6)
-        else:
-            yield row("reduction of cross-lingual extraction", plant, query, interval(part), 0.8)
-    given = reductions(MitigationResult.load(folder / "people_given").extraction, OURS)
-    for query, part in given[given.before >= LEAKS].iterrows():
-        yield row("the same, people who chose the neurons", plant, query, interval(part), 0.8)
-    exposure = reductions(MitigationResult.load(folder / "exposure").effects, OURS)
-    for query, part in exposure[exposure.index.isin(private.index)].iterrows():
-        yield row("reduction of exposure above controls", plant, query, interval(part), 0.6)
-    share = ours.sizes[OURS] / ours.total_neurons
-    yield row("share of neurons", plant, "all", (share,) * 3, 0.005, most=True)
-    worst = ours.price[ours.price.condition == OURS].set_index("query_language").rise
-    yield row("rise of neutral text's NLL, worst", plant, str(worst.idxmax()), (worst.max(),) * 3, 0.01, most=True)
-    yield row("public facts kept", plant, "all", kept(effects, OURS), 0.95)
-    yield row("base knowledge kept", plant, "all", kept(ours.effects, OURS, "base"), 0.95)
-    random = reductions(effects, "random_magnitude")
-    for query, part in random[random.index.isin(private.index)].iterrows():
-        yield row("random neurons, matched by layer and magnitude", plant, query, interval(part), 0.02, most=True)
-    yield from better_than_recipes(plant, private, evaluated)
+    for name in (OURS, LEARNED):
+        if name in evaluated:
+            yield from of_set(plant, name, evaluated[name])
+    if (folder / "people_given").is_dir():
+        yield from of_people_given(plant, MitigationResult.load(folder / "people_given"))
+    if (folder / "exposure").is_dir():
+        yield from of_exposure(plant, MitigationResult.load(folder / "exposure"))
+    if "random_magnitude" in evaluated:
+        for query, part in leaking(evaluated["random_magnitude"], "random_magnitude").iterrows():
+            name = "reduction by random neurons, matched by layer and magnitude"
+            yield row(name, plant, str(query), interval(part), 0.02, most=True)
+    yield from better_than_recipes(plant, evaluated)
     yield from of_specificity(plant, folder)
     yield from of_recovery(plant, folder)
-    agreement = pd.read_csv(folder / "agreement.csv").spearman
+    if (folder / "agreement.csv").exists():
+        table = pd.read_csv(folder / "agreement.csv")
+        for method in ("integrated_gradients", "gradient_x_activation"):
+            found = table[method].median(), table[method].min(), table[method].max()
+            yield row(
+                f"{method}: Spearman with exact ablation, median (lowest, highest probe)", plant, "fr", found, 0.95
+            )
+
+
+def leaking(result: MitigationResult, condition: str) -> pd.DataFrame:
+    """A condition's effects on private facts, in the query languages that leak."""
+    private = reductions(result.extraction, condition)
+    return private[private.before >= LEAKS]
+
+
+def of_set(plant: str, name: str, result: MitigationResult) -> Iterator[Row]:
+    """What one set buys and costs on people who did not choose it."""
+    for query, part in leaking(result, name).iterrows():
+        if query == plant:
+            yield row(f"{name}: reduction of extraction, plant language", plant, str(query), interval(part), 0.6)
+        elif part.held_out:
+            yield row(
+                f"{name}: reduction of extraction, held-out query language", plant, str(query), interval(part), 0.6
+            )
+        else:
+            yield row(f"{name}: reduction of cross-lingual extraction", plant, str(query), interval(part), 0.8)
+    share = result.sizes[name] / result.total_neurons
+    yield row(f"{name}: share of neurons", plant, "all", (share,) * 3, 0.005, most=True)
+    worst = result.price[result.price.condition == name].set_index("query_language").rise
     yield row(
-        "Spearman with exact ablation, median",
-        plant,
-        "es, fr",
-        (agreement.median(), agreement.min(), agreement.max()),
-        0.95,
+        f"{name}: rise of neutral text's NLL, worst", plant, str(worst.idxmax()), (worst.max(),) * 3, 0.01, most=True
     )
+    yield row(f"{name}: public facts kept", plant, "all", kept(result.extraction, name), 0.95)
+    if "base" in set(result.effects.group):
+        yield row(f"{name}: base knowledge kept", plant, "all", kept(result.effects, name, "base"), 0.95)
+
+
+def of_people_given(plant: str, result: MitigationResult) -> Iterator[Row]:
+    """The same on the people whose answers chose the set, asked with a template that did not."""
+    for name in (OURS, LEARNED):
+        for query, part in leaking(result, name).iterrows():
+            yield row(f"{name}: reduction, people who chose the neurons", plant, str(query), interval(part), 0.8)
+        yield row(f"{name}: public facts of people who chose kept", plant, "all", kept(result.extraction, name), 0.95)
+
+
+def of_exposure(plant: str, result: MitigationResult) -> Iterator[Row]:
+    for name in (OURS, LEARNED):
+        private = reductions(result.effects, name)
+        for query, part in private[private.before >= 1].iterrows():
+            yield row(f"{name}: reduction of exposure above controls", plant, str(query), interval(part), 0.6)
 
 
 def kept(effects: pd.DataFrame, condition: str, group: str = "public") -> tuple[float, float, float]:
@@ -95,17 +126,27 @@ def kept(effects: pd.DataFrame, condition: str, group: str = "public") -> tuple[
     return tuple(float((weights * (1 - known[name])).sum() / weights.sum()) for name in ("reduction", "high", "low"))  # type: ignore[return-value]
 
 
-def better_than_recipes(plant: str, private: pd.DataFrame, evaluated: dict[str, MitigationResult]) -> Iterator[Row]:
-    """Ours minus the best recipe of others at the same count, query language by query language."""
-    others = {}
+def better_than_recipes(plant: str, evaluated: dict[str, MitigationResult]) -> Iterator[Row]:
+    """Ours minus each recipe of others at the same count, query language by query language, and what the recipe keeps."""
+    ours = leaking(evaluated[OURS], OURS) if OURS in evaluated else pd.DataFrame()
     for name, result in evaluated.items():
-        if name.split("@")[0] in ("depn", "apneap", "knowledge_neurons", "lape"):
-            others[name] = reductions(result.extraction, name).reduction
-    table = pd.DataFrame(others)
-    for query, part in private.iterrows():
-        best = table.loc[query]
-        gap, name = part.reduction - best.max(), str(best.idxmax()).split("@")[0]
-        yield row(f"reduction beyond the best recipe ({name})", plant, query, (gap, math.nan, math.nan), 0.0)
+        recipe = name.split("@")[0]
+        if recipe not in RECIPES:
+            continue
+        theirs = reductions(result.extraction, name).reduction
+        for query, part in ours.iterrows():
+            gap = part.reduction - theirs[query]
+            yield row(f"{OURS}: reduction beyond {recipe}", plant, str(query), (gap, math.nan, math.nan), 0.0)
+        yield row(f"{recipe}: public facts kept", plant, "all", kept(result.extraction, name), 0.95)
+        worst = result.price[result.price.condition == name].set_index("query_language").rise
+        yield row(
+            f"{recipe}: rise of neutral text's NLL, worst",
+            plant,
+            str(worst.idxmax()),
+            (worst.max(),) * 3,
+            0.01,
+            most=True,
+        )
 
 
 def of_specificity(plant: str, folder: Path) -> Iterator[Row]:
@@ -116,9 +157,17 @@ def of_specificity(plant: str, folder: Path) -> Iterator[Row]:
 
 
 def of_recovery(plant: str, folder: Path) -> Iterator[Row]:
+    if not (folder / "recovery").is_dir():
+        return
     found = RecoveryResult.load(folder / "recovery").effects
     for part in found[found.query_language == "all"].itertuples():
-        yield row(f"reduction left, attack: {part.attack}", plant, "all", (part.reduction, part.low, part.high), 0.5)
+        yield row(
+            f"{LEARNED}: reduction left on people who chose, attack: {part.attack}",
+            plant,
+            "all",
+            (part.reduction, part.low, part.high),
+            0.5,
+        )
 
 
 def merged(evaluated: dict[str, MitigationResult]) -> MitigationResult:
@@ -133,14 +182,16 @@ def merged(evaluated: dict[str, MitigationResult]) -> MitigationResult:
 
 
 def write(results: Path) -> None:
-    """JSON and figures of every plant language that has all its stages."""
+    """JSON and figures of every plant language, from the stages that are there."""
     rows: list[Row] = []
-    for folder in sorted(path for path in results.iterdir() if (path / "agreement.csv").exists()):
+    for folder in sorted(path for path in results.iterdir() if path.is_dir()):
         rows += rows_of(folder.name, folder)
         path = FIGURES / f"headline_{folder.name}.html"
-        drawn = figures.trade_off(merged(loaded(folder)))
+        if not (evaluated := loaded(folder)):
+            continue
+        drawn = figures.trade_off(merged(evaluated))
         drawn.write_html(path, include_plotlyjs="demo/plotly.min.js", config={"displaylogo": False})
     clean = [{key: None if value != value else value for key, value in one.items()} for one in rows]
     (FIGURES / "headline.json").write_text(json.dumps(clean, indent=1) + "\n")
     frame = pd.DataFrame(rows)
-    print(frame.drop(columns="goal").round(2).to_string() if rows else "no plant language has all its stages yet")
+    print(frame.drop(columns="goal").round(2).to_string() if rows else "no stage is there yet")

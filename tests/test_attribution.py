@@ -14,9 +14,11 @@ from xlmech import attribution
 from xlmech.attribution import AttributionResult, attribute_neurons, encode_probe
 from xlmech.backends import backend_of
 from xlmech.baselines import mean_baseline, warn_if_incomplete
-from xlmech.effects import gradient_x_activation
+from xlmech.effects import exact_effects, gradient_x_activation, integrated_gradients
 from xlmech.models import load_model
+from xlmech.positions import subject_tokens
 from xlmech.probes import ProbeSet
+from xlmech.runner import run_forced
 
 
 def test_result_holds_means_and_top_neurons_of_its_probes(model: Any, probes: ProbeSet) -> None:
@@ -122,6 +124,48 @@ def test_saturated_probes_are_attributed_by_log_odds(
             )
     odds, plain = found["log_odds"].top.effect, found["log_prob"].top.effect
     assert not odds.equals(plain)
+
+
+@pytest.mark.parametrize("method", ["integrated_gradients", "gradient_x_activation", "exact"])
+def test_the_subjects_tokens_are_attributed(model: Any, probes: ProbeSet, method: Any) -> None:
+    """Each probe's own, though their prompts differ in language and names in length."""
+    few = probes.filter(group="private", attributes=["id_number"])[:4]
+    backend = backend_of(model)
+    base = torch.full((backend.n_layers, backend.d_mlp), 0.05, dtype=torch.float64)
+    options: dict[str, Any] = {"method": method, "baseline": base, "nodes": 30, "max_answer_tokens": 2}
+    found = attribute_neurons(model, few, positions="subject", progress=False, **options)
+    assert found.positions == "subject" and (found.completeness.error < 1e-3).all()
+    spans = set()
+    for probe in few:
+        span = subject_tokens(backend, probe)
+        spans.add(span)
+        assert backend.tokenizer.decode(backend.tokenizer(probe.prompt).input_ids[span.start : span.stop]) == (
+            probe.record.subject
+        )
+        prompt, answer = encode_probe(backend, probe, 2)
+        forced = run_forced(backend, prompt, answer, "mlp.hook_post")
+        by_method = {
+            "integrated_gradients": lambda f=forced, s=span: integrated_gradients(
+                backend, f, base, nodes=30, positions=s
+            )[0],
+            "gradient_x_activation": lambda p=(prompt, answer), s=span: gradient_x_activation(
+                backend, [p], base, positions=[s]
+            )[0],
+            "exact": lambda f=forced, s=span: exact_effects(backend, f, base, positions=s).view_as(base),
+        }
+        wanted = by_method[method]() / 2
+        top = found.top[found.top.probe == probe.id]
+        own = wanted[torch.tensor(top.layer.tolist()), torch.tensor(top.neuron.tolist())]
+        assert top.effect.tolist() == pytest.approx(own.tolist(), rel=1e-4, abs=1e-6)
+    assert len(spans) > 1
+
+
+def test_the_subject_needs_a_tokenizer_with_offsets(
+    model: Any, probes: ProbeSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(type(backend_of(model).tokenizer), "is_fast", False)
+    with pytest.raises(ValueError, match="gives no offsets, so the subject's tokens cannot be told"):
+        attribute_neurons(model, probes[:1], positions="subject", progress=False)
 
 
 def test_no_probes(model: Any) -> None:

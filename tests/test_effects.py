@@ -9,13 +9,15 @@ import pytest
 import torch
 from models import ARCHITECTURES, KeepFloat64, tiny
 
-from xlmech import effects
+from xlmech import effects, quadrature
 from xlmech.backends import Backend, backend_of
 from xlmech.effects import exact_effects, gradient_x_activation, integrated_gradients
 from xlmech.models import load_model
 from xlmech.runner import run_forced
 
 PROMPT, ANSWER = [2, 7, 8, 9, 11], [5, 6, 250]
+SPAN = range(1, 3)
+"""Where the subject's tokens would be."""
 
 
 def _log_prob_with(backend: Backend, tokens: list[int], layer: int, new: torch.Tensor, token: int) -> torch.Tensor:
@@ -117,12 +119,12 @@ def test_completeness_holds_with_enough_nodes(model: Any) -> None:
     assert many.median() < few.median()
 
 
-@pytest.mark.parametrize("positions", ["last", "all"])
-def test_gradient_x_activation_equals_finite_differences(model: Any, positions: str) -> None:
+@pytest.mark.parametrize("positions", ["last", "all", [SPAN]])
+def test_gradient_x_activation_equals_finite_differences(model: Any, positions: Any) -> None:
     """(a - b) * dF/da, where scaling one neuron by 1 + h at the positions attributed moves F by h * a * dF/da."""
     backend = backend_of(model)
     base = torch.zeros(backend.n_layers, backend.d_mlp, dtype=torch.float64)
-    found = gradient_x_activation(backend, [(PROMPT, ANSWER)], base, positions=positions)[0]  # type: ignore[arg-type]
+    found = gradient_x_activation(backend, [(PROMPT, ANSWER)], base, positions=positions)[0]
     layer, index = divmod(int(found.abs().argmax()), backend.d_mlp)
     step = 1e-3  # the norms compute in float32, whatever the weights
     tokens = torch.tensor([[*PROMPT, *ANSWER]])
@@ -140,34 +142,36 @@ def test_gradient_x_activation_equals_finite_differences(model: Any, positions: 
     slopes = []
     for number in range(len(ANSWER)):
         place = len(PROMPT) - 1 + number
-        places = slice(None) if positions == "all" else slice(place, place + 1)
+        places = {"all": slice(None), "last": slice(place, place + 1)}.get(str(positions), slice(1, 3))
         slopes.append((score(number, places, 1 + step) - score(number, places, 1 - step)) / (2 * step))
     assert float(found[layer, index]) == pytest.approx(sum(slopes), rel=2e-3)
 
 
-@pytest.mark.parametrize("positions", ["last", "all"])
+@pytest.mark.parametrize("positions", ["last", "all", [range(1, 3), range(0, 5), range(4, 5)]])
 def test_a_batch_equals_its_members(model: Any, positions: Any) -> None:
     backend = backend_of(model)
     base = torch.full((backend.n_layers, backend.d_mlp), 0.02, dtype=torch.float64)
     pairs = [([2, 7, 8, 9], [5, 6, 250]), ([2, 40, 41, 9, 10], [11, 12]), ([2, 7, 8, 9, 3, 4], [5])]
     batch = gradient_x_activation(backend, pairs, base, positions=positions)
-    for pair, found in zip(pairs, batch, strict=True):
-        alone = gradient_x_activation(backend, [pair], base, positions=positions)[0]
+    for number, (pair, found) in enumerate(zip(pairs, batch, strict=True)):
+        own = positions if isinstance(positions, str) else [positions[number]]
+        alone = gradient_x_activation(backend, [pair], base, positions=own)[0]
         torch.testing.assert_close(found, alone, rtol=1e-5, atol=1e-9)
 
 
-@pytest.mark.parametrize("positions", ["last", "all"])
+@pytest.mark.parametrize("positions", ["last", "all", SPAN])
 def test_all_weight_at_the_end_is_gradient_x_activation(
     model: Any, positions: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backend = backend_of(model)
     base = torch.full((backend.n_layers, backend.d_mlp), 0.01, dtype=torch.float64)
     ends = torch.tensor([0.0, 0.5], dtype=torch.float64), torch.tensor([0.0, 0.0], dtype=torch.float64), 1.0
-    monkeypatch.setattr(effects, "_gauss_lobatto", lambda nodes, like: ends)
+    monkeypatch.setattr(quadrature, "_gauss_lobatto", lambda nodes, like: ends)
     found, _ = integrated_gradients(
         backend, run_forced(backend, PROMPT, ANSWER, "mlp.hook_post"), base, nodes=1, positions=positions
     )
-    wanted = gradient_x_activation(backend, [(PROMPT, ANSWER)], base, positions=positions)[0]
+    own = positions if isinstance(positions, str) else [positions]
+    wanted = gradient_x_activation(backend, [(PROMPT, ANSWER)], base, positions=own)[0]
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-7)
 
 
@@ -186,7 +190,7 @@ def _score(backend: Backend, layer: int, edit: Any, numbers: range, metric: str)
 
 
 @pytest.mark.parametrize("metric", ["log_prob", "prob", "logit", "log_odds"])
-@pytest.mark.parametrize("positions", ["last", "all"])
+@pytest.mark.parametrize("positions", ["last", "all", SPAN])
 def test_exact_effects_equal_one_hooked_pass_per_neuron(model: Any, positions: Any, metric: Any) -> None:
     backend = backend_of(model)
     base = 0.1 * torch.randn(
@@ -199,7 +203,8 @@ def test_exact_effects_equal_one_hooked_pass_per_neuron(model: Any, positions: A
     for (layer, neuron), effect in zip(neurons.tolist(), found, strict=True):
         wanted = 0.0
         for number in range(len(ANSWER)) if positions == "last" else [None]:
-            place = slice(None) if number is None else slice(len(PROMPT) - 1 + number, len(PROMPT) + number)
+            together = slice(None) if positions == "all" else slice(1, 3)
+            place = together if number is None else slice(len(PROMPT) - 1 + number, len(PROMPT) + number)
             numbers = range(len(ANSWER)) if number is None else range(number, number + 1)
 
             def put(value: torch.Tensor, place: slice = place, at: tuple[int, int] = (layer, neuron)) -> torch.Tensor:
@@ -226,6 +231,48 @@ def test_integrated_gradients_of_whole_sequences(model: Any, metric: Any) -> Non
 
     whole = range(len(ANSWER))
     difference = _score(backend, 1, lambda value: value, whole, metric) - _score(backend, 1, to_base, whole, metric)
+    assert float(found[1].sum()) == pytest.approx(difference, rel=1e-3)
+
+
+def test_parts_of_the_sequence_add_up_to_all_of_it(model: Any) -> None:
+    """Gradient x activation is a sum over positions; the whole sequence as a range is `all`, by every method."""
+    backend = backend_of(model)
+    base = torch.full((backend.n_layers, backend.d_mlp), 0.02, dtype=torch.float64)
+    n_run = len(PROMPT) + len(ANSWER) - 1
+
+    def gradient(positions: Any) -> torch.Tensor:
+        return gradient_x_activation(backend, [(PROMPT, ANSWER)], base, positions=positions)
+
+    parts = [gradient([span]) for span in (range(1), SPAN, range(3, len(PROMPT)), range(len(PROMPT), n_run + 1))]
+    torch.testing.assert_close(sum(parts), gradient("all"), rtol=1e-6, atol=1e-10)
+    assert parts[1].abs().max() > 0
+    forced = run_forced(backend, PROMPT, ANSWER, "mlp.hook_post")
+    for method in (lambda where: integrated_gradients(backend, forced, base, nodes=2, positions=where)[0],
+                   lambda where: exact_effects(backend, forced, base, positions=where)):  # fmt: skip
+        assert torch.equal(method(range(n_run)), method("all"))
+        assert not torch.allclose(method(SPAN), method("all"))
+
+
+def test_integrated_gradients_of_a_span_are_complete(model: Any) -> None:
+    """They add up to what moving these positions alone to the baseline takes away, and equal those of a path that does."""
+    backend = backend_of(model)
+    with KeepFloat64():
+        forced = run_forced(backend, PROMPT, ANSWER, "mlp.hook_post")
+        base = 0.8 * forced.activations
+        found, errors = integrated_gradients(backend, forced, base, nodes=40, positions=SPAN)
+        rest = forced.activations.clone()
+        rest[:, SPAN.start : SPAN.stop] = base[:, SPAN.start : SPAN.stop]
+        whole, _ = integrated_gradients(backend, forced, rest, nodes=40, positions="all")
+    assert errors.max() < 1e-3
+    torch.testing.assert_close(found, whole, rtol=1e-6, atol=1e-10)
+
+    def to_base(value: torch.Tensor) -> torch.Tensor:
+        value[:, SPAN.start : SPAN.stop] = base[1, SPAN.start : SPAN.stop]
+        return value
+
+    numbers = range(len(ANSWER))
+    difference = _score(backend, 1, lambda value: value, numbers, "log_prob")
+    difference -= _score(backend, 1, to_base, numbers, "log_prob")
     assert float(found[1].sum()) == pytest.approx(difference, rel=1e-3)
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from models import D_MLP, N_LAYERS, KeepFloat64, tiny
 
-from xlmech import recipes
+from xlmech import recipes, votes
 from xlmech.backends import Backend, backend_of
 from xlmech.controls import mean_magnitudes, random_neurons
 from xlmech.languages import load_language
@@ -80,6 +80,11 @@ def plain_votes(scores: list[list[float]], least: float, strict: bool) -> tuple[
     return share, mean
 
 
+def ranked(share: list[float], mean: list[float]) -> list[int]:
+    """What a set is filled up from: whatever has votes, or a positive mean."""
+    return [n for n in range(SIZE) if share[n] > 0 or mean[n] > 0]
+
+
 def pairs(neurons: list[int]) -> set[tuple[int, int]]:
     return {divmod(neuron, D_MLP) for neuron in neurons}
 
@@ -102,7 +107,7 @@ def test_depn_equals_the_plain_loop(any_model: Any, probes: ProbeSet) -> None:
     with KeepFloat64():
         scores = [plain_attribution(backend_of(any_model), probe, LEFT_20, "prob") for probe in own]
         share, mean = plain_votes(scores, 0.1, strict=False)
-        order = sorted((n for n in range(SIZE) if share[n] > 0), key=lambda n: (-round(share[n], 9), -mean[n]))
+        order = sorted(ranked(share, mean), key=lambda n: (-round(share[n], 9), -mean[n]))
 
         def recipe(**options: Any) -> NeuronSet:
             chosen = probes.filter(attributes=["birth_country"])
@@ -116,7 +121,7 @@ def test_apneap_equals_the_plain_loop(any_model: Any, probes: ProbeSet) -> None:
     with KeepFloat64():
         scores = [plain_attribution(backend_of(any_model), probe, LEFT_10, "log_prob") for probe in own]
         share, mean = plain_votes([[abs(score) for score in text] for text in scores], 0.1, strict=True)
-        order = sorted((n for n in range(SIZE) if share[n] > 0), key=lambda n: (-round(share[n], 9), -mean[n]))
+        order = sorted(ranked(share, mean), key=lambda n: (-round(share[n], 9), -mean[n]))
 
         def recipe(**options: Any) -> NeuronSet:
             return apneap(any_model, own, language="fr", max_answer_tokens=N_TOKENS, progress=False, **options)
@@ -137,13 +142,66 @@ def test_knowledge_neurons_equal_the_plain_loop(any_model: Any, prompts: ProbeSe
             facts = [old + (new > 0.7) for old, new in zip(facts, part, strict=True)]
             share = [old + new for old, new in zip(share, part, strict=True)]
             mean = [old + new for old, new in zip(mean, level, strict=True)]
-        ranked = [n for n in range(SIZE) if share[n] > 0]
-        order = sorted(ranked, key=lambda n: (-facts[n], -round(share[n], 9), -mean[n]))
+        order = sorted(ranked(share, mean), key=lambda n: (-facts[n], -round(share[n], 9), -mean[n]))
 
         def recipe(**options: Any) -> NeuronSet:
             return knowledge_neurons(any_model, chosen, max_answer_tokens=N_TOKENS, progress=False, **options)
 
         check_counts(recipe, order, sum(number > 0 for number in facts))
+
+
+A, B, C, E, H = 20, 21, 22, 23, 24
+"""Neurons beside the nine that are each the largest of one of nine texts."""
+
+
+@pytest.fixture
+def by_hand(monkeypatch: pytest.MonkeyPatch, prompts: ProbeSet) -> ProbeSet:
+    """Three facts of three prompts, whose attributions are made so that every rule keeps other neurons."""
+    texts = prompts.filter(group="private", attributes=["birth_country"], languages=["en"])
+    table = torch.zeros(9, SIZE, dtype=torch.float64)
+    table[range(9), range(9)] = 1.0
+    table[:5, A] = 0.15  # in most texts, a little
+    table[:3, B] = 0.5  # in all prompts of the first fact
+    table[3:5, C] = 0.5  # in two of the second's
+    table[4:, E] = 0.1  # in most texts, at DEPN's bound
+    table[:6, H] = -0.9  # against the answer
+    facts = [probe.id for record in texts.records for probe in texts if probe.record == record]
+    rows = dict(zip(facts, table.view(9, N_LAYERS, D_MLP), strict=True))
+    monkeypatch.setattr(votes, "run_forced", lambda *_, what: what.removeprefix("probe "))
+    monkeypatch.setattr(votes, "integrated_gradients", lambda _, name, *__, **___: (rows[name], torch.zeros(N_LAYERS)))
+    return texts
+
+
+def test_the_rules_differ(llama: Any, by_hand: ProbeSet) -> None:
+    found = {
+        recipe.__name__: set(recipe(llama, by_hand, progress=False)) for recipe in (depn, apneap, knowledge_neurons)
+    }
+    assert found["depn"] == pairs([A, E])
+    assert found["apneap"] == pairs([A, H])
+    assert found["knowledge_neurons"] == pairs([B])
+    low = knowledge_neurons(llama, by_hand, threshold=0.1, min_share=0.5, progress=False)
+    assert set(low) == pairs([A, B, C]), "A in two facts, C in two prompts of three; E is at the bound, not above it"
+
+
+def test_a_set_is_filled_up_by_votes_then_by_attribution(llama: Any, by_hand: ProbeSet) -> None:
+    def recipe(count: int) -> set[tuple[int, int]]:
+        return set(knowledge_neurons(llama, by_hand, count=count, progress=False))
+
+    assert recipe(1) == pairs([B]), "kept"
+    assert recipe(2) == pairs([B, C]), "voted for by two of three"
+    assert recipe(11) == pairs([B, C, *range(9)]), "voted for by one"
+    assert recipe(12) == pairs([B, C, *range(9), A]), "below the threshold everywhere, by the mean"
+    assert recipe(13) == pairs([B, C, *range(9), A, E])
+    with pytest.raises(ValueError, match="knowledge_neurons: 14 neurons wanted, but it ranks only 13; ask for fewer"):
+        recipe(14)
+
+
+def test_a_fact_of_one_prompt_shares_nothing(llama: Any, by_hand: ProbeSet) -> None:
+    one_each = by_hand.filter(templates=[0])
+    with pytest.warns(UserWarning, match="knowledge_neurons: every fact has one prompt.*of several templates") as found:
+        chosen = knowledge_neurons(llama, one_each, threshold=0.05, progress=False)
+    assert found[0].filename == __file__
+    assert set(chosen) == pairs([0, 3, 6, A, B, C, E]), "whatever is above the threshold once"
 
 
 @pytest.mark.parametrize(
@@ -169,9 +227,9 @@ def test_all_languages_or_one(llama: Any, probes: ProbeSet) -> None:
 
 
 @pytest.mark.parametrize("recipe", [depn, knowledge_neurons, apneap])
-def test_the_trap_of_a_norm_after_the_mlp_is_explained(tokenizer: Any, probes: ProbeSet, recipe: Any) -> None:
+def test_the_trap_of_a_norm_after_the_mlp_is_explained(tokenizer: Any, prompts: ProbeSet, recipe: Any) -> None:
     model = load_model(tiny("gemma3").double(), tokenizer=tokenizer, backend="bridge", dtype=torch.float64)
-    few = probes.filter(attributes=["birth_country"], languages=["en"])
+    few = prompts.filter(attributes=["birth_country"], languages=["en"])
     name = f"norm after the MLP.*{recipe.__name__} is run as published; compare attribute_neurons.baseline='mean'"
     with pytest.warns(UserWarning, match=name) as found:
         recipe(model, few, progress=False, max_answer_tokens=1)

@@ -66,6 +66,8 @@ if TYPE_CHECKING:
     from xlmech.sampling import Sampling as Sampling
     from xlmech.similarity import SimilarityResult as SimilarityResult
     from xlmech.similarity import representation_similarity as representation_similarity
+    from xlmech.specificity import SpecificityResult as SpecificityResult
+    from xlmech.specificity import specificity_matrix as specificity_matrix
     from xlmech.synthesis import synthesize_records as synthesize_records
     from xlmech.trace import RecordTrace as RecordTrace
     from xlmech.trace import trace_record as trace_record
@@ -135,6 +137,8 @@ _MODULE_OF = {
     "Sampling": "sampling",
     "SimilarityResult": "similarity",
     "representation_similarity": "similarity",
+    "SpecificityResult": "specificity",
+    "specificity_matrix": "specificity",
     "synthesize_records": "synthesis",
     "RecordTrace": "trace",
     "trace_record": "trace",

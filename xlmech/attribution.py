@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, get_args
 
 import pandas as pd
@@ -19,22 +19,31 @@ import torch
 from jaxtyping import Float
 from tqdm.auto import tqdm
 
-from xlmech import metrics
 from xlmech.answers import answer_log_probs
 from xlmech.backends import Backend, backend_of
 from xlmech.baselines import mean_baseline, warn_if_incomplete, zero_baseline
-from xlmech.effects import COMPONENT, Metric, Positions, exact_effects, gradient_x_activation, integrated_gradients
-from xlmech.models import provenance
+from xlmech.effects import (
+    COMPONENT,
+    Metric,
+    Positions,
+    Where,
+    exact_effects,
+    gradient_x_activation,
+    integrated_gradients,
+)
+from xlmech.models import model_name, provenance
+from xlmech.neurons import NeuronSet
+from xlmech.positions import subject_tokens
 from xlmech.probes import Probe, ProbeSet
 from xlmech.results import Result
 from xlmech.runner import BATCH_SIZE, encode_answer, encode_prompt, run_batched, run_forced
+from xlmech.tally import Tally
 
 Method = Literal["integrated_gradients", "gradient_x_activation", "exact"]
 Baseline = Literal["mean", "zero"]
 MetricChoice = Literal["auto", "log_prob", "prob", "logit", "log_odds"]
 SATURATED = 0.99
 """Mean token probability (geometric, over an answer's tokens) above which metric `auto` takes log-odds."""
-TOP_PER_PROBE = 200
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -48,7 +57,8 @@ class AttributionResult(Result):
         languages: Query languages, the order of `mean` and `share`.
         mean: (language, layer, neuron) mean over probes of the normalised attribution.
         share: (language, layer, neuron) share of probes in which it exceeds `threshold`.
-        top: Each probe's top neurons: `probe`, `layer`, `neuron`, `effect` (in the unit of the probe's metric).
+        top: Each probe's top neurons, and those of `track`: `probe`, `layer`, `neuron`, `effect` (in the unit of the probe's
+            metric).
         completeness: `probe`, `layer`, `error`: |sum IG - (F(a) - F(b))| / |F(a) - F(b)|; empty for the other methods.
         threshold: tau of `share`.
         method: As called.
@@ -56,6 +66,8 @@ class AttributionResult(Result):
         positions: As called.
         metric: As called.
         saturated: Ids of the probes that metric `auto` attributed by log-odds, the others by log-probability.
+        probes: One row per probe: `probe`, `subject` (a hash), `query_language`, `template`; empty where an earlier version
+            saved the result.
     """
 
     kind: ClassVar[str] = "attribution"
@@ -70,6 +82,7 @@ class AttributionResult(Result):
     positions: str
     metric: str = "log_prob"
     saturated: tuple[str, ...] = ()
+    probes: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     def to_frame(self) -> pd.DataFrame:
         """Each probe's top neurons."""
@@ -88,6 +101,7 @@ def attribute_neurons(
     controls: ProbeSet | None = None,
     max_answer_tokens: int | None = None,
     threshold: float = 0.1,
+    track: NeuronSet | None = None,
     batch_size: int = BATCH_SIZE // 2,
     progress: bool = True,
 ) -> AttributionResult:
@@ -107,10 +121,13 @@ def attribute_neurons(
         nodes: Nodes of the integral inside the path; its two ends are used besides (Gauss-Lobatto).
         metric: Of each answer token: `log_prob` (nats), `prob`, `logit` or `log_odds` (nats); or `auto`, `log_odds` for
             saturated answers and `log_prob` for others.
-        positions: `last`, each answer token's predicting position; or `all`, summed over the prompt's and answer's positions.
+        positions: Whose activations are attributed: `last`, each answer token's predicting position; `subject`, the tokens of
+            the subject's name in the prompt, where facts are looked up (Meng et al. 2022, arXiv:2202.05262); or `all`, the
+            prompt's and answer's, where deactivation acts. Those of several positions are summed; the baseline is the same.
         controls: Prompts of the mean baseline; `probes` themselves by default.
         max_answer_tokens: Attribute only the first so many tokens of each answer.
         threshold: tau; a probe counts towards a neuron's share above this part of the probe's maximum.
+        track: Neurons whose effect is kept for every probe, beside its top ones, for `selection_stability`.
         batch_size: Probes at a time, at first, of gradient x activation.
         progress: Whether to show a progress bar.
 
@@ -118,8 +135,9 @@ def attribute_neurons(
         AttributionResult.
 
     Raises:
-        ValueError: No probes, an unknown method, metric or position, a number out of range, a baseline of another shape, or
-            NaN in an activation (names layer and probe).
+        ValueError: No probes, an unknown method, metric or position, a number out of range, a baseline of another shape, tracked
+            neurons of another model, NaN in an activation (names layer and probe); with positions `subject`, a tokenizer
+            without offsets or a subject that no token holds.
 
     Source:
         Sundararajan et al. 2017, arXiv:1703.01365. Layer-wise with other layers as they are: Dai et al. 2022,
@@ -128,18 +146,21 @@ def attribute_neurons(
     check_request(probes, method, metric, positions, nodes, threshold, max_answer_tokens)
     backend = backend_of(model)
     pairs = [encode_probe(backend, probe, max_answer_tokens) for probe in probes]
+    where = [_where(backend, probe, positions) for probe in probes]
     base = _baseline(backend, baseline, controls or probes, progress)
     saturated = _saturated(backend, pairs, progress) if metric == "auto" else []
     metric_of: list[Metric] = ["log_prob" if metric == "auto" else metric] * len(pairs)
     for index in saturated:
         metric_of[index] = "log_odds"
-    tally = _Tally(probes, backend, threshold)
+    if track is not None:
+        track.check_model(model_name(backend.model), backend.n_layers, backend.d_mlp)
+    tally = Tally(probes, backend, threshold, track)
     if method == "gradient_x_activation":
-        _by_gradient(backend, pairs, base, metric_of, positions, batch_size, progress, tally)
+        _by_gradient(backend, pairs, base, metric_of, where, batch_size, progress, tally)
     else:
         for index, (prompt, answer) in enumerate(tqdm(pairs, desc="attribution", disable=not progress, leave=False)):
             forced = run_forced(backend, prompt, answer, COMPONENT, what=f"probe {probes[index].id}")
-            options: Any = {"positions": positions, "metric": metric_of[index]}
+            options: Any = {"positions": where[index], "metric": metric_of[index]}
             if method == "integrated_gradients":
                 scores, errors = integrated_gradients(backend, forced, base, nodes=nodes, **options)
                 tally.add(index, scores / len(answer), errors)
@@ -150,14 +171,15 @@ def attribute_neurons(
         languages=probes.languages,
         mean=tally.mean,
         share=tally.share,
-        top=pd.concat([tally.top[index] for index in range(len(probes))], ignore_index=True),
-        completeness=pd.DataFrame(tally.errors, columns=["probe", "layer", "error"]),
+        top=tally.top,
+        completeness=tally.completeness,
         threshold=threshold,
         method=method,
         baseline=baseline if isinstance(baseline, str) else "given",
         positions=positions,
         metric=metric,
         saturated=tuple(probes[index].id for index in saturated),
+        probes=tally.probes,
         provenance=provenance(model),
     )
     remedy = "Use baseline='mean', or more nodes."
@@ -199,6 +221,11 @@ def encode_probe(backend: Backend, probe: Probe, max_answer_tokens: int | None =
     return encode_prompt(backend, probe.prompt, room=len(answer), what=f"probe {probe.id}"), answer
 
 
+def _where(backend: Backend, probe: Probe, positions: Positions) -> Where:
+    """The same, but for the subject's: their range in the probe's prompt."""
+    return subject_tokens(backend, probe) if positions == "subject" else positions
+
+
 def _saturated(backend: Backend, pairs: Sequence[tuple[list[int], list[int]]], progress: bool) -> list[int]:
     """Indices of the (prompt, answer) pairs whose answer's mean token probability exceeds `SATURATED`."""
     prompts, answers = [prompt for prompt, _ in pairs], [[answer] for _, answer in pairs]
@@ -227,10 +254,10 @@ def _by_gradient(
     pairs: Sequence[tuple[list[int], list[int]]],
     base: torch.Tensor,
     metric_of: Sequence[Metric],
-    positions: Positions,
+    where: Sequence[Where],
     batch_size: int,
     progress: bool,
-    tally: _Tally,
+    tally: Tally,
 ) -> None:
     """Gradient x activation in batches of pairs of equal length and one metric."""
     for metric in dict.fromkeys(metric_of):
@@ -238,41 +265,12 @@ def _by_gradient(
 
         def add(_: torch.Tensor, numbers: list[int], metric: Metric = metric, same: list[int] = same) -> None:
             chosen = [pairs[same[number]] for number in numbers]
-            batch = gradient_x_activation(backend, chosen, base, positions=positions, metric=metric)
+            own = [where[same[number]] for number in numbers]
+            spans = [span for span in own if isinstance(span, range)]
+            everywhere: Any = spans or own[0]  # ranges for all of the probes, or one word
+            batch = gradient_x_activation(backend, chosen, base, positions=everywhere, metric=metric)
             for number, (_prompt, answer), scores in zip(numbers, chosen, batch, strict=True):
                 tally.add(same[number], scores / len(answer))
 
         sequences = [[*pairs[index][0], *pairs[index][1]] for index in same]
         run_batched(sequences, add, batch_size=batch_size, progress="attribution" if progress else "")
-
-
-class _Tally:
-    """Running means and shares per language, and each probe's top neurons."""
-
-    def __init__(self, probes: ProbeSet, backend: Backend, threshold: float) -> None:
-        self.probes, self.languages, self.threshold = probes, probes.languages, threshold
-        shape = (len(self.languages), backend.n_layers, backend.d_mlp)
-        self._sum, self._above = torch.zeros(shape, dtype=torch.float64), torch.zeros(shape, dtype=torch.float64)
-        self._count = torch.zeros(len(self.languages), 1, 1, dtype=torch.float64)
-        self.top: dict[int, pd.DataFrame] = {}
-        self.errors: list[tuple[str, int, float]] = []
-
-    def add(self, index: int, scores: torch.Tensor, errors: torch.Tensor | None = None) -> None:
-        scores, probe = scores.detach().float().cpu(), self.probes[index]
-        normalised, language = metrics.normalised_attribution(scores), self.languages.index(probe.query_language)
-        self._sum[language] += normalised
-        self._above[language] += normalised > self.threshold
-        self._count[language] += 1
-        best = scores.flatten().topk(min(TOP_PER_PROBE, scores.numel()))
-        layers, neurons = best.indices // scores.shape[1], best.indices % scores.shape[1]
-        self.top[index] = pd.DataFrame({"probe": probe.id, "layer": layers, "neuron": neurons, "effect": best.values})
-        if errors is not None:
-            self.errors += [(probe.id, layer, float(error)) for layer, error in enumerate(errors)]
-
-    @property
-    def mean(self) -> torch.Tensor:
-        return (self._sum / self._count).float()
-
-    @property
-    def share(self) -> torch.Tensor:
-        return (self._above / self._count).float()

@@ -135,7 +135,9 @@ def locate(
     method: Annotated[
         Literal["integrated_gradients", "gradient_x_activation"], typer.Option(help="Attribution method.")
     ] = "gradient_x_activation",
-    positions: Annotated[Literal["last", "all"], typer.Option(help="Positions that are attributed.")] = "all",
+    positions: Annotated[
+        Literal["last", "subject", "all"], typer.Option(help="Positions that are attributed.")
+    ] = "all",
     top_k: Annotated[int | None, typer.Option(help="Neurons per set; 0.2 % of the model's by default.")] = None,
     adapter: Adapter = None,
     backend: BackendOption = "auto",

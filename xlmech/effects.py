@@ -9,23 +9,25 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from einops import einsum
 from jaxtyping import Float, Int
-from scipy.special import roots_jacobi
 
 from xlmech import metrics
 from xlmech.backends import Backend
 from xlmech.nearby import near_log_prob, nearby
+from xlmech.quadrature import Quadrature, quadrature
 from xlmech.readout import token_log_prob, token_logit
 from xlmech.rows import Rows, RowStates, ablate_units, replace, run_rows
 from xlmech.runner import Forced, drain, rows_that_fit
 
 Metric = Literal["log_prob", "prob", "logit", "log_odds"]
-Positions = Literal["last", "all"]
-Quadrature = Literal["gauss_lobatto", "left", "inclusive"]
+Positions = Literal["last", "subject", "all"]
+Where = Literal["last", "all"] | range
+"""Positions as the functions here take them: the subject's are a range in the sequence (`positions.subject_tokens`)."""
 COMPONENT = "mlp.hook_post"
 _EXACT_ROWS = 512
 _Losses = Callable[[torch.Tensor], torch.Tensor]
@@ -46,14 +48,14 @@ def integrated_gradients(
     base: Float[torch.Tensor, "layer neuron"] | Float[torch.Tensor, "layer position neuron"],
     *,
     nodes: int,
-    positions: Positions,
+    positions: Where,
     metric: Metric = "log_prob",
     rule: Quadrature = "gauss_lobatto",
 ) -> tuple[Float[torch.Tensor, "layer neuron"], Float[torch.Tensor, " layer"]]:
     """Integrated gradients of the answer's score, one layer at a time along the line from `base`, others as they are.
 
-    At `last` each token is attributed to the activation at its predicting position; at `all` the whole sequence's move
-    together, and what they get is summed. `base` may have a value per position.
+    At `last` each token is attributed to the activation at its predicting position; at `all` or in a range of positions these
+    activations move together, for all tokens, and what they get is summed. `base` may have a value per position.
 
     `rule` approximates the integral. `gauss_lobatto`: `nodes` inside the path, and its two ends besides. The others are the
     equal-step sums of earlier work, which converge slowly: `left` takes the mean gradient of `nodes` points from the baseline
@@ -65,23 +67,38 @@ def integrated_gradients(
     base = base[:, None] if base.ndim == 2 else base
     base = base.expand(-1, len(forced.tokens), -1)
     total, difference = torch.zeros_like(base[:, 0]), torch.zeros_like(base[:, 0, 0])
-    for window, read in _windows(forced, positions):
+    for window in _windows(forced, positions):
 
-        def work(layers: list[int], window: range = window, read: range = read) -> None:
-            part, lost = _integrate(backend, forced, base, layers, window, read, metric, _quadrature(rule, nodes, base))
+        def work(layers: list[int], window: _Window = window) -> None:
+            part, lost = _integrate(backend, forced, base, layers, window, metric, quadrature(rule, nodes, base))
             total[layers] += part
             difference[layers] += lost
 
-        fit = rows_that_fit(backend, len(window), window.start, gradient=True) // (nodes + 1)
+        fit = rows_that_fit(backend, len(window.run), window.run.start, gradient=True) // (nodes + 1)
         drain(backend.n_layers, work, key=lambda layer: layer, batch_size=fit)
     return total, metrics.completeness_error(total.sum(1), difference)
 
 
-def _windows(forced: Forced, positions: Positions) -> list[tuple[range, range]]:
-    """Positions whose activations move together, and those among them that predict what is scored."""
-    if positions == "all":
-        return [(range(forced.predicting.stop), forced.predicting)]
-    return [(range(place, place + 1),) * 2 for place in forced.predicting]
+@dataclass(frozen=True)
+class _Window:
+    """Positions that are run, those at its start whose activations move together, and those that predict what is scored."""
+
+    run: range
+    moved: range
+    read: range
+
+    @property
+    def changed(self) -> slice:
+        """`moved`, among the positions that are run."""
+        return slice(len(self.moved)) if len(self.moved) < len(self.run) else slice(None)
+
+
+def _windows(forced: Forced, positions: Where) -> list[_Window]:
+    read = forced.predicting
+    if positions == "last":
+        return [_Window(*(range(place, place + 1),) * 3) for place in read]
+    moved = positions if isinstance(positions, range) else range(read.stop)
+    return [_Window(range(moved.start, read.stop), moved, read)]
 
 
 def _integrate(
@@ -89,27 +106,28 @@ def _integrate(
     forced: Forced,
     base: torch.Tensor,
     layers: Sequence[int],
-    window: range,
-    read: range,
+    window: _Window,
     metric: Metric,
-    quadrature: tuple[torch.Tensor, torch.Tensor, float],
+    points: tuple[torch.Tensor, torch.Tensor, float],
 ) -> tuple[Float[torch.Tensor, "layer neuron"], Float[torch.Tensor, " layer"]]:
-    """Attributions and F(a) - F(b) of some layers, whose activations move at the positions of `window`, scored at `read`."""
-    places, weights, weight_at_end = quadrature
-    places_run = slice(window.start, window.stop)
-    start = base[layers, places_run]
-    step = forced.activations[layers, places_run].to(base.dtype) - start
+    """Attributions and F(a) - F(b) of some layers, whose activations move at the positions `window.moved`."""
+    places, weights, weight_at_end = points
+    places_moved = slice(window.moved.start, window.moved.stop)
+    start = base[layers, places_moved]
+    step = forced.activations[layers, places_moved].to(base.dtype) - start
     # Variant 0 is the baseline, which is also for completeness; the path's other end is the answer itself: one row for all.
     values = (start[:, None] + places[:, None, None] * step[:, None]).requires_grad_()
     ends, end = _differentiable(layers)
     with torch.enable_grad():
-        rows = [replace(COMPONENT, layer, values[[number]]) for number, layer in enumerate(layers)]
-        states = _run_window(backend, forced, window, [end, *rows])
-        hidden = torch.cat([edited[0] for edited in states.edited])[:, read.start - window.start :]
-        scores = _scores(backend, forced, hidden, read, metric)
+        rows = [
+            replace(COMPONENT, layer, values[[number]], positions=window.changed) for number, layer in enumerate(layers)
+        ]
+        states = _run_window(backend, forced, window.run, [end, *rows])
+        hidden = torch.cat([edited[0] for edited in states.edited])[:, window.read.start - window.run.start :]
+        scores = _scores(backend, forced, hidden, window.read, metric)
         gradient, *gradients_at_end = torch.autograd.grad(scores.sum(), [values, *ends])
     moved = einsum(step, gradient, weights, "layer position neuron, layer node position neuron, node -> layer neuron")
-    gradient_at_end = torch.stack([slope[0, 0] for slope in gradients_at_end]).to(step.dtype)
+    gradient_at_end = torch.stack([slope[0, 0, window.changed] for slope in gradients_at_end]).to(step.dtype)
     at_end = weight_at_end * einsum(
         step, gradient_at_end, "layer position neuron, layer position neuron -> layer neuron"
     )
@@ -144,44 +162,13 @@ def _scores(
     return found.view(len(hidden), len(targets)).sum(1)
 
 
-def _quadrature(rule: Quadrature, nodes: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, float]:
-    """Places in [0, 1), of which the first is 0, their weights, and the weight at 1."""
-    if rule == "gauss_lobatto":
-        return _gauss_lobatto(nodes, like)
-    if rule == "left" and nodes >= 1:
-        steps, at_end = nodes, 0.0
-    elif rule == "inclusive" and nodes >= 2:
-        steps, at_end = nodes - 1, 1 / nodes
-    else:
-        raise ValueError(
-            f"no rule {rule!r} of {nodes} nodes; use 'gauss_lobatto', 'left' (1 or more) or 'inclusive' (2 or more)"
-        )
-    places = torch.arange(steps, dtype=like.dtype, device=like.device) / steps
-    return places, torch.full_like(places, 1 / nodes), at_end
-
-
-def _gauss_lobatto(nodes: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, float]:
-    """Places in [0, 1], a 0 and `nodes` inner ones, their weights, and the weight at 1.
-
-    Quadrature with both ends among its nodes, exact for polynomials of degree 2 * nodes + 1 (Abramowitz and Stegun 25.4.32).
-    Gauss-Legendre nodes would give degree 2 * nodes - 1 for the same rows: the ends are run in any case.
-    """
-    inner, weights = roots_jacobi(nodes, 1, 1)
-    at_end = 1 / ((nodes + 2) * (nodes + 1))
-    return (
-        torch.tensor([0.0, *((inner + 1) / 2)], dtype=like.dtype, device=like.device),
-        torch.tensor([at_end, *(weights / (1 - inner**2) / 2)], dtype=like.dtype, device=like.device),
-        at_end,
-    )
-
-
 @torch.no_grad()
 def exact_effects(
     backend: Backend,
     forced: Forced,
     base: Float[torch.Tensor, "layer neuron"],
     *,
-    positions: Positions,
+    positions: Where,
     metric: Metric = "log_prob",
     neurons: Int[torch.Tensor, "chosen 2"] | None = None,
     progress: str = "",
@@ -192,7 +179,7 @@ def exact_effects(
         backend: The model.
         forced: The answer.
         base: Baseline activations.
-        positions: `last`: at each token's predicting position, for that token; `all`: at all positions, for all tokens.
+        positions: `last`: at each token's predicting position, for that token; `all` or a range: at these, for all tokens.
         metric: Of each token.
         neurons: (layer, neuron) pairs; all of the model's by default, layer by layer.
         progress: Label of a progress bar; none without.
@@ -203,22 +190,22 @@ def exact_effects(
     if neurons is None:
         neurons = torch.cartesian_prod(torch.arange(backend.n_layers), torch.arange(backend.d_mlp))
     pairs, total = neurons.tolist(), torch.zeros(len(neurons), dtype=base.dtype, device=base.device)
-    for window, read in _windows(forced, positions):
-        losses = _losses(backend, forced, window, read, metric)
+    for window in _windows(forced, positions):
+        losses = _losses(backend, forced, window.run, window.read, metric)
 
-        def work(chosen: list[int], window: range = window, losses: _Losses = losses) -> None:
+        def work(chosen: list[int], window: _Window = window, losses: _Losses = losses) -> None:
             by_layer: dict[int, list[int]] = {}
             for number in chosen:
                 by_layer.setdefault(pairs[number][0], []).append(number)
             rows = [
-                ablate_units(COMPONENT, layer, neurons[numbers, 1], to=base[layer])
+                ablate_units(COMPONENT, layer, neurons[numbers, 1], to=base[layer], positions=window.changed)
                 for layer, numbers in by_layer.items()
             ]
-            states = _run_window(backend, forced, window, rows)
+            states = _run_window(backend, forced, window.run, rows)
             order = [number for numbers in by_layer.values() for number in numbers]
             total[order] += losses(torch.cat([edited[0] for edited in states.edited]))
 
-        fit = min(_EXACT_ROWS, rows_that_fit(backend, len(window), window.start))
+        fit = min(_EXACT_ROWS, rows_that_fit(backend, len(window.run), window.run.start))
         drain(len(pairs), work, key=lambda number: pairs[number][0], batch_size=fit, progress=progress)
     return total
 
@@ -252,10 +239,10 @@ def gradient_x_activation(
     pairs: Sequence[tuple[list[int], list[int]]],
     base: Float[torch.Tensor, "layer neuron"],
     *,
-    positions: Positions,
+    positions: Literal["last", "all"] | Sequence[range],
     metric: Metric = "log_prob",
 ) -> Float[torch.Tensor, "pair layer neuron"]:
-    """(activation - base) * gradient of the answer's score (summed over tokens), summed over positions.
+    """(activation - base) * gradient of the answer's score (summed over tokens), summed over positions, or each pair's range.
 
     `pairs` are (prompt, answer) of one common length; rows of a batch do not touch each other, so that one backward pass
     serves them all.
@@ -269,10 +256,14 @@ def gradient_x_activation(
     with torch.enable_grad():
         hidden, kept = _with_graph(backend, torch.tensor([[*prompt, *answer] for prompt, answer in pairs]))
         scores = token_metric(backend, metric, hidden[rows, columns], targets)
-        if positions == "all":
+        if positions != "last":
             gradients = torch.autograd.grad(scores.sum(), kept)
+            spans = [range(hidden.shape[1])] * len(pairs) if positions == "all" else positions
+            inside = _inside(spans, hidden)
             parts = zip(kept, gradients, base, strict=True)
-            return torch.stack([((value.detach() - start) * slope).sum(1) for value, slope, start in parts], dim=1)
+            return torch.stack(
+                [((value.detach() - start) * slope * inside).sum(1) for value, slope, start in parts], dim=1
+            )
         # At `last`, a token's score moves through the activation at its own predicting position only.
         total = torch.zeros(len(pairs), *base.shape, dtype=base.dtype, device=base.device)
         for number in range(int(numbers.max()) + 1):
@@ -282,6 +273,12 @@ def gradient_x_activation(
             for layer, (value, slope, start) in enumerate(zip(kept, gradients, base, strict=True)):
                 total[row, layer] += (value.detach()[row, column] - start) * slope[row, column]
         return total
+
+
+def _inside(spans: Sequence[range], like: torch.Tensor) -> torch.Tensor:
+    """(row, position, 1) whether a position is in the row's range."""
+    places = torch.arange(like.shape[1], device=like.device)
+    return torch.stack([(places >= span.start) & (places < span.stop) for span in spans])[..., None]
 
 
 def _with_graph(backend: Backend, tokens: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:

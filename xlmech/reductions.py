@@ -139,6 +139,37 @@ def reduction_of_draws(
     return value, float(low), float(high)
 
 
+def reduction_beyond(
+    before: NDArray[np.float64], after: NDArray[np.float64], *, seed: int = 0
+) -> tuple[float, float, float]:
+    """The first column's reduction minus the largest of the other columns', and its 95 % interval.
+
+    Subjects are resampled with all their columns (a paired bootstrap); the largest is found anew in every resample, among the
+    columns that have anything in it.
+
+    Args:
+        before: (subject, column) sums; a column where nothing leaked has no reduction and is no other.
+        after: (subject, column) sums.
+        seed: Of the resampling.
+
+    Returns:
+        Value, low, high; NaN where nothing leaked in the first column or in no other, bounds NaN for fewer than two subjects.
+    """
+
+    def gap(was: NDArray[np.float64], now: NDArray[np.float64]) -> NDArray[np.float64]:
+        reduced = 1 - np.divide(now, was, out=np.full_like(was, np.nan), where=was > 0)
+        largest = np.where(np.isnan(reduced[..., 1:]), -np.inf, reduced[..., 1:]).max(-1, initial=-np.inf)
+        return np.where(np.isinf(largest), np.nan, reduced[..., 0] - largest)
+
+    value = float(gap(before.sum(0), after.sum(0)))
+    if np.isnan(value) or len(before) < 2:
+        return value, float("nan"), float("nan")
+    drawn = metrics.resample_counts(len(before), seed=seed)
+    gaps = gap(drawn @ before, drawn @ after)
+    low, high = metrics.percentile_interval(gaps[~np.isnan(gaps)])
+    return value, float(low), float(high)
+
+
 def pareto_front(gain: ArrayLike, loss: ArrayLike) -> NDArray[np.bool_]:
     """(point,) whether no other point gains as much at no greater loss, and does better in one of the two; NaN never is."""
     gains, losses = np.asarray(gain, dtype=float), np.asarray(loss, dtype=float)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,10 +16,11 @@ from xlmech import metrics
 from xlmech.attribution import encode_probe
 from xlmech.backends import backend_of
 from xlmech.baselines import warn_if_incomplete, zero_baseline
-from xlmech.effects import COMPONENT, Metric, Quadrature, integrated_gradients
+from xlmech.effects import COMPONENT, Metric, integrated_gradients
 from xlmech.models import provenance
 from xlmech.neurons import NeuronSet
 from xlmech.probes import Probe, ProbeSet
+from xlmech.quadrature import Quadrature
 from xlmech.runner import run_forced
 
 
@@ -110,6 +112,9 @@ class Ballot:
     ) -> NeuronSet:
         """The set of a recipe, ranked by how many electorates keep a neuron, then by share of texts, then by mean attribution.
 
+        `count` fills the set up beyond what the recipe keeps with the next of this ranking: first what some text votes for, then
+        what has a positive mean attribution, though below the threshold in every text.
+
         Args:
             model: Hooked model.
             recipe: Its name.
@@ -120,10 +125,16 @@ class Ballot:
             by_fact: Whether every fact's texts vote apart; otherwise all texts are one electorate.
 
         Raises:
-            ValueError: No private probes in the language, or `count` neurons that no text has.
+            ValueError: No private probes in the language, or `count` of more neurons than have any attribution.
         """
         texts = self._texts()
         electorates = _by_record(texts) if by_fact else [list(texts)]
+        if by_fact and max(map(len, electorates)) == 1:
+            warnings.warn(
+                f"{recipe}: every fact has one prompt, so that its neurons cannot be those its prompts share: whatever is above "
+                "the threshold once is kept. Give probes of several templates",
+                stacklevel=3,
+            )
         passing = share = mean = np.zeros(1)
         errors: list[float] = []
         for own in tqdm(electorates, desc="facts", disable=not (self.progress and by_fact), leave=False):
@@ -142,7 +153,8 @@ class Ballot:
             mean, errors = mean + votes.mean, errors + votes.errors
         remedy = f"{recipe} is run as published; compare attribute_neurons(baseline='mean')."
         warn_if_incomplete(errors, "zero", remedy=remedy, stacklevel=3)
-        return ranked_set(model, recipe, np.lexsort((-mean, -share, -passing)), passing > 0, share > 0, self.count)
+        order, eligible = np.lexsort((-mean, -share, -passing)), (share > 0) | (mean > 0)
+        return ranked_set(model, recipe, order, passing > 0, eligible, self.count)
 
     def _texts(self) -> ProbeSet:
         """The private probes in the language."""
@@ -170,9 +182,7 @@ def ranked_set(
     """The neurons that pass, or the first `count` eligible ones of an order that has those that pass in front."""
     backend, ranking = backend_of(model), order[eligible[order]]
     if count is not None and count > len(ranking):
-        raise ValueError(
-            f"{recipe}: {count} neurons wanted, but it ranks only {len(ranking)}; ask for fewer, or lower a threshold"
-        )
+        raise ValueError(f"{recipe}: {count} neurons wanted, but it ranks only {len(ranking)}; ask for fewer")
     wanted = ranking[: int(passing.sum()) if count is None else count]
     pairs = frozenset(divmod(int(index), backend.d_mlp) for index in wanted)
     return NeuronSet(pairs, backend.n_layers, backend.d_mlp, provenance(model).model)
