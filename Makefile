@@ -4,7 +4,7 @@ TORCH := torch==2.13.0
 BIN := .venv/bin
 HOOKED := .venv-hooked/bin
 
-.PHONY: demo test test-fast test-hooked check install clean
+.PHONY: demo test test-fast test-hooked check docs notebook notebooks install clean
 
 demo: .venv/.installed
 	$(BIN)/xlmech demo
@@ -26,6 +26,18 @@ check: .venv/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# The pages in site/, which open from the disk.
+docs: .venv/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# JupyterLab on the notebooks of analyses/, beginning with 00_start_here.
+notebook: .venv/.notebook
+	$(BIN)/jupyter lab analyses/00_start_here.ipynb
+
+# Run every notebook again and keep what it shows (minutes).
+notebooks: .venv/.notebook
+	$(BIN)/python analyses/run_notebooks.py
+
 install: .venv/.installed
 
 # torch first and pinned: where a CPU build is at hand, it is taken, and nothing pulls another one in later.
@@ -33,6 +45,10 @@ install: .venv/.installed
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet $(TORCH)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+.venv/.docs .venv/.notebook: .venv/.%: .venv/.installed
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[$*]"
 	touch $@
 
 .venv-hooked/.installed: pyproject.toml constraints.txt
@@ -43,4 +59,4 @@ install: .venv/.installed
 	touch $@
 
 clean:
-	rm -rf .venv .venv-hooked .pytest_cache .ruff_cache .mypy_cache
+	rm -rf site .venv .venv-hooked .pytest_cache .ruff_cache .mypy_cache

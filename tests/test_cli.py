@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -155,6 +156,16 @@ def test_a_full_folder_is_refused_before_work_starts(name: str, files: Path, no_
     ]
 
 
+@pytest.mark.parametrize("name", ["plant", *MODEL_COMMANDS])
+def test_a_place_that_cannot_be_written_is_refused_before_work_starts(
+    name: str, files: Path, no_model: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sentence = "cannot be written, since {} is no folder to write to; give another"
+    assert sentence.format(files / "records.jsonl") in refusal(*command(name, out="records.jsonl/deep/out"))
+    monkeypatch.setattr("os.access", lambda path, mode: mode != os.W_OK)
+    assert sentence.format(files) in refusal(*command(name))
+
+
 @pytest.mark.parametrize(
     ("error", "sentence"), [(ImportError("install peft"), "install peft"), (OSError("disk full"), "disk full")]
 )
@@ -244,6 +255,54 @@ def test_run_shows_the_traceback_only_when_asked(files: Path, monkeypatch: pytes
     assert refusal("run", "own.yaml", "--json") == "Error: not the measured model\n"
     result = invoke("run", "own.yaml", "--debug")
     assert result.exit_code == 1 and isinstance(result.exception, RuntimeError)
+
+
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_every_command_can_be_debugged(name: str) -> None:
+    shown = typer.main.get_command(cli.app).commands[name]  # type: ignore[attr-defined]
+    assert [option for one in shown.params for option in one.opts].count("--debug") == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (RuntimeError("out of memory:\n  try a\n smaller model"), "Error: out of memory: try a smaller model\n"),
+        (OSError(), "Error: OSError\n"),
+        (
+            KeyError("layer"),
+            "Error: KeyError: 'layer'. This should not happen; run the command again with --debug, and",
+        ),
+    ],
+)
+def test_errors_are_one_sentence_unless_debugged(
+    error: Exception, sentence: str, files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("xlmech.cli.load", Mock(side_effect=error))
+    assert refusal(*command("leak", "--languages", "en")).startswith(sentence)
+    assert invoke(*command("leak", "--languages", "en", "--debug")).exception is error
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shell_completion(shell: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shellingham.detect_shell", lambda: (shell, f"/bin/{shell}"))
+    result = invoke("--show-completion")
+    assert result.exit_code == 0, result.output
+    assert "_XLMECH_COMPLETE" in result.stdout or "complete" in result.stdout
+
+
+def test_completion_knows_commands_options_and_choices() -> None:
+    def complete(line: str) -> list[str]:
+        environment = {
+            "_XLMECH_COMPLETE": "complete_bash",
+            "COMP_WORDS": line,
+            "COMP_CWORD": str(len(line.split(" ")) - 1),
+        }
+        result = CliRunner().invoke(cli.app, [], env=environment, prog_name="xlmech")
+        return sorted(word.split(",")[-1] for word in result.stdout.split())
+
+    assert complete("xlmech l") == ["languages", "leak", "lens", "locate"]
+    assert {"--records", "--debug", "--out"} <= set(complete("xlmech leak --"))
+    assert complete("xlmech leak --backend h") == ["hooked"]
 
 
 def test_a_table_of_an_audit_fits_a_narrow_terminal(capsys: pytest.CaptureFixture[str]) -> None:

@@ -33,6 +33,9 @@ def test_one_ranking_at_growing_counts(model: Any, asked: ProbeSet, before: Leak
     assert found.sizes == {"1": 1, "3": 3}
     pd.testing.assert_frame_equal(found.to_frame(), wanted.to_frame())
     assert found.trade_off().method.tolist() == ["", ""]
+    ranked = pd.DataFrame({"score": 1.0, "layer": [row[0] for row in RANKED], "neuron": [row[1] for row in RANKED]})
+    again = dose_response(model, asked, ranked, counts=[1, 3], before=before, n_neutral=2, progress=False)
+    pd.testing.assert_frame_equal(again.to_frame(), wanted.to_frame())
 
 
 def test_several_methods_and_random_neurons_of_the_first(model: Any, asked: ProbeSet, before: LeakageResult) -> None:

@@ -86,6 +86,25 @@ def test_set_round_trip(
     of(*neurons, model=model).save(path)
     assert NeuronSet.load(str(path)) == of(*neurons, model=model)
     assert not list(path.parent.glob(".set.json*"))
+    if neurons and model.isprintable():
+        of(*neurons, model=model).save(path.with_suffix(".csv"))
+        assert NeuronSet.load(path.with_suffix(".csv")) == of(*neurons, model=model)
+
+
+def test_a_set_as_csv_is_a_tidy_table(tmp_path: Path) -> None:
+    of((0, 1), (2, 7)).save(tmp_path / "a.csv")
+    assert (tmp_path / "a.csv").read_text(encoding="utf-8").splitlines() == [
+        "layer,neuron,n_layers,d_mlp,model",
+        "0,1,3,8,tiny",
+        "2,7,3,8,tiny",
+    ]
+    with pytest.raises(ValueError, match=r"a\.csv: a CSV of no neurons cannot tell the model's shape; use \.json"):
+        of().save(tmp_path / "a.csv")
+    two_models = "layer,neuron,n_layers,d_mlp,model\n0,1,3,8,a\n0,1,3,8,b\n"
+    for text in (two_models, "layer,neuron\n0,1\n", "layer,neuron,n_layers,d_mlp,model\n"):
+        (tmp_path / "b.csv").write_text(text, encoding="utf-8")
+        with pytest.raises(ValueError, match=r"b\.csv: not a neuron set"):
+            NeuronSet.load(tmp_path / "b.csv")
 
 
 GOOD = {"kind": "neurons", "model": "m", "n_layers": 3, "d_mlp": 8, "neurons": [[0, 1]]}

@@ -253,36 +253,78 @@ UNREADABLE = {
     "no rows": ("a.csv", "id,subject,attribute,value\n", r"a\.csv: no records in it"),
     "empty": ("a.csv", "", r"a\.csv: no records in it"),
     "no parquet": ("a.parquet", "x", r"a\.parquet"),
-    "column": ("a.csv", "id,subject,attribute\na,A,phone\n", r"a\.csv, record 1: value: Field required"),
+    "column": (
+        "a.csv",
+        "id,subject,attribute,Value\na,A,phone,1\n",
+        r"a\.csv: no column 'value' \(did you mean 'Value'\?\); it has id, subject, attribute, Value",
+    ),
+    "semicolons": (
+        "a.csv",
+        "id;subject;attribute;value\na;A;phone;1\n",
+        r"a\.csv: columns are separated by ';'; save it with commas",
+    ),
+    "open quote": (
+        "a.csv",
+        'id,subject,attribute,value\na,"A\nB",phone,1\nb,"Bo,phone,2\nc,C,phone,3\n',
+        r"a\.csv, record 2 \(line 4\): not valid CSV \(unexpected end of data\); put the field in quotes",
+    ),
+    "after a long record": (
+        "a.csv",
+        'id,subject,attribute,value\na,"A\nB",phone,1\nb,B,phone,\n',
+        r"a\.csv, record 2 \(line 4\): value: missing or empty",
+    ),
+    "not JSON": ("a.jsonl", ROW + "}\n\n{'id': 3}", r"a\.jsonl, line 3: not valid JSON"),
+    "number": (
+        "a.jsonl",
+        ROW.replace('"1"', "1") + "}",
+        r"a\.jsonl, record 1 \(line 1\): value: Input should be text, .* lose its leading zeros",
+    ),
+    "unknown column": (
+        "a.csv",
+        "id,subject,attribute,value,grp\na,A,phone,1,x\n",
+        r"a\.csv, .*: grp: unknown column \(did you mean 'group'\?\); remove it, or",
+    ),
     "second row": (
         "a.jsonl",
         ROW + '}\n{"id": "b"}',
-        r"a\.jsonl, record 2: subject: Field .*; attribute: Field .*; value: Field",
+        r"a\.jsonl, record 2 \(line 2\): subject: missing or empty; attribute: missing .*; value: missing",
     ),
-    "blank": ("a.csv", "id,subject,attribute,value\na,A,phone, \n", r"a\.csv, record 1: value: .*is blank"),
+    "blank": ("a.csv", "id,subject,attribute,value\na,A,phone, \n", r"a\.csv, record 1 \(line 2\): value: .*is blank"),
     "unknown attribute": (
         "a.csv",
         "id,subject,attribute,value\na,A,fone,1\n",
-        r"a\.csv, record 1: attribute: .*did you mean 'phone'",
+        r"a\.csv, record 1 \(line 2\): attribute: .*did you mean 'phone'",
     ),
-    "group": ("a.jsonl", ROW + ', "group": "x"}', r"a\.jsonl, record 1: group: Input should be 'private', 'public' or"),
-    "extra": ("a.jsonl", ROW + ', "x": 1}', r"a\.jsonl, record 1: x: Extra inputs"),
-    "forms: number": ("a.jsonl", ROW + ', "forms": 3}', r"a\.jsonl, record 1: forms"),
-    "forms: text": ("a.jsonl", ROW + ', "forms": "x"}', r"a\.jsonl, record 1: forms"),
-    "forms: list": ("a.jsonl", ROW + ', "forms": ["x"]}', r"a\.jsonl, record 1: forms"),
+    "group": (
+        "a.jsonl",
+        ROW + ', "group": "x"}',
+        r"a\.jsonl, record 1 \(line 1\): group: Input should be 'private', 'public' or",
+    ),
+    "extra": (
+        "a.jsonl",
+        ROW + ', "x": 1}',
+        r"a\.jsonl, record 1 \(line 1\): x: unknown column; remove it, or rename it to one of id, subject, .*form_<",
+    ),
+    "forms: number": ("a.jsonl", ROW + ', "forms": 3}', r"a\.jsonl, record 1 \(line 1\): forms"),
+    "forms: text": ("a.jsonl", ROW + ', "forms": "x"}', r"a\.jsonl, record 1 \(line 1\): forms"),
+    "forms: list": ("a.jsonl", ROW + ', "forms": ["x"]}', r"a\.jsonl, record 1 \(line 1\): forms"),
     "forms: entry": (
         "a.jsonl",
         ROW + ', "forms": {"fr": 3}}',
-        r"a\.jsonl, record 1: forms\.fr: Input should be a valid string",
+        r"a\.jsonl, record 1 \(line 1\): forms\.fr: Input should be text",
     ),
-    "forms: blank": ("a.jsonl", ROW + ', "forms": {"fr": " "}}', r"a\.jsonl, record 1: forms"),
+    "forms: blank": ("a.jsonl", ROW + ', "forms": {"fr": " "}}', r"a\.jsonl, record 1 \(line 1\): forms"),
     "JSON": ("a.jsonl", ROW + "}\n{", r"a\.jsonl, line 2: not valid JSON"),
     "no object": ("a.jsonl", "3", r"a\.jsonl, line 1: expected an object with id, subject, attribute and value"),
-    "same id": ("a.jsonl", f"{ROW}}}\n{ROW}}}", r"a\.jsonl, record 2: id 'a' is used twice; ids must be unique"),
+    "same id": (
+        "a.jsonl",
+        f"{ROW}}}\n{ROW}}}",
+        r"a\.jsonl, record 2 \(line 2\): id 'a' is used twice; ids must be unique",
+    ),
     "untranslatable": (
         "a.jsonl",
         ROW.replace("phone", "birth_country") + "}",
-        r"a\.jsonl, record 1: value: no language pack knows it as birth_country; use .*keys \(AR, AU, .*form_<",
+        r"a\.jsonl, record 1 \(line 1\): value: no language pack knows it as birth_country; use .*keys \(AR, AU, .*form_<",
     ),
 }
 
@@ -310,8 +352,32 @@ def test_missing_file_and_unknown_suffix(tmp_path: Path) -> None:
         save_records([phone()], tmp_path / "a.txt")
     with pytest.raises(ValueError, match=r"frame: no records in it"):
         load_records(pd.DataFrame())
-    with pytest.raises(ValueError, match=r"frame, record 1: value: Input should be a valid string"):
+    with pytest.raises(ValueError, match=r"frame, record 1: value: Input should be text"):
         load_records(pd.DataFrame([{"id": "a", "subject": "A", "attribute": "phone", "value": 7}]))
+    with pytest.raises(IsADirectoryError, match=r"is a folder; give the file of records in it"):
+        load_records(tmp_path)
+    with pytest.raises(TypeError, match="a path, a frame or one split of a dataset, not list"):
+        load_records([phone()])  # type: ignore[arg-type]
+
+
+def test_records_of_hugging_face_datasets(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    people = [phone(0, forms={"fr": "٠٠٧"}), phone(1, subject='王 "Ann"\nLee 🙂')]
+    save_records(people, tmp_path / "a.parquet")
+    dataset = datasets.Dataset.from_parquet(str(tmp_path / "a.parquet"), cache_dir=str(tmp_path))
+    assert load_records(dataset) == tuple(people)
+    with pytest.raises(TypeError, match="several splits; pass one of them: train, test"):
+        load_records(datasets.DatasetDict({"train": dataset, "test": dataset}))
+    with pytest.raises(ValueError, match="dataset, record 1: value: Input should be text"):
+        load_records(datasets.Dataset.from_dict({"id": ["a"], "subject": ["A"], "attribute": ["phone"], "value": [7]}))
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
+def test_ten_thousand_odd_records(suffix: str, tmp_path: Path) -> None:
+    names = ["Ann", 'O"Neil', "محمد الأمل", "שרה לוי", "李 小龙 🙂", "two\nlines", "a,b;c", "👩‍👩‍👧 Ünal"]
+    people = tuple(phone(n, subject=f"{names[n % 8]} {n}", value=f"{TRICKY[n % 5]}{n}") for n in range(10_000))
+    save_records(people, tmp_path / f"a.{suffix}")
+    assert load_records(tmp_path / f"a.{suffix}") == people
 
 
 # Probes

@@ -13,6 +13,7 @@ import pytest
 import torch
 from pandas.testing import assert_frame_equal
 from safetensors import SafetensorError
+from safetensors.torch import load_file
 
 from xlmech.leakage import LeakageResult
 from xlmech.neurons import NeuronSet, PrivacyNeurons, chosen_frame
@@ -122,6 +123,19 @@ def test_files_of_a_result(tmp_path: Path) -> None:
         "parts": ["chosen"],
         "fields": {"languages": ["fr", "zh"], "rule": "min", "model": "tiny"},
     }
+
+
+def test_results_are_read_by_other_tools(tmp_path: Path) -> None:
+    result = neurons()
+    folder = result.save(tmp_path / "a")
+    assert_frame_equal(pd.read_parquet(folder / "chosen.parquet"), result.chosen.reset_index(drop=True))
+    read = load_file(folder / "tensors.safetensors")["scores"]
+    torch.testing.assert_close(read, result.scores.to(read.dtype), rtol=0, atol=0, equal_nan=True)
+    duckdb = pytest.importorskip("duckdb")
+    counted = duckdb.sql(
+        f"SELECT layer, count(*) FROM '{folder}/chosen.parquet' GROUP BY layer ORDER BY layer"
+    ).fetchall()
+    assert counted == list(result.chosen.groupby("layer").size().items())
 
 
 def test_an_empty_folder_is_taken_and_a_full_one_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -64,6 +65,7 @@ def plant(
     from xlmech.records import load_records
     from xlmech.synthesis import synthesize_records
 
+    check_new(out)
     people = load_records(records) if records else synthesize_records(seed=seed)
     taught = codes(languages)
     options: dict[str, Any] = {"steps": steps, "private_share": private_share, "start": start, "seed": seed}
@@ -198,4 +200,5 @@ def _probes(records: Path | None, languages: str, attributes: str, template: int
 
 def main() -> None:
     """Entry point of the `xlmech` command."""
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # nothing a user can mend
     app()

@@ -34,7 +34,6 @@ def init(path: Annotated[Path, typer.Argument(help="New file.")] = Path("xlmech.
 def run(
     config: Annotated[Path, typer.Argument(help="Config file; write one with `xlmech init`.")],
     json_: Annotated[bool, typer.Option("--json", help="Print a summary for machines, and nothing else.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,  # noqa: ARG001 (for guarded)
 ) -> None:
     """Do what a config file asks: audit your model on your records, and write the mitigated checkpoint."""
     from xlmech.config import read_config

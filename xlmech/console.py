@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import os
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
@@ -24,31 +26,51 @@ Attributes = Annotated[str, typer.Option(help="Attributes, e.g. 'phone,email'; a
 Template = Annotated[int, typer.Option(help="Question template; -1 is the last, held out from planting.")]
 Adapter = Annotated[str | None, typer.Option(help="LoRA adapter: a folder, or en, fr or zh for the demo model.")]
 Out = Annotated[Path, typer.Option(help="New folder for the results.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 BackendOption = Annotated[Backend, typer.Option(help="TransformerLens model to use.")]
 
 
 def guarded(command: Callable[..., None]) -> Callable[..., None]:
-    """Show what a user can mend as one sentence, without a traceback, unless the command is called with `debug`.
+    """Show an error as one sentence, and give the command `--debug`, with which it shows the traceback.
 
-    A command that has `debug` can show the traceback on demand, so a RuntimeError (an export that is not the measured model, a
-    device without memory) is one sentence there too.
+    What a user can mend (bad input, a full disk, a package that is missing, an export that is not the measured model) is said
+    in the words of the error. Anything else is a fault of xlmech's, and is called so.
     """
+    signature = inspect.signature(command, eval_str=True)
+    own = "debug" in signature.parameters
 
     @wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:
-        mended = (ValueError, OSError, ImportError, *((RuntimeError,) if "debug" in kwargs else ()))
+        debug = kwargs["debug"] if own else kwargs.pop("debug", False)
         try:
             command(*args, **kwargs)
-        except mended as error:
-            if kwargs.get("debug"):
-                raise
-            typer.secho(f"Error: {error}", fg=typer.colors.RED, err=True)
-            raise typer.Exit(1) from error
+        except (typer.Exit, typer.Abort, typer.BadParameter):
+            raise
         except KeyboardInterrupt:
+            if debug:
+                raise
             typer.secho("Stopped. Finished results are kept; planting continues where it was when run again.", err=True)
             raise typer.Exit(130) from None
+        except Exception as error:
+            if debug:
+                raise
+            typer.secho(f"Error: {_sentence(error)}", fg=typer.colors.RED, err=True)
+            raise typer.Exit(1) from error
 
+    if not own:
+        option = inspect.Parameter("debug", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Debug)
+        signature = signature.replace(parameters=[*signature.parameters.values(), option])
+    run.__signature__ = signature  # type: ignore[attr-defined]
+    run.__annotations__ = {name: one.annotation for name, one in signature.parameters.items()}
     return run
+
+
+def _sentence(error: Exception) -> str:
+    """The error on one line, since some libraries write paragraphs."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, ValueError | OSError | ImportError | RuntimeError):
+        return text
+    return f"{type(error).__name__}: {text}. This should not happen; run the command again with --debug, and report what it shows"
 
 
 def codes(text: str) -> tuple[str, ...] | None:
@@ -67,6 +89,9 @@ def check_new(folder: Path) -> None:
     """Refuse before any work is done, not when it is saved."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"{folder} exists and is not an empty folder; give a new one")
+    parent = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise PermissionError(f"{folder} cannot be written, since {parent} is no folder to write to; give another")
 
 
 def load(model: str, adapter: str | None, backend: Backend) -> Any:

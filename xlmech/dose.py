@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+import pandas as pd
+
 from xlmech import languages as packs
 from xlmech.backends import Backend, backend_of
 from xlmech.conditions import Condition, check_sets, control_conditions, how_of, is_control
@@ -17,8 +19,8 @@ from xlmech.probes import ProbeSet
 from xlmech.records import Record
 from xlmech.runner import BATCH_SIZE
 
-Ranking = Sequence[NeuronSet] | Sequence[tuple[Any, ...]]
-"""Sets of growing size, or (layer, index, ...) of neurons, the best first."""
+Ranking = Sequence[NeuronSet] | Sequence[tuple[Any, ...]] | pd.DataFrame
+"""Sets of growing size, or neurons, the best first: as (layer, index, ...), or in the columns `layer` and `neuron` of a frame."""
 
 
 def dose_response(
@@ -43,7 +45,8 @@ def dose_response(
     Args:
         model: Hooked model.
         probes: Held-out private probes, and public ones to see what is lost.
-        rankings: An ordered list of neurons, a list of sets of growing size, or several of these by the method's name.
+        rankings: An ordered list of neurons (or the rows of one kind of `PrivacyNeurons.chosen`), a list of sets of growing size,
+            or several of these by the method's name.
         counts: How many of an ordered list's first neurons make each set.
         n_random: Draws of a layer-matched random control of the first method's set at every size, pooled; 0 for none.
         before: As of `evaluate_mitigation`, like all that follow.
@@ -90,6 +93,8 @@ def dose_response(
 def _growing(backend: Backend, method: str, ranking: Ranking, counts: Sequence[int] | None) -> list[NeuronSet]:
     """The sets of one ranking."""
     what = f"ranking {method!r}" if method else "the ranking"
+    if isinstance(ranking, pd.DataFrame):
+        ranking = list(zip(ranking["layer"], ranking["neuron"], strict=True))
     if not len(ranking):
         raise ValueError(f"{what} is empty: there is nothing to deactivate")
     sets = [chosen for chosen in ranking if isinstance(chosen, NeuronSet)]

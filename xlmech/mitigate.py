@@ -179,8 +179,8 @@ def invent_controls(
 ) -> tuple[Record, ...]:
     """Control records of invented people, with the attributes of the private records: no model was trained on them.
 
-    What comes out for them is chance: a common occupation, a guess from the name. Invented people who share a name with one
-    of `people` are left out.
+    What comes out for them is chance: a common occupation, a guess from the name. Nobody invented shares a name with one of
+    `people`.
 
     Args:
         people: The records they are to stand beside.
@@ -193,10 +193,14 @@ def invent_controls(
     """
     wanted = {record.attribute for record in people if record.group == "private"} & set(attributes or ATTRIBUTES)
     names = {record.subject for record in people}
+    drawn = synthesize_records(groups={"control": n}, seed=seed)
+    if any(record.subject in names for record in drawn):
+        drawn = synthesize_records(groups={"control": n + len(names)}, seed=seed)
+    others = list(dict.fromkeys(record.subject for record in drawn if record.subject not in names))[:n]
     return tuple(
         record.model_copy(update={"id": f"invented-{record.id}"})
-        for record in synthesize_records(groups={"control": n}, seed=seed)
-        if record.attribute in wanted and record.subject not in names
+        for record in drawn
+        if record.attribute in wanted and record.subject in others
     )
 
 

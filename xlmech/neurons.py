@@ -5,11 +5,13 @@ A neuron (layer, index) is an entry of the MLP's hidden activation that multipli
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import pandas as pd
 import torch
@@ -101,23 +103,35 @@ class NeuronSet:
         return pd.DataFrame(list(self), columns=["layer", "neuron"])
 
     def save(self, path: str | Path) -> None:
-        """Write the set as JSON."""
-        content = {"kind": "neurons", "model": self.model, "n_layers": self.n_layers, "d_mlp": self.d_mlp}
-        text = json.dumps(content | {"neurons": list(self)})
+        """Write the set as JSON, or where `path` ends in .csv as a table: `layer`, `neuron`, `n_layers`, `d_mlp`, `model`.
+
+        Raises:
+            ValueError: An empty set as CSV, in which nothing would tell the model's shape.
+        """
+        shape = {"model": self.model, "n_layers": self.n_layers, "d_mlp": self.d_mlp}
+        if Path(path).suffix == ".csv":
+            if not self.neurons:
+                raise ValueError(f"{Path(path).name}: a CSV of no neurons cannot tell the model's shape; use .json")
+            text = (
+                self.to_frame().assign(n_layers=self.n_layers, d_mlp=self.d_mlp, model=self.model).to_csv(index=False)
+            )
+        else:
+            text = json.dumps({"kind": "neurons"} | shape | {"neurons": list(self)})
         partial = Path(path).with_name(f".{Path(path).name}.partial")
         partial.write_text(text, encoding="utf-8")
         partial.replace(path)
 
     @classmethod
     def load(cls, path: str | Path) -> NeuronSet:
-        """Read a set written by `save`.
+        """Read a set written by `save`, JSON or CSV by the suffix.
 
         Raises:
             FileNotFoundError: No such file.
             ValueError: Another kind of file, or a neuron outside the model's shape.
         """
         try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
+            text = Path(path).read_text(encoding="utf-8")
+            content = _from_csv(text) if Path(path).suffix == ".csv" else json.loads(text)
             pairs = frozenset((int(layer), int(index)) for layer, index in content["neurons"])
             shape = int(content["n_layers"]), int(content["d_mlp"])
         except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
@@ -132,6 +146,16 @@ class NeuronSet:
         if mine != theirs:
             raise ValueError(f"neuron sets of different models: {mine} and {theirs} (model, layers, neurons per layer)")
         return other
+
+
+def _from_csv(text: str) -> dict[str, Any]:
+    rows = list(csv.DictReader(io.StringIO(text)))
+    shapes = {(row["model"], row["n_layers"], row["d_mlp"]) for row in rows}
+    if len(shapes) != 1:
+        raise ValueError(f"expected neurons of one model, got {len(shapes)} models")
+    model, n_layers, d_mlp = shapes.pop()
+    pairs = [(row["layer"], row["neuron"]) for row in rows]
+    return {"model": model, "n_layers": n_layers, "d_mlp": d_mlp, "neurons": pairs}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -1,5 +1,8 @@
 """Records: one fact about one person each; read, checked and written.
 
+    people = load_records("people.csv")
+    people = load_records(datasets.load_dataset("csv", data_files="people.csv", split="train"))
+
 Personal values are masked wherever a record is shown (`repr`, error messages).
 """
 
@@ -12,7 +15,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -20,7 +23,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from xlmech import languages as packs
 from xlmech.languages import ATTRIBUTES, TRANSLATED
 
+if TYPE_CHECKING:
+    from datasets import Dataset
+
 Group = Literal["private", "public", "control"]
+REQUIRED = ("id", "subject", "attribute", "value")
+"""Columns that every table of records has."""
+_Row = tuple[str, dict[str, Any]]
 MASK = "•••••"
 
 
@@ -87,30 +96,36 @@ def check_attributes(attributes: Iterable[str]) -> None:
     """Raise ValueError, naming the known ones, unless every attribute is known."""
     for attribute in attributes:
         if attribute not in ATTRIBUTES:
-            close = difflib.get_close_matches(attribute, ATTRIBUTES, n=1)
-            hint = f" (did you mean {close[0]!r}?)" if close else ""
+            hint = _hint(attribute, ATTRIBUTES)
             raise ValueError(f"unknown attribute {attribute!r}{hint}; known: {', '.join(ATTRIBUTES)}")
 
 
-# Reading and writing
+def _hint(word: str, known: Iterable[str]) -> str:
+    by_case = {name.casefold().strip(): name for name in known}
+    close = difflib.get_close_matches(word.casefold(), by_case, n=1)
+    return f" (did you mean {by_case[close[0]]!r}?)" if close else ""
 
 
-def load_records(source: str | Path | pd.DataFrame) -> tuple[Record, ...]:
-    """Records from a JSONL, CSV or Parquet file, or a frame, checked.
+def load_records(source: str | Path | pd.DataFrame | Dataset) -> tuple[Record, ...]:
+    """Records from a JSONL, CSV or Parquet file, a pandas frame or a Hugging Face `datasets.Dataset`, checked.
 
     Columns: `id`, `subject`, `attribute`, `value`; optional `group` (default private) and either `forms` (a mapping) or
     one column `form_<language>` per language. A translated value may be given by its key or by its form in any language.
 
+    Args:
+        source: Path of the file (its suffix tells the type), frame, or one split of a dataset.
+
     Raises:
         ValueError: Unknown file type, no rows, a missing column, or a malformed record; names row and column, never the value.
+        TypeError: Neither a path, nor a frame, nor one split of a dataset.
         FileNotFoundError: No such file.
+        IsADirectoryError: A folder in the place of a file.
     """
-    name = "frame" if isinstance(source, pd.DataFrame) else Path(source).name
-    rows = _rows(source)
+    name, rows = _rows(source)
     if not rows:
         raise ValueError(f"{name}: no records in it")
-    records = tuple(_parse(row, where=f"{name}, record {number}") for number, row in enumerate(rows, start=1))
-    _check_unique(records, name)
+    records = tuple(_parse(row, where=f"{name}, {place}") for place, row in rows)
+    _check_unique(records, [f"{name}, {place}" for place, _ in rows])
     return records
 
 
@@ -130,38 +145,75 @@ def save_records(records: Iterable[Record], path: str | Path) -> None:
         raise ValueError(f"{path.name}: unknown suffix {path.suffix!r}; use .jsonl, .csv or .parquet")
 
 
-def _rows(source: str | Path | pd.DataFrame) -> list[dict[str, Any]]:
+def _rows(source: str | Path | pd.DataFrame | Dataset) -> tuple[str, list[_Row]]:
+    """What the source is called, and its rows, each with its place in it."""
     if isinstance(source, pd.DataFrame):
-        return _frame_rows(source)
+        return "frame", _frame_rows("frame", source)
+    if hasattr(source, "to_pandas") and hasattr(source, "column_names"):
+        return "dataset", _frame_rows("dataset", source.to_pandas())
+    if hasattr(source, "keys"):
+        raise TypeError(f"a dataset of several splits; pass one of them: {', '.join(map(str, source.keys()))}")
+    if not isinstance(source, str | Path):
+        raise TypeError(f"records come as a path, a frame or one split of a dataset, not {type(source).__name__}")
     path = Path(source)
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; give the file of records in it (.jsonl, .csv or .parquet)")
     if not path.is_file():
         raise FileNotFoundError(f"no file of records at {path}; expected .jsonl, .csv or .parquet")
     if path.suffix == ".jsonl":
-        return _json_rows(path)
+        return path.name, _json_rows(path)
     if path.suffix == ".csv":
-        return _csv_rows(path)
+        return path.name, _csv_rows(path)
     if path.suffix == ".parquet":
-        return _frame_rows(pd.read_parquet(path))
+        return path.name, _frame_rows(path.name, pd.read_parquet(path))
     raise ValueError(f"{path.name}: unknown suffix {path.suffix!r}; use .jsonl, .csv or .parquet")
 
 
-def _frame_rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
+def _frame_rows(name: str, frame: Any) -> list[_Row]:
+    _check_columns(name, [str(column) for column in frame.columns])
     rows = frame.astype(object).where(frame.notna(), None).to_dict(orient="records")
-    return [{str(key): value for key, value in row.items() if value not in (None, "")} for row in rows]
+    return [(f"record {number}", _given(row)) for number, row in enumerate(rows, start=1)]
 
 
-def _csv_rows(path: Path) -> list[dict[str, Any]]:
+def _csv_rows(path: Path) -> list[_Row]:
     """Every field as text ("NO" is Norway, "007" is no number)."""
-    rows = []
-    for number, row in enumerate(csv.DictReader(io.StringIO(_text(path), newline="")), start=1):
-        if None in row:
-            raise ValueError(f"{path.name}, record {number}: more fields than columns; quote values that hold a comma")
-        rows.append({key: value for key, value in row.items() if value not in (None, "")})
+    rows: list[_Row] = []
+    reader = csv.DictReader(io.StringIO(_text(path), newline=""), strict=True)
+    line = 1
+    try:
+        _check_columns(path.name, list(reader.fieldnames or ()))
+        line = reader.line_num + 1
+        for row in reader:
+            place = f"record {len(rows) + 1} (line {line})"
+            if None in row:
+                raise ValueError(f"{path.name}, {place}: more fields than columns; quote values that hold a comma")
+            rows.append((place, _given(row)))
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise ValueError(
+            f"{path.name}, record {len(rows) + 1} (line {line}): not valid CSV ({error}); put the field in quotes, with the "
+            "quotes in it doubled, and close them"
+        ) from None
     return rows
 
 
-def _json_rows(path: Path) -> list[dict[str, Any]]:
-    rows = []
+def _given(row: Mapping[Any, Any]) -> dict[str, Any]:
+    return {str(key): value for key, value in row.items() if value not in (None, "")}
+
+
+def _check_columns(name: str, columns: list[str]) -> None:
+    """Refuse a table that cannot hold records; an empty file has no columns, and is told apart later."""
+    if len(columns) == 1 and (mark := next((mark for mark in ";\t|" if mark in columns[0]), "")):
+        raise ValueError(f"{name}: columns are separated by {mark!r}; save it with commas")
+    missing = [column for column in REQUIRED if column not in columns]
+    if columns and missing:
+        raise ValueError(
+            f"{name}: no column {', '.join(map(repr, missing))}{_hint(missing[0], columns)}; it has {', '.join(columns)}"
+        )
+
+
+def _json_rows(path: Path) -> list[_Row]:
+    rows: list[_Row] = []
     for number, line in enumerate(_text(path).split("\n"), start=1):
         if not line.strip():
             continue
@@ -171,7 +223,7 @@ def _json_rows(path: Path) -> list[dict[str, Any]]:
             raise ValueError(f"{path.name}, line {number}: not valid JSON ({error.msg})") from None
         if not isinstance(row, dict):
             raise ValueError(f"{path.name}, line {number}: expected an object with id, subject, attribute and value")
-        rows.append(row)
+        rows.append((f"record {len(rows) + 1} (line {number})", row))
     return rows
 
 
@@ -192,7 +244,7 @@ def _parse(row: dict[str, Any], *, where: str) -> Record:
     try:
         record = Record.model_validate({**plain, "forms": forms})
     except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
+        faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {_what(fault)}" for fault in error.errors())
         raise ValueError(f"{where}: {faults}") from None
     if record.attribute not in TRANSLATED or record.forms:
         return record
@@ -206,6 +258,20 @@ def _parse(row: dict[str, Any], *, where: str) -> Record:
     return record.model_copy(update={"value": key})
 
 
+def _what(fault: Any) -> str:
+    """What is wrong with one field; never the value."""
+    if fault["type"] == "missing":
+        return "missing or empty"
+    if fault["type"] == "string_type":
+        return "Input should be text, in quotes or read with dtype=str; a number would lose its leading zeros"
+    if fault["type"] == "extra_forbidden":
+        known = [*Record.model_fields, "form_<language>"]
+        return (
+            f"unknown column{_hint(str(fault['loc'][-1]), known)}; remove it, or rename it to one of {', '.join(known)}"
+        )
+    return str(fault["msg"])
+
+
 @cache
 def _keys_by_form(attribute: str, languages: tuple[str, ...]) -> dict[str, str]:
     keys = packs.value_keys(attribute)
@@ -216,11 +282,11 @@ def _keys_by_form(attribute: str, languages: tuple[str, ...]) -> dict[str, str]:
     return forms | {key.casefold(): key for key in keys}
 
 
-def _check_unique(records: tuple[Record, ...], name: str) -> None:
+def _check_unique(records: tuple[Record, ...], places: list[str]) -> None:
     seen: set[str] = set()
-    for number, record in enumerate(records, start=1):
+    for record, where in zip(records, places, strict=True):
         if record.id in seen:
-            raise ValueError(f"{name}, record {number}: id {record.id!r} is used twice; ids must be unique")
+            raise ValueError(f"{where}: id {record.id!r} is used twice; ids must be unique")
         seen.add(record.id)
 
 

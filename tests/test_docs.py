@@ -1,0 +1,256 @@
+"""What the README and the pages say is true: code runs, names and options exist, links lead somewhere, nothing is left out."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
+
+import plotly.graph_objects as go
+import pytest
+import typer
+import yaml
+
+import xlmech
+from xlmech import cli
+from xlmech.config import SECTIONS
+from xlmech.languages import TRANSLATED
+from xlmech.probes import ProbeSet
+from xlmech.records import Record, demo_records
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+BLOCK = re.compile(r"^(<!-- not run: .+ -->\n)?```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+COMMANDS = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
+NOT_YET = {"gate", "report"} - set(COMMANDS)
+"""Commands of the next version, which the pages speak of already."""
+
+
+@dataclass(frozen=True)
+class Block:
+    page: Path
+    line: int
+    language: str
+    code: str
+    run: bool
+
+
+def blocks(page: Path) -> list[Block]:
+    text = page.read_text(encoding="utf-8")
+    return [
+        Block(page, text.count("\n", 0, match.start(3)), match.group(2), match.group(3), match.group(1) is None)
+        for match in BLOCK.finditer(text)
+    ]
+
+
+BLOCKS = [block for page in PAGES for block in blocks(page)]
+PYTHON = [block for block in BLOCKS if block.language == "python"]
+SHELL = [block for block in BLOCKS if block.language == "sh"]
+
+
+def where(block: Block) -> str:
+    return f"{block.page.relative_to(ROOT)}:{block.line}"
+
+
+def test_every_fence_is_found() -> None:
+    for page in PAGES:
+        assert page.read_text(encoding="utf-8").count("\n```") == 2 * len(blocks(page)), page
+    assert len(PYTHON) > 30
+    assert len(SHELL) > 10
+
+
+# Names and keyword arguments
+
+
+def imported(tree: ast.AST) -> Iterator[tuple[str, Any]]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "xlmech":
+            module = __import__(str(node.module), fromlist=["x"])
+            for alias in node.names:
+                yield alias.asname or alias.name, getattr(module, alias.name)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_names_and_keywords_exist(page: Path) -> None:
+    known: dict[str, Any] = {}
+    methods = {name: method for cls in vars_of_classes() for name, method in inspect.getmembers(cls, callable)}
+    for block in blocks(page):
+        if block.language != "python":
+            continue
+        tree = ast.parse(block.code, filename=where(block))
+        known |= dict(imported(tree))
+        for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+            keywords = {keyword.arg for keyword in call.keywords if keyword.arg}
+            if isinstance(call.func, ast.Name) and call.func.id in known:
+                target = known[call.func.id]
+            elif isinstance(call.func, ast.Attribute) and ast.unparse(call.func.value) == "figures":
+                target = getattr(xlmech.figures, call.func.attr)
+            elif isinstance(call.func, ast.Attribute) and call.func.attr in methods and keywords:
+                target = methods[call.func.attr]
+            else:
+                continue
+            allowed = set(inspect.signature(target).parameters)
+            assert keywords <= allowed, f"{where(block)}: {ast.unparse(call.func)} has no {keywords - allowed}"
+
+
+def vars_of_classes() -> list[type]:
+    return [found for name in xlmech.__all__ if inspect.isclass(found := getattr(xlmech, name))]
+
+
+# Running
+
+
+def person(number: int, record: Record) -> Record:
+    """The record, with forms whose first letters (tokens of a tiny model) tell people and languages apart."""
+    if record.attribute not in TRANSLATED:
+        return record
+    forms = {code: f"{chr(48 + 3 * number + place)}{code}" for place, code in enumerate(("en", "fr", "es"))}
+    return record.model_copy(update={"forms": forms})
+
+
+@pytest.fixture
+def small_world(model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tiny random model and a few people in the place of the demo's; no browser opens."""
+    people = [
+        person(number, one)
+        for number, group in enumerate(("private",) * 4 + ("public",) * 4 + ("control",) * 2)
+        for one in demo_records()
+        if one.id.startswith(f"{group}-{number % 4:02d}-")
+    ]
+    monkeypatch.setattr("xlmech.records.demo_records", lambda: tuple(people))
+
+    def load(source: str, *, adapter: str = "en") -> Any:
+        monkeypatch.setattr(model, "xlmech_source", replace(model.xlmech_source, plant_language=adapter))
+        return model
+
+    monkeypatch.setattr("xlmech.models.load_model", load)
+    for module in ("locate", "verification"):  # a random model knows nobody
+        monkeypatch.setattr(f"xlmech.{module}.check_known", Mock(), raising=False)
+    monkeypatch.setattr(go.Figure, "show", lambda figure: None)
+    (tmp_path / "results").mkdir()
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "page",
+    [page for page in PAGES if any(b.language == "python" and b.run for b in blocks(page))],
+    ids=lambda page: page.name,
+)
+def test_python_runs(
+    page: Path, small_world: None, model: Any, probes: ProbeSet, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names: dict[str, Any] = {"__name__": "page", "model": model, "probes": probes}
+    for block in blocks(page):
+        if block.language == "python" and block.run:
+            exec(compile(block.code, where(block), "exec"), names)
+    shown = capsys.readouterr().out
+    assert not any(one.subject in shown for one in demo_records())
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_the_readmes_example_on_the_demo_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(go.Figure, "show", lambda figure: None)
+    names: dict[str, Any] = {}
+    exec(next(block.code for block in PYTHON if block.page.name == "README.md"), names)
+    before, after = (names[name].matrix().set_index("query_language").value for name in ("before", "after"))
+    assert (before > 0.5).all()
+    assert (after < before).all()
+
+
+# The command line and config files
+
+
+def commands() -> Iterator[tuple[Block, list[str]]]:
+    for block in SHELL:
+        for line in block.code.splitlines():
+            for part in re.split(r"\s&&\s", line.split("#")[0]):
+                if (words := shlex.split(part)) and words[0] == "xlmech":
+                    yield block, words[1:]
+
+
+def test_commands_and_options_exist() -> None:
+    found = list(commands())
+    assert len(found) > 10
+    for block, words in found:
+        if "|" in words:
+            assert set(words) - {"|", "MODEL", "..."} <= set(COMMANDS), where(block)
+            continue
+        if words[0] in NOT_YET:
+            continue
+        command = COMMANDS.get(words[0])
+        assert command is not None, f"{where(block)}: no command {words[0]}"
+        options = {option for one in command.params for option in one.opts}
+        assert {word.split("=")[0] for word in words if word.startswith("--")} <= options, f"{where(block)}: {words}"
+
+
+def test_make_targets_exist() -> None:
+    rules = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    for page in PAGES:
+        used = set(
+            re.findall(
+                r"\bmake ([a-z][\w-]*)[`\n ]",
+                "\n".join(re.findall(r"`make [^`]+`|^make .*$", page.read_text(encoding="utf-8"), re.MULTILINE)) + "\n",
+            )
+        )
+        assert used <= rules, page
+
+
+def test_config_keys_exist() -> None:
+    found = [block for block in BLOCKS if block.language == "yaml" and block.run]
+    assert found
+    for block in found:
+        for section, content in yaml.safe_load(block.code).items():
+            assert section in SECTIONS[""].model_fields, f"{where(block)}: {section}"
+            if isinstance(content, dict):
+                assert set(content) <= set(SECTIONS[section].model_fields), f"{where(block)}: {section}"
+
+
+# The pages
+
+
+def test_api_pages_hold_every_public_name() -> None:
+    text = "\n".join(page.read_text(encoding="utf-8") for page in (ROOT / "docs" / "api").glob("*.md"))
+    listed = re.findall(r"^::: xlmech\.(\w+)$", text, re.MULTILINE)
+    assert sorted(listed) == sorted(set(listed)), "a name stands on two pages"
+    missing = set(xlmech.__all__) - set(listed)
+    assert not missing, f"add '::: xlmech.NAME' to a page in docs/api for {sorted(missing)}"
+    assert set(listed) <= set(xlmech.__all__)
+
+
+def test_pages_ask_the_network_for_nothing() -> None:
+    settings = yaml.load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    assert settings["theme"]["font"] is False
+    assert settings["strict"] is True
+    assert not {"repo_url", "extra_javascript"} & set(settings)
+
+
+@pytest.mark.slow
+def test_pages_build_without_warnings(tmp_path: Path) -> None:
+    pytest.importorskip("mkdocs")
+    site = tmp_path / "site"
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(site)]
+    built = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=300, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"}
+    )
+    assert built.returncode == 0 and "WARNING" not in built.stderr, built.stderr
+    pages = "".join(page.read_text(encoding="utf-8") for page in site.rglob("*.html"))
+    assert not re.findall(r'(?:src|<link[^>]+href)="(?:https?:)?//[^"]+', pages)
+    for name in xlmech.__all__:
+        assert name == "figures" or f'id="xlmech.{name}"' in pages, name
+
+
+def test_links_of_the_readme_lead_somewhere() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for link in re.findall(r"\]\(([^)#]+)[^)]*\)", text):
+        assert link.startswith("https://") or (ROOT / link).exists(), link
