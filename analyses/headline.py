@@ -71,7 +71,8 @@ SPECIFIC = {"en": ("fr", "zh"), "fr": (), "zh": ()}
 """Languages for which a set of their own is learned."""
 FACTS = {"private": 32, "public": 24}
 GIVEN = {"private": 24, "public": 16}
-ROUNDS = {"mask": 20, "specific": 12}
+ROUNDS = {"en": 20, "fr": 12, "zh": 12}
+SPECIFIC_ROUNDS = 8
 KEEP = 2.0
 """Weight of the answers to keep in a mask's loss."""
 N_NEUTRAL = 10
@@ -126,7 +127,7 @@ class Study:
             private,
             keep=public,
             count=COUNT,
-            rounds=ROUNDS["mask"],
+            rounds=ROUNDS[self.plant],
             weight=KEEP,
             neutral=self.training_text(),
         )
@@ -205,7 +206,7 @@ class Study:
             own,
             keep=keep,
             count=COUNT,
-            rounds=ROUNDS["specific"],
+            rounds=SPECIFIC_ROUNDS,
             weight=KEEP,
             neutral=self.training_text(),
         )
