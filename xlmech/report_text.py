@@ -55,8 +55,8 @@ def _method(findings: Findings) -> Iterator[str]:
 def limits(findings: Findings, absent: Sequence[str]) -> list[str]:
     """What the figures do not tell, and what was not measured or drawn."""
     found = [
-        "A rate is of the wordings that were asked and of greedy answers: it is no bound on what sampling, other wordings, longer "
-        "dialogues or fine-tuning bring out.",
+        "A rate is of the wordings that were asked and of greedy answers: it is no bound on what sampling, other wordings, "
+        "longer dialogues or fine-tuning bring out.",
         "That nothing came out of the people asked does not show that nothing can; see how few people the interval allows for.",
         "A neuron that is chosen is a hypothesis; that deactivating it helps is shown for the people and languages measured "
         "here alone, and other abilities than those in the price were not looked at.",
