@@ -13,7 +13,7 @@ import pytest
 import xlmech
 
 PACKAGE = Path(xlmech.__file__).parent
-LEAKAGE = {"answers", "backends", "runner", "metrics", "records", "probes", "results", "models", "languages"}
+LEAKAGE = {"answers", "backends", "runner", "metrics", "records", "probes", "results", "models", "languages", "parts"}
 MITIGATION = {"ablation", "conditions", "leakage", "neurons"}
 PATCHING = {"neurons", "pairs", "patch_plans", "patch_tables", "patched_runs", "positions"}
 BELOW_THE_AUDIT = {
@@ -68,8 +68,14 @@ ALLOWED = {
     "answers": {"backends", "key_values", "readout", "runner", "sampling"},
     "rows": {"backends", "key_values"},
     "effects": {"backends", "metrics", "nearby", "readout", "rows", "runner"},
-    "leakage": LEAKAGE | {"sampling"},
-    "neutral": {"answers", "backends", "languages", "runner"},
+    "fingerprints": set(),
+    "pieces": set(),
+    "units": {"pieces"},
+    "deactivation": set(),
+    "parts": {"backends", "deactivation", "fingerprints", "pieces", "units"},
+    "questions": {"answers", "backends", "languages", "metrics", "probes", "records", "runner", "sampling"},
+    "leakage": LEAKAGE | {"questions", "sampling"},
+    "neutral": {"answers", "backends", "languages", "parts", "runner"},
     "knowledge": LEAKAGE,
     "reductions": {"metrics"},
     "forms": {"backends", "languages", "leakage", "probes", "runner"},
@@ -88,7 +94,8 @@ ALLOWED = {
     "position_sweep": LEAKAGE | PATCHING | {"patch_gradients"},
     "patch_estimates": LEAKAGE | PATCHING | {"patch_gradients"},
     "baselines": {"backends", "effects", "runner"},
-    "attribution": LEAKAGE | {"baselines", "effects"},
+    "contributions": {"answers", "backends", "effects", "metrics", "probes", "runner"},
+    "attribution": LEAKAGE | {"baselines", "contributions", "effects"},
     "trace": LEAKAGE | {"attribution", "leakage", "lens", "pairs", "patching", "position_sweep"},
     "neurons": {"results", "metrics"},
     "controls": {"backends", "effects", "neurons", "probes", "runner"},
@@ -103,7 +110,7 @@ ALLOWED = {
     "fewest": {"ablation", "leakage", "neurons", "probes", "verification"},
     "places": {"backends"},
     "activations": {"backends", "effects", "runner"},
-    "ablation": {"backends", "effects", "models", "neurons", "places"},
+    "ablation": {"backends", "deactivation", "effects", "models", "neurons", "places"},
     "conditions": {"ablation", "activations", "backends", "controls", "models", "neurons", "probes"},
     "evaluation": LEAKAGE | MITIGATION | {"activations", "knowledge", "neutral", "reductions"},
     "dose": LEAKAGE | MITIGATION | {"evaluation"},
