@@ -23,7 +23,7 @@ from xlmech.neutral import neutral_nll
 from xlmech.parts import current_plan, described, mapped, planned, resumable
 from xlmech.patching import patch_languages
 from xlmech.pieces import PieceError, PieceStore, Stored
-from xlmech.probes import ProbeSet
+from xlmech.probes import ProbeSet, build_probes
 from xlmech.results import Result
 from xlmech.sampling import Sampling
 from xlmech.units import Event
@@ -50,7 +50,8 @@ def analyses(model: Any, probes: ProbeSet) -> Iterator[Result]:
     yield measure_leakage(model, probes, measures=["extraction", "exposure"], progress=False)
     countries = probes.filter(attributes=["birth_country"])
     yield logit_lens(model, countries, whole_values=True, progress=False)
-    pairs = countries.pairs(source="fr", target="en")
+    spanish = build_probes(countries.records, ["fr", "es"], templates=[0])
+    pairs = spanish.pairs(source="fr", target="es")
     yield patch_languages(model, pairs, whole_values=True, progress=False)
     options: dict[str, Any] = {"metric": "auto", "progress": False}
     yield attribute_neurons(model, probes, method="gradient_x_activation", **options)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import pandas as pd
@@ -39,7 +39,7 @@ class Attributing:
     max_answer_tokens: int | None
     threshold: float
     batch_size: int
-    progress: bool
+    progress: bool = field(compare=False)
 
     def __call__(self, model: Any, items: Sequence[tuple[Probe, Metric]]) -> dict[str, Any]:
         """The piece of a `_Tally`."""
@@ -76,7 +76,7 @@ class AskingSaturation:
     stage: ClassVar[str] = "saturated"
     limit: float
     max_answer_tokens: int | None
-    progress: bool
+    progress: bool = field(compare=False)
 
     def __call__(self, model: Any, probes: Sequence[Probe]) -> dict[str, Any]:
         """Frame `probes`: `probe` and `saturated`."""
@@ -94,7 +94,7 @@ class AskingMean:
     """Sum of activations at prompts' last positions; a task."""
 
     stage: ClassVar[str] = "baseline"
-    progress: bool
+    progress: bool = field(compare=False)
 
     def __call__(self, model: Any, probes: Sequence[Probe]) -> dict[str, Any]:
         """Tensors `sum` (layer, neuron), float64, and `n`, the number of prompts."""

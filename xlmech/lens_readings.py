@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import pandas as pd
@@ -67,7 +67,7 @@ class Readings:
     lens: TunedLens | None
     own_tokens: OwnTokens | None
     batch_size: int
-    progress: bool
+    progress: bool = field(compare=False)
 
     def __call__(self, model: Any, asked: Sequence[Asked]) -> dict[str, Any]:
         """Frame `rows`: of `first_token_rows` or `whole_value_rows`."""

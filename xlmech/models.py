@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 
 from xlmech.backends import Backend, backend_of, is_hooked
-from xlmech.checkpoints import DEMO_BASE, Checkpoint, load_checkpoint
+from xlmech.checkpoints import DEMO_BASE, Checkpoint, load_checkpoint, shipped_adapters
 from xlmech.results import Provenance
 
 BackendName = Literal["auto", "hooked", "bridge"]
@@ -26,7 +26,8 @@ _READOUT_TOLERANCE = 1e-2
 class Source:
     """Where a loaded model came from; `load_model` puts it on the model as `xlmech_source`.
 
-    The tokenizer is kept too, because TransformerLens reconfigures its copy (it prepends BOS where transformers would not).
+    The tokenizer is kept too, because TransformerLens reconfigures its copy (it prepends BOS where transformers would not), and
+    as `recipe` the arguments of `load_model` by which another process can load the same model, None where there are none.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Source:
     adapter: str = ""
     plant_language: str = ""
     tokenizer: Any = field(default=None, repr=False)
+    recipe: dict[str, Any] | None = field(default=None, repr=False)
 
 
 def load_model(
@@ -94,9 +96,25 @@ def load_model(
         adapter=checkpoint.adapter,
         plant_language=checkpoint.plant_language,
         tokenizer=checkpoint.tokenizer,
-    )
+        recipe=_recipe(source, adapter, tokenizer=tokenizer, device=device, dtype=dtype, backend=kind, base=base,
+                       trust_remote_code=trust_remote_code),
+    )  # fmt: skip
     _check_readout(backend_of(model))
     return model
+
+
+def _recipe(source: Any, adapter: str | Path | None, **options: Any) -> dict[str, Any] | None:
+    """Arguments that load the same model elsewhere: paths absolute, as other processes stand in other folders."""
+    if not isinstance(source, str | Path):
+        return None
+    kept = ("demo", *shipped_adapters())
+    places = [
+        str(Path(place).expanduser().absolute())
+        if place and str(place) not in kept and Path(place).expanduser().exists()
+        else place
+        for place in (source, adapter)
+    ]
+    return {"source": places[0], "adapter": places[1]} | options
 
 
 def plant_language(model: Any) -> str:

@@ -87,7 +87,7 @@ def resumable(folder: str | Path, *, part_size: int | None = None, watch: Watch 
     if part_size is not None and part_size < 1:
         raise ValueError(f"part_size must be at least 1, got {part_size}")
     outer, changes = _PLAN.get(), {"size": part_size, "watch": watch}
-    plan = replace(outer or Plan(store=PieceStore("")), store=PieceStore(str(folder)), aside=[])
+    plan = replace(outer or Plan(store=PieceStore("")), store=PieceStore.at(folder), aside=[])
     plan = replace(plan, **{name: value for name, value in changes.items() if value is not None})
     with planned(plan):
         yield plan
@@ -217,7 +217,10 @@ def _finish(job: Job, units: Sequence[Unit], plan: Plan, name: Callable[[Any], s
         left = {id(unit): unit for unit in units}
         for done in plan.run(job, units):
             kind = "failed" if done.error else "part"
-            event = Event(kind=kind, stage=job.task.stage, n=len(done.unit.items), total=total, seconds=done.seconds)
+            event = Event(
+                kind=kind, stage=job.task.stage, n=len(done.unit.items), total=total, seconds=done.seconds,
+                peak_bytes=done.peak_bytes,
+            )  # fmt: skip
             if done.error:
                 reasons.update({name(item): done.error for item in done.unit.items})
             else:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
@@ -243,7 +243,7 @@ class _Patches:
     sweep: Sweep
     reading: Reading
     batch_size: int
-    progress: bool
+    progress: bool = field(compare=False)
 
     def __call__(self, model: Any, clear: Sequence[tuple[ProbePair, Job]]) -> dict[str, Any]:
         backend, jobs = backend_of(model), [job for _, job in clear]

@@ -11,6 +11,7 @@ import io
 import json
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import fsspec
@@ -49,6 +50,12 @@ class PieceStore:
     """
 
     url: str
+
+    @classmethod
+    def at(cls, place: str | Path) -> PieceStore:
+        """A store in a folder (made absolute, since other processes use it too) or at an address."""
+        text = str(place)
+        return cls(text if "://" in text else str(Path(text).expanduser().absolute()))
 
     @cached_property
     def _place(self) -> tuple[Any, str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 import pandas as pd
@@ -54,7 +54,7 @@ class Questions:
     room: int
     n_probes: int
     batch_size: int
-    progress: bool = False
+    progress: bool = field(default=False, compare=False)
 
     def __call__(self, model: Any, probes: Sequence[Probe]) -> dict[str, Any]:
         """Frame `probes`: a row per probe, as in `LeakageResult`."""

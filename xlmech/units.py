@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ class Event:
         n: Items that this is about.
         total: Items of the job.
         seconds: That a part took.
+        peak_bytes: Largest resident memory so far of the process that computed it.
         text: Why, or which item.
     """
 
@@ -43,6 +45,7 @@ class Event:
     n: int = 0
     total: int = 0
     seconds: float = 0.0
+    peak_bytes: int = 0
     text: str = ""
 
 
@@ -92,6 +95,7 @@ class Finished:
     unit: Unit
     error: str = ""
     seconds: float = 0.0
+    peak_bytes: int = 0
 
 
 Runner = Callable[[Job, Sequence[Unit]], Iterable[Finished]]
@@ -111,7 +115,19 @@ def compute(model: Any, task: Task, store: PieceStore, key: str, unit: Unit) -> 
         return Finished(unit=unit, error=f"{type(error).__name__}: {error}")
     if unit.keep:
         store.write(key, unit.part, piece, items=unit.fingerprint, set_aside=unit.set_aside)
-    return Finished(unit=unit, seconds=time.perf_counter() - started)
+    return Finished(unit=unit, seconds=time.perf_counter() - started, peak_bytes=peak_bytes())
+
+
+def peak_bytes() -> int:
+    """Largest resident memory of this process, as far as the system tells."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        import psutil
+
+        return int(psutil.Process().memory_info().rss)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(peak if sys.platform == "darwin" else 1024 * peak)
 
 
 def run_here(job: Job, units: Sequence[Unit]) -> Iterator[Finished]:
