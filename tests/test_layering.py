@@ -59,7 +59,7 @@ ALLOWED = {
     "readout": {"chunks"},
     "nearby": {"chunks", "readout"},
     "gguf_files": {"folders"},
-    "checkpoints": {"gguf_files"},
+    "checkpoints": {"costs", "gguf_files"},
     "key_values": set(),
     "backends": {"key_values"},
     "models": {"backends", "checkpoints", "results", "readout"},
@@ -158,7 +158,7 @@ ALLOWED = {
         "stages",
     },
     "console": {"models", "records"},
-    "cli_audit": {"audit", "config", "console", "mitigate", "show"},
+    "cli_audit": {"audit", "config", "console", "distributed", "mitigate", "show"},
     "cli": BELOW_THE_AUDIT | {"audit", "cli_audit", "console"},
 }
 

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import pandas as pd
 import pytest
 import torch
+from people import person
 
 from xlmech.ablation import ablate, asking
 from xlmech.attribution import attribute_neurons
@@ -50,8 +51,9 @@ def analyses(model: Any, probes: ProbeSet) -> Iterator[Result]:
     yield measure_leakage(model, probes, measures=["extraction", "exposure"], progress=False)
     countries = probes.filter(attributes=["birth_country"])
     yield logit_lens(model, countries, whole_values=True, progress=False)
-    spanish = build_probes(countries.records, ["fr", "es"], templates=[0])
-    pairs = spanish.pairs(source="fr", target="es")
+    pairs = build_probes([person(number) for number in range(4)], ["fr", "es"], templates=[0]).pairs(
+        source="fr", target="es"
+    )
     yield patch_languages(model, pairs, whole_values=True, progress=False)
     options: dict[str, Any] = {"metric": "auto", "progress": False}
     yield attribute_neurons(model, probes, method="gradient_x_activation", **options)

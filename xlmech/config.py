@@ -81,6 +81,8 @@ class ModelSection(_Section):
     """TransformerLens model to use."""
     base: str = ""
     """For the backend hooked and a folder: TransformerLens' name of the model that the folder holds a version of."""
+    device_map: Literal["auto", "balanced", "sequential"] | None = None
+    """Spread the layers over all GPUs, in the place of device; null for one device."""
     trust_remote_code: bool = False
     """Run code that comes with the model; only for sources that you trust."""
     plant_language: str = ""

@@ -45,7 +45,10 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
             typer.secho(f"Error: {error}", fg=typer.colors.RED, err=True)
             raise typer.Exit(1) from error
         except KeyboardInterrupt:
-            typer.secho("Stopped. Finished results are kept; planting continues where it was when run again.", err=True)
+            typer.secho(
+                "Stopped. Finished results are kept: planting continues where it was when run again, `xlmech run` with --resume.",
+                err=True,
+            )
             raise typer.Exit(130) from None
 
     return run

@@ -4,7 +4,7 @@
 
 Operations are multiplications and additions of the matrix products, memory is weights, keys and values, and the activations
 that a batch keeps. Not counted: what a process holds before it loads a model (about 0.7 GB with torch on a CPU), copies that a
-library makes while loading, and the fragmentation of an allocator. `analyses/scaling.py` compares the formulas with measured models.
+library makes while loading, and the fragmentation of an allocator. `analyses/scaling.py` compares formulas and measurements.
 """
 
 from __future__ import annotations
