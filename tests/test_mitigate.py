@@ -440,6 +440,9 @@ def test_a_checkpoint_written_before_the_run_was_stopped_is_kept(copy: Path, mon
     again = run_config(read_config(path), resume=True, say=lines.append)
     assert lines[-1].endswith("run is finished") and again.manifest == outcome.manifest
     assert again.summary()["languages"] == outcome.summary()["languages"]
+    other = parted(copy, ("top_k: 4", "top_k: 5"), more="part_size: 2\nexport:\n  folder: mitigated\n")
+    with pytest.raises(ValueError, match="locate.top_k: was 4, is 5"):
+        run_config(read_config(other), resume=True)
 
 
 def test_a_probe_that_fails_every_time_is_listed(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,7 +33,7 @@ from xlmech.preparation import Prepared, prepare
 from xlmech.preparation import invent_controls as invent_controls
 from xlmech.probes import ProbeSet
 from xlmech.results import versions
-from xlmech.run_folders import is_finished, opened
+from xlmech.run_folders import RunFolder, is_finished, opened
 from xlmech.show import publish
 from xlmech.stages import StageClock
 
@@ -125,6 +125,7 @@ def run_config(
     """
     asked = prepare(config, resume=resume)
     if resume and is_finished(config.run_folder):
+        RunFolder(config.run_folder).settle(_settings(config, asked))
         say(f"{config.run_folder} is finished")
         return _finished(config)
     for note in asked.notes:
