@@ -1,7 +1,7 @@
 """How does an audit grow: with probes, with actors on Ray, with the size of the model? And what does a crash cost?
 
     python analyses/scaling.py overhead growth kills models llama    # any of them; figures/scaling.json holds all that were done
-    python analyses/scaling.py draw                                  # figures/scaling.html
+    python analyses/scaling.py draw tables                           # figures/scaling.html, and the documentation's tables
 
 Every point is a process of its own, on Llamas of random weights and a tokenizer of bytes, with one thread per process.
 `overhead`: leakage and attribution of the same probes in one go, in parts, and on Ray with 1, 2 and 4 actors. `growth`: leakage
@@ -341,6 +341,47 @@ def panels(found: dict[str, Any], go: Any) -> Iterator[tuple[Any, int]]:
         )
 
 
+def tables(found: dict[str, Any]) -> Iterator[str]:
+    """What was measured as Markdown, for docs/how-to/cluster.md."""
+    if rows := found.get("llama"):
+        yield head("model", "stage", "weights, GB", "a batch of 16 besides, GB", "10^12 operations per probe")
+        for row in rows:
+            yield line(row["model"], row["stage"], row["weights_gb"], row["batch_gb"], row["tflop_per_probe"])
+    if rows := found.get("models"):
+        yield head("parameters", "stage", "seconds per probe", "GFLOP/s", "memory of the batch, MB", "by formula, MB")
+        for row in rows:
+            size = f"{row['parameters'] / 1e9:.3f}B"
+            yield line(
+                size, row["stage"], row["seconds_per_probe"], row["gflops"], row["batch_mb"], row["formula_batch_mb"]
+            )
+    if rows := found.get("overhead"):
+        yield head(
+            f"{rows[0]['probes']:,} probes", "start, s", "leakage, s", "attribution, s", "against one go", "efficiency"
+        )
+        whole = rows[0]["leakage"] + rows[0]["attribution"]
+        for row in rows:
+            seconds = row["leakage"] + row["attribution"]
+            n = min(2, int(row["way"].removeprefix("ray"))) if row["way"].startswith("ray") else 1
+            share = f"{whole / seconds / n:.0%}"
+            yield line(row["way"], row["start"], row["leakage"], row["attribution"], seconds / whole, share)
+    if rows := found.get("growth"):
+        yield head("probes", "s", "ms per probe", "peak, MB", "before probes, MB", "result, MB", "parts, MB")
+        for row in rows:
+            per = 1000 * row["seconds"] / row["probes"]
+            sizes = (row["result_bytes"] / 1e6, row["parts_bytes"] / 1e6)
+            yield line(
+                f"{row['probes']:,}", row["seconds"], per, f"{row['peak_mb']:.0f}", f"{row['model_mb']:.0f}", *sizes
+            )
+
+
+def head(*names: str) -> str:
+    return "\n" + line(*names) + "\n" + line(*["---"] * len(names))
+
+
+def line(*cells: Any) -> str:
+    return "| " + " | ".join(cell if isinstance(cell, str) else f"{cell:.3g}" for cell in cells) + " |"
+
+
 JOBS = {"overhead": overhead, "growth": growth, "kills": kills, "models": models, "llama": llama}
 ONE = {"overhead": one_overhead, "growth": one_growth, "model": one_model}
 
@@ -348,7 +389,7 @@ ONE = {"overhead": one_overhead, "growth": one_growth, "model": one_model}
 def main() -> None:
     """Do what is asked, and keep it beside what was done before."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("jobs", nargs="*", choices=[*JOBS, "draw"])
+    parser.add_argument("jobs", nargs="*", choices=[*JOBS, "draw", "tables"])
     parser.add_argument("--one", nargs="+", help="(used by itself) a point and its arguments")
     given = parser.parse_args()
     if given.one:
@@ -359,6 +400,9 @@ def main() -> None:
         found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         if job == "draw":
             draw(found).write_html(OUT / "scaling.html", include_plotlyjs="cdn")
+            continue
+        if job == "tables":
+            print("\n".join(tables(found)))
             continue
         with tempfile.TemporaryDirectory() as folder:
             found[job] = JOBS[job](Path(folder))

@@ -18,6 +18,7 @@ from __future__ import annotations
 import os
 import socket
 import tempfile
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -33,7 +34,7 @@ from xlmech.ray_actors import ModelSpec, Worker
 from xlmech.units import Finished, Job, Unit
 
 _LOCAL_STORE_BYTES = 200 * 2**20
-_WAIT_SECONDS = 5
+_WAIT_SECONDS, _RESTART_SECONDS, _PAUSE_SECONDS = 5, 900, 0.3
 
 
 class RayPool:
@@ -54,6 +55,7 @@ class RayPool:
         common = ([ray.put(job.task)], job.key, job.store.url)
         state = (deactivated(network), ASKED.get())
         waiting, free, running = deque(units), list(self.actors), dict[Any, tuple[Any, Unit | None]]()
+        lost_at: dict[Any, float] = {}
         while waiting or running:
             while free and waiting:
                 actor, unit = free.pop(0), waiting.popleft()
@@ -62,21 +64,24 @@ class RayPool:
                 yield from (Finished(unit=unit, error="no actor is left") for unit in waiting)
                 return
             (done, *_), _ = ray.wait(list(running), num_returns=1)
-            actor, unit_or_none = running.pop(done)
+            actor, in_work = running.pop(done)
             try:
-                kind, found = ray.get(done) if unit_or_none else ("", ray.get(done))
+                found = ray.get(done)
             except ray.exceptions.RayError as error:
-                if unit_or_none is not None:
-                    yield Finished(unit=unit_or_none, error=_reason(error))
-                    running[actor.ready.remote()] = (actor, None)  # answers when it has been started again
+                if in_work is not None:
+                    lost_at[actor] = time.monotonic()
+                    yield Finished(unit=in_work, error=_reason(error))
+                if _comes_back(error, lost_at[actor]):
+                    running[actor.ready.remote()] = (actor, None)
                 else:
                     self.actors.remove(actor)
                 continue
             free.append(actor)
-            if unit_or_none is not None:
+            if in_work is not None:
+                kind, outcome = found
                 if kind == "error":
-                    raise found
-                yield replace(found, unit=unit_or_none)
+                    raise outcome
+                yield replace(outcome, unit=in_work)
 
     def stop(self) -> None:
         """End the actors."""
@@ -219,6 +224,17 @@ def _check_address(address: str) -> None:
             f"no Ray at {address} ({error}); start one there with `ray start --head`, or use 'auto' or 'local' to start one on "
             "this machine"
         ) from error
+
+
+def _comes_back(error: BaseException, since: float) -> bool:
+    """Whether Ray is starting the actor again; asked now and then, for some minutes."""
+    import ray
+
+    time.sleep(_PAUSE_SECONDS)
+    gone = isinstance(error, ray.exceptions.ActorDiedError) and not isinstance(
+        error, ray.exceptions.ActorUnavailableError
+    )
+    return time.monotonic() - since < _RESTART_SECONDS and not (gone and time.monotonic() - since > _WAIT_SECONDS)
 
 
 def _reason(error: BaseException) -> str:
