@@ -219,6 +219,15 @@ def test_what_fails_every_time_is_set_aside(model: Any, tmp_path: Path) -> None:
     assert kinds.count("part") == 2 and kinds.count("kept") == 2 and kinds.count("set_aside") == 4
 
 
+def test_a_part_of_one_can_be_set_aside_too(model: Any, tmp_path: Path) -> None:
+    for _ in range(2):
+        with resumable(tmp_path, part_size=7) as plan:
+            found = mapped(model, Moody(bad=("h",)), LETTERS)
+            assert [len(piece["items"]) for piece in found] == [7] and plan.aside == [("moody", "h")]
+    with resumable(tmp_path, part_size=1), pytest.raises(RuntimeError, match="moody: everything failed 3 times"):
+        mapped(model, Moody(bad=LETTERS), LETTERS)
+
+
 def test_when_all_fails_nothing_is_set_aside(model: Any, tmp_path: Path) -> None:
     with (
         resumable(tmp_path, part_size=4),

@@ -138,6 +138,8 @@ def mapped(
     missing = [unit for unit in units if not _is_there(job, unit, plan.watch, len(items))]
     _finish(job, missing, plan, name, len(items))
     aside = tuple(item for unit in units for item in job.store.set_aside(job.key, unit.part))
+    if len(aside) == len(items):
+        raise _given_up(job, "everything", "see the log")
     for item in aside:
         plan.aside.append((task.stage, item))
         plan.watch(Event(kind="set_aside", stage=task.stage, n=1, total=len(items), text=item))
@@ -164,7 +166,7 @@ class _Pieces:
     units: Sequence[Unit]
 
     def __iter__(self) -> Iterator[Piece]:
-        return (_read(self.job, unit) for unit in self.units)
+        return (piece for unit in self.units if (piece := _read(self.job, unit)))
 
 
 def _ordered(items: Sequence[Any], order: Callable[[Any], Any], apart: Callable[[Any], Any]) -> list[Any]:
@@ -243,15 +245,21 @@ def _finish(job: Job, units: Sequence[Unit], plan: Plan, name: Callable[[Any], s
         )
         for unit in failed
     ]
-    lost = [unit for unit in rest if not unit.items]
-    still = lost or run(rest)
+    lost = [unit for unit in rest if len(unit.set_aside) > 1 and not unit.items]
+    for unit in rest:
+        if len(unit.set_aside) == 1 and not unit.items:  # a part of one
+            job.store.write(job.key, unit.part, {}, items=unit.fingerprint, set_aside=unit.set_aside)
+    still = lost or run([unit for unit in rest if unit.items])
     if still:
         which = f"all of part {still[0].part}" if lost else f"part {still[0].part}"
-        reason = next(iter(reasons.values()), "a process died without a word")
-        raise RuntimeError(
-            f"{job.task.stage}: {which} failed {TRIES} times ({reason}); what was finished is kept. Mend the cause (memory, "
-            "device, a file), then continue with --resume"
-        )
+        raise _given_up(job, which, next(iter(reasons.values()), "a process died without a word"))
+
+
+def _given_up(job: Job, which: str, reason: str) -> RuntimeError:
+    return RuntimeError(
+        f"{job.task.stage}: {which} failed {TRIES} times ({reason}); what was finished is kept. Mend the cause (memory, a "
+        "device, a file), then continue with --resume"
+    )
 
 
 def in_order(frame: Any, column: str, ids: Iterable[str]) -> Any:
