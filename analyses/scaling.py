@@ -27,7 +27,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 OUT = Path(__file__).parent.parent / "figures"
 SIZES = (1_000, 10_000, 100_000)
@@ -196,42 +196,44 @@ def child(job: str, *arguments: str) -> dict[str, Any]:
     return dict(result)
 
 
-def overhead(folder: Path) -> list[dict[str, Any]]:
+def overhead(folder: Path) -> Iterator[dict[str, Any]]:
     save_model(folder / "small", 128, 6)
-    return [child("overhead", str(folder / "small"), way) for way in ("plain", "parts", "ray1", "ray2", "ray4")]
+    for way in ("plain", "parts", "ray1", "ray2", "ray4"):
+        yield child("overhead", str(folder / "small"), way)
 
 
-def growth(folder: Path) -> list[dict[str, Any]]:
+def growth(folder: Path) -> Iterator[dict[str, Any]]:
     save_model(folder / "tiny")
-    return [child("growth", str(folder / "tiny"), str(n)) for n in SIZES]
+    for n in SIZES:
+        yield child("growth", str(folder / "tiny"), str(n))
 
 
-def models(folder: Path) -> list[dict[str, Any]]:
-    rows = []
+def models(folder: Path) -> Iterator[dict[str, Any]]:
     for name, (d_model, n_layers) in WIDTHS.items():
         save_model(folder / name, d_model, n_layers, 8000)
-        rows += [{"model": name} | child("model", str(folder / name), stage) for stage in ("leakage", "lens", "locate")]
+        for stage in ("leakage", "lens", "locate"):
+            yield {"model": name} | child("model", str(folder / name), stage)
         shutil.rmtree(folder / name)
-    return rows
 
 
-def llama(_: Path) -> list[dict[str, Any]]:
-    from xlmech.costs import LLAMA_3_8B, LLAMA_3_70B
+def llama(_: Path) -> Iterator[dict[str, Any]]:
+    from xlmech.costs import LLAMA_3_8B, LLAMA_3_70B, Stage
 
-    rows = []
     for name, shape in (("Llama 3 8B", LLAMA_3_8B), ("Llama 3 70B", LLAMA_3_70B)):
-        for stage in ("leakage", "lens", "patching", "locate", "deactivate"):
-            rows.append(
-                {
-                    "model": name, "stage": stage, "weights_gb": shape.weight_bytes() / 1e9,
-                    "batch_gb": shape.memory(stage if stage != "deactivate" else "leakage") / 1e9,  # type: ignore[arg-type]
-                    "tflop_per_probe": shape.operations(stage) / 1e12,  # type: ignore[arg-type]
-                }
-            )  # fmt: skip
-    return rows
+        for stage in get_args(Stage):
+            held = shape.memory("leakage" if stage == "deactivate" else stage) / 1e9
+            operations = shape.operations(stage) / 1e12
+            weights = shape.weight_bytes() / 1e9
+            yield {
+                "model": name,
+                "stage": stage,
+                "weights_gb": weights,
+                "batch_gb": held,
+                "tflop_per_probe": operations,
+            }
 
 
-def kills(folder: Path) -> dict[str, Any]:
+def kills(folder: Path) -> Iterator[dict[str, Any]]:
     """One run killed twenty times at random moments and continued, and one that is left alone: are their tables the same?"""
     import pandas as pd
 
@@ -252,13 +254,16 @@ def kills(folder: Path) -> dict[str, Any]:
     whole, chance, done = time.perf_counter() - started, random.Random(0), 0
     while done < N_KILLS:
         process = multiprocessing.get_context("fork").Process(target=keep_on, args=(folder / "killed.yaml",))
+        wanted = n_parts(folder / "killed") + chance.randint(0, 10)
         process.start()
-        process.join(chance.uniform(0.05, 1.3) * whole * (done + 1) / N_KILLS)
-        if not process.is_alive():
-            break
+        while process.is_alive() and n_parts(folder / "killed") < wanted:
+            time.sleep(0.001)
+        time.sleep(chance.uniform(0, 0.1))
         process.kill()
         process.join()
-        done += process.exitcode == -signal.SIGKILL
+        if process.exitcode != -signal.SIGKILL:
+            break
+        done += 1
     keep_on(folder / "killed.yaml")
     log = [json.loads(line) for line in (folder / "killed" / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     frames = sorted(path.relative_to(folder / "whole") for path in (folder / "whole" / "results").rglob("*.parquet"))
@@ -268,12 +273,18 @@ def kills(folder: Path) -> dict[str, Any]:
     found = {
         "kills": done, "sessions": sum(line["event"] == "opened" for line in log), "tables": len(same), "identical": sum(same),
         "parts_computed": sum(line["event"] == "part" for line in log),
-        "parts_of_whole": sum('"event": "part"' in line for line in (folder / "whole" / "log.jsonl").open(encoding="utf-8")),
+        "parts_of_whole": n_parts(folder / "whole"),
         "damaged": sum(line["event"] == "damaged" for line in log), "seconds_of_whole": whole,
         "config": read_config(folder / "whole.yaml").part_size,
     }  # fmt: skip
     print(found)
-    return found
+    yield found
+
+
+def n_parts(run: Path) -> int:
+    """Parts that were computed, by the log."""
+    log = run / "log.jsonl"
+    return log.read_text(encoding="utf-8").count('"event": "part"') if log.is_file() else 0
 
 
 def keep_on(path: Path) -> None:
@@ -389,7 +400,7 @@ ONE = {"overhead": one_overhead, "growth": one_growth, "model": one_model}
 def main() -> None:
     """Do what is asked, and keep it beside what was done before."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("jobs", nargs="*", choices=[*JOBS, "draw", "tables"])
+    parser.add_argument("jobs", nargs="*", help=", ".join([*JOBS, "draw", "tables"]))
     parser.add_argument("--one", nargs="+", help="(used by itself) a point and its arguments")
     given = parser.parse_args()
     if given.one:
@@ -405,8 +416,10 @@ def main() -> None:
             print("\n".join(tables(found)))
             continue
         with tempfile.TemporaryDirectory() as folder:
-            found[job] = JOBS[job](Path(folder))
-        path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+            found[job] = []
+            for row in JOBS[job](Path(folder)):
+                found[job].append(row)
+                path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

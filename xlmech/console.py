@@ -39,6 +39,8 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
         mended = (ValueError, OSError, ImportError, *((RuntimeError,) if "debug" in kwargs else ()))
         try:
             command(*args, **kwargs)
+        except typer.Exit:  # a RuntimeError too
+            raise
         except mended as error:
             if kwargs.get("debug"):
                 raise

@@ -77,7 +77,8 @@ class Shape:
         if stage == "lens":
             return self._forward(prompt) + 2 * self.unembedding * self.n_layers
         if stage == "locate":  # forward, and backward to the activations; the baseline's forward of a prompt
-            return 2 * self._forward(prompt + answer) + 4 * self.unembedding * answer + self._forward(prompt)
+            there_and_back = 2 * self._forward(prompt + answer) + self._attention(prompt + answer)
+            return there_and_back + 4 * self.unembedding * answer + self._forward(prompt)
         half = self._forward(1) / 2  # a row joins at its layer: on average half the layers are run
         return 2 * self._forward(prompt) + self.n_layers * (half + 2 * self.unembedding)
 
@@ -109,7 +110,11 @@ class Shape:
 
     def _forward(self, n_tokens: int) -> float:
         """Operations of a forward pass up to the last layer."""
-        return 2.0 * self.body * n_tokens + 4.0 * self.n_layers * self.d_query * n_tokens**2 / 2
+        return 2.0 * self.body * n_tokens + self._attention(n_tokens)
+
+    def _attention(self, n_tokens: int) -> float:
+        """Operations of all scores and their sums, without the masked half; the way back takes twice as many."""
+        return 4.0 * self.n_layers * self.d_query * n_tokens**2 / 2
 
 
 LLAMA_3_8B = Shape(n_layers=32, d_model=4096, d_mlp=14336, d_vocab=128256, d_query=4096, d_keys=1024)
