@@ -129,7 +129,7 @@ def shape_of(config: Any) -> Shape:
     """
     config = config.get_text_config() if hasattr(config, "get_text_config") else config
     names = ("num_hidden_layers", "hidden_size", "vocab_size", "num_attention_heads")
-    sizes = [getattr(config, name, None) for name in names]
+    sizes: list[Any] = [getattr(config, name, None) for name in names]
     if None in sizes:
         raise ValueError(f"the config of {config.model_type} has no {names[sizes.index(None)]}; its cost is not known")
     n_layers, d_model, d_vocab, n_heads = (int(size) for size in sizes)

@@ -86,9 +86,9 @@ def resumable(folder: str | Path, *, part_size: int | None = None, watch: Watch 
     """
     if part_size is not None and part_size < 1:
         raise ValueError(f"part_size must be at least 1, got {part_size}")
-    outer, changes = _PLAN.get(), {"size": part_size, "watch": watch}
-    plan = replace(outer or Plan(store=PieceStore("")), store=PieceStore.at(folder), aside=[])
-    plan = replace(plan, **{name: value for name, value in changes.items() if value is not None})
+    outer, store = _PLAN.get(), PieceStore.at(folder)
+    plan = replace(outer or Plan(store=store), store=store, aside=[])
+    plan = replace(plan, size=part_size or plan.size, watch=watch or plan.watch)
     with planned(plan):
         yield plan
 

@@ -108,9 +108,10 @@ def opened(folder: Path, *, say: Callable[[str], None] = lambda _: None) -> Iter
         if (folder / _HOLDER).is_file():
             say(f"{_holder(folder)} worked in {folder} and is gone; its finished parts are used")
         _write(folder / _HOLDER, {"pid": os.getpid(), "host": socket.gethostname(), "since": _now()})
-        state = _state(folder) if not fresh else {"started": _now(), "sessions": 0}
-        _write_state(folder, state | {"state": "running", "sessions": state["sessions"] + 1})
-        run.log("opened", pid=os.getpid(), host=socket.gethostname(), session=state["sessions"] + 1)
+        state = {"started": _now()} | _state(folder)
+        session = 1 + int(state.get("sessions", 0))
+        _write_state(folder, state | {"state": "running", "sessions": session})
+        run.log("opened", pid=os.getpid(), host=socket.gethostname(), session=session)
         yield run
     except BaseException as error:
         run.log("stopped", error=type(error).__name__)
