@@ -167,7 +167,7 @@ class _Tally:
         """Tensors `sum` and `above` (language, layer, neuron); frames `languages`, `top` and `completeness`."""
         asked = [probe.query_language for probe in self.probes]
         counts = [asked.count(language) for language in self.languages]
-        types = {"probe": str, "layer": "int64", "error": "float64"}
+        types: dict[str, Any] = {"probe": str, "layer": "int64", "error": "float64"}
         return {
             "sum": self._sum,
             "above": self._above,
@@ -191,7 +191,7 @@ def merged_tally(pieces: Iterable[dict[str, Any]], languages: Sequence[str]) -> 
     """Means and shares per language of all pieces, added up in their order; NaN where a language has no probe left."""
     total = above = torch.zeros(())
     count = torch.zeros(len(languages), 1, 1, dtype=torch.float64)
-    tops, errors = [], []
+    tops, errors = list[pd.DataFrame](), list[pd.DataFrame]()
     for piece in pieces:
         if not tops:
             total = torch.zeros(len(languages), *piece["sum"].shape[1:], dtype=torch.float64)

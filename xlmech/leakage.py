@@ -17,7 +17,8 @@ from xlmech.backends import backend_of
 from xlmech.models import plant_language, provenance
 from xlmech.parts import in_order, mapped, probe_id, prompt_length
 from xlmech.probes import ProbeSet
-from xlmech.questions import Measure, Questions, longest_answer
+from xlmech.questions import Measure as Measure
+from xlmech.questions import Questions, longest_answer
 from xlmech.questions import candidate_forms as candidate_forms
 from xlmech.questions import subject_hash as subject_hash
 from xlmech.records import Group, Record

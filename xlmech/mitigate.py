@@ -208,13 +208,13 @@ def _finished(config: Config) -> Outcome:
     audit, checkpoint = Audit.load(folder / "results"), config.checkpoint_folder
     exported = folder / "results" / EXPORTED
     measured = MitigationResult.load(exported) if exported.is_dir() else audit.mitigation
-    there = checkpoint is not None and checkpoint.is_dir()
+    written = checkpoint if checkpoint is not None and checkpoint.is_dir() else None
     return Outcome(
         audit=audit,
-        exported=measured if there else None,
-        manifest=load_manifest(checkpoint) if there else None,
+        exported=measured if written else None,
+        manifest=load_manifest(written) if written else None,
         folder=folder,
-        checkpoint=checkpoint if there else None,
+        checkpoint=written,
         notes=tuple(found["notes"]),
         set_aside=tuple((stage, item) for stage, item in found["set_aside"]),
         peak_mb=found["peak_mb"],

@@ -214,7 +214,8 @@ def patch_languages(
             "in every pair, forms of two outcomes share their first token, so that it does not tell which comes out; use "
             "other attributes, languages or pairs"
         )
-    outcomes, effects, aside, ids = [], [], list[str](), [pair.id for pair, _ in clear]
+    outcomes, effects, aside = list[pd.DataFrame](), list[pd.DataFrame](), list[str]()
+    ids = [pair.id for pair, _ in clear]
     for reading in get_args(Reading)[: 1 + whole_values]:
         task = _Patches(sweep=sweep, reading=reading, batch_size=batch_size, progress=progress)
         pieces = mapped(model, task, clear, name=lambda one: str(one[0].id), order=lambda one: len(one[1].prompt))

@@ -20,8 +20,8 @@ import torch
 from safetensors.torch import load as tensors_of
 from safetensors.torch import save as bytes_of
 
-Piece = dict[str, "pd.DataFrame | torch.Tensor"]
-"""Frames and tensors by name."""
+Piece = dict[str, Any]
+"""Frames and tensors (nothing else) by name."""
 
 
 class PieceError(OSError):
