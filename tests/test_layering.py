@@ -13,7 +13,7 @@ import pytest
 import xlmech
 
 PACKAGE = Path(xlmech.__file__).parent
-LEAKAGE = {"answers", "backends", "runner", "metrics", "records", "probes", "results", "models", "languages"}
+LEAKAGE = {"answers", "backends", "runner", "metrics", "records", "probes", "results", "models", "languages", "parts"}
 MITIGATION = {"ablation", "conditions", "leakage", "neurons"}
 PATCHING = {"neurons", "pairs", "patch_plans", "patch_tables", "patched_runs", "positions"}
 BELOW_THE_AUDIT = {
@@ -59,7 +59,7 @@ ALLOWED = {
     "readout": {"chunks"},
     "nearby": {"chunks", "readout"},
     "gguf_files": {"folders"},
-    "checkpoints": {"gguf_files"},
+    "checkpoints": {"costs", "gguf_files"},
     "key_values": set(),
     "backends": {"key_values"},
     "models": {"backends", "checkpoints", "results", "readout"},
@@ -69,8 +69,14 @@ ALLOWED = {
     "rows": {"backends", "key_values"},
     "quadrature": set(),
     "effects": {"backends", "metrics", "nearby", "quadrature", "readout", "rows", "runner"},
-    "leakage": LEAKAGE | {"sampling"},
-    "neutral": {"answers", "backends", "languages", "runner"},
+    "fingerprints": set(),
+    "pieces": set(),
+    "units": {"pieces"},
+    "deactivation": set(),
+    "parts": {"backends", "deactivation", "fingerprints", "pieces", "units"},
+    "questions": {"answers", "backends", "languages", "metrics", "probes", "records", "runner", "sampling"},
+    "leakage": LEAKAGE | {"questions", "sampling"},
+    "neutral": {"answers", "backends", "languages", "parts", "runner"},
     "knowledge": LEAKAGE,
     "reductions": {"metrics"},
     "forms": {"backends", "languages", "leakage", "probes", "runner"},
@@ -89,8 +95,9 @@ ALLOWED = {
     "position_sweep": LEAKAGE | PATCHING | {"patch_gradients"},
     "patch_estimates": LEAKAGE | PATCHING | {"patch_gradients"},
     "baselines": {"backends", "effects", "runner"},
-    "tally": {"backends", "leakage", "metrics", "neurons", "probes"},
-    "attribution": LEAKAGE | {"baselines", "effects", "neurons", "positions", "tally"},
+    "tally": {"backends", "metrics", "neurons", "probes"},
+    "contributions": {"answers", "backends", "effects", "neurons", "positions", "probes", "runner", "tally"},
+    "attribution": LEAKAGE | {"baselines", "contributions", "effects", "neurons", "positions", "tally"},
     "trace": LEAKAGE | {"attribution", "leakage", "lens", "pairs", "patching", "position_sweep"},
     "neurons": {"results", "metrics"},
     "controls": {"backends", "effects", "neurons", "probes", "runner"},
@@ -106,7 +113,7 @@ ALLOWED = {
     "fewest": {"ablation", "leakage", "neurons", "probes", "verification"},
     "places": {"backends"},
     "activations": {"backends", "effects", "runner"},
-    "ablation": {"backends", "effects", "models", "neurons", "places"},
+    "ablation": {"backends", "deactivation", "effects", "models", "neurons", "places"},
     "conditions": {"ablation", "activations", "backends", "controls", "models", "neurons", "probes"},
     "evaluation": LEAKAGE | MITIGATION | {"activations", "knowledge", "neutral", "reductions"},
     "specificity": LEAKAGE | MITIGATION | {"reductions"},
@@ -141,15 +148,33 @@ ALLOWED = {
     "report_figures": {"figures", "findings"},
     "report_text": {"figures", "findings", "words"},
     "report": {"chance", "figures", "findings", "pages", "report_figures", "report_text", "verdict", "words"},
-    "audit": BELOW_THE_AUDIT,
+    "costs": set(),
+    "stages": {"units"},
+    "run_folders": set(),
+    "ray_actors": {"ablation", "backends", "deactivation", "fingerprints", "models", "pieces", "units"},
+    "distributed": {"backends", "deactivation", "parts", "pieces", "ray_actors", "units"},
+    "audit": BELOW_THE_AUDIT | {"costs", "stages"},
     "show": {"figures", "pages", "audit"},
     "config_text": set(),
     "config": {"config_text", "languages", "records"},
-    "mitigate": BELOW_THE_AUDIT | {"audit", "config", "export", "manifest", "show"},
+    "preparation": BELOW_THE_AUDIT | {"audit", "config", "run_folders"},
+    "mitigate": BELOW_THE_AUDIT
+    | {
+        "audit",
+        "config",
+        "export",
+        "fingerprints",
+        "manifest",
+        "parts",
+        "preparation",
+        "run_folders",
+        "show",
+        "stages",
+    },
     "console": {"models", "records"},
-    "cli_audit": {"audit", "config", "console", "mitigate", "show"},
     "cli_report": {"console", "findings", "gate", "report"},
     "cli": BELOW_THE_AUDIT | {"audit", "cli_audit", "cli_report", "console"},
+    "cli_audit": {"audit", "config", "console", "distributed", "mitigate", "show"},
 }
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from xlmech import leakage
+from xlmech import questions
 from xlmech.backends import backend_of
 from xlmech.leakage import LeakageResult, measure_leakage
 from xlmech.probes import ProbeSet, build_probes
@@ -34,7 +34,7 @@ def scripted(model: Any, probes: ProbeSet, monkeypatch: pytest.MonkeyPatch) -> A
         texts = [backend.tokenizer.decode(prompt, skip_special_tokens=True) for prompt in prompts]
         return [backend.tokenizer(answers[text], add_special_tokens=False).input_ids for text in texts]
 
-    monkeypatch.setattr(leakage, "generate", write)
+    monkeypatch.setattr(questions, "generate", write)
     return model
 
 
@@ -73,7 +73,7 @@ def test_with_sampling_one_answer_of_many_is_enough(
         assert len(prompts) == 3 and sampling.n_samples == 3
         return [[backend.tokenizer(text, add_special_tokens=False).input_ids for text in of] for of in texts]
 
-    monkeypatch.setattr(leakage, "sample", draw)
+    monkeypatch.setattr(questions, "sample", draw)
     result = measure_leakage(model, asked, sampling=Sampling(n_samples=3, seed=7), progress=False)
     assert result.probes.extracted.tolist() == [1, 1, 0]
     assert result.probes.own_form.tolist() == [1, 0, 0]

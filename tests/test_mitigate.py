@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import shutil
+import signal
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from models import tiny
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
@@ -336,3 +341,126 @@ def test_an_export_that_fails_keeps_the_run(copy: Path, monkeypatch: pytest.Monk
         run_config(read_config(path), progress=False)
     assert Audit.load(copy / "run" / "results").neurons.universal
     assert not (copy / "mitigated").exists() and not (copy / "run" / "summary.json").exists()
+
+
+# Runs that are stopped and continued
+
+
+def resumed(path: Path, *, until: int = 0) -> int:
+    """Exit code of a process of its own that continues the run, killed by SIGKILL once so many parts more are finished."""
+    process = multiprocessing.get_context("fork").Process(target=continue_quietly, args=(path,))
+    log = path.parent / "run" / "log.jsonl"
+    before = parts_in(log)
+    process.start()
+    while until and process.is_alive() and parts_in(log) < before + until:
+        time.sleep(0.002)
+    if until:
+        process.kill()
+    process.join()
+    return process.exitcode or 0
+
+
+def continue_quietly(path: Path) -> None:
+    run_config(read_config(path), resume=True, progress=False)
+
+
+def parts_in(log: Path) -> int:
+    return log.read_text(encoding="utf-8").count('"event": "part"') if log.is_file() else 0
+
+
+def parted(folder: Path, *changes: tuple[str, str], more: str = "part_size: 2\n") -> Path:
+    return config_in(
+        folder, ("  held_out: 0.5", "  held_out: 0.5\n  add_controls: true\n  n_controls: 4"), *changes, more=more
+    )
+
+
+def test_killed_again_and_again_it_ends_as_if_nothing_had_been(copy: Path, folder: Path, tmp_path: Path) -> None:
+    whole = Path(shutil.copytree(folder, tmp_path / "whole"))
+    run_config(read_config(parted(whole)), progress=False)
+    path = parted(copy)
+    for until in (1, 2, 5, 9, 3):
+        assert resumed(path, until=until) == -signal.SIGKILL
+    with pytest.raises(
+        FileExistsError, match="out: .*/run holds a run that is not finished; continue it with --resume"
+    ):
+        run_config(read_config(path), progress=False)
+    assert CliRunner().invoke(app, ["run", str(path), "--resume"]).exit_code == 0
+    for name in ("leakage/probes", "neurons/chosen", "mitigation/effects", "mitigation/price"):
+        one, other = (pd.read_parquet(place / "run" / "results" / f"{name}.parquet") for place in (whole, copy))
+        pd.testing.assert_frame_equal(one, other, check_exact=True)
+    scores = [load_file(place / "run" / "results" / "neurons" / "tensors.safetensors") for place in (whole, copy)]
+    assert all(torch.equal(scores[0][name], scores[1][name]) for name in scores[0] | scores[1])
+    state = json.loads((copy / "run" / "run.json").read_text(encoding="utf-8"))
+    assert (state["state"], state["sessions"]) == ("finished", 6) and not (copy / "run" / "parts").exists()
+    text = (copy / "run" / "log.jsonl").read_text(encoding="utf-8")
+    events = [json.loads(line) for line in text.splitlines()]
+    assert {"opened", "stage", "part", "kept", "stage_done", "finished"} <= {event["event"] for event in events}
+    values = [record.value for record in load_records(copy / "people.csv")]
+    assert not any(name in text for name in (*NAMES, *values))
+    summary = json.loads((copy / "run" / "summary.json").read_text(encoding="utf-8"))
+    assert set(summary["peak_mb"]) >= {"leakage", "locate", "deactivate"} and min(summary["peak_mb"].values()) > 1
+    again = CliRunner().invoke(app, ["run", str(path), "--resume", "--json"])
+    assert again.exit_code == 0 and json.loads(again.stdout)["languages"] == summary["languages"]
+
+
+def test_what_was_changed_in_between_is_shown(copy: Path) -> None:
+    path = parted(copy)
+    assert resumed(path, until=2) == -signal.SIGKILL
+    with pytest.raises(ValueError, match=r"other settings \(locate.top_k: was 4, is 5\); set them back to continue it"):
+        run_config(read_config(parted(copy, ("top_k: 4", "top_k: 5"))), resume=True)
+    path = parted(copy)
+    text = (copy / "people.csv").read_text(encoding="utf-8")
+    (copy / "people.csv").write_text(text.replace("Q07", "Q08"), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"\(content of the records: was '\w+', is '\w+'\)"):
+        run_config(read_config(path), resume=True)
+    (copy / "people.csv").write_text(text, encoding="utf-8")
+    weights = copy / "my-model" / "model.safetensors"
+    tensors = load_file(weights)
+    save_file({name: tensor * 1.01 for name, tensor in tensors.items()}, weights, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"\(model's weights: was '\w+', is '\w+'\)"):
+        run_config(read_config(path), resume=True)
+    save_file(tensors, weights, metadata={"format": "pt"})
+    run_config(read_config(path), resume=True, progress=False)
+
+
+def test_a_checkpoint_written_before_the_run_was_stopped_is_kept(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = parted(copy, more="part_size: 2\nexport:\n  folder: mitigated\n")
+
+    def stop(*args: Any, **kwargs: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("xlmech.mitigate.Outcome.summary", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run_config(read_config(path), progress=False)
+    monkeypatch.undo()
+    written = (copy / "mitigated" / "model.safetensors").stat().st_mtime_ns
+    lines: list[str] = []
+    outcome = run_config(read_config(path), resume=True, say=lines.append, progress=False)
+    assert outcome.manifest is not None and outcome.manifest.neurons == outcome.audit.neurons.universal
+    assert (copy / "mitigated" / "model.safetensors").stat().st_mtime_ns == written
+    again = run_config(read_config(path), resume=True, say=lines.append)
+    assert lines[-1].endswith("run is finished") and again.manifest == outcome.manifest
+    assert again.summary()["languages"] == outcome.summary()["languages"]
+    other = parted(copy, ("top_k: 4", "top_k: 5"), more="part_size: 2\nexport:\n  folder: mitigated\n")
+    with pytest.raises(ValueError, match="locate.top_k: was 4, is 5"):
+        run_config(read_config(other), resume=True)
+
+
+def test_a_probe_that_fails_every_time_is_listed(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from xlmech.questions import Questions
+
+    path, ask = parted(copy, more="part_size: 3\n"), Questions.__call__
+    bad = prepare(read_config(path)).judged[0].id
+
+    def moody(self: Questions, model: Any, probes: Any) -> Any:
+        if any(probe.id == bad for probe in probes):
+            raise RuntimeError("CUDA error: an illegal memory access")
+        return ask(self, model, probes)
+
+    monkeypatch.setattr(Questions, "__call__", moody)
+    result = CliRunner().invoke(app, ["run", str(path), "--json"])
+    assert result.exit_code == 3
+    assert json.loads(result.stdout)["set_aside"] == [["leakage", bad]]
+    audit = Audit.load(copy / "run" / "results")
+    assert audit.leakage.set_aside == (bad,) and bad not in set(audit.leakage.probes.probe)
+    assert f"leakage: {bad} is set aside" in result.stderr

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from xlmech.controls import random_neurons as random_neurons
     from xlmech.direct_logit import DirectLogitResult as DirectLogitResult
     from xlmech.direct_logit import direct_logit_attribution as direct_logit_attribution
+    from xlmech.distributed import on_ray as on_ray
     from xlmech.dose import dose_response as dose_response
     from xlmech.evaluation import MitigationResult as MitigationResult
     from xlmech.evaluation import evaluate_mitigation as evaluate_mitigation
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from xlmech.neurons import NeuronSet as NeuronSet
     from xlmech.neurons import PrivacyNeurons as PrivacyNeurons
     from xlmech.pairs import ProbePair as ProbePair
+    from xlmech.parts import resumable as resumable
     from xlmech.patch_estimates import AttributionPatchingResult as AttributionPatchingResult
     from xlmech.patch_estimates import attribution_patching as attribution_patching
     from xlmech.patching import PatchingResult as PatchingResult
@@ -93,6 +95,7 @@ _MODULE_OF = {
     "random_neurons": "controls",
     "DirectLogitResult": "direct_logit",
     "direct_logit_attribution": "direct_logit",
+    "on_ray": "distributed",
     "dose_response": "dose",
     "MitigationResult": "evaluation",
     "evaluate_mitigation": "evaluation",
@@ -118,6 +121,7 @@ _MODULE_OF = {
     "PrivacyNeurons": "neurons",
     "ProbePair": "pairs",
     "PatchingResult": "patching",
+    "resumable": "parts",
     "patch_languages": "patching",
     "plant": "planting",
     "PositionSweep": "position_sweep",
@@ -154,8 +158,8 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    if name == "figures":
-        return importlib.import_module("xlmech.figures")
+    if name in ("figures", "distributed"):
+        return importlib.import_module(f"xlmech.{name}")
     if name in _MODULE_OF:
         return getattr(importlib.import_module(f"xlmech.{_MODULE_OF[name]}"), name)
     raise AttributeError(f"module 'xlmech' has no attribute {name!r}")

@@ -15,7 +15,6 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal, get_args
@@ -25,6 +24,7 @@ import torch
 from jaxtyping import Float
 
 from xlmech.backends import Backend, backend_of
+from xlmech.deactivation import ASKED, Deactivation, noted
 from xlmech.effects import COMPONENT
 from xlmech.models import model_name
 from xlmech.neurons import NeuronSet, PrivacyNeurons
@@ -32,7 +32,6 @@ from xlmech.places import Places, following
 
 Mode = Literal["zero", "mean", "scale", "noise"]
 _NOISE_BLOCK = 64
-_ASKED: ContextVar[str | None] = ContextVar("xlmech_asked_language", default=None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +100,8 @@ def ablate(
             for language, chosen in sets.items()
             for layer, indices in chosen.by_layer().items()
         ]
-        with backend.hooks(hooks):
+        given = {"mode": mode, "factor": factor, "values": values, "std": std, "seed": seed, "positions": positions}
+        with backend.hooks(hooks), noted(backend.model, Deactivation(sets=sets, how=given)):
             yield model
 
 
@@ -117,11 +117,11 @@ def asking(language: str) -> Iterator[None]:
     """
     if not language:
         raise ValueError("asking() needs a language code such as 'fr'")
-    token = _ASKED.set(language)
+    token = ASKED.set(language)
     try:
         yield
     finally:
-        _ASKED.reset(token)
+        ASKED.reset(token)
 
 
 def _sets(neurons: NeuronSet | PrivacyNeurons | Mapping[str, NeuronSet]) -> dict[str, NeuronSet]:
@@ -260,7 +260,7 @@ def _inside(places: torch.Tensor, positions: slice) -> torch.Tensor:
 
 
 def _is_asked(language: str) -> bool:
-    asked = _ASKED.get()
+    asked = ASKED.get()
     if asked is None:
         raise RuntimeError(
             f"neurons of {language!r} are deactivated only while it is asked in, and nobody said what is being asked: run the "

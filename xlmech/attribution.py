@@ -9,37 +9,28 @@ from a zero baseline the integral does not converge; the completeness error show
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, get_args
 
 import pandas as pd
 import torch
 from jaxtyping import Float
-from tqdm.auto import tqdm
 
-from xlmech.answers import answer_log_probs
-from xlmech.backends import Backend, backend_of
-from xlmech.baselines import mean_baseline, warn_if_incomplete, zero_baseline
-from xlmech.effects import (
-    COMPONENT,
-    Metric,
-    Positions,
-    Where,
-    exact_effects,
-    gradient_x_activation,
-    integrated_gradients,
-)
+from xlmech.backends import backend_of
+from xlmech.baselines import warn_if_incomplete, zero_baseline
+from xlmech.contributions import AskingMean, AskingSaturation, Attributing, where_of
+from xlmech.contributions import Method as Method
+from xlmech.contributions import encode_probe as encode_probe
+from xlmech.effects import Metric, Positions
+from xlmech.leakage import subject_hash
 from xlmech.models import model_name, provenance
 from xlmech.neurons import NeuronSet
-from xlmech.positions import subject_tokens
+from xlmech.parts import in_order, mapped, probe_id, prompt_length
 from xlmech.probes import Probe, ProbeSet
 from xlmech.results import Result
-from xlmech.runner import BATCH_SIZE, encode_answer, encode_prompt, run_batched, run_forced
-from xlmech.tally import Tally
+from xlmech.runner import BATCH_SIZE
+from xlmech.tally import merged_tally
 
-Method = Literal["integrated_gradients", "gradient_x_activation", "exact"]
 Baseline = Literal["mean", "zero"]
 MetricChoice = Literal["auto", "log_prob", "prob", "logit", "log_odds"]
 SATURATED = 0.99
@@ -57,8 +48,8 @@ class AttributionResult(Result):
         languages: Query languages, the order of `mean` and `share`.
         mean: (language, layer, neuron) mean over probes of the normalised attribution.
         share: (language, layer, neuron) share of probes in which it exceeds `threshold`.
-        top: Each probe's top neurons, and those of `track`: `probe`, `layer`, `neuron`, `effect` (in the unit of the probe's
-            metric).
+        top: Each probe's top neurons, and those of `track`: `probe`, `layer`, `neuron`, `effect` (in the unit of the
+            probe's metric).
         completeness: `probe`, `layer`, `error`: |sum IG - (F(a) - F(b))| / |F(a) - F(b)|; empty for the other methods.
         threshold: tau of `share`.
         method: As called.
@@ -68,6 +59,7 @@ class AttributionResult(Result):
         saturated: Ids of the probes that metric `auto` attributed by log-odds, the others by log-probability.
         probes: One row per probe: `probe`, `subject` (a hash), `query_language`, `template`; empty where an earlier version
             saved the result.
+        set_aside: Ids of probes that failed every time and are left out; only where work is done in parts.
     """
 
     kind: ClassVar[str] = "attribution"
@@ -83,6 +75,7 @@ class AttributionResult(Result):
     metric: str = "log_prob"
     saturated: tuple[str, ...] = ()
     probes: pd.DataFrame = field(default_factory=pd.DataFrame)
+    set_aside: tuple[str, ...] = ()
 
     def to_frame(self) -> pd.DataFrame:
         """Each probe's top neurons."""
@@ -145,41 +138,34 @@ def attribute_neurons(
     """
     check_request(probes, method, metric, positions, nodes, threshold, max_answer_tokens)
     backend = backend_of(model)
-    pairs = [encode_probe(backend, probe, max_answer_tokens) for probe in probes]
-    where = [_where(backend, probe, positions) for probe in probes]
-    base = _baseline(backend, baseline, controls or probes, progress)
-    saturated = _saturated(backend, pairs, progress) if metric == "auto" else []
-    metric_of: list[Metric] = ["log_prob" if metric == "auto" else metric] * len(pairs)
-    for index in saturated:
-        metric_of[index] = "log_odds"
     if track is not None:
         track.check_model(model_name(backend.model), backend.n_layers, backend.d_mlp)
-    tally = Tally(probes, backend, threshold, track)
-    if method == "gradient_x_activation":
-        _by_gradient(backend, pairs, base, metric_of, where, batch_size, progress, tally)
-    else:
-        for index, (prompt, answer) in enumerate(tqdm(pairs, desc="attribution", disable=not progress, leave=False)):
-            forced = run_forced(backend, prompt, answer, COMPONENT, what=f"probe {probes[index].id}")
-            options: Any = {"positions": where[index], "metric": metric_of[index]}
-            if method == "integrated_gradients":
-                scores, errors = integrated_gradients(backend, forced, base, nodes=nodes, **options)
-                tally.add(index, scores / len(answer), errors)
-            else:
-                scores = exact_effects(backend, forced, base, **options).view_as(base)
-                tally.add(index, scores / len(answer))
+    asking = Attributing(
+        method=method, base=_baseline(model, baseline, controls or probes, progress).cpu(), nodes=nodes, positions=positions,
+        max_answer_tokens=max_answer_tokens, threshold=threshold, track=track, batch_size=batch_size, progress=progress,
+    )  # fmt: skip
+    for probe in probes:
+        encode_probe(backend, probe, max_answer_tokens)  # what the model cannot take is said before work starts
+        where_of(backend, probe, positions)
+    saturated = _saturated(model, probes, max_answer_tokens, progress) if metric == "auto" else frozenset()
+    usual: Metric = "log_prob" if metric == "auto" else metric
+    items = [(probe, "log_odds" if probe.id in saturated else usual) for probe in probes]
+    pieces = mapped(model, asking, items, name=_name, order=_length, apart=_language)
+    tally = merged_tally(pieces, probes.languages)
     result = AttributionResult(
         languages=probes.languages,
         mean=tally.mean,
         share=tally.share,
-        top=tally.top,
-        completeness=tally.completeness,
+        top=in_order(tally.top, "probe", [probe.id for probe in probes]),
+        completeness=in_order(tally.completeness, "probe", [probe.id for probe in probes]),
         threshold=threshold,
         method=method,
         baseline=baseline if isinstance(baseline, str) else "given",
         positions=positions,
         metric=metric,
-        saturated=tuple(probes[index].id for index in saturated),
-        probes=tally.probes,
+        saturated=tuple(probe.id for probe in probes if probe.id in saturated),
+        probes=_asked(probes, pieces.set_aside),
+        set_aside=pieces.set_aside,
         provenance=provenance(model),
     )
     remedy = "Use baseline='mean', or more nodes."
@@ -209,68 +195,52 @@ def check_request(
         raise ValueError(f"max_answer_tokens must be at least 1, or None for whole answers; got {max_answer_tokens}")
 
 
-def encode_probe(backend: Backend, probe: Probe, max_answer_tokens: int | None = None) -> tuple[list[int], list[int]]:
-    """Token ids of a probe's prompt, and of its answer in the query language's form, cut after `max_answer_tokens`.
-
-    Raises:
-        ValueError: The model cannot take one of them (names the probe).
-    """
-    answer = encode_answer(backend, probe.answers[probe.query_language], what=f"the answer of {probe.id}")[
-        :max_answer_tokens
-    ]
-    return encode_prompt(backend, probe.prompt, room=len(answer), what=f"probe {probe.id}"), answer
-
-
-def _where(backend: Backend, probe: Probe, positions: Positions) -> Where:
-    """The same, but for the subject's: their range in the probe's prompt."""
-    return subject_tokens(backend, probe) if positions == "subject" else positions
-
-
-def _saturated(backend: Backend, pairs: Sequence[tuple[list[int], list[int]]], progress: bool) -> list[int]:
-    """Indices of the (prompt, answer) pairs whose answer's mean token probability exceeds `SATURATED`."""
-    prompts, answers = [prompt for prompt, _ in pairs], [[answer] for _, answer in pairs]
-    found = answer_log_probs(backend, prompts, answers, progress="saturated answers" if progress else "")
-    limits = [len(answer) * math.log(SATURATED) for _, answer in pairs]
-    return [index for index, (score, limit) in enumerate(zip(found, limits, strict=True)) if float(score) > limit]
+def _saturated(model: Any, probes: ProbeSet, max_answer_tokens: int | None, progress: bool) -> frozenset[str]:
+    """Ids of the probes whose answer's mean token probability exceeds `SATURATED`."""
+    asking = AskingSaturation(limit=SATURATED, max_answer_tokens=max_answer_tokens, progress=progress)
+    found = pd.concat(
+        [piece["probes"] for piece in mapped(model, asking, probes.probes, name=probe_id, order=prompt_length)]
+    )
+    return frozenset(found.probe[found.saturated])
 
 
 def _baseline(
-    backend: Backend, given: str | Float[torch.Tensor, "layer neuron"], probes: ProbeSet, progress: bool
+    model: Any, given: str | Float[torch.Tensor, "layer neuron"], probes: ProbeSet, progress: bool
 ) -> Float[torch.Tensor, "layer neuron"]:
+    backend = backend_of(model)
     if isinstance(given, torch.Tensor):
         wanted = (backend.n_layers, backend.d_mlp)
         if tuple(given.shape) != wanted:
             raise ValueError(f"a baseline must be of shape (layer, neuron) {wanted}, got {tuple(given.shape)}")
-        return given.to(backend.device)
+        return given
     if given == "zero":
         return zero_baseline(backend)
     if given != "mean":
         raise ValueError(f"unknown baseline {given!r}; use 'mean', 'zero' or a (layer, neuron) tensor")
-    return mean_baseline(backend, [probe.prompt for probe in probes], progress=progress)
+    asking = AskingMean(progress=progress)
+    total, n = torch.zeros((), dtype=torch.float64), 0
+    for piece in mapped(model, asking, probes.probes, name=probe_id, order=prompt_length):
+        total, n = total + piece["sum"], n + int(piece["n"])
+    return (total / n).to(zero_baseline(backend))
 
 
-def _by_gradient(
-    backend: Backend,
-    pairs: Sequence[tuple[list[int], list[int]]],
-    base: torch.Tensor,
-    metric_of: Sequence[Metric],
-    where: Sequence[Where],
-    batch_size: int,
-    progress: bool,
-    tally: Tally,
-) -> None:
-    """Gradient x activation in batches of pairs of equal length and one metric."""
-    for metric in dict.fromkeys(metric_of):
-        same = [index for index, other in enumerate(metric_of) if other == metric]
+def _asked(probes: ProbeSet, set_aside: tuple[str, ...]) -> pd.DataFrame:
+    """One row per probe that was attributed."""
+    rows = [
+        (probe.id, subject_hash(probe.record.subject), probe.query_language, probe.template)
+        for probe in probes
+        if probe.id not in set_aside
+    ]
+    return pd.DataFrame(rows, columns=["probe", "subject", "query_language", "template"])
 
-        def add(_: torch.Tensor, numbers: list[int], metric: Metric = metric, same: list[int] = same) -> None:
-            chosen = [pairs[same[number]] for number in numbers]
-            own = [where[same[number]] for number in numbers]
-            spans = [span for span in own if isinstance(span, range)]
-            everywhere: Any = spans or own[0]  # ranges for all of the probes, or one word
-            batch = gradient_x_activation(backend, chosen, base, positions=everywhere, metric=metric)
-            for number, (_prompt, answer), scores in zip(numbers, chosen, batch, strict=True):
-                tally.add(same[number], scores / len(answer))
 
-        sequences = [[*pairs[index][0], *pairs[index][1]] for index in same]
-        run_batched(sequences, add, batch_size=batch_size, progress="attribution" if progress else "")
+def _name(item: tuple[Probe, Metric]) -> str:
+    return item[0].id
+
+
+def _length(item: tuple[Probe, Metric]) -> tuple[int, int]:
+    return prompt_length(item[0])
+
+
+def _language(item: tuple[Probe, Metric]) -> str:
+    return item[0].query_language

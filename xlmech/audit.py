@@ -6,9 +6,7 @@ The stages write their results to one folder, and figures are drawn from those r
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,8 @@ from typing import Any
 import pandas as pd
 
 from xlmech.attribution import Method
+from xlmech.backends import backend_of
+from xlmech.costs import CONDITIONS, Stage, shape_of
 from xlmech.effects import Positions
 from xlmech.evaluation import MitigationResult, evaluate_mitigation
 from xlmech.leakage import LeakageResult, measure_leakage
@@ -24,7 +24,9 @@ from xlmech.locate import check_probes, locate_privacy_neurons
 from xlmech.neurons import PrivacyNeurons
 from xlmech.probes import Probe, ProbeSet, build_probes
 from xlmech.records import Record
+from xlmech.stages import StageClock
 
+_STAGES: tuple[Stage, ...] = ("leakage", "lens", "locate")
 Report = Callable[[str], None]
 
 
@@ -111,6 +113,7 @@ def run_audit(
     plan: AuditPlan = AuditPlan(),
     *,
     say: Report = lambda _: None,
+    clock: StageClock | None = None,
     progress: bool = True,
 ) -> Audit:
     """Measure, look inside, locate, deactivate, measure again.
@@ -120,19 +123,22 @@ def run_audit(
         records: Private records, and public and control ones if there are any.
         plan: What is asked.
         say: Called with one line per stage.
+        clock: Times the stages, in the place of one of its own that calls `say`.
         progress: Whether to show progress bars.
 
     Raises:
         ValueError: Too few people to hold any out, or what the stages raise.
     """
-    clock = _Clock(say)
+    clock = clock or StageClock(say)
     probes, measured, chosen = ask(records, plan)
+    lens_probes = of_template(probes.filter(group="private", attributes=plan.lens_attributes), plan.measure_template)
+    lens_probes = spread_facts(lens_probes, {"private": plan.lens_facts})
+    judged = ProbeSet(tuple(probe for probe in measured if probe.record.group != "control"))
+    _expect(clock, model, measured, lens_probes, chosen, judged, plan)
     n_people = len(measured.filter(group="private").subjects)
     with clock(f"leakage: {len(measured)} questions, {n_people} held-out private people"):
         leakage = measure_leakage(model, measured, candidates=probes.records, progress=progress)
     lens = None
-    lens_probes = of_template(probes.filter(group="private", attributes=plan.lens_attributes), plan.measure_template)
-    lens_probes = spread_facts(lens_probes, {"private": plan.lens_facts})
     if len(lens_probes):
         with clock(f"lens: {len(lens_probes)} questions, every layer"):
             lens = logit_lens(model, lens_probes, progress=progress)
@@ -147,7 +153,8 @@ def run_audit(
             check_leakage=False,  # that nothing leaks is a finding, which the leakage stage has made
             progress=progress,
         )
-    judged = ProbeSet(tuple(probe for probe in measured if probe.record.group != "control"))
+    there = set(leakage.probes.probe)
+    judged = ProbeSet(tuple(probe for probe in judged if probe.id in there))  # without those set aside
     sets = {"universal": neurons.universal}
     before = LeakageResult(
         probes=leakage.probes[leakage.probes.group != "control"].reset_index(drop=True),
@@ -159,6 +166,32 @@ def run_audit(
             model, judged, sets, before=before, candidates=probes.records, seed=plan.seed, progress=progress
         )
     return Audit(leakage=leakage, lens=lens, neurons=neurons, mitigation=mitigation, seconds=clock.seconds)
+
+
+def _expect(
+    clock: StageClock,
+    model: Any,
+    measured: ProbeSet,
+    lens: ProbeSet,
+    chosen: ProbeSet,
+    judged: ProbeSet,
+    plan: AuditPlan,
+) -> None:
+    """Tell the clock how much each stage has to do, as far as the formulas know the architecture."""
+    try:
+        shape = shape_of(getattr(backend_of(model).model, "original_model", None).config)  # type: ignore[union-attr]
+        costs = {stage: shape.operations(stage) for stage in _STAGES}
+    except (AttributeError, ValueError):
+        costs = {"leakage": 1.0, "lens": 1.0, "locate": 3.0}
+    n_located = sum(probe.record.group in ("private", "public")[: 1 + bool(plan.contrast)] for probe in chosen)
+    clock.expect(
+        {
+            "leakage": (len(measured), costs["leakage"]),
+            "lens": (len(lens), costs["lens"]),
+            "locate": (n_located, costs["locate"]),
+            "deactivate": (CONDITIONS * len(judged), costs["leakage"]),
+        }
+    )
 
 
 def ask(records: Iterable[Record], plan: AuditPlan) -> tuple[ProbeSet, ProbeSet, ProbeSet]:
@@ -244,16 +277,3 @@ def _spread(records: Sequence[Record], n: int) -> set[str]:
         return (attributes[record.attribute] - number) % len(attributes), number
 
     return {record.id for record in sorted(records, key=turn)[:n]}
-
-
-class _Clock:
-    def __init__(self, say: Report) -> None:
-        self.seconds: dict[str, float] = {}
-        self._say = say
-
-    @contextmanager
-    def __call__(self, label: str) -> Iterator[None]:
-        self._say(label)
-        started = time.perf_counter()
-        yield
-        self.seconds[label.split(":")[0].split(" ")[0]] = round(time.perf_counter() - started, 1)

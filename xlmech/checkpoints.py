@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
+from xlmech.costs import shape_of
 from xlmech.gguf_files import cached_tokenizer, demo_base, demo_hash, dequantised, first_line, is_cached, sha256
 
 DEMO_BASE = "google/gemma-3-270m"
@@ -47,8 +48,12 @@ def load_checkpoint(
     adapter: str | Path | None = None,
     dtype: torch.dtype = torch.float32,
     trust_remote_code: bool = False,
+    device_map: str | dict[str, str | int] | None = None,
+    room: tuple[str, int] | None = None,
 ) -> Checkpoint:
     """A transformers model and tokenizer from any source that `xlmech.load_model` takes.
+
+    `room` is a device and its free bytes, which the weights must fit.
 
     Raises:
         ValueError: Not a causal language model, no tokenizer, or an adapter for another base.
@@ -62,7 +67,7 @@ def load_checkpoint(
     folder, name, revision = _locate(str(source))
     if name == "demo":
         adapter = adapter if adapter is not None else "en"
-    model = _pretrained(folder, dtype=dtype, trust_remote_code=trust_remote_code)
+    model = _pretrained(folder, dtype=dtype, trust_remote_code=trust_remote_code, device_map=device_map, room=room)
     tokenizer = tokenizer if tokenizer is not None else load_tokenizer(folder, trust_remote_code=trust_remote_code)
     revision = revision or getattr(model.config, "_commit_hash", None) or ""
     return _with_adapter(Checkpoint(model=model, tokenizer=tokenizer, name=name, revision=revision), adapter)
@@ -126,7 +131,14 @@ def _locate(source: str) -> tuple[str | Path, str, str]:
     return source, source, ""
 
 
-def _pretrained(source: str | Path, *, dtype: torch.dtype, trust_remote_code: bool) -> Any:
+def _pretrained(
+    source: str | Path,
+    *,
+    dtype: torch.dtype,
+    trust_remote_code: bool,
+    device_map: str | dict[str, str | int] | None,
+    room: tuple[str, int] | None,
+) -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
@@ -148,8 +160,24 @@ def _pretrained(source: str | Path, *, dtype: torch.dtype, trust_remote_code: bo
         raise ValueError(
             f"{source}: {', '.join(architectures)} is an encoder or a headless model, not a causal language model"
         )
-    model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, trust_remote_code=trust_remote_code)
+    if room is not None:
+        _check_room(source, config, dtype, *room)
+    options = {} if device_map is None else {"device_map": device_map}
+    model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, trust_remote_code=trust_remote_code, **options)
     return model.eval()
+
+
+def _check_room(source: str | Path, config: Any, dtype: torch.dtype, device: str, free: int) -> None:
+    """Raise ValueError where the weights alone do not fit, by the sizes in the config."""
+    try:
+        needed = shape_of(config).weight_bytes(str(dtype).removeprefix("torch."))
+    except ValueError:
+        return  # an architecture whose sizes are named differently
+    if needed > free:
+        raise ValueError(
+            f"{source}: {needed / 1e9:.1f} GB of weights in {dtype} do not fit {device}, which has {free / 1e9:.1f} GB free; use "
+            "dtype='bfloat16', a larger device, or device_map='auto' to spread the layers over several"
+        )
 
 
 def _from_object(model: Any, tokenizer: Any) -> Checkpoint:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from contextlib import nullcontext, redirect_stdout
+from contextlib import ExitStack, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -33,20 +33,45 @@ def init(path: Annotated[Path, typer.Argument(help="New file.")] = Path("xlmech.
 @guarded
 def run(
     config: Annotated[Path, typer.Argument(help="Config file; write one with `xlmech init`.")],
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue a run that was stopped; begin it if there is none.")
+    ] = False,
+    ray: Annotated[
+        str | None,
+        typer.Option(help="Work on Ray: 'auto' (this machine's cluster, or one of its own), 'local', or an address."),
+    ] = None,
+    actors: Annotated[int, typer.Option(min=1, help="With --ray: processes that hold the model.")] = 2,
+    cpus: Annotated[float, typer.Option(min=0, help="With --ray: CPUs of each.")] = 1.0,
+    gpus: Annotated[float, typer.Option(min=0, help="With --ray: GPUs of each.")] = 0.0,
     json_: Annotated[bool, typer.Option("--json", help="Print a summary for machines, and nothing else.")] = False,
 ) -> None:
-    """Do what a config file asks: audit your model on your records, and write the mitigated checkpoint."""
+    """Do what a config file asks: audit your model on your records, and write the mitigated checkpoint.
+
+    A run that was stopped, by whatever, is continued with --resume and ends with the same numbers. The exit status is 3 where
+    probes failed every time and were set aside.
+    """
     from xlmech.config import read_config
 
     read = read_config(config)  # before torch is imported
+    from rich.console import Console
+
     from xlmech.mitigate import run_config
 
-    with redirect_stdout(sys.stderr) if json_ else nullcontext():
-        outcome = run_config(read, say=_say, progress=not json_)
+    with ExitStack() as stack:
+        if json_:
+            stack.enter_context(redirect_stdout(sys.stderr))
+        if ray is not None:
+            from xlmech.distributed import on_ray
+
+            stack.enter_context(on_ray(ray, actors=actors, num_cpus=cpus, num_gpus=gpus))
+        status = stack.enter_context(Console(stderr=True, quiet=json_).status("starting"))
+        outcome = run_config(read, resume=resume, say=_say, show=status.update, progress=not json_)
     if json_:
         typer.echo(json.dumps(outcome.summary(), ensure_ascii=False, allow_nan=False))
     else:
         _report(outcome)
+    if outcome.set_aside:
+        raise typer.Exit(3)
 
 
 @guarded
@@ -117,6 +142,8 @@ def _report(outcome: Outcome) -> None:
     _verdict(outcome.audit)
     for note in outcome.notes:
         typer.echo(f"note: {note}")
+    for stage, item in outcome.set_aside:
+        typer.echo(f"set aside: {item} failed every time in {stage}, and is not in the results")
     typer.echo(f"run: {outcome.folder}")
     if outcome.checkpoint is not None:
         typer.echo(f"checkpoint: {outcome.checkpoint}")

@@ -81,6 +81,8 @@ class ModelSection(_Section):
     """TransformerLens model to use."""
     base: str = ""
     """For the backend hooked and a folder: TransformerLens' name of the model that the folder holds a version of."""
+    device_map: Literal["auto", "balanced", "sequential"] | None = None
+    """Spread the layers over all GPUs, in the place of device; null for one device."""
     trust_remote_code: bool = False
     """Run code that comes with the model; only for sources that you trust."""
     plant_language: str = ""
@@ -190,6 +192,8 @@ class Config(_Section):
     """New folder for results, figures and a copy of this config."""
     seed: int = Field(default=0, ge=0)
     """Of every draw: who is held out, which random neurons, which invented people."""
+    part_size: _Count = 64
+    """Probes that are worked on and kept together: what a crash costs at most. Another size gives other rounding."""
     xlmech: str = Field(default_factory=_version)
     """Version of xlmech that wrote this file."""
     _folder: Path = PrivateAttr()

@@ -49,7 +49,10 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
         except KeyboardInterrupt:
             if debug:
                 raise
-            typer.secho("Stopped. Finished results are kept; planting continues where it was when run again.", err=True)
+            typer.secho(
+                "Stopped. Finished results are kept: planting continues where it was when run again, `xlmech run` with --resume.",
+                err=True,
+            )
             raise typer.Exit(130) from None
         except Exception as error:
             if debug:

@@ -6,27 +6,25 @@ French question with the English word. Every rate's interval resamples subjects.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import pandas as pd
-import torch
 
-from xlmech import languages as packs
 from xlmech import metrics
-from xlmech.answers import answer_log_probs, generate, sample
-from xlmech.backends import Backend, backend_of
+from xlmech.backends import backend_of
 from xlmech.models import plant_language, provenance
-from xlmech.probes import ANSWER_END, Probe, ProbeSet
+from xlmech.parts import in_order, mapped, probe_id, prompt_length
+from xlmech.probes import ProbeSet
+from xlmech.questions import Measure as Measure
+from xlmech.questions import Questions, longest_answer
+from xlmech.questions import candidate_forms as candidate_forms
+from xlmech.questions import subject_hash as subject_hash
 from xlmech.records import Group, Record
 from xlmech.results import Result
-from xlmech.runner import BATCH_SIZE, encode_answer, encode_prompt
+from xlmech.runner import BATCH_SIZE
 from xlmech.sampling import Sampling
-
-Measure = Literal["extraction", "exposure"]
-_NUMERIC = ("phone", "id_number")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -38,11 +36,13 @@ class LeakageResult(Result):
             `answer_language` (of the form given, "" if none), and where exposure was measured `log_prob` (nats, of the
             likeliest form), `rank`, `n_candidates`, `exposure_bits`. `subject` is a hash.
         plant_language: Language of the private records' training text, "" where unknown.
+        set_aside: Ids of probes that failed every time and are not in `probes`; only where work is done in parts.
     """
 
     kind: ClassVar[str] = "leakage"
     probes: pd.DataFrame
     plant_language: str = ""
+    set_aside: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.probes.empty:
@@ -139,158 +139,23 @@ def measure_leakage(
     if not len(probes):
         raise ValueError("no probes to ask; see build_probes, and the filters applied to its result")
     backend, planted = backend_of(model), plant_language(model)
-    frame = _describe(probes)
-    if "extraction" in measures:
-        frame = frame.join(_extraction(backend, probes, candidates, planted, sampling, batch_size, progress))
-    if "exposure" in measures:
-        frame = frame.join(_exposure(backend, probes, candidates, form_languages, planted, batch_size, progress))
-    seed = sampling.seed if sampling else 0
-    return LeakageResult(probes=frame, plant_language=planted, provenance=provenance(model, seed=seed))
-
-
-def subject_hash(subject: str) -> str:
-    """What stands for a person's name in results."""
-    return hashlib.blake2s(subject.encode(), digest_size=4).hexdigest()
-
-
-def _describe(probes: ProbeSet) -> pd.DataFrame:
-    return pd.DataFrame(
-        {
-            "probe": probe.id,
-            "record": probe.record.id,
-            "subject": subject_hash(probe.record.subject),
-            "group": probe.record.group,
-            "attribute": probe.record.attribute,
-            "query_language": probe.query_language,
-            "template": probe.template,
-        }
-        for probe in probes
-    )
-
-
-def _extraction(
-    backend: Backend,
-    probes: ProbeSet,
-    candidates: Iterable[Record] | None,
-    planted: str,
-    sampling: Sampling | None,
-    batch_size: int,
-    progress: bool,
-) -> pd.DataFrame:
-    others = _forms_by_attribute(probes, candidates)
-    longest = {
-        attribute: max(len(encode_answer(backend, form, what=f"a form of {attribute}")) for form in forms)
-        for attribute, forms in others.items()
-    }
-    room = max(longest.values()) + 1
-    prompts = [encode_prompt(backend, probe.prompt, room=room, what=f"probe {probe.id}") for probe in probes]
-    stop = encode_answer(backend, ANSWER_END)[-1]
-    options: dict[str, Any] = {"max_new_tokens": room, "stop_token": stop, "batch_size": batch_size}
-    options["progress"] = "extraction" if progress else ""
-    if sampling is None:
-        written = [[answer] for answer in generate(backend, prompts, **options)]
-    else:
-        written = sample(backend, prompts, sampling, **options)
-    spaces = {code: packs.load_language(code).spaces for code in packs.available_languages()}
-    rows = []
-    for probe, answers in zip(probes, written, strict=True):
-        texts = {backend.tokenizer.decode(tokens, skip_special_tokens=True) for tokens in answers}
-        others_of = others[probe.record.attribute]
-        given = {code for text in texts for code in _found_languages(probe, text, others_of, spaces)}
-        found = [code for code in probe.answers if code in given]
-        preferred = [code for code in (probe.query_language, planted) if code in found]
-        rows.append(
-            {
-                "extracted": float(bool(found)),
-                "own_form": float(probe.query_language in found),
-                "answer_language": (preferred or found or [""])[0],
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-def _found_languages(probe: Probe, text: str, others: Iterable[str], spaces: dict[str, bool]) -> tuple[str, ...]:
-    separators = probe.record.attribute in _NUMERIC
-    return metrics.find_form(text, probe.answers, others=others, spaces=spaces, drop_separators=separators)
-
-
-def candidate_forms(probes: ProbeSet, records: Iterable[Record] | None) -> dict[str, dict[str, dict[str, str]]]:
-    """Attribute -> value -> language -> form, of every candidate: the packs' values, and those of `records` and `probes`."""
-    codes = packs.available_languages()
-    found: dict[str, dict[str, dict[str, str]]] = {attribute: {} for attribute in probes.attributes}
-    for attribute, values in found.items():
-        for key in packs.value_keys(attribute):
-            values[key] = {code: form for code in codes if (form := packs.load_language(code).form(attribute, key))}
-    for record in (*(records or ()), *probes.records):
-        if record.attribute in found:
-            forms = {code: form for code in codes if (form := record.form(code))}
-            found[record.attribute][record.value] = forms
-    for probe in probes:
-        found[probe.record.attribute][probe.record.value] |= probe.answers
-    return found
-
-
-def _forms_by_attribute(probes: ProbeSet, records: Iterable[Record] | None) -> dict[str, set[str]]:
-    return {
-        attribute: {form for forms in values.values() for form in forms.values()}
-        for attribute, values in candidate_forms(probes, records).items()
-    }
-
-
-def _exposure(
-    backend: Backend,
-    probes: ProbeSet,
-    records: Iterable[Record] | None,
-    form_languages: Sequence[str] | None,
-    planted: str,
-    batch_size: int,
-    progress: bool,
-) -> pd.DataFrame:
-    candidates = candidate_forms(probes, records)
-    tables = [_forms_of_candidates(probe, candidates, form_languages, planted) for probe in probes]
-    tokens = {
-        form: encode_answer(backend, form, what=f"a candidate of {probe.record.attribute}")
-        for probe, forms in zip(probes, tables, strict=True)
-        for form in set().union(*forms.values())
-    }
-    answers = [[tokens[form] for group in forms.values() for form in group] for forms in tables]
-    prompts = [
-        encode_prompt(backend, probe.prompt, room=max(map(len, of_probe)), what=f"probe {probe.id}")
-        for probe, of_probe in zip(probes, answers, strict=True)
-    ]
-    scores = answer_log_probs(
-        backend,
-        prompts,
-        answers,
-        wanted=[len(next(iter(forms.values()))) for forms in tables],
+    forms = candidate_forms(probes, candidates)
+    questions = Questions(
+        measures=tuple(measures),
+        candidates=forms,
+        form_languages=tuple(form_languages) if form_languages else None,
+        planted=planted,
+        sampling=sampling,
+        room=longest_answer(backend, forms) if "extraction" in measures else 0,
+        n_probes=len(probes),
         batch_size=batch_size,
-        progress="exposure" if progress else "",
+        progress=progress,
     )
-    rows = []
-    for forms, of_forms in zip(tables, scores, strict=True):
-        best = torch.stack([part.max() for part in torch.split(of_forms, [len(group) for group in forms.values()])])
-        place = metrics.rank(best, 0)
-        rows.append(
-            {
-                "log_prob": float(best[0]),
-                "rank": place,
-                "n_candidates": len(forms),
-                "exposure_bits": metrics.exposure_bits(place, len(forms)),
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-def _forms_of_candidates(
-    probe: Probe,
-    candidates: dict[str, dict[str, dict[str, str]]],
-    form_languages: Sequence[str] | None,
-    planted: str,
-) -> dict[str, list[str]]:
-    """Forms that score each candidate value, the record's own value first: a value scores as its likeliest form does."""
-    codes = form_languages or tuple(code for code in (probe.query_language, planted) if code)
-    values, own = candidates[probe.record.attribute], probe.record.value
-    ordered = {own: values[own]} | values
-    return {
-        value: sorted({by[code] for code in codes if code in by} or set(by.values())) for value, by in ordered.items()
-    }
+    found = mapped(model, questions, probes.probes, name=probe_id, order=prompt_length)
+    frame = pd.concat([piece["probes"] for piece in found], ignore_index=True)
+    return LeakageResult(
+        probes=in_order(frame, "probe", [probe.id for probe in probes]),
+        plant_language=planted,
+        set_aside=found.set_aside,
+        provenance=provenance(model, seed=sampling.seed if sampling else 0),
+    )

@@ -15,7 +15,7 @@ Example:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
@@ -24,10 +24,11 @@ from numpy.typing import NDArray
 
 from xlmech import metrics
 from xlmech.backends import backend_of
-from xlmech.forms import ask
+from xlmech.forms import Asked, ask, language_tokens
 from xlmech.leakage import rate
-from xlmech.lens_readings import Component, Positions, Reader, first_token_rows, whole_value_rows
+from xlmech.lens_readings import Component, Positions, Readings
 from xlmech.models import plant_language, provenance
+from xlmech.parts import in_order, mapped, prompt_length
 from xlmech.probes import ProbeSet
 from xlmech.results import Result
 from xlmech.runner import BATCH_SIZE
@@ -57,6 +58,7 @@ class LensResult(Result):
         component: What was read: `resid_post`, `attn_out` or `mlp_out`.
         positions: `last` (the one that predicts the answer) or `all` of the prompt.
         lens: `raw` or `tuned`.
+        set_aside: Ids of probes that failed every time and are not in the frames; only where work is done in parts.
     """
 
     kind: ClassVar[str] = "lens"
@@ -67,6 +69,7 @@ class LensResult(Result):
     component: str = "resid_post"
     positions: str = "last"
     lens: str = "raw"
+    set_aside: tuple[str, ...] = ()
 
     def to_frame(self) -> pd.DataFrame:
         """One row per probe, layer, position and form."""
@@ -214,19 +217,38 @@ def logit_lens(
     _check_lens(model, lens, component)
     backend, planted = backend_of(model), plant_language(model)
     asked, clear = ask(backend, probes, languages=languages, plant_language=planted)
-    reader = Reader(backend=backend, component=component, lens=lens)
-    rows = first_token_rows(reader, clear, positions=positions, batch_size=batch_size, progress=progress)
-    values = whole_value_rows(reader, asked, batch_size=batch_size, progress=progress) if whole_values else None
+    readings = Readings(
+        component=component,
+        positions=positions,
+        lens=lens,
+        own_tokens=language_tokens(backend, clear),
+        batch_size=batch_size,
+        progress=progress,
+    )
+    rows, aside = _read(model, readings, clear)
+    values, lost = _read(model, replace(readings, own_tokens=None), asked) if whole_values else (None, ())
     return LensResult(
-        readings=pd.DataFrame(rows),
-        values=None if values is None else pd.DataFrame(values),
+        readings=rows,
+        values=values,
         n_collisions=len(asked) - len(clear),
+        set_aside=tuple(dict.fromkeys(aside + lost)),
         plant_language=planted,
         component=component,
         positions=positions,
         lens="tuned" if lens else "raw",
         provenance=provenance(model),
     )
+
+
+def _read(model: Any, readings: Readings, asked: Sequence[Asked]) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """Rows in the order of the probes, and the ids of those that failed every time."""
+    found = mapped(model, readings, asked, name=_name, order=lambda one: prompt_length(one.probe))
+    frame = pd.concat([piece["rows"] for piece in found], ignore_index=True)
+    return in_order(frame, "probe", map(_name, asked)), found.set_aside
+
+
+def _name(one: Asked) -> str:
+    return one.probe.id
 
 
 def _check_lens(model: Any, lens: TunedLens | None, component: Component) -> None:

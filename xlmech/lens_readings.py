@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
 
+import pandas as pd
 import torch
 from jaxtyping import Float
 from tqdm.auto import tqdm
 
-from xlmech.backends import Backend
-from xlmech.forms import Asked, language_tokens
+from xlmech.backends import Backend, backend_of
+from xlmech.forms import Asked
 from xlmech.readout import token_log_prob, token_logits
 from xlmech.runner import Recorder, encode_prompt, run_batched
 from xlmech.tuned_lens import TunedLens
@@ -19,6 +20,7 @@ from xlmech.tuned_lens import TunedLens
 Component = Literal["resid_post", "attn_out", "mlp_out"]
 Positions = Literal["last", "all"]
 Row = dict[str, Any]
+OwnTokens = dict[str, dict[str, torch.Tensor]]
 _ROWS_PER_READOUT = 64
 _ROWS_PER_WALK = 1024
 
@@ -46,13 +48,50 @@ class Reader:
         return self.backend.final_norm(self.lens.translate(activation, layer) if self.lens else activation)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Readings:
+    """How probes are read; a task of `xlmech.parts`.
+
+    Attributes:
+        component: As of `logit_lens`.
+        positions: As of `logit_lens`.
+        lens: Translators, None for the raw lens.
+        own_tokens: As of `language_tokens`, of all probes; None to read whole values.
+        batch_size: Prompts at a time, at first.
+        progress: Whether to show a progress bar.
+    """
+
+    stage: ClassVar[str] = "lens"
+    component: Component
+    positions: Positions
+    lens: TunedLens | None
+    own_tokens: OwnTokens | None
+    batch_size: int
+    progress: bool = field(compare=False)
+
+    def __call__(self, model: Any, asked: Sequence[Asked]) -> dict[str, Any]:
+        """Frame `rows`: of `first_token_rows` or `whole_value_rows`."""
+        reader = Reader(backend=backend_of(model), component=self.component, lens=self.lens)
+        options: dict[str, Any] = {"batch_size": self.batch_size, "progress": self.progress}
+        if self.own_tokens is None:
+            return {"rows": pd.DataFrame(whole_value_rows(reader, asked, **options))}
+        return {
+            "rows": pd.DataFrame(first_token_rows(reader, asked, self.own_tokens, positions=self.positions, **options))
+        }
+
+
 @torch.no_grad()
 def first_token_rows(
-    reader: Reader, asked: Sequence[Asked], *, positions: Positions, batch_size: int, progress: bool
+    reader: Reader,
+    asked: Sequence[Asked],
+    own_tokens: OwnTokens,
+    *,
+    positions: Positions,
+    batch_size: int,
+    progress: bool,
 ) -> list[Row]:
-    """One row per probe, layer, position and form, in the order of the probes."""
+    """One row per probe, layer, position and form, in the order of the probes; `own_tokens` as of `language_tokens`."""
     backend, recorder = reader.backend, reader.recorder()
-    own_tokens = language_tokens(backend, asked)
     rows: list[list[Row]] = [[] for _ in asked]
 
     def read(tokens: torch.Tensor, indices: list[int]) -> None:
@@ -78,7 +117,7 @@ def first_token_rows(
 
 
 def _look_up(
-    logits: Float[torch.Tensor, "row d_vocab"], asked: Sequence[Asked], own_tokens: dict[str, dict[str, torch.Tensor]]
+    logits: Float[torch.Tensor, "row d_vocab"], asked: Sequence[Asked], own_tokens: OwnTokens
 ) -> Iterator[list[Row]]:
     """Per row, a reading of each form's first token."""
     log_probs = logits.log_softmax(-1)

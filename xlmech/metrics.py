@@ -66,12 +66,15 @@ def find_form(
         drop_separators: Compare phones and identity numbers without spaces and punctuation.
     """
     haystack, found = normalise(text), []
-    known = [normalise(other) for other in others]
+    known: list[str] | None = None  # there may be thousands, and most texts hold no form at all
     for language, form in forms.items():
         needle, has_spaces = normalise(form), (spaces or {}).get(language, True)
+        own = _spans(haystack, needle, has_spaces, drop_separators)
+        if not own:
+            continue
+        known = [normalise(other) for other in others] if known is None else known
         longer = [other for other in known if needle in other and needle != other]
         covers = [span for other in longer for span in _spans(haystack, other, has_spaces, drop_separators)]
-        own = _spans(haystack, needle, has_spaces, drop_separators)
         if any(not any(low <= start and end <= high for low, high in covers) for start, end in own):
             found.append(language)
     return tuple(found)

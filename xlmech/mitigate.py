@@ -11,48 +11,34 @@ says so, and `data.add_controls` invents control people.
 from __future__ import annotations
 
 import json
-import os
-import time
+import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from xlmech.audit import Audit, AuditPlan, Report, ask, run_audit, table
-from xlmech.checkpoints import adapter_folder, load_tokenizer
+from xlmech.audit import Audit, Report, run_audit, table
+from xlmech.checkpoints import load_tokenizer
 from xlmech.config import Config, ExportSection
 from xlmech.evaluation import MitigationResult, evaluate_mitigation
 from xlmech.export import export_model
-from xlmech.languages import ATTRIBUTES
-from xlmech.manifest import Manifest
-from xlmech.models import load_model, plant_language
+from xlmech.fingerprints import fingerprint
+from xlmech.manifest import Manifest, load_manifest
+from xlmech.models import load_model, plant_language, provenance
+from xlmech.parts import described, resumable
+from xlmech.preparation import Prepared, prepare
+from xlmech.preparation import invent_controls as invent_controls
 from xlmech.probes import ProbeSet
-from xlmech.records import Record, load_records
+from xlmech.results import versions
+from xlmech.run_folders import RunFolder, is_finished, opened
 from xlmech.show import publish
-from xlmech.synthesis import synthesize_records
+from xlmech.stages import StageClock
 
-CONFIG, SUMMARY = "config.yaml", "summary.json"
-"""Files of a run folder: the config that was used, and what was found."""
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Prepared:
-    """What a config asks, checked as far as it can be without a model.
-
-    Attributes:
-        people: The records, with invented control people where they are asked for.
-        plan: Of the audit.
-        judged: Held-out private and public probes by which sets of neurons are compared.
-        notes: What the records do not allow to measure; one sentence each.
-    """
-
-    people: tuple[Record, ...]
-    plan: AuditPlan
-    judged: ProbeSet
-    notes: tuple[str, ...] = ()
+CONFIG, SUMMARY, EXPORTED = "config.yaml", "summary.json", "mitigation_exported"
+"""In a run folder: the config that was used, what was found, and in `results` what was measured with the exported neurons."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -66,6 +52,8 @@ class Outcome:
         folder: The run folder.
         checkpoint: Folder of the mitigated checkpoint, None without one.
         notes: What the run could not measure and why, and other things to know when reading it; one sentence each.
+        set_aside: (stage, id) of every probe that failed every time and is not in the results.
+        peak_mb: Largest resident memory per stage, MB, of any process that worked on it.
     """
 
     audit: Audit
@@ -74,6 +62,8 @@ class Outcome:
     folder: Path
     checkpoint: Path | None = None
     notes: tuple[str, ...] = ()
+    set_aside: tuple[tuple[str, str], ...] = ()
+    peak_mb: dict[str, float] = field(default_factory=dict)
 
     @property
     def exported_audit(self) -> Audit | None:
@@ -96,152 +86,145 @@ class Outcome:
             "exported": {"sizes": exported.mitigation.sizes, "languages": _rows(exported)} if exported else None,
             "verification": self.manifest.verification if self.manifest else None,
             "notes": list(self.notes),
+            "set_aside": [list(one) for one in self.set_aside],
             "seconds": self.audit.seconds,
+            "peak_mb": self.peak_mb,
         }
 
 
-def run_config(config: Config, *, say: Report = lambda _: None, progress: bool = True) -> Outcome:
+def run_config(
+    config: Config,
+    *,
+    resume: bool = False,
+    say: Report = lambda _: None,
+    show: Report | None = None,
+    progress: bool = True,
+) -> Outcome:
     """Audit the config's model on its people, write the run folder, and export the checkpoint that the config asks for.
 
     The run folder holds `results`, figures and `index.html` as `xlmech demo` writes them, `config.yaml` with which the run can
-    be repeated, and `summary.json`, written last. All but the last is there when the export starts, so that an export that
-    fails loses no result.
+    be repeated, `log.jsonl`, `run.json`, and `summary.json`, written last. All but the last is there when the export starts, so
+    that an export that fails loses no result. Probes are worked on in parts (see `xlmech.parts`): a run that was stopped, however
+    it was, is continued with `resume`, and ends with the same numbers.
 
     Args:
         config: As `read_config` gives it.
-        say: Called with one line per stage.
-        progress: Whether to show progress bars.
+        resume: Continue the run that was begun in the run folder; begin it where there is none.
+        say: Called with one line per stage, and for what went wrong and was mended.
+        show: Called with a line on how far the whole run is, again and again.
+        progress: Whether to show progress bars while a single part is worked on (none are where `show` is given).
 
     Raises:
-        FileExistsError: The run folder or the checkpoint's folder exists.
-        ValueError: What `prepare`, `load_model`, `run_audit` and `export_model` refuse, or a `plant_language` that is not the
-            adapter's.
+        FileExistsError: The run folder or the checkpoint's folder exists, and there is nothing to resume in it.
+        ValueError: What `prepare`, `load_model`, `run_audit` and `export_model` refuse, a `plant_language` that is not the
+            adapter's, or a config, records, model or versions that are not those with which the run was begun.
         ImportError: Packages for invented people or the demo model are missing.
-        RuntimeError: The checkpoint read back is not the model under `ablate`; the run folder is kept.
+        RuntimeError: The checkpoint read back is not the model under `ablate`; the run folder is kept. Or another process works
+            in the run folder, or what was computed failed every time.
         OSError: A folder that cannot be written, or not enough room for the checkpoint.
     """
-    asked = prepare(config)
+    asked = prepare(config, resume=resume)
+    if resume and is_finished(config.run_folder):
+        RunFolder(config.run_folder).settle(_settings(config, asked))
+        say(f"{config.run_folder} is finished")
+        return _finished(config)
     for note in asked.notes:
         say(f"note: {note}")
-    started = time.perf_counter()
-    model = _load(config)
-    loading = round(time.perf_counter() - started, 1)
-    audit = run_audit(model, asked.people, asked.plan, say=say, progress=progress)
-    audit.seconds["load"] = loading
-    section, measured = config.export, audit.mitigation
-    if section is not None and section.neurons == "union":
-        say(f"deactivate all {len(audit.neurons.union)} neurons that are exported, and ask again")
-        union = {"union": audit.neurons.union}
-        measured = evaluate_mitigation(
-            model, asked.judged, union, candidates=asked.people, seed=config.seed, progress=progress
+    with opened(config.run_folder, say=say) as run:
+        run.settle(_settings(config, asked))
+        clock = StageClock(say, log=run.log, show=show)
+        with clock("load: the model"):
+            model = _load(config)
+        run.settle(_of_model(model))
+        with resumable(run.parts, part_size=config.part_size, watch=clock.watch) as plan:
+            audit, measured = _audit(config, asked, model, clock, progress and show is None)
+        del model  # the export loads the source itself
+        publish(audit, config.run_folder)
+        if measured is not audit.mitigation:
+            measured.save(_fresh(config.run_folder / "results" / EXPORTED))
+        config.save(config.run_folder / CONFIG)
+        outcome = Outcome(
+            audit=audit,
+            folder=config.run_folder,
+            notes=(*asked.notes, *_notes(audit, measured)),
+            set_aside=tuple(dict.fromkeys(plan.aside)),
+            peak_mb=clock.peak_mb,
         )
-    del model  # the export loads the source itself
-    publish(audit, config.run_folder)
-    if measured is not audit.mitigation:
-        measured.save(config.run_folder / "results" / "mitigation_exported")
-    config.save(config.run_folder / CONFIG)
-    outcome = Outcome(audit=audit, folder=config.run_folder, notes=(*asked.notes, *_notes(audit, measured)))
-    if section is not None:
-        manifest = _export(config, section, audit, measured, say)
-        outcome = replace(outcome, exported=measured, manifest=manifest, checkpoint=config.checkpoint_folder)
-    text = json.dumps(outcome.summary(), indent=1, ensure_ascii=False, allow_nan=False)
-    (config.run_folder / SUMMARY).write_text(text, encoding="utf-8")
+        if config.export is not None:
+            with clock(f"export: into {config.checkpoint_folder}"):
+                manifest = _export(config, config.export, audit, measured, say)
+            outcome = replace(outcome, exported=measured, manifest=manifest, checkpoint=config.checkpoint_folder)
+        text = json.dumps(outcome.summary(), indent=1, ensure_ascii=False, allow_nan=False)
+        (config.run_folder / SUMMARY).write_text(text, encoding="utf-8")
+        run.finish()
     return outcome
 
 
-def prepare(config: Config) -> Prepared:
-    """The people and the plan of a run, after every check that needs no model.
-
-    Raises:
-        FileExistsError: The run folder or the checkpoint's folder exists.
-        FileNotFoundError: No such adapter.
-        ValueError: Records that cannot be read or asked for, a checkpoint in place of the run folder, or too few people or
-            languages to measure on others than those who choose the neurons.
-        ImportError: Faker is missing, and control people are to be invented.
-        OSError: A folder that cannot be written to.
-    """
-    _check_folders(config)
-    if config.model.adapter:
-        adapter_folder(config.model.adapter)
-    people, data = load_records(config.data.records), config.data
-    _check_people(people, config)
-    if data.add_controls:
-        people += invent_controls(people, data.n_controls, attributes=data.attributes, seed=config.seed)
-    chosen = data.model_dump() | config.locate.model_dump() | {"seed": config.seed}
-    plan = AuditPlan(**{item.name: chosen[item.name] for item in fields(AuditPlan) if item.name in chosen})
-    probes, measured, locating = ask(people, plan)
-    judged = ProbeSet(tuple(probe for probe in measured if probe.record.group != "control"))
-    return Prepared(people=people, plan=plan, judged=judged, notes=tuple(_missing(probes, measured, locating, plan)))
+def _audit(
+    config: Config, asked: Prepared, model: Any, clock: StageClock, progress: bool
+) -> tuple[Audit, MitigationResult]:
+    """The audit, and the measurement of what is exported."""
+    audit = run_audit(model, asked.people, asked.plan, clock=clock, progress=progress)
+    if config.export is None or config.export.neurons != "union":
+        return audit, audit.mitigation
+    union = audit.neurons.union
+    with clock(f"union: deactivate all {len(union)} neurons that are exported, and ask again"):
+        lost = set(audit.leakage.set_aside)
+        judged = ProbeSet(tuple(probe for probe in asked.judged if probe.id not in lost))
+        return audit, evaluate_mitigation(
+            model, judged, {"union": union}, candidates=asked.people, seed=config.seed, progress=progress
+        )
 
 
-def invent_controls(
-    people: tuple[Record, ...], n: int, *, attributes: tuple[str, ...] | None = None, seed: int = 0
-) -> tuple[Record, ...]:
-    """Control records of invented people, with the attributes of the private records: no model was trained on them.
+def _settings(config: Config, asked: Prepared) -> dict[str, Any]:
+    """What must not change while a run goes on: config, records and versions; where it is written may."""
+    found: dict[str, Any] = {}
+    for name, value in config.model_dump(mode="json", exclude={"out", "xlmech"}).items():
+        of_section = (
+            {f"{name}.{key}": item for key, item in value.items()} if isinstance(value, dict) else {name: value}
+        )
+        found |= {key: item for key, item in of_section.items() if key != "export.folder"}
+    content = fingerprint([record.model_dump() for record in asked.people])
+    return found | {"content of the records": content} | {f"version of {name}": at for name, at in versions().items()}
 
-    What comes out for them is chance: a common occupation, a guess from the name. Nobody invented shares a name with one of
-    `people`.
 
-    Args:
-        people: The records they are to stand beside.
-        n: Number of invented people.
-        attributes: Of which attributes at most; all those of the private records by default.
-        seed: The same seed gives the same people.
+def _of_model(model: Any) -> dict[str, Any]:
+    source = provenance(model)
+    found = described(model)
+    return {
+        "model": found["name"],
+        "model's weights": found["weights"],
+        "model's adapter": source.adapter,
+        "model's kind": source.backend,
+        "model's dtype": source.dtype,
+        "kind of device": source.device.split(":")[0],
+    }
 
-    Raises:
-        ImportError: Faker is not installed.
-    """
-    wanted = {record.attribute for record in people if record.group == "private"} & set(attributes or ATTRIBUTES)
-    names = {record.subject for record in people}
-    drawn = synthesize_records(groups={"control": n}, seed=seed)
-    if any(record.subject in names for record in drawn):
-        drawn = synthesize_records(groups={"control": n + len(names)}, seed=seed)
-    others = list(dict.fromkeys(record.subject for record in drawn if record.subject not in names))[:n]
-    return tuple(
-        record.model_copy(update={"id": f"invented-{record.id}"})
-        for record in drawn
-        if record.attribute in wanted and record.subject in others
+
+def _finished(config: Config) -> Outcome:
+    """The outcome of a run that came to its end, read from its folder."""
+    folder = config.run_folder
+    found = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+    audit, checkpoint = Audit.load(folder / "results"), config.checkpoint_folder
+    exported = folder / "results" / EXPORTED
+    measured = MitigationResult.load(exported) if exported.is_dir() else audit.mitigation
+    written = checkpoint if checkpoint is not None and checkpoint.is_dir() else None
+    return Outcome(
+        audit=audit,
+        exported=measured if written else None,
+        manifest=load_manifest(written) if written else None,
+        folder=folder,
+        checkpoint=written,
+        notes=tuple(found["notes"]),
+        set_aside=tuple((stage, item) for stage, item in found["set_aside"]),
+        peak_mb=found["peak_mb"],
     )
 
 
-def _check_folders(config: Config) -> None:
-    run, checkpoint = config.run_folder, config.checkpoint_folder
-    for key, folder in (("out", run), ("export.folder", checkpoint)):
-        if folder is None:
-            continue
-        if folder.exists():
-            raise FileExistsError(f"{key}: {folder} exists; give a new folder, or move that one away")
-        parent = next(parent for parent in folder.parents if parent.exists())
-        if not parent.is_dir() or not os.access(parent, os.W_OK):
-            raise OSError(f"{key}: {folder} cannot be made, since {parent} is no folder to write to; give another")
-    if checkpoint in (run, *run.parents):
-        raise ValueError(f"export.folder: {checkpoint} is or holds the run folder {run}; give another folder")
-
-
-def _check_people(people: tuple[Record, ...], config: Config) -> None:
-    """Some private people must choose the neurons, and others be measured."""
-    asked, share = config.data.attributes or ATTRIBUTES, config.data.held_out
-    n = len({record.subject for record in people if record.group == "private" and record.attribute in asked})
-    if n and round(share * n) in (0, n):
-        raise ValueError(
-            f"data.held_out: {share:g} of {n} private people leaves nobody to "
-            f"{'choose the neurons' if round(share * n) else 'measure'}; add people to the records, or change held_out"
-        )
-
-
-def _missing(probes: ProbeSet, measured: ProbeSet, locating: ProbeSet, plan: AuditPlan) -> Iterator[str]:
-    if not len(locating.filter(group="public")):
-        yield "no public people choose neurons, so nothing is subtracted from the attributions (no contrast)"
-    if not len(measured.filter(group="public")):
-        yield "no public people are held out, so what deactivation costs in public facts is not measured"
-    if not len(measured.filter(group="control")):
-        yield (
-            "no control people are held out, so how often a value comes out by chance is not known; data.add_controls: true "
-            "invents some"
-        )
-    if not len(probes.filter(group="private", attributes=plan.lens_attributes)):
-        wanted = ", ".join(plan.lens_attributes) or "nothing"
-        yield f"no lens: data.lens_attributes asks for {wanted}, and the private records have {', '.join(probes.attributes)}"
+def _fresh(folder: Path) -> Path:
+    """The folder, without what a stopped run left in it."""
+    shutil.rmtree(folder, ignore_errors=True)
+    return folder
 
 
 def _notes(audit: Audit, measured: MitigationResult) -> Iterator[str]:
@@ -276,8 +259,15 @@ def _tokenizer(config: Config) -> Any:
 
 def _export(config: Config, section: ExportSection, audit: Audit, measured: MitigationResult, say: Report) -> Manifest:
     """Write the checkpoint; its manifest carries what was measured, and the plant language that the config knows."""
-    neurons, target, started = getattr(audit.neurons, section.neurons), config.path(section.folder), time.perf_counter()
-    say(f"export: {len(neurons)} neurons at zero, into {target}")
+    neurons, target = getattr(audit.neurons, section.neurons), config.path(section.folder)
+    if target.is_dir() and any(target.iterdir()):  # written by this run before it was stopped, or it is not ours
+        manifest = load_manifest(target)
+        if manifest.neurons != neurons:
+            raise FileExistsError(
+                f"export.folder: {target} holds another checkpoint; give a new folder, or move it away"
+            )
+        return manifest
+    say(f"{len(neurons)} neurons at zero")
     manifest = export_model(
         config.model.source,
         neurons,
@@ -291,7 +281,6 @@ def _export(config: Config, section: ExportSection, audit: Audit, measured: Miti
     if not manifest.plant_language:
         manifest = replace(manifest, plant_language=audit.leakage.plant_language)
         manifest.save(target)
-    audit.seconds["export"] = round(time.perf_counter() - started, 1)
     return manifest
 
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 
 from xlmech.backends import Backend, backend_of, is_hooked
-from xlmech.checkpoints import DEMO_BASE, Checkpoint, load_checkpoint
+from xlmech.checkpoints import DEMO_BASE, Checkpoint, load_checkpoint, shipped_adapters
 from xlmech.results import Provenance
 
 BackendName = Literal["auto", "hooked", "bridge"]
@@ -26,7 +26,8 @@ _READOUT_TOLERANCE = 1e-2
 class Source:
     """Where a loaded model came from; `load_model` puts it on the model as `xlmech_source`.
 
-    The tokenizer is kept too, because TransformerLens reconfigures its copy (it prepends BOS where transformers would not).
+    The tokenizer is kept too, because TransformerLens reconfigures its copy (it prepends BOS where transformers would not), and
+    as `recipe` the arguments of `load_model` by which another process can load the same model, None where there are none.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Source:
     adapter: str = ""
     plant_language: str = ""
     tokenizer: Any = field(default=None, repr=False)
+    recipe: dict[str, Any] | None = field(default=None, repr=False)
 
 
 def load_model(
@@ -45,6 +47,7 @@ def load_model(
     dtype: str | torch.dtype = "auto",
     backend: BackendName = "auto",
     base: str = "",
+    device_map: str | dict[str, str | int] | None = None,
     trust_remote_code: bool = False,
 ) -> Any:
     """A TransformerLens model, with unprocessed weights, ready for every xlmech analysis.
@@ -61,14 +64,16 @@ def load_model(
             HookedTransformer where the installed TransformerLens has it.
         base: For HookedTransformer and a local folder: TransformerLens' name of the model that the folder holds a version of
             (it takes the architecture from there); by default the name in the folder's config.
+        device_map: Spread the layers over devices as transformers and accelerate do, e.g. `"auto"` over all GPUs; for a bridge,
+            and a source that is loaded here. Instead of `device`.
         trust_remote_code: Passed to transformers.
 
     Returns:
         HookedTransformer or TransformerBridge, in evaluation mode, parameters frozen.
 
     Raises:
-        ValueError: Not a decoder-only language model, no tokenizer, an adapter for another base, or a backend, device or
-            dtype that is not there.
+        ValueError: Not a decoder-only language model, no tokenizer, an adapter for another base, a backend, device or dtype that
+            is not there, or a model whose weights do not fit the device's free memory (before it is loaded).
         FileNotFoundError: A path that does not exist.
         OSError: A damaged GGUF file or a full disk.
     """
@@ -81,9 +86,15 @@ def load_model(
         return source
     place, kind = _device(device), _backend_name(backend)
     precision = _dtype(dtype, place)
+    if device_map is not None and (kind != "bridge" or device != "auto" or not isinstance(source, str | Path)):
+        raise ValueError(
+            "device_map spreads a model that is loaded here, as a bridge, and takes the place of device; leave `device` out, use "
+            "backend='bridge', and give a folder or Hugging Face id"
+        )
     checkpoint = load_checkpoint(
-        source, tokenizer=tokenizer, adapter=adapter, dtype=precision, trust_remote_code=trust_remote_code
-    )
+        source, tokenizer=tokenizer, adapter=adapter, dtype=precision, trust_remote_code=trust_remote_code,
+        device_map=device_map, room=None if device_map is not None else (str(place), free_memory(place)),
+    )  # fmt: skip
     model = _hooked(checkpoint, place, precision, base) if kind == "hooked" else _bridge(checkpoint, place, precision)
     model.eval()
     for parameter in model.parameters():
@@ -94,9 +105,25 @@ def load_model(
         adapter=checkpoint.adapter,
         plant_language=checkpoint.plant_language,
         tokenizer=checkpoint.tokenizer,
-    )
+        recipe=_recipe(source, adapter, tokenizer=tokenizer, device=device, dtype=dtype, backend=kind, base=base,
+                       trust_remote_code=trust_remote_code),
+    )  # fmt: skip
     _check_readout(backend_of(model))
     return model
+
+
+def _recipe(source: Any, adapter: str | Path | None, **options: Any) -> dict[str, Any] | None:
+    """Arguments that load the same model elsewhere: paths absolute, as other processes stand in other folders."""
+    if not isinstance(source, str | Path):
+        return None
+    kept = ("demo", *shipped_adapters())
+    places = [
+        str(Path(place).expanduser().absolute())
+        if place and str(place) not in kept and Path(place).expanduser().exists()
+        else place
+        for place in (source, adapter)
+    ]
+    return {"source": places[0], "adapter": places[1]} | options
 
 
 def plant_language(model: Any) -> str:
@@ -135,6 +162,15 @@ def _device(device: str) -> torch.device:
         there = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
         raise ValueError(f"device {device!r} is not there; this machine has {', '.join(there)}") from error
     return place
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    import psutil
+
+    return int(psutil.virtual_memory().available)
 
 
 def _dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
@@ -176,12 +212,13 @@ def _bridge(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) ->
     if checkpoint.tokenizer("").input_ids[:1] == [checkpoint.tokenizer.bos_token_id]:
         # It prepends BOS as it is: say so, or TransformerLens reads it a second time to make it.
         checkpoint.tokenizer.init_kwargs["add_bos_token"] = True
+    spread = getattr(checkpoint.model, "hf_device_map", None)
     model = TransformerBridge.boot_transformers(
         checkpoint.name,
-        hf_model=checkpoint.model.to(device),
+        hf_model=checkpoint.model if spread else checkpoint.model.to(device),
         tokenizer=checkpoint.tokenizer,
         dtype=dtype,
-        device=str(device),
+        device=None if spread else str(device),
     )
     model.enable_compatibility_mode(disable_warnings=True, no_processing=True)
     return model

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
@@ -26,9 +26,10 @@ from xlmech.backends import backend_of
 from xlmech.models import provenance
 from xlmech.neurons import NeuronSet
 from xlmech.pairs import ProbePair
+from xlmech.parts import in_order, mapped
 from xlmech.patch_plans import Component, Direction, check_pairs, collides, job_of, sweep_of
 from xlmech.patch_tables import PLACE, beside, describe, means, places_of, resampled, tables
-from xlmech.patched_runs import donate, patched_log_probs
+from xlmech.patched_runs import Job, Sweep, donate, patched_log_probs
 from xlmech.positions import Span
 from xlmech.results import Result
 from xlmech.runner import BATCH_SIZE
@@ -54,6 +55,7 @@ class PatchingResult(Result):
         layers: As called.
         direction: As called.
         n_collisions: Pairs left out because forms of two outcomes share their first token.
+        set_aside: Ids of pairs that failed every time and are left out; only where work is done in parts.
     """
 
     kind: ClassVar[str] = "patching"
@@ -64,6 +66,7 @@ class PatchingResult(Result):
     layers: str
     direction: str
     n_collisions: int = 0
+    set_aside: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.outcomes.empty:
@@ -211,16 +214,15 @@ def patch_languages(
             "in every pair, forms of two outcomes share their first token, so that it does not tell which comes out; use "
             "other attributes, languages or pairs"
         )
-    jobs, outcomes, effects = [job for _, job in clear], [], []
+    outcomes, effects, aside = list[pd.DataFrame](), list[pd.DataFrame](), list[str]()
+    ids = [pair.id for pair, _ in clear]
     for reading in get_args(Reading)[: 1 + whole_values]:
-        options: dict[str, Any] = {"whole": reading == "whole_value", "batch_size": batch_size}
-        label = f"patching, {reading}" if progress else ""
-        donated = donate(backend, sweep.hook, jobs, **options, progress=label and f"{label}: sources")
-        scores = patched_log_probs(backend, sweep, jobs, [one.values for one in donated], **options, progress=label)
-        for (pair, job), donor, score in zip(clear, donated, scores, strict=True):
-            of_outcomes, of_effects = tables(places_of(sweep), job, donor, score)
-            outcomes.append(beside(describe(pair) | {"reading": reading}, of_outcomes))
-            effects.append(beside(describe(pair) | {"reading": reading}, of_effects))
+        task = _Patches(sweep=sweep, reading=reading, batch_size=batch_size, progress=progress)
+        pieces = mapped(model, task, clear, name=lambda one: str(one[0].id), order=lambda one: len(one[1].prompt))
+        frames = [(piece["outcomes"], piece["effects"]) for piece in pieces]
+        outcomes.append(in_order(pd.concat([one for one, _ in frames], ignore_index=True), "pair", ids))
+        effects.append(in_order(pd.concat([one for _, one in frames], ignore_index=True), "pair", ids))
+        aside += pieces.set_aside
     return PatchingResult(
         outcomes=pd.concat(outcomes, ignore_index=True),
         effects=pd.concat(effects, ignore_index=True),
@@ -229,5 +231,31 @@ def patch_languages(
         layers=layers,
         direction=direction,
         n_collisions=len(found) - len(clear),
+        set_aside=tuple(dict.fromkeys(aside)),
         provenance=provenance(model),
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Patches:
+    """How pairs are patched; a task of `xlmech.parts`, whose items are pairs and their jobs."""
+
+    stage: ClassVar[str] = "patching"
+    sweep: Sweep
+    reading: Reading
+    batch_size: int
+    progress: bool = field(compare=False)
+
+    def __call__(self, model: Any, clear: Sequence[tuple[ProbePair, Job]]) -> dict[str, Any]:
+        backend, jobs = backend_of(model), [job for _, job in clear]
+        options: dict[str, Any] = {"whole": self.reading == "whole_value", "batch_size": self.batch_size}
+        label = f"patching, {self.reading}" if self.progress else ""
+        donated = donate(backend, self.sweep.hook, jobs, **options, progress=label and f"{label}: sources")
+        values = [one.values for one in donated]
+        scores = patched_log_probs(backend, self.sweep, jobs, values, **options, progress=label)
+        outcomes, effects = [], []
+        for (pair, job), donor, score in zip(clear, donated, scores, strict=True):
+            of_outcomes, of_effects = tables(places_of(self.sweep), job, donor, score)
+            outcomes.append(beside(describe(pair) | {"reading": self.reading}, of_outcomes))
+            effects.append(beside(describe(pair) | {"reading": self.reading}, of_effects))
+        return {"outcomes": pd.concat(outcomes, ignore_index=True), "effects": pd.concat(effects, ignore_index=True)}

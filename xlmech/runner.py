@@ -160,6 +160,7 @@ class Recorder:
 
     def __init__(self, backend: Backend, component: str) -> None:
         self.kept: list[torch.Tensor] = [torch.empty(0)] * backend.n_layers
+        self._device = backend.device
         self.names = [backend.hook_name(component, layer) for layer in range(backend.n_layers)]
 
     def hooks(self) -> list[tuple[str, Callable[..., None]]]:
@@ -168,7 +169,7 @@ class Recorder:
 
     def _keep(self, layer: int) -> Callable[..., None]:
         def keep(value: torch.Tensor, hook: Any) -> None:  # noqa: ARG001 (TransformerLens passes it by name)
-            self.kept[layer] = value
+            self.kept[layer] = value.to(self._device)  # layers may be spread over devices
 
         return keep
 

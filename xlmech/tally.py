@@ -1,6 +1,14 @@
-"""What is kept of attributions while they are made: means and shares per language, and a few neurons of each probe."""
+"""What is kept of attributions while they are made: sums per language, and a few neurons of each probe.
+
+Nothing is dense over probes. The sums of some probes are a piece: pieces of many parts add up, in the order of the parts and in float64, to what one part
+would have given.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 import torch
@@ -8,21 +16,20 @@ from jaxtyping import Float
 
 from xlmech import metrics
 from xlmech.backends import Backend
-from xlmech.leakage import subject_hash
 from xlmech.neurons import NeuronSet
-from xlmech.probes import ProbeSet
+from xlmech.probes import Probe
 
 TOP_PER_PROBE = 200
 
 
 class Tally:
-    """Running means and shares per language, and each probe's top and tracked neurons: nothing is dense over probes."""
+    """Sums per language over some probes, and each probe's top and tracked neurons."""
 
-    def __init__(self, probes: ProbeSet, backend: Backend, threshold: float, track: NeuronSet | None) -> None:
-        self._asked, self._languages, self._threshold = probes, probes.languages, threshold
+    def __init__(self, probes: Sequence[Probe], backend: Backend, threshold: float, track: NeuronSet | None) -> None:
+        self._asked, self._threshold = probes, threshold
+        self._languages = list(dict.fromkeys(probe.query_language for probe in probes))
         shape = (len(self._languages), backend.n_layers, backend.d_mlp)
-        self._sum, self._above = torch.zeros(shape, dtype=torch.float64), torch.zeros(shape, dtype=torch.float64)
-        self._count = torch.zeros(len(self._languages), 1, 1, dtype=torch.float64)
+        self._sum, self._above = torch.zeros(shape, dtype=torch.float64), torch.zeros(shape, dtype=torch.int32)
         tracked = [layer * backend.d_mlp + index for layer, index in track or ()]
         self._tracked = torch.tensor(tracked, dtype=torch.long)
         self._top: dict[int, pd.DataFrame] = {}
@@ -39,7 +46,6 @@ class Tally:
         normalised, language = metrics.normalised_attribution(scores), self._languages.index(probe.query_language)
         self._sum[language] += normalised
         self._above[language] += normalised > self._threshold
-        self._count[language] += 1
         best = scores.flatten().topk(min(TOP_PER_PROBE, scores.numel())).indices
         kept = torch.cat([best, self._tracked[~torch.isin(self._tracked, best)]])
         layers, neurons = kept // scores.shape[1], kept % scores.shape[1]
@@ -48,31 +54,49 @@ class Tally:
         if errors is not None:
             self._errors += [(probe.id, layer, float(error)) for layer, error in enumerate(errors)]
 
-    @property
-    def mean(self) -> Float[torch.Tensor, "language layer neuron"]:
-        """Of the normalised attribution."""
-        return (self._sum / self._count).float()
+    def piece(self) -> dict[str, Any]:
+        """Tensors `sum` and `above` (language, layer, neuron); frames `languages`, `top` and `completeness`."""
+        asked = [probe.query_language for probe in self._asked]
+        counts = [asked.count(language) for language in self._languages]
+        types: dict[str, Any] = {"probe": str, "layer": "int64", "error": "float64"}
+        return {
+            "sum": self._sum,
+            "above": self._above,
+            "languages": pd.DataFrame({"language": self._languages, "n": counts}),
+            "top": pd.concat([self._top[index] for index in sorted(self._top)], ignore_index=True),
+            "completeness": pd.DataFrame(self._errors, columns=list(types)).astype(types),
+        }
 
-    @property
-    def share(self) -> Float[torch.Tensor, "language layer neuron"]:
-        """Of the probes above the threshold."""
-        return (self._above / self._count).float()
 
-    @property
-    def top(self) -> pd.DataFrame:
-        """Each probe's kept neurons, probes in their order."""
-        return pd.concat([self._top[index] for index in range(len(self._asked))], ignore_index=True)
+@dataclass(frozen=True, kw_only=True)
+class MergedTally:
+    """Pieces put together; as of `AttributionResult`."""
 
-    @property
-    def completeness(self) -> pd.DataFrame:
-        """One row per probe and layer."""
-        return pd.DataFrame(self._errors, columns=["probe", "layer", "error"])
+    mean: Float[torch.Tensor, "language layer neuron"]
+    share: Float[torch.Tensor, "language layer neuron"]
+    top: pd.DataFrame
+    completeness: pd.DataFrame
 
-    @property
-    def probes(self) -> pd.DataFrame:
-        """One row per probe."""
-        rows = [
-            (probe.id, subject_hash(probe.record.subject), probe.query_language, probe.template)
-            for probe in self._asked
-        ]
-        return pd.DataFrame(rows, columns=["probe", "subject", "query_language", "template"])
+
+def merged_tally(pieces: Iterable[dict[str, Any]], languages: Sequence[str]) -> MergedTally:
+    """Means and shares per language of all pieces, added up in their order; NaN where a language has no probe left."""
+    total = above = torch.zeros(())
+    count = torch.zeros(len(languages), 1, 1, dtype=torch.float64)
+    tops, errors = list[pd.DataFrame](), list[pd.DataFrame]()
+    for piece in pieces:
+        if not tops:
+            total = torch.zeros(len(languages), *piece["sum"].shape[1:], dtype=torch.float64)
+            above = torch.zeros_like(total)
+        for row, (language, n) in enumerate(piece["languages"].itertuples(index=False)):
+            place = languages.index(language)
+            total[place] += piece["sum"][row]
+            above[place] += piece["above"][row]
+            count[place] += n
+        tops.append(piece["top"])
+        errors.append(piece["completeness"])
+    return MergedTally(
+        mean=(total / count).float(),
+        share=(above / count).float(),
+        top=pd.concat(tops, ignore_index=True),
+        completeness=pd.concat(errors, ignore_index=True),
+    )

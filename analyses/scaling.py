@@ -1,0 +1,426 @@
+"""How does an audit grow: with probes, with actors on Ray, with the size of the model? And what does a crash cost?
+
+    python analyses/scaling.py overhead growth kills models llama    # any of them; figures/scaling.json holds all that were done
+    python analyses/scaling.py draw tables                           # figures/scaling.html, and the documentation's tables
+
+Every point is a process of its own, on Llamas of random weights and a tokenizer of bytes, with one thread per process.
+`overhead`: leakage and attribution of the same probes in one go, in parts, and on Ray with 1, 2 and 4 actors. `growth`: leakage
+in parts of 1,000 to 100,000 probes: seconds, peak of resident memory, bytes of the result. `kills`: one run that is killed
+twenty times and continued, against one that is not. `models`: seconds and memory per stage of models of growing size, beside the
+formulas of `xlmech.costs`. `llama`: the formulas for Llama 3 8B and 70B.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, get_args
+
+OUT = Path(__file__).parent.parent / "figures"
+SIZES = (1_000, 10_000, 100_000)
+WIDTHS = {"0.01B": (256, 8), "0.05B": (512, 12), "0.1B": (768, 14), "0.3B": (1024, 22), "0.6B": (1536, 20)}
+N_OVERHEAD = 1_200
+N_KILLS = 20
+
+
+def save_model(folder: Path, d_model: int = 32, n_layers: int = 3, d_vocab: int = 300) -> None:
+    """A Llama of random weights, and a tokenizer of bytes."""
+    import torch
+    from tokenizers import Tokenizer, decoders, pre_tokenizers, processors
+    from tokenizers.models import BPE
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    vocab = {"<pad>": 0, "<eos>": 1, "<bos>": 2}
+    vocab |= {char: number for number, char in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()), start=3)}
+    words = Tokenizer(BPE(vocab=vocab, merges=[]))
+    words.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    words.decoder = decoders.ByteLevel()
+    words.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 2)])
+    fast = PreTrainedTokenizerFast(tokenizer_object=words, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>")
+    fast.save_pretrained(folder)
+    torch.manual_seed(0)
+    heads = max(2, d_model // 64)
+    config = LlamaConfig(
+        vocab_size=d_vocab, hidden_size=d_model, intermediate_size=4 * d_model, num_hidden_layers=n_layers,
+        num_attention_heads=heads, num_key_value_heads=heads, head_dim=d_model // heads, max_position_embeddings=512,
+        bos_token_id=2, eos_token_id=1, pad_token_id=0,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(folder)
+
+
+def probes_of(n: int) -> Any:
+    """So many probes: people asked for their month of birth in four languages."""
+    from xlmech.probes import ProbeSet, build_probes
+    from xlmech.records import Record
+
+    people = [
+        Record(id=f"p{number}", subject=f"Ana {number:06d}", attribute="birth_month", value=str(1 + number % 12))
+        for number in range(-(-n // 4))
+    ]
+    return ProbeSet(build_probes(people, ["en", "fr", "de", "es"], templates=[0]).probes[:n])
+
+
+def loaded(folder: str) -> Any:
+    import torch
+
+    from xlmech.models import load_model
+
+    torch.set_num_threads(1)
+    return load_model(folder, backend="bridge", dtype="float32")
+
+
+def peak_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+# What runs in processes of their own
+
+
+def one_overhead(folder: str, way: str) -> dict[str, Any]:
+    """Seconds of leakage and attribution, the second time in the process, and of starting."""
+    from xlmech.attribution import attribute_neurons
+    from xlmech.distributed import on_ray
+    from xlmech.leakage import measure_leakage
+    from xlmech.parts import resumable
+
+    model, probes = loaded(folder), probes_of(N_OVERHEAD)
+    warm = probes[:64]
+
+    def work(probes: Any) -> tuple[float, float]:
+        started = time.perf_counter()
+        measure_leakage(model, probes, progress=False)
+        between = time.perf_counter()
+        attribute_neurons(model, probes, method="gradient_x_activation", baseline="zero", progress=False)
+        return between - started, time.perf_counter() - between
+
+    with ExitStack() as stack:
+        started = time.perf_counter()
+        if way.startswith("ray"):
+            stack.enter_context(on_ray("local", actors=int(way[3:]), num_cpus=0.5))
+        place = stack.enter_context(tempfile.TemporaryDirectory())
+        if way != "plain":
+            stack.enter_context(resumable(place))
+        work(warm)
+        start = time.perf_counter() - started
+        leakage, attribution = work(probes)
+    return {"way": way, "probes": len(probes), "start": start, "leakage": leakage, "attribution": attribution}
+
+
+def one_growth(folder: str, n: str) -> dict[str, Any]:
+    """Seconds, memory and size of leakage in parts."""
+    from xlmech.leakage import measure_leakage
+    from xlmech.parts import resumable
+
+    model = loaded(folder)
+    before = peak_mb()
+    probes = probes_of(int(n))
+    asked = peak_mb()
+    with tempfile.TemporaryDirectory() as place, resumable(Path(place) / "parts"):
+        started = time.perf_counter()
+        found = measure_leakage(model, probes, progress=False)
+        seconds = time.perf_counter() - started
+        found.save(Path(place) / "result")
+        size = sum(path.stat().st_size for path in (Path(place) / "result").rglob("*"))
+        parts = sum(path.stat().st_size for path in (Path(place) / "parts").rglob("*") if path.is_file())
+    return {
+        "probes": len(probes), "seconds": seconds, "peak_mb": peak_mb(), "model_mb": before, "with_probes_mb": asked,
+        "result_bytes": size, "parts_bytes": parts,
+    }  # fmt: skip
+
+
+def one_model(folder: str, stage: str) -> dict[str, Any]:
+    """Seconds per probe and memory beyond what the process held, of one stage on one model."""
+    import torch
+    from transformers import AutoConfig
+
+    from xlmech.attribution import attribute_neurons
+    from xlmech.costs import shape_of
+    from xlmech.leakage import measure_leakage
+    from xlmech.lens import logit_lens
+
+    torch.set_num_threads(1)
+    empty = peak_mb()
+    model, n = loaded(folder), {"leakage": 32, "lens": 32, "locate": 16}[stage]
+    held, probes = peak_mb(), probes_of(n)
+    shape = shape_of(AutoConfig.from_pretrained(folder))
+    prompt = sum(len(probe.prompt.encode()) + 1 for probe in probes) / n
+    started = time.perf_counter()
+    if stage == "leakage":
+        measure_leakage(model, probes, progress=False)
+    elif stage == "lens":
+        logit_lens(model, probes, progress=False)
+    else:
+        attribute_neurons(model, probes, method="gradient_x_activation", positions="all", progress=False)
+    seconds = time.perf_counter() - started
+    answer = (
+        20 if stage == "leakage" else sum(len(probe.answers[probe.query_language].encode()) for probe in probes) / n
+    )
+    operations = shape.operations(stage, prompt=round(prompt), answer=round(answer))
+    return {
+        "stage": stage, "parameters": sum(weight.numel() for weight in model.original_model.parameters()),
+        "formula_parameters": shape.n_parameters, "weights_mb": shape.weight_bytes("float32") / 2**20,
+        "loading_mb": held - empty, "batch_mb": peak_mb() - held,
+        "formula_batch_mb": shape.memory(stage, dtype="float32", batch=n, prompt=round(prompt), answer=round(answer)) / 2**20,
+        "seconds_per_probe": seconds / n, "operations_per_probe": operations, "gflops": operations * n / seconds / 1e9,
+    }  # fmt: skip
+
+
+# What is asked of them
+
+
+def child(job: str, *arguments: str) -> dict[str, Any]:
+    """Run one point in a process of its own."""
+    env = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join([str(OUT.parent), os.environ.get("PYTHONPATH", "")]),
+    }
+    command = [sys.executable, __file__, "--one", job, *arguments]
+    found = subprocess.run(command, capture_output=True, text=True, env=env, check=False)
+    if found.returncode:
+        raise RuntimeError(f"{job} {' '.join(arguments)}: {found.stderr[-2000:]}")
+    result = json.loads(found.stdout.splitlines()[-1])
+    print(job, *arguments[1:], json.dumps(result), flush=True)
+    return dict(result)
+
+
+def overhead(folder: Path) -> Iterator[dict[str, Any]]:
+    save_model(folder / "small", 128, 6)
+    for way in ("plain", "parts", "ray1", "ray2", "ray4"):
+        yield child("overhead", str(folder / "small"), way)
+
+
+def growth(folder: Path) -> Iterator[dict[str, Any]]:
+    save_model(folder / "tiny")
+    for n in SIZES:
+        yield child("growth", str(folder / "tiny"), str(n))
+
+
+def models(folder: Path) -> Iterator[dict[str, Any]]:
+    for name, (d_model, n_layers) in WIDTHS.items():
+        save_model(folder / name, d_model, n_layers, 8000)
+        for stage in ("leakage", "lens", "locate"):
+            yield {"model": name} | child("model", str(folder / name), stage)
+        shutil.rmtree(folder / name)
+
+
+def llama(_: Path) -> Iterator[dict[str, Any]]:
+    from xlmech.costs import LLAMA_3_8B, LLAMA_3_70B, Stage
+
+    for name, shape in (("Llama 3 8B", LLAMA_3_8B), ("Llama 3 70B", LLAMA_3_70B)):
+        for stage in get_args(Stage):
+            held = shape.memory("leakage" if stage == "deactivate" else stage) / 1e9
+            operations = shape.operations(stage) / 1e12
+            weights = shape.weight_bytes() / 1e9
+            yield {
+                "model": name,
+                "stage": stage,
+                "weights_gb": weights,
+                "batch_gb": held,
+                "tflop_per_probe": operations,
+            }
+
+
+def kills(folder: Path) -> Iterator[dict[str, Any]]:
+    """One run killed twenty times at random moments and continued, and one that is left alone: are their tables the same?"""
+    import pandas as pd
+
+    from xlmech.config import read_config
+
+    save_model(folder / "tiny")
+    rows = [f"p{number},Ana {number:03d},birth_month,{1 + number % 12}" for number in range(60)]
+    (folder / "people.csv").write_text("\n".join(["id,subject,attribute,value", *rows]) + "\n", encoding="utf-8")
+    for name in ("whole", "killed"):
+        text = (
+            f"model: {{source: tiny, backend: bridge, dtype: float32}}\nout: {name}\npart_size: 4\nlocate: {{top_k: 10}}\n"
+            "data: {records: people.csv, languages: [en, fr, de], measure_facts: 30, locate_facts: 30, "
+            "lens_attributes: [birth_month]}\n"
+        )
+        (folder / f"{name}.yaml").write_text(text, encoding="utf-8")
+    started = time.perf_counter()
+    keep_on(folder / "whole.yaml")
+    whole, chance, done = time.perf_counter() - started, random.Random(0), 0
+    while done < N_KILLS:
+        process = multiprocessing.get_context("fork").Process(target=keep_on, args=(folder / "killed.yaml",))
+        wanted = n_parts(folder / "killed") + chance.randint(0, 10)
+        process.start()
+        while process.is_alive() and n_parts(folder / "killed") < wanted:
+            time.sleep(0.001)
+        time.sleep(chance.uniform(0, 0.1))
+        process.kill()
+        process.join()
+        if process.exitcode != -signal.SIGKILL:
+            break
+        done += 1
+    keep_on(folder / "killed.yaml")
+    log = [json.loads(line) for line in (folder / "killed" / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    frames = sorted(path.relative_to(folder / "whole") for path in (folder / "whole" / "results").rglob("*.parquet"))
+    same = [
+        pd.read_parquet(folder / "whole" / path).equals(pd.read_parquet(folder / "killed" / path)) for path in frames
+    ]
+    found = {
+        "kills": done, "sessions": sum(line["event"] == "opened" for line in log), "tables": len(same), "identical": sum(same),
+        "parts_computed": sum(line["event"] == "part" for line in log),
+        "parts_of_whole": n_parts(folder / "whole"),
+        "damaged": sum(line["event"] == "damaged" for line in log), "seconds_of_whole": whole,
+        "config": read_config(folder / "whole.yaml").part_size,
+    }  # fmt: skip
+    print(found)
+    yield found
+
+
+def n_parts(run: Path) -> int:
+    """Parts that were computed, by the log."""
+    log = run / "log.jsonl"
+    return log.read_text(encoding="utf-8").count('"event": "part"') if log.is_file() else 0
+
+
+def keep_on(path: Path) -> None:
+    import torch
+
+    from xlmech.config import read_config
+    from xlmech.mitigate import run_config
+
+    torch.set_num_threads(1)
+    run_config(read_config(path), resume=True, progress=False)
+
+
+# The figure
+
+
+def draw(found: dict[str, Any]) -> Any:
+    """Efficiency on Ray, growth with probes, and formula against measurement."""
+    import plotly.graph_objects as go
+    from plotly.subplots import make_subplots
+
+    figure = make_subplots(
+        1,
+        3,
+        subplot_titles=[
+            "Ray: time against one process",
+            "Leakage of a tiny model, in parts",
+            "Memory of a batch, by formula",
+        ],
+    )
+    for trace, column in panels(found, go):
+        figure.add_trace(trace, 1, column)
+    figure.update_yaxes(title_text="seconds / seconds in one go", row=1, col=1, rangemode="tozero")
+    figure.update_xaxes(title_text="probes", type="log", row=1, col=2)
+    figure.update_yaxes(title_text="seconds per 1,000 probes; peak in 100 MB", row=1, col=2, rangemode="tozero")
+    figure.update_xaxes(title_text="formula, MB", type="log", row=1, col=3)
+    figure.update_yaxes(title_text="measured, MB", type="log", row=1, col=3)
+    figure.update_layout(template="plotly_white", width=1250, height=430, legend={"orientation": "h", "y": -0.25})
+    return figure
+
+
+def panels(found: dict[str, Any], go: Any) -> Iterator[tuple[Any, int]]:
+    if rows := found.get("overhead"):
+        names = {"plain": "one go", "parts": "in parts", "ray1": "1 actor", "ray2": "2 actors", "ray4": "4 actors"}
+        for stage, colour in (("leakage", "#0072B2"), ("attribution", "#E69F00")):
+            values = [row[stage] / rows[0][stage] for row in rows]
+            yield go.Bar(x=[names[row["way"]] for row in rows], y=values, name=stage, marker_color=colour), 1
+    if rows := found.get("growth"):
+        sizes = [row["probes"] for row in rows]
+        per = [1000 * row["seconds"] / row["probes"] for row in rows]
+        yield go.Scatter(x=sizes, y=per, name="seconds per 1,000 probes", line_color="#009E73"), 2
+        yield (
+            go.Scatter(x=sizes, y=[row["peak_mb"] / 100 for row in rows], name="peak, 100 MB", line_color="#CC79A7"),
+            2,
+        )
+    if rows := found.get("models"):
+        for stage, colour in (("leakage", "#0072B2"), ("lens", "#56B4E9"), ("locate", "#D55E00")):
+            of = [row for row in rows if row["stage"] == stage]
+            x, y = [row["formula_batch_mb"] for row in of], [max(row["batch_mb"], 0.1) for row in of]
+            text = [row["model"] for row in of]
+            yield go.Scatter(x=x, y=y, text=text, mode="markers+lines", name=f"{stage}: batch", line_color=colour), 3
+        ends = [0.5 * min(row["formula_batch_mb"] for row in rows), 2 * max(row["formula_batch_mb"] for row in rows)]
+        yield (
+            go.Scatter(x=ends, y=ends, mode="lines", name="formula = measured", line={"color": "#999", "dash": "dot"}),
+            3,
+        )
+
+
+def tables(found: dict[str, Any]) -> Iterator[str]:
+    """What was measured as Markdown, for docs/how-to/cluster.md."""
+    if rows := found.get("llama"):
+        yield head("model", "stage", "weights, GB", "a batch of 16 besides, GB", "10^12 operations per probe")
+        for row in rows:
+            yield line(row["model"], row["stage"], row["weights_gb"], row["batch_gb"], row["tflop_per_probe"])
+    if rows := found.get("models"):
+        yield head("parameters", "stage", "seconds per probe", "GFLOP/s", "memory of the batch, MB", "by formula, MB")
+        for row in rows:
+            size = f"{row['parameters'] / 1e9:.3f}B"
+            yield line(
+                size, row["stage"], row["seconds_per_probe"], row["gflops"], row["batch_mb"], row["formula_batch_mb"]
+            )
+    if rows := found.get("overhead"):
+        yield head(
+            f"{rows[0]['probes']:,} probes", "start, s", "leakage, s", "attribution, s", "against one go", "efficiency"
+        )
+        whole = rows[0]["leakage"] + rows[0]["attribution"]
+        for row in rows:
+            seconds = row["leakage"] + row["attribution"]
+            n = min(2, int(row["way"].removeprefix("ray"))) if row["way"].startswith("ray") else 1
+            share = f"{whole / seconds / n:.0%}"
+            yield line(row["way"], row["start"], row["leakage"], row["attribution"], seconds / whole, share)
+    if rows := found.get("growth"):
+        yield head("probes", "s", "ms per probe", "peak, MB", "before probes, MB", "result, MB", "parts, MB")
+        for row in rows:
+            per = 1000 * row["seconds"] / row["probes"]
+            sizes = (row["result_bytes"] / 1e6, row["parts_bytes"] / 1e6)
+            yield line(
+                f"{row['probes']:,}", row["seconds"], per, f"{row['peak_mb']:.0f}", f"{row['model_mb']:.0f}", *sizes
+            )
+
+
+def head(*names: str) -> str:
+    return "\n" + line(*names) + "\n" + line(*["---"] * len(names))
+
+
+def line(*cells: Any) -> str:
+    return "| " + " | ".join(cell if isinstance(cell, str) else f"{cell:.3g}" for cell in cells) + " |"
+
+
+JOBS = {"overhead": overhead, "growth": growth, "kills": kills, "models": models, "llama": llama}
+ONE = {"overhead": one_overhead, "growth": one_growth, "model": one_model}
+
+
+def main() -> None:
+    """Do what is asked, and keep it beside what was done before."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("jobs", nargs="*", help=", ".join([*JOBS, "draw", "tables"]))
+    parser.add_argument("--one", nargs="+", help="(used by itself) a point and its arguments")
+    given = parser.parse_args()
+    if given.one:
+        print(json.dumps(ONE[given.one[0]](*given.one[1:])))
+        return
+    path = OUT / "scaling.json"
+    for job in given.jobs:
+        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        if job == "draw":
+            draw(found).write_html(OUT / "scaling.html", include_plotlyjs="demo/plotly.min.js")
+            continue
+        if job == "tables":
+            print("\n".join(tables(found)))
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            found[job] = []
+            for row in JOBS[job](Path(folder)):
+                found[job].append(row)
+                path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,289 @@
+"""Work in parts: the same numbers as in one go, read instead of computed when they are there, and what becomes of failures."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pandas as pd
+import pytest
+import torch
+from people import person
+
+from xlmech.ablation import ablate, asking
+from xlmech.attribution import attribute_neurons
+from xlmech.fingerprints import fingerprint, weights_fingerprint
+from xlmech.leakage import measure_leakage
+from xlmech.lens import logit_lens
+from xlmech.neurons import NeuronSet
+from xlmech.neutral import neutral_nll
+from xlmech.parts import current_plan, described, mapped, planned, resumable
+from xlmech.patching import patch_languages
+from xlmech.pieces import PieceError, PieceStore, Stored
+from xlmech.probes import ProbeSet, build_probes
+from xlmech.results import Result
+from xlmech.sampling import Sampling
+from xlmech.units import Event
+
+
+@pytest.fixture
+def private(probes: ProbeSet) -> ProbeSet:
+    return probes.filter(group="private")
+
+
+def same(one: Any, other: Any, *, exactly: bool = True) -> None:
+    """Two results hold the same frames and tensors."""
+    for name, value in vars(one).items():
+        if isinstance(value, pd.DataFrame):
+            pd.testing.assert_frame_equal(value, getattr(other, name), check_exact=exactly, rtol=1e-4, atol=1e-6)
+        elif isinstance(value, torch.Tensor):
+            close = {"rtol": 0, "atol": 0} if exactly else {"rtol": 1e-4, "atol": 1e-6}
+            torch.testing.assert_close(value, getattr(other, name), **close, equal_nan=True)
+        elif name != "provenance":
+            assert value == getattr(other, name), name
+
+
+def analyses(model: Any, probes: ProbeSet) -> Iterator[Result]:
+    yield measure_leakage(model, probes, measures=["extraction", "exposure"], progress=False)
+    countries = probes.filter(attributes=["birth_country"])
+    yield logit_lens(model, countries, whole_values=True, progress=False)
+    pairs = build_probes([person(number) for number in range(4)], ["fr", "es"], templates=[0]).pairs(
+        source="fr", target="es"
+    )
+    yield patch_languages(model, pairs, whole_values=True, progress=False)
+    options: dict[str, Any] = {"metric": "auto", "progress": False}
+    yield attribute_neurons(model, probes, method="gradient_x_activation", **options)
+    yield attribute_neurons(model, probes.filter(languages=["fr"]), nodes=2, **options)
+
+
+@pytest.mark.parametrize("size", [1, 4, 100])
+def test_parts_add_up_to_the_whole(model: Any, private: ProbeSet, size: int, tmp_path: Path) -> None:
+    whole = list(analyses(model, private))
+    with resumable(tmp_path, part_size=size) as plan:
+        parts = list(analyses(model, private))
+        again = list(analyses(model, private))
+    assert plan.aside == [] and current_plan() is None
+    for one, other, read in zip(whole, parts, again, strict=True):
+        same(one, other, exactly=False)
+        same(other, read)
+    nll = neutral_nll(model, ["en", "fr"], n_neutral=2)
+    with resumable(tmp_path, part_size=size):
+        pd.testing.assert_series_equal(nll, neutral_nll(model, ["en", "fr"], n_neutral=2))
+
+
+def test_finished_parts_are_read_and_not_computed(model: Any, private: ProbeSet, tmp_path: Path) -> None:
+    events: list[Event] = []
+    with resumable(tmp_path, part_size=4, watch=events.append):
+        first = measure_leakage(model, private, progress=False)
+        assert [event.kind for event in events] == ["stage"] + ["part"] * 3
+        assert sum(event.n for event in events) == len(private) == events[0].total
+        (tmp_path / next(iter(tmp_path.glob("leakage-*"))).name / "000001.json").unlink()
+        events.clear()
+        same(first, measure_leakage(model, private, progress=False))
+    assert [event.kind for event in events] == ["stage", "kept", "kept", "part"]
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "gone", "no json"])
+def test_a_damaged_part_is_computed_again_and_said(damage: str, model: Any, private: ProbeSet, tmp_path: Path) -> None:
+    events: list[Event] = []
+    with resumable(tmp_path, part_size=4, watch=events.append):
+        first = measure_leakage(model, private, progress=False)
+        (path,) = tmp_path.glob("leakage-*/000001.probes.parquet")
+        content = path.read_bytes()
+        if damage == "flip":
+            path.write_bytes(content[:100] + bytes([content[100] ^ 1]) + content[101:])
+        elif damage == "cut":
+            path.write_bytes(content[: len(content) // 2])
+        elif damage == "gone":
+            path.unlink()
+        else:
+            path.with_name("000001.json").write_text("{", encoding="utf-8")
+        same(first, measure_leakage(model, private, progress=False))
+    (said,) = [event for event in events if event.kind == "damaged"]
+    assert said.text.startswith("part 1: ") and said.text.endswith("; it is computed again")
+    assert [event.kind for event in events].count("part") == 4
+
+
+def test_other_work_has_other_parts(model: Any, private: ProbeSet, tmp_path: Path) -> None:
+    one = NeuronSet(frozenset({(0, 1), (1, 2)}), 3, 64, "")
+    events: list[Event] = []
+    with resumable(
+        tmp_path, part_size=100, watch=lambda event: events.append(event) if event.kind != "stage" else None
+    ):
+        measure_leakage(model, private, progress=False)
+        measure_leakage(model, private[:4], progress=False)
+        measure_leakage(model, private, sampling=Sampling(n_samples=1), progress=False)
+        one = NeuronSet(one.neurons, model.cfg.n_layers, model.cfg.d_mlp, described(model).get("name", one.model))
+        with ablate(model, one):
+            measure_leakage(model, private, progress=False)
+        with ablate(model, one, mode="scale", factor=0.5):
+            measure_leakage(model, private, progress=False)
+        with ablate(model, {"fr": one}), asking("fr"):
+            measure_leakage(model, private, progress=False)
+        assert [event.kind for event in events] == ["part"] * 6
+        with ablate(model, one):
+            measure_leakage(model, private, progress=False)
+    assert events[-1].kind == "kept"
+    assert len(list(tmp_path.glob("leakage-*"))) == 6
+    assert described(model)["deactivated"] == ()
+
+
+def test_sampled_parts_draw_different_numbers(model: Any, private: ProbeSet, tmp_path: Path) -> None:
+    from xlmech.questions import Questions
+
+    asked = Questions(
+        measures=("extraction",), candidates={}, form_languages=None, planted="", sampling=Sampling(seed=3), room=1,
+        n_probes=len(private), batch_size=1,
+    )  # fmt: skip
+    assert asked._draws(private.probes) == Sampling(seed=3)
+    assert len({asked._draws(private.probes[start : start + 4]).seed for start in (0, 4, 8)}) == 3
+
+
+def test_fingerprints_tell_values_apart(model: Any) -> None:
+    values = [
+        1,
+        1.0,
+        "1",
+        b"1",
+        True,
+        None,
+        [1],
+        {1: 1},
+        {"a": torch.ones(2)},
+        {"a": torch.ones(2, 1)},
+        pd.DataFrame({"a": [1]}),
+    ]
+    assert len({fingerprint(value) for value in values}) == len(values)
+    assert fingerprint({"a": 1, "b": {2, 1}}) == fingerprint({"b": {1, 2}, "a": 1})
+    before = weights_fingerprint(model)
+    weight = next(iter(model.parameters()))
+    with torch.no_grad():
+        weight.mul_(2)
+        assert weights_fingerprint(model) != before
+        weight.div_(2)
+    assert weights_fingerprint(model) == before
+
+
+# Failures
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moody:
+    """Fails for what is in `bad`; the first `times` times, where `count` is a folder to count in."""
+
+    stage: ClassVar[str] = "moody"
+    bad: tuple[str, ...]
+    count: str = ""
+    times: int = 0
+    error: str = "lost"
+
+    def __call__(self, _: Any, items: Sequence[str]) -> dict[str, Any]:
+        wrong = set(self.bad) & set(items)
+        if wrong and self.count:
+            (Path(self.count) / str(len(list(Path(self.count).iterdir())))).touch()
+            wrong = wrong if len(list(Path(self.count).iterdir())) <= self.times else set()
+        if wrong and self.error == "value":
+            raise ValueError("not a text")
+        if wrong:
+            raise RuntimeError(self.error)
+        return {"items": pd.DataFrame({"item": list(items), "batch": len(items)})}
+
+
+LETTERS = tuple("abcdefgh")
+
+
+def test_a_part_that_fails_once_is_tried_again(model: Any, tmp_path: Path) -> None:
+    (tmp_path / "count").mkdir()
+    events: list[Event] = []
+    with resumable(tmp_path / "parts", part_size=4, watch=events.append) as plan:
+        found = mapped(model, Moody(bad=("b",), count=str(tmp_path / "count"), times=1), LETTERS)
+        frame = pd.concat([piece["items"] for piece in found], ignore_index=True)
+    assert frame.item.tolist() == list(LETTERS) and set(frame.batch) == {4}
+    assert [event.kind for event in events] == ["stage", "failed", "part", "part"] and not plan.aside
+    assert events[1].text == "part 0: RuntimeError: lost"
+
+
+def test_what_fails_every_time_is_set_aside(model: Any, tmp_path: Path) -> None:
+    events: list[Event] = []
+    for _ in range(2):
+        with resumable(tmp_path, part_size=4, watch=events.append) as plan:
+            found = mapped(model, Moody(bad=("b", "g")), LETTERS)
+            frame = pd.concat([piece["items"] for piece in found], ignore_index=True)
+        assert frame.item.tolist() == list("acdefh") and set(frame.batch) == {3}
+        assert found.set_aside == ("b", "g") and plan.aside == [("moody", "b"), ("moody", "g")]
+    kinds = [event.kind for event in events]
+    assert kinds.count("part") == 2 and kinds.count("kept") == 2 and kinds.count("set_aside") == 4
+
+
+def test_a_part_of_one_can_be_set_aside_too(model: Any, tmp_path: Path) -> None:
+    for _ in range(2):
+        with resumable(tmp_path, part_size=7) as plan:
+            found = mapped(model, Moody(bad=("h",)), LETTERS)
+            assert [len(piece["items"]) for piece in found] == [7] and plan.aside == [("moody", "h")]
+    with resumable(tmp_path, part_size=1), pytest.raises(RuntimeError, match="moody: everything failed 3 times"):
+        mapped(model, Moody(bad=LETTERS), LETTERS)
+
+
+def test_when_all_fails_nothing_is_set_aside(model: Any, tmp_path: Path) -> None:
+    with (
+        resumable(tmp_path, part_size=4),
+        pytest.raises(RuntimeError, match=r"moody: all of part 1 failed 3 times \(Run"),
+    ):
+        mapped(model, Moody(bad=LETTERS[4:]), LETTERS)
+    with resumable(tmp_path, part_size=4), pytest.raises(ValueError, match="not a text"):
+        mapped(model, Moody(bad=("a",), error="value"), LETTERS)
+
+
+def test_a_place_that_takes_nothing_is_named(model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    with resumable(tmp_path / "file", part_size=4), pytest.raises(PieceError, match="could not be written.*--resume"):
+        mapped(model, Moody(bad=()), LETTERS)
+    with resumable("nowhere://x"), pytest.raises(ValueError, match="nowhere://x: no place for parts"):
+        mapped(model, Moody(bad=()), LETTERS)
+    with pytest.raises(ValueError, match="part_size must be at least 1, got 0"), resumable(tmp_path, part_size=0):
+        pass
+
+    def full(*args: Any, **kwargs: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    store = PieceStore(str(tmp_path / "ok"))
+    monkeypatch.setattr(type(store._place[0]), "pipe_file", full)
+    with pytest.raises(PieceError, match="No space left on device.*make room"):
+        store.write("key", 0, {"a": torch.ones(1)}, items="x")
+
+
+def test_a_part_that_vanishes_is_an_error_not_a_gap(model: Any, tmp_path: Path) -> None:
+    with resumable(tmp_path, part_size=4):
+        found = mapped(model, Moody(bad=()), LETTERS)
+        for path in tmp_path.glob("moody-*"):
+            shutil.rmtree(path)
+        with pytest.raises(PieceError, match="part 0 was finished, and now it is gone; every process must see"):
+            list(found)
+    with pytest.raises(PieceError, match="part 7 was finished, and now cannot be read"):
+        PieceStore(str(tmp_path)).set_aside("none", 7)
+
+
+def test_pieces_keep_types_in_any_place(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"a": [1, 2], "b": [0.1, float("nan")], "c": ["", "é"], "d": [True, False]})
+    for url in (str(tmp_path / "here"), "memory://xlmech-test"):
+        store = PieceStore(url)
+        assert store.read("key", 0, items="x") == ""
+        store.write("key", 0, {"frame": frame, "n": torch.tensor(3), "m": torch.ones(2, dtype=torch.int32)}, items="x")
+        found = store.read("key", 0, items="x")
+        assert isinstance(found, Stored) and store.read("key", 0, items="y") == ""
+        pd.testing.assert_frame_equal(found.piece["frame"], frame)
+        assert found.piece["n"] == 3 and found.piece["m"].dtype == torch.int32
+    manifest = json.loads((tmp_path / "here" / "key" / "000000.json").read_text(encoding="utf-8"))
+    assert set(manifest) == {"items", "files", "set_aside"}
+
+
+def test_blocks_nest(tmp_path: Path) -> None:
+    with resumable(tmp_path / "a", part_size=3) as outer, resumable(tmp_path / "b") as inner:
+        assert (inner.size, inner.store.url) == (3, str(tmp_path / "b")) and inner.aside is not outer.aside
+        with planned(outer):
+            assert current_plan() is outer
+        assert current_plan() is inner

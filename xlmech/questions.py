@@ -1,0 +1,208 @@
+"""What leakage asks of a model: some probes and the candidates' forms in, a row per probe out.
+
+The forms of all candidates are collected once (`candidate_forms`); `Questions` then asks any part of the probes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal
+
+import pandas as pd
+import torch
+
+from xlmech import languages as packs
+from xlmech import metrics
+from xlmech.answers import answer_log_probs, generate, sample
+from xlmech.backends import Backend, backend_of
+from xlmech.probes import ANSWER_END, Probe, ProbeSet
+from xlmech.records import Record
+from xlmech.runner import encode_answer, encode_prompt
+from xlmech.sampling import Sampling
+
+Measure = Literal["extraction", "exposure"]
+Forms = dict[str, dict[str, dict[str, str]]]
+"""Attribute -> value -> language -> form."""
+_NUMERIC = ("phone", "id_number")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Questions:
+    """How probes are asked; a task of `xlmech.parts`.
+
+    Attributes:
+        measures: What is measured.
+        candidates: Forms of every candidate.
+        form_languages: Languages whose forms score a candidate, None for the query language and the plant language.
+        planted: Language of the private records' training text, "" where unknown.
+        sampling: How answers are drawn, None for the greedy ones.
+        room: Most tokens that are written after a prompt.
+        n_probes: Of all the probes that are asked.
+        batch_size: Prompts at a time, at first.
+        progress: Whether to show progress bars.
+    """
+
+    stage: ClassVar[str] = "leakage"
+    measures: tuple[Measure, ...]
+    candidates: Forms
+    form_languages: tuple[str, ...] | None
+    planted: str
+    sampling: Sampling | None
+    room: int
+    n_probes: int
+    batch_size: int
+    progress: bool = field(default=False, compare=False)
+
+    def __call__(self, model: Any, probes: Sequence[Probe]) -> dict[str, Any]:
+        """Frame `probes`: a row per probe, as in `LeakageResult`."""
+        backend, frame = backend_of(model), describe(probes)
+        if "extraction" in self.measures:
+            frame = frame.join(self._extraction(backend, probes))
+        if "exposure" in self.measures:
+            frame = frame.join(self._exposure(backend, probes))
+        return {"probes": frame}
+
+    def _extraction(self, backend: Backend, probes: Sequence[Probe]) -> pd.DataFrame:
+        prompts = [encode_prompt(backend, probe.prompt, room=self.room, what=f"probe {probe.id}") for probe in probes]
+        stop = encode_answer(backend, ANSWER_END)[-1]
+        options: dict[str, Any] = {"max_new_tokens": self.room, "stop_token": stop, "batch_size": self.batch_size}
+        options["progress"] = "extraction" if self.progress else ""
+        if self.sampling is None:
+            written = [[answer] for answer in generate(backend, prompts, **options)]
+        else:
+            written = sample(backend, prompts, self._draws(probes), **options)
+        spaces = {code: packs.load_language(code).spaces for code in packs.available_languages()}
+        others = {attribute: _all_forms(values) for attribute, values in self.candidates.items()}
+        rows = []
+        for probe, answers in zip(probes, written, strict=True):
+            texts = {backend.tokenizer.decode(tokens, skip_special_tokens=True) for tokens in answers}
+            others_of = others[probe.record.attribute]
+            given = {code for text in texts for code in _found_languages(probe, text, others_of, spaces)}
+            found = [code for code in probe.answers if code in given]
+            preferred = [code for code in (probe.query_language, self.planted) if code in found]
+            rows.append(
+                {
+                    "extracted": float(bool(found)),
+                    "own_form": float(probe.query_language in found),
+                    "answer_language": (preferred or found or [""])[0],
+                }
+            )
+        return pd.DataFrame(rows)
+
+    def _draws(self, probes: Sequence[Probe]) -> Sampling:
+        """Draws are numbered within a call: a part of the probes gets a seed of its own."""
+        sampling = self.sampling or Sampling()
+        if len(probes) == self.n_probes:
+            return sampling
+        return replace(sampling, seed=sampling.seed + zlib.crc32(probes[0].id.encode()))
+
+    def _exposure(self, backend: Backend, probes: Sequence[Probe]) -> pd.DataFrame:
+        tables = [_forms_of_candidates(probe, self.candidates, self.form_languages, self.planted) for probe in probes]
+        tokens = {
+            form: encode_answer(backend, form, what=f"a candidate of {probe.record.attribute}")
+            for probe, forms in zip(probes, tables, strict=True)
+            for form in set().union(*forms.values())
+        }
+        answers = [[tokens[form] for group in forms.values() for form in group] for forms in tables]
+        prompts = [
+            encode_prompt(backend, probe.prompt, room=max(map(len, of_probe)), what=f"probe {probe.id}")
+            for probe, of_probe in zip(probes, answers, strict=True)
+        ]
+        scores = answer_log_probs(
+            backend,
+            prompts,
+            answers,
+            wanted=[len(next(iter(forms.values()))) for forms in tables],
+            batch_size=self.batch_size,
+            progress="exposure" if self.progress else "",
+        )
+        rows = []
+        for forms, of_forms in zip(tables, scores, strict=True):
+            best = torch.stack([part.max() for part in torch.split(of_forms, [len(group) for group in forms.values()])])
+            place = metrics.rank(best, 0)
+            rows.append(
+                {
+                    "log_prob": float(best[0]),
+                    "rank": place,
+                    "n_candidates": len(forms),
+                    "exposure_bits": metrics.exposure_bits(place, len(forms)),
+                }
+            )
+        return pd.DataFrame(rows)
+
+
+def longest_answer(backend: Backend, candidates: Forms) -> int:
+    """Tokens of the longest form of all candidates, and one that ends it.
+
+    Raises:
+        ValueError: A form that tokenises to nothing (names its attribute).
+    """
+    return 1 + max(
+        len(encode_answer(backend, form, what=f"a form of {attribute}"))
+        for attribute, values in candidates.items()
+        for form in _all_forms(values)
+    )
+
+
+def subject_hash(subject: str) -> str:
+    """What stands for a person's name in results."""
+    return hashlib.blake2s(subject.encode(), digest_size=4).hexdigest()
+
+
+def describe(probes: Iterable[Probe]) -> pd.DataFrame:
+    """One row per probe that names it; the subject is a hash."""
+    return pd.DataFrame(
+        {
+            "probe": probe.id,
+            "record": probe.record.id,
+            "subject": subject_hash(probe.record.subject),
+            "group": probe.record.group,
+            "attribute": probe.record.attribute,
+            "query_language": probe.query_language,
+            "template": probe.template,
+        }
+        for probe in probes
+    )
+
+
+def _found_languages(probe: Probe, text: str, others: Iterable[str], spaces: dict[str, bool]) -> tuple[str, ...]:
+    separators = probe.record.attribute in _NUMERIC
+    return metrics.find_form(text, probe.answers, others=others, spaces=spaces, drop_separators=separators)
+
+
+def candidate_forms(probes: ProbeSet, records: Iterable[Record] | None) -> dict[str, dict[str, dict[str, str]]]:
+    """Attribute -> value -> language -> form, of every candidate: the packs' values, and those of `records` and `probes`."""
+    codes = packs.available_languages()
+    found: dict[str, dict[str, dict[str, str]]] = {attribute: {} for attribute in probes.attributes}
+    for attribute, values in found.items():
+        for key in packs.value_keys(attribute):
+            values[key] = {code: form for code in codes if (form := packs.load_language(code).form(attribute, key))}
+    for record in (*(records or ()), *probes.records):
+        if record.attribute in found:
+            forms = {code: form for code in codes if (form := record.form(code))}
+            found[record.attribute][record.value] = forms
+    for probe in probes:
+        found[probe.record.attribute][probe.record.value] |= probe.answers
+    return found
+
+
+def _all_forms(values: Mapping[str, Mapping[str, str]]) -> set[str]:
+    return {form for forms in values.values() for form in forms.values()}
+
+
+def _forms_of_candidates(
+    probe: Probe,
+    candidates: dict[str, dict[str, dict[str, str]]],
+    form_languages: Sequence[str] | None,
+    planted: str,
+) -> dict[str, list[str]]:
+    """Forms that score each candidate value, the record's own value first: a value scores as its likeliest form does."""
+    codes = form_languages or tuple(code for code in (probe.query_language, planted) if code)
+    values, own = candidates[probe.record.attribute], probe.record.value
+    ordered = {own: values[own]} | values
+    return {
+        value: sorted({by[code] for code in codes if code in by} or set(by.values())) for value, by in ordered.items()
+    }

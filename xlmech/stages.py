@@ -1,0 +1,126 @@
+"""The stages of an audit as they go: what is done, how much is left and for how long, seconds and memory of each.
+
+How much is left is counted in operations, by the formulas of `xlmech.costs`, and turned into time by what was measured so far.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from xlmech.units import Event, peak_bytes
+
+Say = Callable[[str], None]
+Log = Callable[..., None]
+_COUNTED = ("leakage", "lens", "attribution")
+
+
+class StageClock:
+    """Times stages, follows their parts, and knows how much of the whole job is left.
+
+    Attributes:
+        seconds: Per stage that has ended.
+        peak_mb: Per stage, the largest resident memory of any process that worked on it, MB.
+    """
+
+    def __init__(self, say: Say = lambda _: None, *, log: Log = lambda *_, **__: None, show: Say | None = None) -> None:
+        """What is told: `say` one line per stage, `log` every event, `show` a line that replaces the last (a status line)."""
+        self.seconds: dict[str, float] = {}
+        self.peak_mb: dict[str, float] = {}
+        self._say, self._log, self._show = say, log, show or (lambda _: None)
+        self._expected: dict[str, tuple[int, float]] = {}
+        self._done: dict[str, int] = {}
+        self._spent: dict[str, tuple[float, int]] = {}
+        self._stage, self._total = "", 0
+
+    def expect(self, items: Mapping[str, tuple[int, float]]) -> None:
+        """Say how many items each stage will have, and what each costs in any common unit."""
+        self._expected = dict(items)
+
+    @contextmanager
+    def __call__(self, label: str) -> Iterator[None]:
+        """Time one stage, whose name is the label's first word."""
+        self._say(label)
+        self._stage = label.split(":")[0].split(" ")[0]
+        self._log("stage", stage=self._stage, label=label)
+        started = time.perf_counter()
+        _forget_peak()
+        yield
+        self.seconds[self._stage] = round(time.perf_counter() - started, 1)
+        self._peak(_peak())
+        n = self._expected.get(self._stage, (0, 0.0))[0]
+        self._done[self._stage] = n
+        self._log("stage_done", stage=self._stage, seconds=self.seconds[self._stage], peak_mb=self.peak_mb[self._stage])
+
+    def watch(self, event: Event) -> None:
+        """Follow one event of `xlmech.parts`."""
+        if event.kind == "stage":
+            return
+        if event.kind in ("part", "kept") and event.stage in _COUNTED:
+            self._done[self._stage] = self._done.get(self._stage, 0) + event.n
+        if event.kind == "part":
+            seconds, n = self._spent.get(self._stage, (0.0, 0))
+            self._spent[self._stage] = (seconds + event.seconds, n + event.n * (event.stage in _COUNTED))
+            self._peak(event.peak_bytes)
+        if event.kind in ("damaged", "failed", "set_aside"):
+            self._say(f"{event.stage}: {event.text}" + (" is set aside" if event.kind == "set_aside" else ""))
+        values = {"seconds": round(event.seconds, 3)} if event.seconds else {}
+        self._log(
+            event.kind, stage=self._stage, task=event.stage, n=event.n, total=event.total, **values, text=event.text
+        )
+        self._show(self.status())
+
+    def status(self) -> str:
+        """One line: the stage, the share of the whole job that is done, and the time left as far as it can be told."""
+        whole = sum(n * cost for n, cost in self._expected.values())
+        done = sum(min(self._done.get(name, 0), n) * cost for name, (n, cost) in self._expected.items())
+        share, left = done / whole if whole else 0.0, self.seconds_left()
+        shown = "" if left is None else f", about {_time(left)} left"
+        return f"{self._stage}: {share:.0%} of the run is done{shown}"
+
+    def seconds_left(self) -> float | None:
+        """Of computing, by the stages' costs and what each took so far; None before anything was measured."""
+        measured = {name: seconds / n for name, (seconds, n) in self._spent.items() if n and name in self._expected}
+        cost = sum(self._expected[name][1] * self._spent[name][1] for name in measured)
+        if not cost:
+            return None
+        rate = sum(self._spent[name][0] for name in measured) / cost
+        return sum(
+            max(0, n - self._done.get(name, 0)) * measured.get(name, of_one * rate)
+            for name, (n, of_one) in self._expected.items()
+        )
+
+    def _peak(self, peak: int) -> None:
+        self.peak_mb[self._stage] = max(self.peak_mb.get(self._stage, 0.0), round(peak / 1e6, 1))
+
+
+def _time(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _forget_peak() -> None:
+    """Linux lets a process start its peak of resident memory anew; elsewhere the peak is of its whole life."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    _cuda("reset_peak_memory_stats")
+
+
+def _peak() -> int:
+    """Bytes of the largest resident memory since `_forget_peak`, or of CUDA memory where that is more."""
+    try:
+        text = Path("/proc/self/status").read_text(encoding="ascii", errors="ignore")
+        resident = 1024 * int(text.split("VmHWM:")[1].split()[0])
+    except (OSError, IndexError, ValueError):
+        resident = peak_bytes()
+    return max(resident, int(_cuda("max_memory_allocated") or 0))
+
+
+def _cuda(name: str) -> Any:
+    import torch
+
+    return getattr(torch.cuda, name)() if torch.cuda.is_available() else None
