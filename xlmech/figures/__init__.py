@@ -12,7 +12,7 @@ from xlmech.figures._flow import depths, direct_logit, similarity
 from xlmech.figures._leakage import leakage_by_language, leakage_matrix
 from xlmech.figures._lens import leakage_per_layer, lens
 from xlmech.figures._mitigation import before_after, price
-from xlmech.figures._neurons import neurons_per_layer
+from xlmech.figures._neurons import neuron_activations, neurons_per_layer
 from xlmech.figures._patching import attention, patching, patching_positions
 from xlmech.figures._style import TEMPLATE, faded, finish
 from xlmech.figures._style import name as language_name
@@ -31,6 +31,7 @@ __all__ = [
     "leakage_matrix",
     "leakage_per_layer",
     "lens",
+    "neuron_activations",
     "neurons_per_layer",
     "patching",
     "patching_positions",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
@@ -10,6 +10,7 @@ from plotly.subplots import make_subplots
 from xlmech.figures._style import INK, colour, finish, label, ordered
 
 if TYPE_CHECKING:
+    from xlmech.neuron_views import NeuronActivations
     from xlmech.neurons import PrivacyNeurons
 
 _EVERY_LAYER_UP_TO = 36
@@ -42,3 +43,21 @@ def neurons_per_layer(result: PrivacyNeurons) -> go.Figure:
     tests."""
     title = "Privacy neurons chosen per layer: universal, and specific to one language"
     return finish(figure, title, caption, height=380, legend=True, head=112)
+
+
+def neuron_activations(result: NeuronActivations) -> Any:
+    """Each prompt's tokens, coloured by a neuron's activation, as a circuitsvis view with a choice of neuron.
+
+    Tokens are shown as the result holds them: subjects masked, unless it was made with `reveal=True`.
+    """
+    from circuitsvis.activations import text_neuron_activations
+
+    texts, values = [], []
+    for _, part in result.tokens.groupby("probe", sort=False):
+        texts.append([token.replace("\n", "↵") for token in part.token])
+        values.append(result.activations[part.index.tolist()][:, :, None].numpy())
+    labels = [f"L{layer}N{index}" for layer, index in zip(result.layers, result.indices, strict=True)]
+    return text_neuron_activations(
+        tokens=texts, activations=values, first_dimension_name="Neuron", first_dimension_labels=labels,
+        second_dimension_name="Value", second_dimension_labels=["activation"],
+    )  # fmt: skip
