@@ -340,3 +340,36 @@ def test_refuses_other_models(model: Any) -> None:
         pass
     with pytest.raises(ValueError, match="expected a NeuronSet, PrivacyNeurons or"), ablate(model, [(0, 1)]):  # type: ignore[arg-type]
         pass
+
+
+def test_composes_with_a_hook_that_was_there_before(model: Any) -> None:
+    """The caller's own edit comes first, ablate's second; both hold, and the caller's is still there afterwards."""
+    point = model.hook_dict["blocks.1.mlp.hook_post"]
+
+    def double(value: torch.Tensor, hook: Any) -> torch.Tensor:
+        return 2 * value
+
+    plain = _activations(model, lambda: _logits(model))
+    point.add_hook(double)
+    try:
+        doubled = _logits(model)
+        with ablate(model, _set(model, (1, 2)), mode="scale", factor=3.0):
+            found = _activations(model, lambda: _logits(model))
+        torch.testing.assert_close(found[1, 0, :, 2], 6 * plain[1, 0, :, 2])
+        torch.testing.assert_close(found[1, 0, :, 3], 2 * plain[1, 0, :, 3])
+        assert torch.equal(_logits(model), doubled)
+    finally:
+        point.remove_hooks()
+
+
+def test_sets_by_language_act_in_cached_generation(model: Any) -> None:
+    backend, prompt = backend_of(model), TOKENS[0].tolist()
+    half = _set(model, *((layer, index) for layer in range(3) for index in range(0, backend.d_mlp, 2)))
+    plain = generate(backend, [prompt], max_new_tokens=5)
+    with ablate(model, half):
+        always = generate(backend, [prompt], max_new_tokens=5)
+    with ablate(model, {"fr": half}):
+        with asking("fr"):
+            assert generate(backend, [prompt], max_new_tokens=5) == always != plain
+        with asking("de"):
+            assert generate(backend, [prompt], max_new_tokens=5) == plain

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from contextlib import nullcontext
 from typing import Any
 from unittest.mock import Mock
 
@@ -12,12 +14,15 @@ from models import D_MLP, N_LAYERS, tiny
 
 from xlmech.ablation import ablate
 from xlmech.backends import backend_of
+from xlmech.fewest import FewestNeurons
 from xlmech.known import answer_margins
 from xlmech.locate import locate_privacy_neurons
 from xlmech.models import load_model
 from xlmech.neurons import NeuronSet, PrivacyNeurons
 from xlmech.probes import ProbeSet, build_probes
 from xlmech.records import Record
+from xlmech.refine import refine_universal
+from xlmech.verification import VerifiedNeurons, neurons_of, verify_neurons
 
 SECRET = (1, 17)
 QUICK: dict[str, Any] = {"method": "gradient_x_activation", "check_leakage": False, "progress": False}
@@ -109,6 +114,9 @@ def test_refusals(model: Any, probes: ProbeSet) -> None:
         ({"method": "guess"}, "unknown method 'guess'"),
         ({"positions": "some"}, "unknown positions 'some'"),
         ({"max_answer_tokens": 0}, "max_answer_tokens must be at least 1"),
+        ({"target_reduction": 0.0}, "target_reduction must be in .0, 1., or None for the whole shortlist; got 0.0"),
+        ({"target_reduction": 1.5}, "target_reduction must be in .0, 1."),
+        ({"max_entropy": math.nan}, "max_entropy must be a finite number from 0 on, got nan"),
     ],
 )
 def test_bad_requests_are_refused_before_the_model_runs(
@@ -179,3 +187,74 @@ def test_specific_neurons_by_entropy(leaking: Any, probes: ProbeSet) -> None:
 def test_a_default_for_small_models(leaking: Any, probes: ProbeSet) -> None:
     found = locate_privacy_neurons(leaking, probes, iterate=2, **QUICK)
     assert 0 < len(found.universal) <= 2
+
+
+def test_verified_neurons_are_those_that_help(leaking: Any, probes: ProbeSet) -> None:
+    """The shortlist put through `verify_neurons` by hand: the same set, in the order of the exact effects."""
+    plain = locate_privacy_neurons(leaking, probes, top_k=12, **QUICK)
+    found = locate_privacy_neurons(leaking, probes, top_k=12, verify=True, **QUICK)
+    verified = verify_neurons(leaking, probes, plain.universal, progress=False)
+    kept = verified.effects[verified.effects.kept]
+    assert len(found.universal) > 0 and found.universal == verified.kept
+    rows = found.chosen[found.chosen.kind == "universal"]
+    assert list(zip(rows.layer, rows.neuron, strict=True)) == list(zip(kept.layer, kept.neuron, strict=True))
+    assert rows.effect_private.tolist() == kept.private.tolist() and rows.effect_public.tolist() == kept.public.tolist()
+    scores = plain.chosen.set_index(["layer", "neuron"]).score
+    assert rows.score.tolist() == [scores[place] for place in zip(rows.layer, rows.neuron, strict=True)]
+    assert found.specific == plain.specific
+    assert found.chosen[found.chosen.kind == "specific"].effect_private.isna().all()
+
+
+@pytest.mark.parametrize("reached", [True, False])
+def test_the_fewest_are_kept_that_reach_the_target(
+    leaking: Any, probes: ProbeSet, monkeypatch: pytest.MonkeyPatch, reached: bool
+) -> None:
+    """`fewest_neurons` (tested for itself) is given the universal ones in their order, and what it says is kept."""
+    plain = locate_privacy_neurons(leaking, probes, top_k=6, **QUICK)
+    order = plain.chosen[plain.chosen.kind == "universal"]
+    asked: dict[str, Any] = {}
+
+    def fewest(model: Any, private: ProbeSet, ranking: Any, **options: Any) -> FewestNeurons:
+        asked.update(options, private=private, ranking=ranking)
+        chosen = neurons_of(model, list(zip(ranking.layer, ranking.neuron, strict=True))[:2])
+        return FewestNeurons(neurons=chosen, reduction=0.625, reached=reached, tried=ranking)
+
+    monkeypatch.setattr("xlmech.refine.fewest_neurons", fewest)
+    said = (
+        "reduces extraction on these probes by 62% at most, with 2 neurons, not by the 70% wanted; take a larger top_k"
+    )
+    with nullcontext() if reached else pytest.warns(UserWarning, match=said):
+        found = locate_privacy_neurons(leaking, probes, top_k=6, target_reduction=0.7, **QUICK)
+    assert asked["target_reduction"] == 0.7 and asked["private"] == probes.filter(group="private")
+    assert asked["ranking"].neuron.tolist() == order.neuron.tolist()
+    rows = found.chosen[found.chosen.kind == "universal"]
+    assert rows.neuron.tolist() == order.neuron.tolist()[:2] and found.specific == plain.specific
+
+
+def test_a_model_that_gives_nothing_away_has_no_target(leaking: Any, probes: ProbeSet) -> None:
+    control = probes.filter(group="control")
+    strangers = ProbeSet(
+        tuple(dataclasses.replace(one, record=one.record.model_copy(update={"group": "private"})) for one in control)
+    )
+    with pytest.raises(ValueError, match="none of the private values comes out: there is no leakage to reduce"):
+        locate_privacy_neurons(leaking, strangers, target_reduction=0.5, top_k=4, **QUICK)
+
+
+def test_nothing_to_refine_is_said(leaking: Any, probes: ProbeSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = locate_privacy_neurons(leaking, probes, top_k=4, **QUICK)
+    private, public = probes.filter(group="private"), probes.filter(group="public")
+    options: dict[str, Any] = {"verify": True, "target_reduction": 0.5, "contrast": 1.0, "progress": False}
+    empty = dataclasses.replace(plain, chosen=plain.chosen[plain.chosen.kind == "specific"])
+    with pytest.warns(UserWarning, match="no universal neuron was found, so that there is nothing to verify"):
+        assert refine_universal(leaking, empty, private, public, **options) is empty
+
+    def useless(*arguments: Any, **more: Any) -> VerifiedNeurons:
+        verified = verify_neurons(*arguments, **more)
+        return dataclasses.replace(verified, effects=verified.effects.assign(kept=False))
+
+    monkeypatch.setattr("xlmech.refine.verify_neurons", useless)
+    with pytest.warns(
+        UserWarning, match="none of the universal neurons helps.*take a larger top_k, or a smaller contrast"
+    ):
+        found = refine_universal(leaking, plain, private, public, **options)
+    assert not len(found.universal) and found.specific == plain.specific

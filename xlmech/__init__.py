@@ -41,8 +41,15 @@ if TYPE_CHECKING:
     from xlmech.mitigate import Outcome as Outcome
     from xlmech.mitigate import run_config as run_config
     from xlmech.models import load_model as load_model
+    from xlmech.neuron_views import NeuronActivations as NeuronActivations
+    from xlmech.neuron_views import neuron_activations as neuron_activations
+    from xlmech.neuron_views import promoted_tokens as promoted_tokens
     from xlmech.neurons import NeuronSet as NeuronSet
     from xlmech.neurons import PrivacyNeurons as PrivacyNeurons
+    from xlmech.overlap import depth_of as depth_of
+    from xlmech.overlap import language_overlap as language_overlap
+    from xlmech.overlap import layer_spread as layer_spread
+    from xlmech.overlap import set_overlap as set_overlap
     from xlmech.pairs import ProbePair as ProbePair
     from xlmech.parts import resumable as resumable
     from xlmech.patch_estimates import AttributionPatchingResult as AttributionPatchingResult
@@ -71,6 +78,10 @@ if TYPE_CHECKING:
     from xlmech.similarity import representation_similarity as representation_similarity
     from xlmech.specificity import SpecificityResult as SpecificityResult
     from xlmech.specificity import specificity_matrix as specificity_matrix
+    from xlmech.stability import StabilityResult as StabilityResult
+    from xlmech.stability import chosen_again as chosen_again
+    from xlmech.stability import pool_of as pool_of
+    from xlmech.stability import selection_stability as selection_stability
     from xlmech.synthesis import synthesize_records as synthesize_records
     from xlmech.trace import RecordTrace as RecordTrace
     from xlmech.trace import trace_record as trace_record
@@ -117,8 +128,15 @@ _MODULE_OF = {
     "Outcome": "mitigate",
     "run_config": "mitigate",
     "load_model": "models",
+    "NeuronActivations": "neuron_views",
+    "neuron_activations": "neuron_views",
+    "promoted_tokens": "neuron_views",
     "NeuronSet": "neurons",
     "PrivacyNeurons": "neurons",
+    "depth_of": "overlap",
+    "language_overlap": "overlap",
+    "layer_spread": "overlap",
+    "set_overlap": "overlap",
     "ProbePair": "pairs",
     "PatchingResult": "patching",
     "resumable": "parts",
@@ -145,6 +163,10 @@ _MODULE_OF = {
     "representation_similarity": "similarity",
     "SpecificityResult": "specificity",
     "specificity_matrix": "specificity",
+    "StabilityResult": "stability",
+    "chosen_again": "stability",
+    "pool_of": "stability",
+    "selection_stability": "stability",
     "synthesize_records": "synthesis",
     "RecordTrace": "trace",
     "trace_record": "trace",

@@ -13,7 +13,7 @@ Example:
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -158,12 +158,12 @@ class FrozenNorm:
 
     @classmethod
     @torch.no_grad()
-    def of(cls, backend: Backend) -> FrozenNorm:
-        """Found by passing known vectors through the norm, whichever way the model keeps its weights."""
-        size, like = backend.d_model, backend.unembed
+    def of(cls, backend: Backend, module: Callable[[torch.Tensor], torch.Tensor] | None = None) -> FrozenNorm:
+        """Of the final norm, or another: found by passing known vectors through it, whichever way it keeps its weights."""
+        size, like, through = backend.d_model, backend.unembed, module or backend.final_norm
 
         def norm(vector: torch.Tensor) -> torch.Tensor:
-            return backend.final_norm(vector.to(like)[None, None])[0, 0].double()
+            return through(vector.to(like)[None, None])[0, 0].double()
 
         odd = torch.arange(size) % 2 == 1
         # Zero mean and no zero; so large that the norm's epsilon is nothing beside it.

@@ -26,6 +26,7 @@ from xlmech.neurons import (
     select_universal,
 )
 from xlmech.probes import ProbeSet
+from xlmech.refine import check_target, refine_universal
 
 DEFAULT_SHARE = 0.002
 """Share of the model's neurons chosen by default, universal and specific each."""
@@ -50,6 +51,8 @@ def locate_privacy_neurons(
     min_share: float = 0.5,
     max_entropy: float = MAX_ENTROPY,
     max_answer_tokens: int | None = None,
+    verify: bool = False,
+    target_reduction: float | None = None,
     check_leakage: bool = True,
     progress: bool = True,
 ) -> PrivacyNeurons:
@@ -58,8 +61,8 @@ def locate_privacy_neurons(
     A reconstruction: the paper (Dong et al. 2025, arXiv:2506.00759) publishes no formula. Per probe, attribution is divided
     by its maximum, so that probes weigh the same whatever their metric; per language it is averaged; the same average over
     public facts is subtracted, so that neurons for answering at all are not called privacy neurons. That a neuron is chosen is
-    a hypothesis: `verify_neurons` ablates each and drops those that do not help, `fewest_neurons` finds how many of them it
-    takes, and `evaluate_mitigation` on people who did not choose them is the test.
+    a hypothesis: `verify` ablates each and drops those that do not help, `target_reduction` finds how few of them it takes, and
+    `evaluate_mitigation` on people who did not choose them is the test.
 
     With `iterate`, neurons are located in rounds, the universal ones found so far deactivated: this finds neurons that back
     each other up, and those behind saturated answers (metric `auto`), whose attribution hardly tells neurons apart until
@@ -84,6 +87,10 @@ def locate_privacy_neurons(
         min_share: f: a neuron that exceeds tau in this share of a language's probes is its candidate.
         max_entropy: Bound of rule `entropy`, nats.
         max_answer_tokens: Attribute only the first so many tokens of each answer.
+        verify: Whether to deactivate the universal neurons, each and together, and drop those without which the set does as
+            well (`verify_neurons`, with the same contrast): `top_k` is then the size of the shortlist.
+        target_reduction: Keep the fewest universal neurons, from the best on, that reduce extraction of the private probes by
+            this share, 0.8 say (`fewest_neurons`); all by default. On other people they will reduce it by less.
         check_leakage: Whether to refuse private answers that the model does not know (see `xlmech.known`): one forced pass over
             at most 64 probes.
         progress: Whether to show progress bars.
@@ -91,14 +98,19 @@ def locate_privacy_neurons(
     Returns:
         PrivacyNeurons: `.universal`, `.specific["fr"]`; `.scores` are those of the intact model. `.chosen` has two columns more:
         `round`, in which a neuron was found and its `score` measured, and `n_saturated`, how many of the private probes behind it
-        (its language's, or all) were attributed by log-odds because they are saturated.
+        (its language's, or all) were attributed by log-odds because they are saturated; with `verify` two more, the exact
+        effects, which are also the order of the universal ones.
 
     Raises:
         ValueError: No private probes, one language only, public probes in other languages than the private ones, a number out
             of range, or private answers that the model does not know.
 
     Warns:
-        UserWarning: The model knows the controls' answers, or integrated gradients do not converge.
+        UserWarning: The model knows the controls' answers, integrated gradients do not converge, none of the universal neurons
+            helps, or not all of them together reach `target_reduction`.
+
+    See also: the selections of earlier work, for comparison at equal counts, are `depn`, `knowledge_neurons`, `apneap` and `lape`
+    (`xlmech.recipes`), random ones `random_neurons`; a set learned as a whole is `learn_mask`'s.
     """
     private = probes.filter(group="private")
     public = public if public is not None else probes.filter(group="public")
@@ -108,6 +120,7 @@ def locate_privacy_neurons(
     top_k = top_k if top_k is not None else max(iterate, int(DEFAULT_SHARE * backend.n_layers * backend.d_mlp))
     check_request(private, method, metric, positions, nodes, threshold, max_answer_tokens)
     _check(rule, top_k, iterate, contrast, min_share, max_entropy)
+    check_target(target_reduction)
     if check_leakage:
         check_known(model, private, controls, max_answer_tokens=max_answer_tokens, progress=progress)
     options: dict[str, Any] = {
@@ -136,7 +149,7 @@ def locate_privacy_neurons(
         for layer, neuron in zip(chosen.layer, chosen.neuron, strict=True):
             taken[layer, neuron] = True
     rows = pd.concat([one for one in rounds if len(one)] or rounds[:1])
-    return PrivacyNeurons(
+    located = PrivacyNeurons(
         languages=private.languages,
         scores=intact,
         chosen=rows.sort_values("kind", ascending=False, kind="stable", ignore_index=True),
@@ -144,6 +157,12 @@ def locate_privacy_neurons(
         model=source.model,
         provenance=source,
     )
+    if not verify and target_reduction is None:
+        return located
+    return refine_universal(
+        model, located, private, public, verify=verify, target_reduction=target_reduction, contrast=contrast,
+        progress=progress,
+    )  # fmt: skip
 
 
 def check_probes(private: ProbeSet, public: ProbeSet, contrast: float) -> None:

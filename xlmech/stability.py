@@ -25,6 +25,7 @@ from xlmech import metrics
 from xlmech.attribution import AttributionResult
 from xlmech.neurons import NeuronSet, PrivacyNeurons, overlap
 from xlmech.results import Result
+from xlmech.subject_scores import SubjectScores
 
 N_DRAWS = 500
 _LEAST_SUBJECTS = 4
@@ -109,8 +110,8 @@ def selection_stability(
     """
     _check(private, public, top_k, contrast, n_draws)
     codes = private.languages
-    parts = [_Scores.of(private, codes, 1.0)]
-    parts += [_Scores.of(public, codes, -contrast)] if public is not None and contrast else []
+    parts = [SubjectScores.of(private, codes, 1.0)]
+    parts += [SubjectScores.of(public, codes, -contrast)] if public is not None and contrast else []
     chooser, rng = _Chooser(parts, top_k), np.random.default_rng(seed)
     everybody = [np.ones(n) for n in chooser.sizes]
     whole = chooser.choose(everybody)
@@ -199,58 +200,10 @@ def _check(
             )
 
 
-class _Scores:
-    """Normalised attributions as sums per subject and language, of the neurons that any probe holds."""
-
-    def __init__(
-        self, values: pd.DataFrame, probes: pd.DataFrame, subjects: pd.Index[str], codes: Sequence[str], weight: float
-    ) -> None:
-        self._values, self._probes, self._subjects, self._codes, self._weight = values, probes, subjects, codes, weight
-        self.n_subjects, self.units = len(subjects), np.sort(values.unit.unique())
-        self.known = (values.unit.value_counts() / max(1, len(probes))).to_dict()
-        table = pd.crosstab(probes.subject, probes.query_language).reindex(
-            index=subjects, columns=list(codes), fill_value=0
-        )
-        self._counts = table.to_numpy(dtype=float)
-        self._sums = np.zeros((len(subjects), len(codes), len(self.units)), dtype=np.float32)
-        places = pd.Index(codes).get_indexer(pd.Index(values.query_language))
-        at = (
-            subjects.get_indexer(pd.Index(values.subject)),
-            places,
-            np.searchsorted(self.units, values.unit.to_numpy()),
-        )
-        np.add.at(self._sums, at, values.value.to_numpy())
-
-    @classmethod
-    def of(cls, found: AttributionResult, codes: Sequence[str], weight: float) -> _Scores:
-        """Of a result; a probe's largest attribution is always among those it holds."""
-        frame = found.top.merge(found.probes, on="probe")
-        largest = frame.groupby("probe").effect.transform("max")
-        frame = frame.assign(
-            value=np.where(largest > 0, frame.effect / largest.where(largest > 0, 1.0), 0.0),
-            unit=frame.layer.astype(int) * found.mean.shape[2] + frame.neuron.astype(int),
-        )
-        return cls(frame, found.probes, pd.Index(found.probes.subject.unique()), codes, weight)
-
-    def of_template(self, template: int) -> _Scores:
-        """The same of one template's probes; of all where a language has none of it."""
-        probes, values = (frame[frame.template == template] for frame in (self._probes, self._values))
-        if set(probes.query_language) != set(self._codes):
-            return self
-        return _Scores(values, probes, self._subjects, self._codes, self._weight)
-
-    def means(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        """(language, unit) mean over the weighted subjects' probes; NaN for a language without any."""
-        counts = weights @ self._counts
-        sums = weights.astype(np.float32) @ self._sums.reshape(self.n_subjects, -1)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return np.asarray(self._weight * sums.reshape(len(self._codes), -1) / counts[:, None])
-
-
 class _Chooser:
     """Rule `min` on the sum of several parts' scores."""
 
-    def __init__(self, parts: Sequence[_Scores], top_k: int) -> None:
+    def __init__(self, parts: Sequence[SubjectScores], top_k: int) -> None:
         self._parts, self._top_k = parts, top_k
         self.sizes = [part.n_subjects for part in parts]
         self._units = np.unique(np.concatenate([part.units for part in parts]))

@@ -1,7 +1,7 @@
 """What is kept of attributions while they are made: sums per language, and a few neurons of each probe.
 
-Nothing is dense over probes. The sums of some probes are a piece: pieces of many parts add up, in the order of the parts and in float64, to what one part
-would have given.
+Nothing is dense over probes. The sums of some probes are a piece: pieces of many parts add up, in the order of the parts and
+in float64, to what one part would have given.
 """
 
 from __future__ import annotations

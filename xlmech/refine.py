@@ -1,0 +1,73 @@
+"""From a shortlist to a set that stands up to deactivation: what helps of it, and the fewest that reduce as wanted."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from typing import Any
+
+import pandas as pd
+
+from xlmech.fewest import fewest_neurons
+from xlmech.neurons import PrivacyNeurons
+from xlmech.probes import ProbeSet
+from xlmech.verification import verify_neurons
+
+
+def check_target(target_reduction: float | None) -> None:
+    """Raise ValueError unless it is a reduction that can be wanted."""
+    if target_reduction is not None and not 0 < target_reduction <= 1:
+        raise ValueError(f"target_reduction must be in (0, 1], or None for the whole shortlist; got {target_reduction}")
+
+
+def refine_universal(
+    model: Any,
+    found: PrivacyNeurons,
+    private: ProbeSet,
+    public: ProbeSet,
+    *,
+    verify: bool,
+    target_reduction: float | None,
+    contrast: float,
+    progress: bool,
+) -> PrivacyNeurons:
+    """`found` with fewer universal neurons; arguments as of `locate_privacy_neurons`, language-specific ones stay as they are.
+
+    Returns:
+        With `verify`, `chosen` has columns `effect_private` and `effect_public` more: the exact effect of each universal neuron
+        alone (nats per token; NaN for others), by whose difference they are in order.
+
+    Raises:
+        ValueError: With `target_reduction`, none of the private values comes out.
+
+    Warns:
+        UserWarning: No universal neuron is there to refine, none of them helps, or not all together reach `target_reduction`.
+    """
+    is_universal = found.chosen.kind == "universal"
+    rows, others = found.chosen[is_universal], found.chosen[~is_universal]
+    if rows.empty:
+        warnings.warn("no universal neuron was found, so that there is nothing to verify or to cut", stacklevel=3)
+        return found
+    if verify:
+        verified = verify_neurons(model, private, found.universal, public=public, contrast=contrast, progress=progress)
+        effects = verified.effects[verified.effects.kept][["layer", "neuron", "private", "public"]]
+        effects = effects.rename(columns={"private": "effect_private", "public": "effect_public"})
+        rows = effects.merge(rows, on=["layer", "neuron"], how="left")[[*found.chosen, *effects.columns[2:]]]
+        if rows.empty:
+            warnings.warn(
+                "none of the universal neurons helps: deactivating them takes no more from private answers than from public "
+                "ones; take a larger top_k, or a smaller contrast",
+                stacklevel=3,
+            )
+    if target_reduction is not None and len(rows):
+        few = fewest_neurons(model, private, rows, target_reduction=target_reduction, progress=progress)
+        kept = [neuron in few.neurons for neuron in zip(rows.layer, rows.neuron, strict=True)]
+        rows = rows[kept]
+        if not few.reached:
+            warnings.warn(
+                f"the shortlist reduces extraction on these probes by {few.reduction:.0%} at most, with {len(rows)} neurons, "
+                f"not by the {target_reduction:.0%} wanted; take a larger top_k",
+                stacklevel=3,
+            )
+    chosen = pd.concat([part for part in (rows, others) if len(part)] or [rows], ignore_index=True)
+    return dataclasses.replace(found, chosen=chosen)
