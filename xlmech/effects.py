@@ -14,18 +14,17 @@ from typing import Any, Literal
 import torch
 from einops import einsum
 from jaxtyping import Float, Int
-from scipy.special import roots_jacobi
 
 from xlmech import metrics
 from xlmech.backends import Backend
 from xlmech.nearby import near_log_prob, nearby
+from xlmech.quadrature import Quadrature, Rule, quadrature
 from xlmech.readout import token_log_prob, token_logit
 from xlmech.rows import Rows, RowStates, ablate_units, replace, run_rows
 from xlmech.runner import Forced, drain, rows_that_fit
 
 Metric = Literal["log_prob", "prob", "logit", "log_odds"]
 Positions = Literal["last", "all"]
-Quadrature = Literal["gauss_lobatto", "left", "inclusive"]
 COMPONENT = "mlp.hook_post"
 _EXACT_ROWS = 512
 _Losses = Callable[[torch.Tensor], torch.Tensor]
@@ -45,7 +44,7 @@ def integrated_gradients(
     forced: Forced,
     base: Float[torch.Tensor, "layer neuron"] | Float[torch.Tensor, "layer position neuron"],
     *,
-    nodes: int,
+    nodes: int | Sequence[int],
     positions: Positions,
     metric: Metric = "log_prob",
     rule: Quadrature = "gauss_lobatto",
@@ -57,7 +56,8 @@ def integrated_gradients(
 
     `rule` approximates the integral. `gauss_lobatto`: `nodes` inside the path, and its two ends besides. The others are the
     equal-step sums of earlier work, which converge slowly: `left` takes the mean gradient of `nodes` points from the baseline
-    on, short of the end; `inclusive` that of `nodes` points from the baseline to the end.
+    on, short of the end; `inclusive` that of `nodes` points from the baseline to the end. `nodes` may differ between layers
+    (`xlmech.nodes` finds how many each needs).
 
     Returns:
         (layer, neuron) attributions summed over the answer's tokens, and the completeness error per layer of that sum.
@@ -65,23 +65,37 @@ def integrated_gradients(
     base = base[:, None] if base.ndim == 2 else base
     base = base.expand(-1, len(forced.tokens), -1)
     total, difference = torch.zeros_like(base[:, 0]), torch.zeros_like(base[:, 0, 0])
-    for window, read in _windows(forced, positions):
+    of_layer = [nodes] * backend.n_layers if isinstance(nodes, int) else list(nodes)
+    if len(of_layer) != backend.n_layers:
+        raise ValueError(f"nodes for {len(of_layer)} layers, but the model has {backend.n_layers}")
+    rules = [quadrature(rule, n, base) for n in of_layer]
+    for window, read in _windows(forced, positions, base):
 
         def work(layers: list[int], window: range = window, read: range = read) -> None:
-            part, lost = _integrate(backend, forced, base, layers, window, read, metric, _quadrature(rule, nodes, base))
+            part, lost = _integrate(
+                backend, forced, base, layers, window, read, metric, [rules[layer] for layer in layers]
+            )
             total[layers] += part
             difference[layers] += lost
 
-        fit = rows_that_fit(backend, len(window), window.start, gradient=True) // (nodes + 1)
+        fit = rows_that_fit(backend, len(window), window.start, gradient=True) // (max(of_layer) + 1)
         drain(backend.n_layers, work, key=lambda layer: layer, batch_size=fit)
     return total, metrics.completeness_error(total.sum(1), difference)
 
 
-def _windows(forced: Forced, positions: Positions) -> list[tuple[range, range]]:
-    """Positions whose activations move together, and those among them that predict what is scored."""
-    if positions == "all":
-        return [(range(forced.predicting.stop), forced.predicting)]
-    return [(range(place, place + 1),) * 2 for place in forced.predicting]
+def _windows(forced: Forced, positions: Positions, base: torch.Tensor | None = None) -> list[tuple[range, range]]:
+    """Positions whose activations move together, and those among them that predict what is scored.
+
+    What comes before the first position at which the activations differ from `base` is not moved: where the baseline is another
+    prompt that begins alike, only what follows the common beginning is run for every row.
+    """
+    if positions == "last":
+        return [(range(place, place + 1),) * 2 for place in forced.predicting]
+    differs = (
+        [True] if base is None else (forced.activations != base.to(forced.activations.dtype)).any(2).any(0).tolist()
+    )
+    first = differs.index(True) if any(differs) else 0
+    return [(range(min(first, forced.predicting.start), forced.predicting.stop), forced.predicting)]
 
 
 def _integrate(
@@ -92,28 +106,34 @@ def _integrate(
     window: range,
     read: range,
     metric: Metric,
-    quadrature: tuple[torch.Tensor, torch.Tensor, float],
+    rules: Sequence[Rule],
 ) -> tuple[Float[torch.Tensor, "layer neuron"], Float[torch.Tensor, " layer"]]:
     """Attributions and F(a) - F(b) of some layers, whose activations move at the positions of `window`, scored at `read`."""
-    places, weights, weight_at_end = quadrature
     places_run = slice(window.start, window.stop)
     start = base[layers, places_run]
     step = forced.activations[layers, places_run].to(base.dtype) - start
     # Variant 0 is the baseline, which is also for completeness; the path's other end is the answer itself: one row for all.
-    values = (start[:, None] + places[:, None, None] * step[:, None]).requires_grad_()
+    values = [
+        (start[number] + rule.places[:, None, None] * step[number])[None].requires_grad_()
+        for number, rule in enumerate(rules)
+    ]
     ends, end = _differentiable(layers)
     with torch.enable_grad():
-        rows = [replace(COMPONENT, layer, values[[number]]) for number, layer in enumerate(layers)]
+        rows = [replace(COMPONENT, layer, of_layer) for layer, of_layer in zip(layers, values, strict=True)]
         states = _run_window(backend, forced, window, [end, *rows])
         hidden = torch.cat([edited[0] for edited in states.edited])[:, read.start - window.start :]
         scores = _scores(backend, forced, hidden, read, metric)
-        gradient, *gradients_at_end = torch.autograd.grad(scores.sum(), [values, *ends])
-    moved = einsum(step, gradient, weights, "layer position neuron, layer node position neuron, node -> layer neuron")
-    gradient_at_end = torch.stack([slope[0, 0] for slope in gradients_at_end]).to(step.dtype)
-    at_end = weight_at_end * einsum(
-        step, gradient_at_end, "layer position neuron, layer position neuron -> layer neuron"
+        gradients = torch.autograd.grad(scores.sum(), [*values, *ends])
+    total = torch.stack(
+        [
+            (step[number] * (einsum(inner[0], rule.weights, "node ..., node -> ...") + rule.at_end * end[0, 0])).sum(0)
+            for number, (rule, inner, end) in enumerate(
+                zip(rules, gradients[: len(layers)], gradients[len(layers) :], strict=True)
+            )
+        ]
     )
-    return moved + at_end, scores[0].detach() - scores[1:].view(len(layers), -1)[:, 0].detach()
+    own, *others = scores.detach().split([1, *(len(rule.places) for rule in rules)])
+    return total, own - torch.stack([of_layer[0] for of_layer in others])
 
 
 def _differentiable(layers: Sequence[int]) -> tuple[list[torch.Tensor], Rows]:
@@ -142,37 +162,6 @@ def _scores(
     targets = forced.tokens[read.start + 1 : read.stop + 1].to(hidden.device)
     found = token_metric(backend, metric, hidden.flatten(0, 1), targets.repeat(len(hidden)))
     return found.view(len(hidden), len(targets)).sum(1)
-
-
-def _quadrature(rule: Quadrature, nodes: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, float]:
-    """Places in [0, 1), of which the first is 0, their weights, and the weight at 1."""
-    if rule == "gauss_lobatto":
-        return _gauss_lobatto(nodes, like)
-    if rule == "left" and nodes >= 1:
-        steps, at_end = nodes, 0.0
-    elif rule == "inclusive" and nodes >= 2:
-        steps, at_end = nodes - 1, 1 / nodes
-    else:
-        raise ValueError(
-            f"no rule {rule!r} of {nodes} nodes; use 'gauss_lobatto', 'left' (1 or more) or 'inclusive' (2 or more)"
-        )
-    places = torch.arange(steps, dtype=like.dtype, device=like.device) / steps
-    return places, torch.full_like(places, 1 / nodes), at_end
-
-
-def _gauss_lobatto(nodes: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, float]:
-    """Places in [0, 1], a 0 and `nodes` inner ones, their weights, and the weight at 1.
-
-    Quadrature with both ends among its nodes, exact for polynomials of degree 2 * nodes + 1 (Abramowitz and Stegun 25.4.32).
-    Gauss-Legendre nodes would give degree 2 * nodes - 1 for the same rows: the ends are run in any case.
-    """
-    inner, weights = roots_jacobi(nodes, 1, 1)
-    at_end = 1 / ((nodes + 2) * (nodes + 1))
-    return (
-        torch.tensor([0.0, *((inner + 1) / 2)], dtype=like.dtype, device=like.device),
-        torch.tensor([at_end, *(weights / (1 - inner**2) / 2)], dtype=like.dtype, device=like.device),
-        at_end,
-    )
 
 
 @torch.no_grad()
