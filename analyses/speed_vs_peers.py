@@ -2,6 +2,7 @@
 
     python analyses/speed_vs_peers.py           # five runs of each
     python analyses/speed_vs_peers.py --quick   # one run, peers on a sample of their passes
+    python analyses/speed_vs_peers.py --one-thread   # processor seconds, for a machine that does other work too
 
 xlmech and each peer run in turn in this one process, on the same model, prompts and thread count; ratios are of medians.
 Where a peer repeats one pass thousands of times, a sample of the passes is timed and scaled, and the row says of how many. The
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os.path
 import platform
 import statistics
 import time
@@ -32,14 +34,17 @@ from xlmech import build_probes, demo_records, load_model, logit_lens, measure_l
 from xlmech.backends import Backend, backend_of
 from xlmech.effects import COMPONENT, exact_effects, integrated_gradients
 from xlmech.figures import TEMPLATE
+from xlmech.nodes import nodes_needed
 from xlmech.probes import ProbeSet
 from xlmech.readout import token_log_prob
 from xlmech.rows import replace, run_rows
 from xlmech.runner import Forced, Recorder, encode_answer, encode_prompt, run_forced
 
 FIGURES = Path(__file__).parent.parent / "figures"
-NODES = {"last": 4, "all": 16}
-"""Inner nodes with which integrated gradients are as exact as the peer's 20 steps."""
+TOLERANCE = {"last": 1.5e-5, "all": 3e-6}
+COUNTS = {"last": (1, 2, 3, 4, 5, 6, 8), "all": (4, 6, 8, 10, 12, 14, 18)}
+"""How many nodes each layer needs is looked for among these, on another person's prompt, for this error of the whole; each row
+reports the error on the prompt that is timed beside that of the peer's 20 steps."""
 PLANTED = "gemma-3-270m, planted"
 SHAPES = ("llama", "qwen2", "gpt2")
 GOALS = {
@@ -61,6 +66,7 @@ class Row:
     error_peer: float | None
     timed_share: float = 1.0
     model: str = PLANTED
+    nodes: list[int] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As in the last line printed."""
@@ -71,13 +77,16 @@ class Row:
             "ratio_lowest_highest": [round(value, 2) for value in spread], "goal": GOALS.get(self.work),
             "seconds_ours": round(ours, 4), "seconds_peer": round(theirs, 4), "error_ours": self.error_ours,
             "error_peer": self.error_peer, "share_of_the_peers_passes_timed": round(self.timed_share, 4), "runs": len(self.ours),
+            "nodes_per_layer": self.nodes,
         }  # fmt: skip
 
 
 def seconds(function: Callable[[], Any]) -> tuple[float, Any]:
-    started = time.perf_counter()
+    """Seconds of the clock, or of the processor where there is one thread: other work on the machine does not count there."""
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    started = clock()
     found = function()
-    return time.perf_counter() - started, found
+    return clock() - started, found
 
 
 def in_turn(
@@ -101,12 +110,28 @@ def relative_error(found: torch.Tensor, wanted: torch.Tensor) -> float:
 
 @dataclass(frozen=True)
 class Case:
-    """One prompt whose next token is attributed, with a baseline prompt of the same length."""
+    """One prompt whose next token is attributed, with baseline prompts of the same length.
+
+    Attributes:
+        backend: The model.
+        forced: The prompt with its next token.
+        other: The prompt with another last token.
+        target: The next token.
+        source: Another prompt, for all positions.
+    """
 
     backend: Backend
     forced: Forced
     other: Forced
     target: int
+    source: list[int] | None = None
+
+    def baseline(self, positions: str) -> tuple[Forced, torch.Tensor]:
+        """The baseline's run and (layer, position, neuron) activations."""
+        start = (
+            self.other if positions == "last" else run_forced(self.backend, self.source or [], [self.target], COMPONENT)
+        )
+        return start, start.activations[:, : self.forced.n_prompt + 1].float()
 
     @property
     def network(self) -> Any:
@@ -119,14 +144,23 @@ class Case:
         return self.forced.tokens[: self.forced.n_prompt][None]
 
 
-def case_of(backend: Backend, tokens: list[int], target: int, last: int) -> Case:
+def case_of(backend: Backend, tokens: list[int], target: int, last: int, source: list[int] | None = None) -> Case:
     """The baseline prompt differs in its last token, so that captum's path moves the last position only."""
     forced, baseline = (run_forced(backend, prompt, [target], COMPONENT) for prompt in (tokens, [*tokens[:-1], last]))
-    return Case(backend=backend, forced=forced, other=baseline, target=target)
+    return Case(backend=backend, forced=forced, other=baseline, target=target, source=source)
 
 
-def random_case(shape: str, tokenizer: Any) -> Case:
-    """A model of random weights in the shape of a small one of its kind, and twelve random tokens."""
+def planted_cases(backend: Backend) -> tuple[Case, Case]:
+    """Two people's French question, each with a third person's of the same length as a baseline."""
+    people = build_probes(demo_records(), ["fr"], attributes=["occupation"], templates=[2])
+    asked = [(encode_prompt(backend, probe.prompt), encode_answer(backend, probe.answers["fr"])[0]) for probe in people]
+    first, second, third = [pair for pair in asked if len(pair[0]) == len(asked[0][0])][:3]
+    last = encode_answer(backend, ":")[-1]
+    return tuple(case_of(backend, *pair, last, other) for pair, (other, _) in ((first, second), (second, third)))
+
+
+def random_cases(shape: str, tokenizer: Any) -> tuple[Case, Case]:
+    """A model of random weights in the shape of a small one of its kind, and twice twelve random tokens."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     names = {"n_layer": 12, "n_embd": 768, "n_head": 12} if shape == "gpt2" else {
@@ -136,43 +170,47 @@ def random_case(shape: str, tokenizer: Any) -> Case:
     torch.manual_seed(0)
     network = AutoModelForCausalLM.from_config(AutoConfig.for_model(shape, vocab_size=32000, **names)).eval()
     backend = backend_of(load_model(network, tokenizer=tokenizer, backend="bridge", dtype="float32", device="cpu"))
-    tokens = torch.randint(3, 32000, (14,)).tolist()
-    return case_of(backend, tokens[:12], tokens[12], tokens[13])
+    drawn = torch.randint(3, 32000, (2, 14)).tolist()
+    one, two = (case_of(backend, tokens[:12], tokens[12], tokens[13]) for tokens in drawn)
+    return one, two
 
 
-def attribution(case: Case, source: list[int] | None, repeats: int, quick: bool, model: str) -> Iterator[Row]:
-    """`source` is another prompt of equal length, the baseline at all positions; without it only `last` is compared."""
-    backend, forced = case.backend, case.forced
+def attribution(
+    case: Case, practice: Case, repeats: int, quick: bool, model: str, positions_wanted: tuple[str, ...] = ("last",)
+) -> Iterator[Row]:
+    """Integrated gradients at `last`, or at all positions, from another prompt.
+
+    How many nodes each layer needs is looked for on `practice`, which is not timed, and the error is that of `case`.
+    """
+    backend, forced, plain = case.backend, case.forced, case.network
     last = forced.n_prompt - 1
     layers = list(range(backend.n_layers))
-    sample = layers[:: max(1, len(layers) // 2)] if quick else layers
-    plain = case.network
-    for positions, name in (("last", "IG, last position"), ("all", "IG, all positions"))[: 2 if source else 1]:
-        start = case.other if positions == "last" else run_forced(backend, source or [], [case.target], COMPONENT)
-        base = start.activations[:, : last + 2].float()
+    sample = layers[:: max(1, len(layers) // 2)] if quick else layers[::2]
+    scale = len(layers) / len(sample)
+    for positions in positions_wanted:
+        name = f"IG, {positions} position{'s' if positions == 'all' else ''}"
+        start, base = case.baseline(positions)
+        nodes = nodes_needed(
+            backend,
+            [(practice.forced, practice.baseline(positions)[1])],
+            tolerance=TOLERANCE[positions],
+            positions=positions,  # type: ignore[arg-type]
+            counts=COUNTS[positions],
+        )
 
-        def ours(nodes: int = NODES[positions], base: torch.Tensor = base, at: str = positions) -> torch.Tensor:
-            return integrated_gradients(backend, forced, base, nodes=nodes, positions=at)[0]  # type: ignore[arg-type]
+        def ours(nodes: Any = nodes, base: torch.Tensor = base, at: Any = positions) -> torch.Tensor:
+            return integrated_gradients(backend, forced, base, nodes=nodes, positions=at)[0]
 
-        wanted = ours(nodes=8 * NODES[positions] if positions == "last" else 40)
-        tokens, baseline = case.prompt, start.tokens[: last + 1][None]
+        wanted, tokens, baseline = ours(nodes=2 * max(nodes)), case.prompt, start.tokens[: last + 1][None]
         runs = in_turn(
             ours,
             lambda t=tokens, b=baseline: peers.captum_layers(plain, t, b, case.target, sample),
             repeats if positions == "last" else min(3, repeats),
         )
-        scale = len(layers) / len(sample)
         theirs = torch.stack(runs[3]).sum(1)
         errors = relative_error(runs[2], wanted), relative_error(theirs, wanted[sample])
-        yield Row(
-            name,
-            "captum LayerIntegratedGradients, 20 steps",
-            runs[0],
-            [scale * s for s in runs[1]],
-            *errors,
-            1 / scale,
-            model,
-        )
+        yield Row(name, "captum LayerIntegratedGradients, 20 steps", runs[0], [scale * s for s in runs[1]],
+                  *errors, 1 / scale, model, nodes)  # fmt: skip
         if positions == "last":
             runs = in_turn(
                 ours,
@@ -181,16 +219,20 @@ def attribution(case: Case, source: list[int] | None, repeats: int, quick: bool,
             )
             errors = relative_error(runs[2], wanted), relative_error(torch.stack(runs[3]).sum(1), wanted[sample])
             yield Row(name + ", lean loop", "plain loop, logits at the last position only", runs[0], [scale * s for s in runs[1]],
-                      *errors, 1 / scale, model)  # fmt: skip
+                      *errors, 1 / scale, model, nodes)  # fmt: skip
+
+
+def some_neurons(backend: Backend, n: int = 2000) -> torch.Tensor:
+    """(n, 2) layer and number of neurons drawn from the whole model."""
+    units = torch.randperm(backend.n_layers * backend.d_mlp, generator=torch.Generator().manual_seed(0))[:n]
+    return torch.stack([units // backend.d_mlp, units % backend.d_mlp], dim=1)
 
 
 def exact(case: Case, repeats: int, quick: bool, model: str) -> Row:
     backend, plain = case.backend, case.network
-    generator = torch.Generator().manual_seed(0)
-    units = torch.randperm(backend.n_layers * backend.d_mlp, generator=generator)[:2000]
-    neurons = torch.stack([units // backend.d_mlp, units % backend.d_mlp], dim=1)
+    neurons = some_neurons(backend)
     zero = torch.zeros(backend.n_layers, backend.d_mlp)
-    step = len(neurons) // (25 if quick else 80)
+    step = len(neurons) // (25 if quick else 40)
     sample = neurons[::step]
     pairs = [(layer, neuron) for layer, neuron in sample.tolist()]
     runs = in_turn(
@@ -207,37 +249,43 @@ def exact(case: Case, repeats: int, quick: bool, model: str) -> Row:
 
 
 @torch.no_grad()
-def sweep(case: Case, source: list[int], positions: range) -> torch.Tensor:
-    """(layer, position) log-probability of the target with the source's resid_post there."""
-    backend, n = case.backend, case.forced.n_prompt
+def sweep(case: Case, positions: range) -> torch.Tensor:
+    """(layer, position) log-probability of the target with the source's resid_post there.
+
+    What both prompts begin with is run once; there the source's activation is the prompt's own, and nothing changes.
+    """
+    backend, n, source = case.backend, case.forced.n_prompt, case.source or []
+    common = len(os.path.commonprefix([source, case.prompt[0].tolist()]))
+    _, shared = backend.hidden(case.prompt[:, :common])
     recorder = Recorder(backend, "hook_resid_post")
     with backend.hooks(recorder.hooks()):
-        _, past = backend.hidden(torch.cat([torch.tensor([source]), case.prompt]))
+        both = torch.cat([torch.tensor([source]), case.prompt])[:, common:]
+        clean, past = backend.hidden(both, shared.repeat(2))
     given, past = torch.stack([kept[0] for kept in recorder.kept]), past.select(torch.tensor([1]))
     last = []
-    for place in positions:
+    for place in (place for place in positions if place >= common):
         rows = [
-            replace("hook_resid_post", layer, given[layer, place][None, None, None], positions=slice(0, 1))
+            replace("hook_resid_post", layer, given[layer, place - common][None, None, None], positions=slice(0, 1))
             for layer in range(backend.n_layers)
         ]
-        states = run_rows(backend, case.prompt[:, place:n], rows, past=past.until(place) if place else None)
+        states = run_rows(backend, case.prompt[:, place:n], rows, past=past.until(place))
         last.append(torch.cat([edited[0, :, -1] for edited in states.edited]))
-    hidden = torch.stack(last, dim=1)
-    targets = torch.full((hidden.shape[0] * hidden.shape[1],), case.target)
-    scores = token_log_prob(hidden.flatten(0, 1), backend.unembed, targets, **backend.readout)
-    return scores.view(hidden.shape[:2])
+    hidden = torch.cat([clean[1:, -1], *last])
+    scores = token_log_prob(hidden, backend.unembed, torch.full((len(hidden),), case.target), **backend.readout)
+    unchanged = [scores[0].expand(backend.n_layers)] * sum(place < common for place in positions)
+    return torch.stack([*unchanged, *scores[1:].split(backend.n_layers)], dim=1)
 
 
-def patching(case: Case, source: list[int], repeats: int, quick: bool, model: str) -> Iterator[Row]:
+def patching(case: Case, repeats: int, quick: bool, model: str) -> Iterator[Row]:
     backend, n = case.backend, case.forced.n_prompt
     for name, positions in (("patching, layer x position", range(n)), ("patching, last position", range(n - 1, n))):
         places = [(layer, place) for layer in range(backend.n_layers) for place in positions]
         step = max(1, len(places) // (12 if quick else 36))
         sample = places[::step]
         runs = in_turn(
-            lambda positions=positions: sweep(case, source, positions),
+            lambda positions=positions: sweep(case, positions),
             lambda sample=sample: peers.transformer_lens_sweep(
-                backend.model, torch.tensor([source]), case.prompt, case.target, sample
+                backend.model, torch.tensor([case.source]), case.prompt, case.target, sample
             ),
             repeats,
         )
@@ -320,72 +368,97 @@ def lens(model: Any, probes: ProbeSet, repeats: int) -> Row:
 
 
 def other_shape(shape: str, tokenizer: Any, repeats: int) -> Iterator[Row]:
-    case, name = random_case(shape, tokenizer), f"{shape}, random weights"
-    yield from attribution(case, None, repeats, True, name)
+    (case, practice), name = random_cases(shape, tokenizer), f"{shape}, random weights"
+    yield from attribution(case, practice, repeats, True, name)
     yield exact(case, repeats, True, name)
 
 
 def bfloat16(case: Case, repeats: int) -> dict[str, float]:
-    """The planted model in bfloat16 against float32: speed, and how far attributions and answers move."""
+    """The planted model in bfloat16 against float32: speed, and how far attributions, ablations and answers move."""
     low = backend_of(load_model("demo", backend="bridge", dtype="bfloat16", device="cpu"))
     last = case.forced.n_prompt - 1
+    base, zero = case.other.activations[:, : last + 2].float(), torch.zeros(low.n_layers, low.d_mlp)
+    neurons = some_neurons(low)[::4]
+    forced = {
+        backend: run_forced(backend, case.prompt[0].tolist(), [case.target], COMPONENT)
+        for backend in (low, case.backend)
+    }
 
-    def ours(backend: Backend) -> tuple[torch.Tensor, torch.Tensor]:
-        forced = run_forced(backend, case.forced.tokens[: last + 1].tolist(), [case.target], COMPONENT)
-        base = case.other.activations[:, : last + 2].float()
-        scores, _ = integrated_gradients(backend, forced, base, nodes=NODES["last"], positions="last")
-        hidden, _ = backend.hidden(case.prompt)
-        return scores, token_log_prob(hidden[:, -1], backend.unembed, torch.tensor([case.target]), **backend.readout)
+    def attribute(backend: Backend) -> torch.Tensor:
+        return integrated_gradients(backend, forced[backend], base, nodes=4, positions="last")[0]
 
-    with torch.no_grad():
-        times = in_turn(lambda: ours(low), lambda: ours(case.backend), repeats)
-    (found, log_prob), (wanted, exact_log_prob) = times[2], times[3]
+    def ablate(backend: Backend) -> torch.Tensor:
+        return exact_effects(backend, forced[backend], zero, positions="last", neurons=neurons)
+
+    def log_prob(backend: Backend) -> float:
+        with torch.no_grad():
+            hidden, _ = backend.hidden(case.prompt)
+            return float(token_log_prob(hidden[:, -1], backend.unembed, torch.tensor([case.target]), **backend.readout))
+
+    *times, found, wanted = in_turn(lambda: attribute(low), lambda: attribute(case.backend), repeats)
+    *exact_times, _, _ = in_turn(lambda: ablate(low), lambda: ablate(case.backend), repeats)
     top = [set(scores.flatten().topk(100).indices.tolist()) for scores in (found, wanted)]
     return {
         "speedup": statistics.median(times[1]) / statistics.median(times[0]),
+        "speedup_exact_ablation": statistics.median(exact_times[1]) / statistics.median(exact_times[0]),
+        "seconds_bfloat16": statistics.median(times[0]),
+        "seconds_float32": statistics.median(times[1]),
         "relative_error": relative_error(found, wanted),
         "spearman": float(spearmanr(found.flatten(), wanted.flatten()).statistic),
         "top_100_in_common": len(top[0] & top[1]) / 100,
-        "log_prob_difference": float((log_prob - exact_log_prob).abs()),
+        "log_prob_difference": abs(log_prob(low) - log_prob(case.backend)),
     }
 
 
 def matmul_peak() -> float:
-    """Floating-point operations per second of the best of several square products in float32."""
+    """Floating-point operations per second of the best of several square products in float32, by MKL and by oneDNN."""
     a, best = torch.randn(2048, 2048), 0.0
-    for _ in range(12):
-        taken, _ = seconds(lambda: a @ a)
+    onednn = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+    products = [lambda: a @ a, *([lambda: onednn(a, a, None, "none", [], "")] if onednn else [])]
+    for product in products * 12:
+        taken, _ = seconds(product)
         best = max(best, 2 * 2048**3 / taken)
     return best
 
 
-def operations(backend: Backend) -> dict[str, float]:
+def operations(backend: Backend, nodes: list[int]) -> dict[str, float]:
     """Floating-point operations that the work needs: 2 per weight and row in every layer that a row passes.
 
-    Attribution: rows pass their own layer and those above, once forward and once backward (to activations; weights are
-    frozen), and every row is projected on the vocabulary once; the second projection of the gradient is not counted. Exact
-    ablation: forward only, one full projection per batch; the pruned projections are not counted.
+    Attribution: rows (a layer's nodes and its baseline) pass their own layer and those above, once forward and once backward
+    (to activations; weights are frozen), and every row is projected on the vocabulary once; the second projection of the
+    gradient is not counted. Exact ablation: forward only, one full projection per batch; the pruned ones are not counted.
     """
-    block = sum(
-        weight.numel() for weight in backend.model.original_model.model.layers[0].parameters() if weight.ndim == 2
-    )
-    passed = sum(backend.n_layers - layer for layer in range(backend.n_layers))
-    head = 2 * backend.unembed.numel()
-    rows = NODES["last"] + 1
-    attribution = 2 * 2 * block * (rows * passed + backend.n_layers) + head * (rows * backend.n_layers + 1)
-    ablation = 2 * block * (2000 / backend.n_layers * passed) + head * 4
-    return {"attribution_fp32": float(attribution), "exact_fp32": float(ablation)}
+    layers = backend.model.original_model.model.layers
+    block = sum(weight.numel() for weight in layers[0].parameters() if weight.ndim == 2)
+    passed = [backend.n_layers - layer for layer in range(backend.n_layers)]
+    head, rows = 2 * backend.unembed.numel(), [n + 1 for n in nodes]
+    through = sum(n * depth for n, depth in zip(rows, passed, strict=True)) + backend.n_layers
+    ablation = 2 * block * (2000 / backend.n_layers * sum(passed)) + head * 4
+    return {"attribution_fp32": 4.0 * block * through + head * (sum(rows) + 1), "exact_fp32": float(ablation)}
 
 
-def peak_share(rows: list[dict[str, Any]], low: dict[str, float], needed: dict[str, float]) -> dict[str, float]:
+def peak_share(rows: list[dict[str, Any]], low: dict[str, float], backend: Backend) -> dict[str, float]:
     """Share of the measured matrix-multiply peak, of the works among `rows`, and what bfloat16 brings."""
+    works = {"IG, last position": "attribution_fp32", "exact ablation of 2,000 neurons": "exact_fp32"}
+    found: dict[str, float] = {"bf16_speedup": low["speedup"]} if low else {}
     peak = matmul_peak()
-    taken = {row["work"]: row["seconds_ours"] for row in rows if row["model"] == PLANTED}
-    works = {"attribution_fp32": "IG, last position", "exact_fp32": "exact ablation of 2,000 neurons"}
-    share = {name: needed[name] / taken[work] / peak for name, work in works.items() if work in taken}
-    return share | ({"matmul_peak_gflops": round(peak / 1e9, 1)} if share else {}) | (
-        {"bf16_speedup": low["speedup"]} if low else {}
-    )  # fmt: skip
+    for row in rows:
+        if row["model"] == PLANTED and row["work"] in works:
+            name = works[row["work"]]
+            needed = operations(backend, row["nodes_per_layer"] or [4] * backend.n_layers)[name]
+            found |= {name: needed / row["seconds_ours"] / peak, f"{name}_peak_gflops": round(peak / 1e9, 1)}
+    return found
+
+
+def last_line(found: dict[str, Any]) -> str:
+    """The fields that are asked for, and no others; null where a run of some parts did not measure one."""
+    fields = ("work", "peer", "ratio", "seconds_ours", "seconds_peer", "error_ours", "error_peer")
+    rows = []
+    for row in found["rows"]:
+        work = row["work"] if row["model"] == PLANTED else f"{row['work']} ({row['model']})"
+        rows.append({name: row[name] for name in fields} | {"work": work})
+    share = {name: found["peak_share"].get(name) for name in ("attribution_fp32", "exact_fp32", "bf16_speedup")}
+    return json.dumps({"rows": rows, "peak_share": share, "machine": found["machine"]})
 
 
 def with_earlier(found: dict[str, Any]) -> dict[str, Any]:
@@ -422,6 +495,12 @@ def draw(rows: list[dict[str, Any]]) -> None:
     )
 
 
+def keep(found: dict[str, Any]) -> None:
+    """Write what is known so far: a long run that is stopped has measured something."""
+    draw(found["rows"])
+    (FIGURES / "speed_vs_peers.json").write_text(json.dumps(found, indent=1) + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one run, peers on a sample")
@@ -430,44 +509,48 @@ def main() -> None:
     parser.add_argument(
         "--only", nargs="+", help="only these parts, e.g. IG exact patching leakage lens llama bfloat16"
     )
+    parser.add_argument(
+        "--one-thread", action="store_true", help="processor seconds of one thread: for a machine that is not quiet"
+    )
     arguments = parser.parse_args()
+    if arguments.one_thread:
+        torch.set_num_threads(1)
     repeats, quick = arguments.repeats or (1 if arguments.quick else 5), arguments.quick
     model = load_model("demo", backend="bridge", dtype="float32", device="cpu")
     backend = backend_of(model)
-    people = build_probes(demo_records(), ["fr"], attributes=["occupation"], templates=[2])
-    tokens = encode_prompt(backend, people[0].prompt)
-    target = encode_answer(backend, people[0].answers["fr"])[0]
-    case = case_of(backend, tokens, target, encode_answer(backend, ":")[-1])
-    source = next(ids for probe in people[1:] if len(ids := encode_prompt(backend, probe.prompt)) == len(tokens))
+    case, practice = planted_cases(backend)
     asked = build_probes(demo_records(), attributes=["occupation"], templates=[1, 2])
     asked = ProbeSet(tuple(asked)[:: max(1, len(asked) // 480)][: arguments.probes or (8 if quick else 480)])
     stages: list[tuple[str, Callable[[], Iterator[Row]]]] = [
-        ("IG", lambda: attribution(case, source, repeats, quick, PLANTED)),
+        ("IG", lambda: attribution(case, practice, repeats, quick, PLANTED)),
+        ("all", lambda: attribution(case, practice, repeats, quick, PLANTED, ("all",))),
         ("exact", lambda: iter([exact(case, repeats, quick, PLANTED)])),
-        ("patching", lambda: patching(case, source, repeats, quick, PLANTED)),
+        ("patching", lambda: patching(case, repeats, quick, PLANTED)),
         ("leakage", lambda: leakage(model, asked, repeats, quick)),
         ("lens", lambda: iter([lens(model, asked, repeats)])),
     ]
     for shape in () if quick else SHAPES:
         stages.append((shape, lambda shape=shape: other_shape(shape, backend.tokenizer, repeats)))  # type: ignore[misc]
-    rows: list[dict[str, Any]] = []
+    machine = {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads(),
+               "seconds": "of the processor" if arguments.one_thread else "of the clock",
+               "instructions": torch.backends.cpu.get_cpu_capability(), "prompt_tokens": case.forced.n_prompt,
+               "torch": torch.__version__}  # fmt: skip
+    found: dict[str, Any] = {"rows": [], "peak_share": {}, "bfloat16": {}, "machine": machine}
     for name, stage in stages:
         if arguments.only and name not in arguments.only:
             continue
         for row in stage():
-            rows.append(row.to_json())
-            print(json.dumps(rows[-1]), flush=True)
-    low = bfloat16(case, min(3, repeats)) if not quick and "bfloat16" in (arguments.only or "bfloat16") else {}
-    machine = {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads(),
-               "instructions": torch.backends.cpu.get_cpu_capability(), "prompt_tokens": len(tokens),
-               "torch": torch.__version__}  # fmt: skip
-    found = with_earlier(
-        {"rows": rows, "peak_share": peak_share(rows, low, operations(backend)), "bfloat16": low, "machine": machine}
-    )
+            found["rows"].append(row.to_json())
+            print(json.dumps(found["rows"][-1]), flush=True)
+            if not quick:
+                keep(with_earlier(found))
+    if "bfloat16" in (arguments.only or ["bfloat16"]):
+        found["bfloat16"] = bfloat16(case, repeats)
+    found["peak_share"] = peak_share(found["rows"], found["bfloat16"], backend)
     if not quick:
-        draw(found["rows"])
-        (FIGURES / "speed_vs_peers.json").write_text(json.dumps(found, indent=1) + "\n")
-    print(json.dumps(found))
+        found = with_earlier(found)
+        keep(found)
+    print(last_line(found))
 
 
 if __name__ == "__main__":

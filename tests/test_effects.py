@@ -9,10 +9,11 @@ import pytest
 import torch
 from models import ARCHITECTURES, KeepFloat64, tiny
 
-from xlmech import effects, quadrature
+from xlmech import effects
 from xlmech.backends import Backend, backend_of
 from xlmech.effects import exact_effects, gradient_x_activation, integrated_gradients
 from xlmech.models import load_model
+from xlmech.quadrature import Rule
 from xlmech.runner import run_forced
 
 PROMPT, ANSWER = [2, 7, 8, 9, 11], [5, 6, 250]
@@ -165,8 +166,9 @@ def test_all_weight_at_the_end_is_gradient_x_activation(
 ) -> None:
     backend = backend_of(model)
     base = torch.full((backend.n_layers, backend.d_mlp), 0.01, dtype=torch.float64)
-    ends = torch.tensor([0.0, 0.5], dtype=torch.float64), torch.tensor([0.0, 0.0], dtype=torch.float64), 1.0
-    monkeypatch.setattr(quadrature, "_gauss_lobatto", lambda nodes, like: ends)
+    places, none = torch.tensor([0.0, 0.5], dtype=torch.float64), torch.zeros(2, dtype=torch.float64)
+    ends = Rule(places=places, weights=none, at_end=1.0)
+    monkeypatch.setattr(effects, "quadrature", lambda rule, nodes, like: ends)
     found, _ = integrated_gradients(
         backend, run_forced(backend, PROMPT, ANSWER, "mlp.hook_post"), base, nodes=1, positions=positions
     )
@@ -287,3 +289,33 @@ def test_the_number_of_layers_at_a_time_changes_nothing(model: Any, monkeypatch:
     for later in (2, 4):
         torch.testing.assert_close(results[later], results[0], rtol=1e-5, atol=1e-8)
         torch.testing.assert_close(results[later + 1], results[1], rtol=1e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("positions", ["last", "all"])
+def test_layers_may_have_nodes_of_their_own(model: Any, positions: Any) -> None:
+    backend = backend_of(model)
+    base = torch.full((backend.n_layers, backend.d_mlp), 0.01, dtype=torch.float64)
+    forced = run_forced(backend, PROMPT, ANSWER, "mlp.hook_post")
+    counts = [2 + layer for layer in range(backend.n_layers)]
+    found, _ = integrated_gradients(backend, forced, base, nodes=counts, positions=positions)
+    for layer, nodes in enumerate(counts):
+        wanted, _ = integrated_gradients(backend, forced, base, nodes=nodes, positions=positions)
+        torch.testing.assert_close(found[layer], wanted[layer], rtol=1e-5, atol=1e-8)
+    with pytest.raises(ValueError, match=f"nodes for 1 layers, but the model has {backend.n_layers}"):
+        integrated_gradients(backend, forced, base, nodes=[3], positions=positions)
+
+
+def test_what_the_baseline_begins_with_alike_is_not_run(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = backend_of(model)
+    forced = run_forced(backend, PROMPT, ANSWER, "mlp.hook_post")
+    other = run_forced(backend, [*PROMPT[:2], 30, 31, 32], ANSWER, "mlp.hook_post")
+    base = other.activations.double()
+    base[:, :2] = forced.activations[:, :2].double()
+    windows: list[range] = []
+    run = effects._run_window
+    monkeypatch.setattr(effects, "_run_window", lambda *given: [windows.append(given[2]), run(*given)][1])
+    found, _ = integrated_gradients(backend, forced, base, nodes=3, positions="all")
+    assert {window.start for window in windows} == {2}
+    monkeypatch.setattr(effects, "_windows", lambda *_: [(range(forced.predicting.stop), forced.predicting)])
+    wanted, _ = integrated_gradients(backend, forced, base, nodes=3, positions="all")
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-7)

@@ -111,3 +111,18 @@ def test_a_logit_that_overflows_every_guess_is_walked_again() -> None:
     assert found.tolist() == pytest.approx([-4.01815, -0.01815], abs=1e-4)
     (slope,) = torch.autograd.grad(found.sum(), hidden)
     assert torch.isfinite(slope).all()
+
+
+def test_likely_tokens_of_a_bfloat16_model_are_read_in_float32() -> None:
+    """Products of bfloat16 are rounded to 0.03 at logits of 8; log-probabilities and their slopes must not be that far off."""
+    torch.manual_seed(0)
+    unembed, hidden = torch.randn(3000, 64).bfloat16(), (0.35 * torch.randn(7, 64)).bfloat16()
+    hidden += 0.12 * unembed[:7]
+    targets = torch.arange(7)
+    low = hidden.clone().requires_grad_()
+    found = token_log_prob(low, unembed, targets)
+    exact = hidden.double().requires_grad_()
+    wanted = (exact @ unembed.double().T).log_softmax(-1)[range(7), targets]
+    assert float((found.double() - wanted).detach().abs().max()) < 1e-4
+    slopes = torch.autograd.grad(found.sum(), low)[0].double(), torch.autograd.grad(wanted.sum(), exact)[0]
+    assert float((slopes[0] - slopes[1]).norm() / slopes[1].norm()) < 2.5e-3

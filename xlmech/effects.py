@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from xlmech import metrics
 from xlmech.backends import Backend
 from xlmech.nearby import near_log_prob, nearby
-from xlmech.quadrature import Quadrature, quadrature
+from xlmech.quadrature import Quadrature, Rule, quadrature
 from xlmech.readout import token_log_prob, token_logit
 from xlmech.rows import Rows, RowStates, ablate_units, replace, run_rows
 from xlmech.runner import Forced, drain, rows_that_fit
@@ -47,7 +47,7 @@ def integrated_gradients(
     forced: Forced,
     base: Float[torch.Tensor, "layer neuron"] | Float[torch.Tensor, "layer position neuron"],
     *,
-    nodes: int,
+    nodes: int | Sequence[int],
     positions: Where,
     metric: Metric = "log_prob",
     rule: Quadrature = "gauss_lobatto",
@@ -59,7 +59,8 @@ def integrated_gradients(
 
     `rule` approximates the integral. `gauss_lobatto`: `nodes` inside the path, and its two ends besides. The others are the
     equal-step sums of earlier work, which converge slowly: `left` takes the mean gradient of `nodes` points from the baseline
-    on, short of the end; `inclusive` that of `nodes` points from the baseline to the end.
+    on, short of the end; `inclusive` that of `nodes` points from the baseline to the end. `nodes` may differ between layers
+    (`xlmech.nodes` finds how many each needs).
 
     Returns:
         (layer, neuron) attributions summed over the answer's tokens, and the completeness error per layer of that sum.
@@ -67,14 +68,18 @@ def integrated_gradients(
     base = base[:, None] if base.ndim == 2 else base
     base = base.expand(-1, len(forced.tokens), -1)
     total, difference = torch.zeros_like(base[:, 0]), torch.zeros_like(base[:, 0, 0])
-    for window in _windows(forced, positions):
+    of_layer = [nodes] * backend.n_layers if isinstance(nodes, int) else list(nodes)
+    if len(of_layer) != backend.n_layers:
+        raise ValueError(f"nodes for {len(of_layer)} layers, but the model has {backend.n_layers}")
+    rules = [quadrature(rule, n, base) for n in of_layer]
+    for window in _windows(forced, positions, base):
 
         def work(layers: list[int], window: _Window = window) -> None:
-            part, lost = _integrate(backend, forced, base, layers, window, metric, quadrature(rule, nodes, base))
+            part, lost = _integrate(backend, forced, base, layers, window, metric, [rules[layer] for layer in layers])
             total[layers] += part
             difference[layers] += lost
 
-        fit = rows_that_fit(backend, len(window.run), window.run.start, gradient=True) // (nodes + 1)
+        fit = rows_that_fit(backend, len(window.run), window.run.start, gradient=True) // (max(of_layer) + 1)
         drain(backend.n_layers, work, key=lambda layer: layer, batch_size=fit)
     return total, metrics.completeness_error(total.sum(1), difference)
 
@@ -93,11 +98,20 @@ class _Window:
         return slice(len(self.moved)) if len(self.moved) < len(self.run) else slice(None)
 
 
-def _windows(forced: Forced, positions: Where) -> list[_Window]:
+def _windows(forced: Forced, positions: Where, base: torch.Tensor | None = None) -> list[_Window]:
+    """What is run for each score.
+
+    Where the first positions that would be moved have the activations of `base`, they are not: where the baseline is another
+    prompt that begins alike, only what follows the common beginning is run for every row.
+    """
     read = forced.predicting
     if positions == "last":
         return [_Window(*(range(place, place + 1),) * 3) for place in read]
     moved = positions if isinstance(positions, range) else range(read.stop)
+    if base is not None:
+        differs = (forced.activations != base.to(forced.activations.dtype)).any(2).any(0).tolist()
+        first = next((place for place in moved if differs[place]), moved.start)
+        moved = range(min(first, read.start), moved.stop)
     return [_Window(range(moved.start, read.stop), moved, read)]
 
 
@@ -108,30 +122,43 @@ def _integrate(
     layers: Sequence[int],
     window: _Window,
     metric: Metric,
-    points: tuple[torch.Tensor, torch.Tensor, float],
+    rules: Sequence[Rule],
 ) -> tuple[Float[torch.Tensor, "layer neuron"], Float[torch.Tensor, " layer"]]:
     """Attributions and F(a) - F(b) of some layers, whose activations move at the positions `window.moved`."""
-    places, weights, weight_at_end = points
     places_moved = slice(window.moved.start, window.moved.stop)
     start = base[layers, places_moved]
     step = forced.activations[layers, places_moved].to(base.dtype) - start
     # Variant 0 is the baseline, which is also for completeness; the path's other end is the answer itself: one row for all.
-    values = (start[:, None] + places[:, None, None] * step[:, None]).requires_grad_()
+    values = [
+        (start[number] + rule.places[:, None, None] * step[number])[None].requires_grad_()
+        for number, rule in enumerate(rules)
+    ]
     ends, end = _differentiable(layers)
     with torch.enable_grad():
         rows = [
-            replace(COMPONENT, layer, values[[number]], positions=window.changed) for number, layer in enumerate(layers)
+            replace(COMPONENT, layer, of_layer, positions=window.changed)
+            for layer, of_layer in zip(layers, values, strict=True)
         ]
         states = _run_window(backend, forced, window.run, [end, *rows])
         hidden = torch.cat([edited[0] for edited in states.edited])[:, window.read.start - window.run.start :]
         scores = _scores(backend, forced, hidden, window.read, metric)
-        gradient, *gradients_at_end = torch.autograd.grad(scores.sum(), [values, *ends])
-    moved = einsum(step, gradient, weights, "layer position neuron, layer node position neuron, node -> layer neuron")
-    gradient_at_end = torch.stack([slope[0, 0, window.changed] for slope in gradients_at_end]).to(step.dtype)
-    at_end = weight_at_end * einsum(
-        step, gradient_at_end, "layer position neuron, layer position neuron -> layer neuron"
+        gradients = torch.autograd.grad(scores.sum(), [*values, *ends])
+    total = torch.stack(
+        [
+            (
+                step[number]
+                * (
+                    einsum(inner[0], rule.weights, "node ..., node -> ...")
+                    + rule.at_end * end[0, 0, window.changed].to(step.dtype)
+                )
+            ).sum(0)
+            for number, (rule, inner, end) in enumerate(
+                zip(rules, gradients[: len(layers)], gradients[len(layers) :], strict=True)
+            )
+        ]
     )
-    return moved + at_end, scores[0].detach() - scores[1:].view(len(layers), -1)[:, 0].detach()
+    own, *others = scores.detach().split([1, *(len(rule.places) for rule in rules)])
+    return total, own - torch.stack([of_layer[0] for of_layer in others])
 
 
 def _differentiable(layers: Sequence[int]) -> tuple[list[torch.Tensor], Rows]:

@@ -8,12 +8,16 @@ the dtype do not enter it (`_walk`).
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 
 from xlmech.chunks import CHUNK, ROUNDINGS, accumulator, bias_of, cap, chunks_of, columns_of, scores, slope_of
+
+_LIKELY = math.log(1e-4)
+"""Log-probability above which a token's logit is not left to a lower precision's rounding."""
 
 
 class _TokenLogProb(torch.autograd.Function):
@@ -65,10 +69,10 @@ def _walk(
     some = cap(scores(unembed[::stride], columns, None if bias is None else bias[::stride], exact), softcap)
     begun = torch.maximum(some.logsumexp(0), known)  # both are sums over a part
     reference, total = begun, torch.zeros_like(begun, dtype=torch.float64)
-    mean = torch.zeros_like(columns, dtype=exact) if gradient else None
+    mean = torch.zeros(columns.shape, dtype=exact, device=hidden.device) if gradient else None
     allowed, left_out = ROUNDINGS * torch.finfo(exact).eps, torch.zeros((), dtype=exact, device=hidden.device)
     for start, weight, part in chunks_of(unembed, bias):
-        logits = cap(scores(weight, columns, part, exact), softcap)
+        logits = _sharpened(scores(weight, columns, part, exact), weight, columns, part, reference, softcap)
         slopes = None if softcap is None or mean is None else slope_of(logits, softcap)
         shares = (logits - reference).exp_()
         scale = (reference - begun).double().exp()
@@ -87,6 +91,28 @@ def _walk(
     normaliser = begun + total.log().to(exact)
     derivative = None if mean is None else (mean / total.to(exact)).T[:n_rows]
     return normaliser[:n_rows], derivative
+
+
+def _sharpened(
+    logits: torch.Tensor,
+    weight: torch.Tensor,
+    columns: torch.Tensor,
+    bias: torch.Tensor | None,
+    reference: torch.Tensor,
+    softcap: float | None,
+) -> torch.Tensor:
+    """One chunk's (token, row) logits after the soft-cap.
+
+    Where the weights are of a lower precision, products are rounded to it, and the logits of tokens that are likely for some row
+    are taken again in float32.
+    """
+    capped = cap(logits, softcap)
+    if weight.dtype == logits.dtype:
+        return capped
+    likely = ((capped - reference).amax(1) > _LIKELY).nonzero()[:, 0]
+    again = weight[likely].to(logits.dtype) @ columns.to(logits.dtype)
+    capped[likely] = cap(again if bias is None else again + bias[likely, None], softcap)
+    return capped
 
 
 def token_log_prob(

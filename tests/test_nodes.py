@@ -1,0 +1,43 @@
+"""Nodes per layer: enough for the tolerance, and no more."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from xlmech.backends import backend_of
+from xlmech.effects import COMPONENT, integrated_gradients
+from xlmech.nodes import nodes_needed
+from xlmech.runner import run_forced
+
+
+def test_the_fewest_nodes_within_the_tolerance(model: Any) -> None:
+    backend = backend_of(model)
+    forced = run_forced(backend, [2, 7, 8, 9, 11], [5, 6], COMPONENT)
+    base = torch.zeros(backend.n_layers, backend.d_mlp, dtype=torch.float64)
+    wanted, _ = integrated_gradients(backend, forced, base, nodes=24, positions="last")
+
+    def error(nodes: list[int]) -> float:
+        found, _ = integrated_gradients(backend, forced, base, nodes=nodes, positions="last")
+        return float((found - wanted).norm() / wanted.norm())
+
+    # Between the errors of one node and of many, so that neither answers alone.
+    tolerance = 0.9 * error([1] * backend.n_layers)
+    nodes = nodes_needed(backend, [(forced, base)], tolerance=tolerance, positions="last", counts=(1, 2, 3, 4, 6))
+    assert error(nodes) <= tolerance
+    assert max(nodes) > 1
+    loose = nodes_needed(backend, [(forced, base)], tolerance=100.0, positions="last", counts=(1, 2))
+    assert loose == [1] * backend.n_layers
+    never = nodes_needed(backend, [(forced, base)], tolerance=1e-30, positions="last", counts=(1, 2))
+    assert never == [2] * backend.n_layers
+
+
+@pytest.mark.parametrize(("tolerance", "counts", "n"), [(0.0, (1, 2), 1), (0.1, (), 1), (0.1, (1, 2), 0)])
+def test_bad_requests(model: Any, tolerance: float, counts: tuple[int, ...], n: int) -> None:
+    backend = backend_of(model)
+    forced = run_forced(backend, [2, 7, 8], [5], COMPONENT)
+    samples = [(forced, torch.zeros(backend.n_layers, backend.d_mlp))] * n
+    with pytest.raises(ValueError, match="nodes need a sample, counts to choose from and a positive tolerance"):
+        nodes_needed(backend, samples, tolerance=tolerance, positions="last", counts=counts)
