@@ -41,6 +41,7 @@ def columns_of(hidden: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 def scores(weight: torch.Tensor, columns: torch.Tensor, bias: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor:
     """(token, row) scores of one chunk before the soft-cap; this orientation is the fast one for tall chunks."""
+    products: torch.Tensor
     if _by_onednn(columns) and not (torch.is_grad_enabled() and (weight.requires_grad or columns.requires_grad)):
         products = _linear()(weight, columns.T, None, "none", [], "").to(dtype)
     else:
@@ -59,7 +60,8 @@ def _by_onednn(operand: torch.Tensor) -> bool:
 @cache
 def _linear() -> Any:
     """The linear layer that torch.compile uses on CPUs, without a gradient; None where this build of torch lacks it."""
-    return getattr(torch.ops.mkldnn, "_linear_pointwise", None) if torch.backends.mkldnn.is_available() else None
+    mkldnn: Any = torch.backends.mkldnn
+    return getattr(torch.ops.mkldnn, "_linear_pointwise", None) if mkldnn.is_available() else None
 
 
 def cap(logits: torch.Tensor, softcap: float | None) -> torch.Tensor:

@@ -157,7 +157,7 @@ def _integrate(
             )
         ]
     )
-    own, *others = scores.detach().split([1, *(len(rule.places) for rule in rules)])
+    own, *others = torch.split(scores.detach(), [1, *(len(rule.places) for rule in rules)])
     return total, own - torch.stack([of_layer[0] for of_layer in others])
 
 

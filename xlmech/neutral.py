@@ -36,9 +36,8 @@ def neutral_nll(
         n_neutral=n_neutral, texts=None if texts is None else {code: tuple(of) for code, of in texts.items()}
     )
     frames = [piece["nll"] for piece in mapped(model, asking, languages)]
-    return (
-        pd.concat(frames, ignore_index=True).set_index("query_language").nll.rename_axis(None).reindex(list(languages))
-    )
+    found: pd.Series = pd.concat(frames, ignore_index=True).set_index("query_language")["nll"]
+    return found.rename_axis(None).reindex(list(languages))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 
 from xlmech.backends import Backend
-from xlmech.effects import Metric, Positions, integrated_gradients
+from xlmech.effects import Metric, Where, integrated_gradients
 from xlmech.runner import Forced
 
 
@@ -20,7 +20,7 @@ def nodes_needed(
     samples: Sequence[tuple[Forced, torch.Tensor]],
     *,
     tolerance: float,
-    positions: Positions,
+    positions: Where,
     metric: Metric = "log_prob",
     counts: Sequence[int] = (1, 2, 3, 4, 6, 8, 12, 16),
 ) -> list[int]:
