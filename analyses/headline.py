@@ -222,7 +222,8 @@ class Study:
     def agreement(self) -> pd.DataFrame:
         """Spearman of two methods (mean baseline, last position) with exact ablation, first tokens of p 0.05 to 0.9."""
         backend, rows = backend_of(self.model), []
-        private = self.choosing.filter(group="private", languages=["fr"])
+        asked_in = "en" if self.plant == "fr" else "fr"  # answers in the plant language are saturated
+        private = self.choosing.filter(group="private", languages=[asked_in])
         units = torch.randperm(backend.n_layers * backend.d_mlp, generator=torch.Generator().manual_seed(0))
         units = units[: N_AGREEMENT["neurons"]]
         neurons = torch.stack([units // backend.d_mlp, units % backend.d_mlp], dim=1)

@@ -67,11 +67,11 @@ def rows_of(plant: str, folder: Path) -> Iterator[Row]:
     yield from of_specificity(plant, folder)
     yield from of_recovery(plant, folder)
     if (folder / "agreement.csv").exists():
-        table = pd.read_csv(folder / "agreement.csv")
+        table, asked_in = pd.read_csv(folder / "agreement.csv"), "en" if plant == "fr" else "fr"
         for method in ("integrated_gradients", "gradient_x_activation"):
             found = table[method].median(), table[method].min(), table[method].max()
             yield row(
-                f"{method}: Spearman with exact ablation, median (lowest, highest probe)", plant, "fr", found, 0.95
+                f"{method}: Spearman with exact ablation, median (lowest, highest probe)", plant, asked_in, found, 0.95
             )
 
 
@@ -187,8 +187,9 @@ def write(results: Path) -> None:
     for folder in sorted(path for path in results.iterdir() if path.is_dir()):
         rows += rows_of(folder.name, folder)
         path = FIGURES / f"headline_{folder.name}.html"
-        if not (evaluated := loaded(folder)):
-            continue
+        evaluated = loaded(folder)
+        if sum(name.startswith("attribution") for name in evaluated) < 2:
+            continue  # no curve
         drawn = figures.trade_off(merged(evaluated))
         drawn.write_html(path, include_plotlyjs="demo/plotly.min.js", config={"displaylogo": False})
     clean = [{key: None if value != value else value for key, value in one.items()} for one in rows]

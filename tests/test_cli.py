@@ -18,9 +18,9 @@ from xlmech.leakage import LeakageResult
 from xlmech.neurons import NeuronSet, PrivacyNeurons
 from xlmech.records import Record, save_records
 
-COMMANDS = {"languages", "plant", "leak", "lens", "locate", "ablate", "init", "run", "audit", "demo"}
+COMMANDS = {"languages", "plant", "leak", "lens", "locate", "ablate", "init", "run", "audit", "demo", "report", "gate"}
 MODEL_COMMANDS = ("leak", "lens", "locate", "ablate", "audit")
-NO_OUT = ("languages", "init", "run")
+NO_OUT = ("languages", "init", "run", "gate")
 
 
 def invoke(*arguments: str | Path) -> Any:
@@ -224,7 +224,7 @@ def test_init_writes_a_config_that_run_reads(files: Path, no_model: None) -> Non
     text = Path("xlmech.yaml").read_text(encoding="utf-8")
     assert "xlmech.yaml exists; give another path, or move it away" in refusal("init")
     assert Path("xlmech.yaml").read_text(encoding="utf-8") == text
-    assert "line 31: data.records: no file of records at " in refusal("run", "xlmech.yaml")
+    assert "line 33: data.records: no file of records at " in refusal("run", "xlmech.yaml")
     Path("xlmech.yaml").write_text(
         text.replace("records.csv", "records.jsonl").replace("null", "[en]", 4), encoding="utf-8"
     )
@@ -325,9 +325,9 @@ def test_a_table_of_an_audit_fits_a_narrow_terminal(capsys: pytest.CaptureFixtur
 def test_json_is_alone_on_stdout(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("own.yaml").write_text("model:\n  source: demo\ndata:\n  records: records.jsonl\n", encoding="utf-8")
 
-    def run(config: Any, *, say: Any, progress: bool) -> Any:
+    def run(config: Any, *, resume: bool, say: Any, show: Any, progress: bool) -> Any:  # noqa: ARG001
         say("a stage")
-        assert not progress
+        assert not (progress or resume)
         return Mock(summary=lambda: {"notes": ["é"]})
 
     monkeypatch.setattr("xlmech.mitigate.run_config", run)

@@ -316,6 +316,8 @@ def test_what_the_baseline_begins_with_alike_is_not_run(model: Any, monkeypatch:
     monkeypatch.setattr(effects, "_run_window", lambda *given: [windows.append(given[2]), run(*given)][1])
     found, _ = integrated_gradients(backend, forced, base, nodes=3, positions="all")
     assert {window.start for window in windows} == {2}
-    monkeypatch.setattr(effects, "_windows", lambda *_: [(range(forced.predicting.stop), forced.predicting)])
+    whole = range(forced.predicting.stop)
+    everything = effects._Window(run=whole, moved=whole, read=forced.predicting)
+    monkeypatch.setattr(effects, "_windows", lambda *_: [everything])
     wanted, _ = integrated_gradients(backend, forced, base, nodes=3, positions="all")
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-7)

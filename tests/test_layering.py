@@ -98,7 +98,7 @@ ALLOWED = {
     "baselines": {"backends", "effects", "runner"},
     "tally": {"backends", "metrics", "neurons", "probes"},
     "contributions": {"answers", "backends", "effects", "neurons", "positions", "probes", "runner", "tally"},
-    "attribution": LEAKAGE | {"baselines", "contributions", "effects", "neurons", "positions", "tally"},
+    "attribution": LEAKAGE | {"baselines", "contributions", "effects", "leakage", "neurons", "tally"},
     "trace": LEAKAGE | {"attribution", "leakage", "lens", "pairs", "patching", "position_sweep"},
     "neurons": {"results", "metrics"},
     "controls": {"backends", "effects", "neurons", "probes", "runner"},

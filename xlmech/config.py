@@ -162,7 +162,7 @@ class LocateSection(_Section):
 
     method: Literal["gradient_x_activation", "integrated_gradients", "exact"] = "gradient_x_activation"
     """Attribution method; integrated_gradients is slower, exact far slower."""
-    positions: Literal["all", "last"] = "all"
+    positions: Literal["all", "subject", "last"] = "all"
     """Positions whose activations are attributed."""
     top_k: _Count | None = None
     """Number of universal neurons, and of each language's own; null for 0.2 % of the model's."""
