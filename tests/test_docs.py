@@ -29,7 +29,7 @@ from xlmech.records import Record, demo_records
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-BLOCK = re.compile(r"^(<!-- not run: .+ -->\n)?```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^(<!-- not run: [^\n]+ -->\n)?```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 COMMANDS = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
 NOT_YET = {"gate", "report"} - set(COMMANDS)
 """Commands of the next version, which the pages speak of already."""
