@@ -132,7 +132,7 @@ def test_the_subjects_tokens_are_attributed(model: Any, probes: ProbeSet, method
     few = probes.filter(group="private", attributes=["id_number"])[:4]
     backend = backend_of(model)
     base = torch.full((backend.n_layers, backend.d_mlp), 0.05, dtype=torch.float64)
-    options: dict[str, Any] = {"method": method, "baseline": base, "nodes": 30, "max_answer_tokens": 2}
+    options: dict[str, Any] = {"method": method, "baseline": base, "nodes": 90, "max_answer_tokens": 2}
     found = attribute_neurons(model, few, positions="subject", progress=False, **options)
     assert found.positions == "subject" and (found.completeness.error < 1e-3).all()
     spans = set()
@@ -146,7 +146,7 @@ def test_the_subjects_tokens_are_attributed(model: Any, probes: ProbeSet, method
         forced = run_forced(backend, prompt, answer, "mlp.hook_post")
         by_method = {
             "integrated_gradients": lambda f=forced, s=span: integrated_gradients(
-                backend, f, base, nodes=30, positions=s
+                backend, f, base, nodes=90, positions=s
             )[0],
             "gradient_x_activation": lambda p=(prompt, answer), s=span: gradient_x_activation(
                 backend, [p], base, positions=[s]
