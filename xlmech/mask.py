@@ -109,7 +109,8 @@ def learn_mask(
         suppress: Probes whose answers are to go, where the model gives them.
         keep: Probes whose answers are to stay, where the model gives them.
         count: Size of the set; 0.5 % of the model's neurons by default.
-        rounds: Sets that are tried at most; each costs a forward and a backward pass of every answer.
+        rounds: Sets that are tried at most; each costs a forward and a backward pass of every answer. Fewer where the slopes
+            lead to a set that was tried before.
         weight: Of the answers to keep.
         margin: Nats of log-odds beyond which an answer is gone, or safe.
         neutral: Texts that are to stay as likely as they are; none by default. Judge the price on others than these.
@@ -144,6 +145,7 @@ def learn_mask(
         "neutral": lambda nats, start: neutral_weight * (nats - start).clamp_min(0).mean(),
     }
     off, step, history = torch.zeros(total), max(1, math.ceil(count * _FIRST_STEP)), []
+    tried = [off]
     measure = partial(_measured, backend, losses=losses, batch_size=batch_size)
     terms = measure(samples, off, {}, progress="mask, untouched model" if progress else "")
     samples, terms = _answered(samples, terms)
@@ -151,8 +153,9 @@ def learn_mask(
     bends = {name: torch.zeros_like(term.slopes) for name, term in terms.items()}
     for number in range(1, rounds + 1):
         candidate = best_set(list(terms.values()), off, count=count, step=step)
-        if torch.equal(candidate, off):
+        if any(torch.equal(candidate, other) for other in tried):
             break
+        tried.append(candidate)
         found = measure(samples, candidate, terms, progress=f"mask, round {number} of {rounds}" if progress else "")
         better = _cost(found) < _cost(terms)
         history.append(_line(number, candidate, found, better))
