@@ -6,7 +6,7 @@ import builtins
 import json
 import math
 from dataclasses import dataclass, replace
-from html import unescape
+from html import escape, unescape
 from pathlib import Path
 from typing import Any
 
@@ -217,7 +217,7 @@ def test_neuron_activations_are_a_view_that_loads_nothing() -> None:
     assert html == str(view) == view.html and "TextNeuronActivations" in call and "unpkg.com" not in call
     assert call.count("</script>") == 1 and call.rstrip().endswith("</script>")
     found = shown(view)
-    assert found["tokens"] == [[BAD, "[subject 1/1]", "?"]] * 2
+    assert found["tokens"] == [[escape(BAD), "[subject 1/1]", "?"]] * 2
     np.testing.assert_allclose(found["activations"][0][2], [[20.1, 0], [22.3, 22.4]], rtol=1e-6)
     np.testing.assert_allclose(found["activations"][1][2], [[120.1, 0], [122.3, 122.4]], rtol=1e-6)
     assert found["firstDimensionLabels"] == ["0 (neurons 1)", "2 (neurons 3, 4)"]
@@ -311,5 +311,7 @@ def test_a_view_shows_tokens_in_a_browser_and_no_script_of_theirs(tmp_path: Path
     path = figures.save(figures.neuron_activations(Seen()), tmp_path / "view.html")
     found = visit(path, tmp_path / "net.json")
     assert [line for line in found.console if "WebGL" not in line] == [] and found.asked == []
-    text = unescape(found.dom.rpartition("</script>")[2]).replace("\u00a0", " ")
-    assert "[subject 1/1]" in text and BAD in text
+    text = found.dom[found.dom.index('class="colored-tokens"') :]
+    assert "<script" not in text
+    shown_text = unescape(text).replace("\u00a0", " ")
+    assert "[subject 1/1]" in shown_text and BAD in shown_text

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from html import escape
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
 
 MASK = "•••••"
 """What results hold in place of the subject's tokens."""
-_LESS_THAN = "\ue3c3"
-"""Stands for "<" in strings handed to circuitsvis, whose script element a token could end otherwise."""
 
 
 @dataclass(frozen=True)
@@ -146,12 +145,10 @@ def _texts(tokens: pd.DataFrame) -> list[str]:
         text = row.token.replace("\n", "↵")
         if row.part == "subject":
             text = f"[subject {row.position - places.min() + 1}/{len(places)}]"
-        found.append(text.replace("<", _LESS_THAN))
+        found.append(escape(text))  # circuitsvis puts tokens into the page as HTML
     return found
 
 
 def _view(rendered: Any, title: str) -> View:
-    """With the script in it, and strings that cannot end it."""
-    escaped = _LESS_THAN.encode("unicode_escape").decode()
-    html = rendered.local_src.replace(escaped, "\\u003c").replace(_LESS_THAN, "\\u003c")
-    return View(html=html, title=title)
+    """With the script in it."""
+    return View(html=rendered.local_src, title=title)
