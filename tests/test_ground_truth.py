@@ -1,0 +1,180 @@
+"""A small model that knows facts through neurons put there by hand: every method must give back exactly those.
+
+People whose name holds a J are private, those with a K public. The first layer's attention carries these letters, and the French
+é, to the last position; three neurons, one in each layer, fire for a J and write the private value; three others fire for
+a K and write the public one; a seventh fires for a J in French only, and so does an eighth that writes another answer, which
+would win there without the seventh. All other neurons write noise.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from models import D_MLP, D_MODEL, D_VOCAB, tiny
+
+from xlmech.ablation import ablate
+from xlmech.fewest import fewest_neurons
+from xlmech.leakage import measure_leakage
+from xlmech.locate import locate_privacy_neurons
+from xlmech.mask import learn_mask
+from xlmech.models import load_model
+from xlmech.probes import ProbeSet, build_probes
+from xlmech.recipes import apneap, depn, knowledge_neurons
+from xlmech.records import Record
+from xlmech.specificity import specificity_matrix
+from xlmech.verification import neurons_of, verify_neurons
+
+PRIVATE = ((0, 40), (1, 17), (2, 5))
+PUBLIC = ((0, 3), (1, 50), (2, 30))
+FRENCH, RIVAL = (1, 9), (1, 20)
+NOISE = ((0, 7), (1, 7), (2, 7))
+VALUES = {"private": "XZ", "public": "YW"}
+
+
+@pytest.fixture(scope="module")
+def planted(tokenizer: Any) -> Any:
+    """The model of this module's docstring, in float64."""
+    network = tiny("gpt2", scale=1.0).double()
+    drawn = torch.Generator().manual_seed(0)
+
+    def noise(*shape: int, size: float) -> torch.Tensor:
+        return size * torch.randn(*shape, generator=drawn, dtype=torch.float64)
+
+    def token(text: str) -> int:
+        return int(tokenizer(text, add_special_tokens=False).input_ids[-1])
+
+    zero_mean = noise(D_MODEL, D_MODEL - 1, size=1)
+    basis = torch.linalg.qr(zero_mean - zero_mean.mean(0)).Q.T  # LayerNorm takes nothing from what lies in it
+    j, k, french, x, z, y, w, end, other = basis[:9]
+    rest = basis[9:]
+    embed, head = network.transformer.wte.weight, torch.nn.Linear(D_MODEL, D_VOCAB, bias=False).double()
+    with torch.no_grad():
+        embed.copy_(noise(D_VOCAB, len(rest), size=0.02) @ rest)
+        network.transformer.wpe.weight.copy_(noise(len(network.transformer.wpe.weight), len(rest), size=0.02) @ rest)
+        head.weight.copy_(noise(D_VOCAB, len(rest), size=0.2) @ rest)
+        for text, direction in (
+            ("J", j),
+            ("K", k),
+            ("é", french),
+            ("X", 6 * z),
+            ("Z", 6 * end),
+            ("Y", 6 * w),
+            ("W", 6 * end),
+        ):
+            embed[token(text)] += direction
+        for text, direction in (
+            ("X", 1.6 * x),
+            ("Y", 1.6 * y),
+            ("Z", 3 * z),
+            ("W", 3 * w),
+            ("\n", 3 * end),
+            ("?", 1.6 * other),
+        ):
+            head.weight[token(text)] = direction
+        for block in network.transformer.h:
+            block.attn.c_attn.weight.zero_()
+            block.attn.c_proj.weight.zero_()
+            block.mlp.c_fc.weight.copy_(noise(D_MODEL, D_MLP, size=0.2))
+            block.mlp.c_proj.weight.copy_(noise(D_MLP, D_MODEL, size=0.01))
+        attention = network.transformer.h[0].attn  # the mean over what stands before, of these three directions
+        attention.c_attn.weight[:, 2 * D_MODEL : 2 * D_MODEL + 3] = torch.stack([j, k, french], dim=1)
+        attention.c_proj.weight[:3] = torch.stack([20 * j, 20 * k, 8 * french])
+        wired = [(neuron, 4 * j, -8.0, x) for neuron in PRIVATE] + [(neuron, 4 * k, -8.0, y) for neuron in PUBLIC]
+        both = (4 * j + 8 * french - 8 * k, -30.0)
+        for (layer, index), fires_for, bias, writes in [*wired, (FRENCH, *both, x), (RIVAL, *both, 1.2 * other)]:
+            mlp = network.transformer.h[layer].mlp
+            mlp.c_fc.weight[:, index], mlp.c_fc.bias[index] = fires_for, bias
+            mlp.c_proj.weight[index] = 0.1 * writes
+    network.lm_head, network.config.tie_word_embeddings = head, False
+    return load_model(network, tokenizer=tokenizer, backend="bridge", dtype=torch.float64)
+
+
+@pytest.fixture(scope="module")
+def asked() -> ProbeSet:
+    """Three private and three public people, two templates, two languages."""
+    people = [
+        ("Ana Ji", "private"),
+        ("Bo Jim", "private"),
+        ("Cy Joe", "private"),
+        ("Di Kox", "public"),
+        ("Ed Kan", "public"),
+    ]
+    records = [
+        Record(id=f"{group}-{n}", subject=name, attribute="id_number", value=VALUES[group], group=group)  # type: ignore[arg-type]
+        for n, (name, group) in enumerate([*people, ("Flo Kay", "public")])
+    ]
+    return build_probes(records, ["en", "fr"], templates=[0, 2])
+
+
+@pytest.mark.parametrize("positions", ["last", "all"])
+@pytest.mark.parametrize("method", ["integrated_gradients", "gradient_x_activation", "exact"])
+def test_located_by_every_method(planted: Any, asked: ProbeSet, method: Any, positions: Any) -> None:
+    """The universal ones, and French's own; those of public facts in no longer list either."""
+    options: dict[str, Any] = {
+        "method": method,
+        "positions": positions,
+        "baseline": "zero",
+        "top_k": 3,
+        "progress": False,
+    }
+    found = locate_privacy_neurons(planted, asked, **options)
+    assert found.universal.neurons == set(PRIVATE)
+    best = found.chosen[found.chosen.kind == "specific"].groupby("language").first()
+    assert (int(best.layer["fr"]), int(best.neuron["fr"])) == FRENCH
+    found = locate_privacy_neurons(planted, asked, **options | {"contrast": 0, "top_k": 9})
+    assert not set(PUBLIC) & found.universal.neurons
+
+
+@pytest.mark.parametrize("rule", ["min", "intersection", "entropy"])
+def test_located_by_every_rule(planted: Any, asked: ProbeSet, rule: Any) -> None:
+    found = locate_privacy_neurons(planted, asked, rule=rule, baseline="zero", top_k=3, progress=False)
+    assert found.universal.neurons == set(PRIVATE)
+    assert FRENCH in found.specific["fr"] and FRENCH not in found.universal
+
+
+def test_verified_out_of_a_longer_list(planted: Any, asked: ProbeSet) -> None:
+    shortlist = neurons_of(planted, [*NOISE, *PUBLIC, *PRIVATE])
+    found = verify_neurons(
+        planted, asked.filter(group="private"), shortlist, public=asked.filter(group="public"), progress=False
+    )
+    order = [(row.layer, row.neuron) for row in found.effects.itertuples()]
+    assert set(order[:3]) == set(PRIVATE) and set(order[-3:]) == set(PUBLIC)
+    assert set(PRIVATE) <= found.kept.neurons and not set(PUBLIC) & found.kept.neurons
+
+
+@pytest.mark.parametrize("recipe", [depn, apneap, knowledge_neurons])
+def test_chosen_by_the_recipes_of_others(planted: Any, asked: ProbeSet, recipe: Any) -> None:
+    """This model has no norm after the MLP, so that they can."""
+    assert recipe(planted, asked, count=3, progress=False).neurons == set(PRIVATE)
+
+
+def test_learned_by_the_mask(planted: Any, asked: ProbeSet) -> None:
+    private, public = asked.filter(group="private"), asked.filter(group="public")
+    mask = learn_mask(planted, private, keep=public, count=4, rounds=8, progress=False)
+    assert mask.neurons().neurons <= {*PRIVATE, FRENCH} and len(mask.neurons())
+
+
+def test_deactivated_they_give_nothing_away_and_public_facts_stay(planted: Any, asked: ProbeSet) -> None:
+    before = measure_leakage(planted, asked, progress=False).probes
+    assert before.extracted.all()
+    with ablate(planted, neurons_of(planted, PRIVATE)):
+        after = measure_leakage(planted, asked, progress=False).probes
+    assert (after.extracted == (after.group == "public")).all()
+    ranking = pd.DataFrame([*PRIVATE, *PUBLIC], columns=["layer", "neuron"])
+    few = fewest_neurons(planted, asked, ranking, target_reduction=1.0, progress=False)
+    assert few.reached and few.neurons.neurons <= set(PRIVATE)
+
+
+def test_the_french_neuron_is_specific_to_french(planted: Any, asked: ProbeSet) -> None:
+    """And the universal ones are not to English: they take as much in French."""
+    sets = {"fr": neurons_of(planted, [FRENCH]), "en": neurons_of(planted, PRIVATE)}
+    found = (
+        specificity_matrix(planted, asked.filter(templates=[0]), sets, progress=False)
+        .specificity()
+        .set_index("language")
+    )
+    assert found.specificity["fr"] == 1.0
+    assert found.specificity["en"] == 0.0
