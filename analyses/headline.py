@@ -93,7 +93,7 @@ class Study:
 
     def __init__(self, plant: str) -> None:
         self.plant, self.folder = plant, RESULTS / plant
-        held_out, choosing = build_probes(demo_records()).split(fraction=0.5, seed=0)
+        held_out, choosing = self.split = build_probes(demo_records()).split(fraction=0.5, seed=0)
         self.asked = spread_facts(of_template(held_out, -1), FACTS)
         self.given = spread_facts(of_template(choosing, -1), GIVEN)
         self.few = spread_facts(of_template(held_out, -1), {"private": 16, "control": 8})

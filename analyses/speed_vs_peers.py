@@ -22,6 +22,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +43,11 @@ from xlmech.runner import Forced, Recorder, encode_answer, encode_prompt, run_fo
 
 FIGURES = Path(__file__).parent.parent / "figures"
 TOLERANCE = {"last": 1.5e-5, "all": 3e-6}
-COUNTS = {"last": (1, 2, 3, 4, 5, 6, 8), "all": (4, 6, 8, 10, 12, 14, 18)}
-"""How many nodes each layer needs is looked for among these, on another person's prompt, for this error of the whole; each row
+COUNTS = {"last": (1, 2, 3, 4, 5, 6, 8), "all": (4, 6, 8, 10, 12, 14, 18, 24, 32)}
+"""How many nodes each layer needs is looked for among these, on other people's prompts, for this error of the whole; each row
 reports the error on the prompt that is timed beside that of the peer's 20 steps."""
+N_PRACTICE = 4
+"""Prompts on which nodes are looked for, where there are as many of one length."""
 PLANTED = "gemma-3-270m, planted"
 SHAPES = ("llama", "qwen2", "gpt2")
 GOALS = {
@@ -150,16 +153,17 @@ def case_of(backend: Backend, tokens: list[int], target: int, last: int, source:
     return Case(backend=backend, forced=forced, other=baseline, target=target, source=source)
 
 
-def planted_cases(backend: Backend) -> tuple[Case, Case]:
-    """Two people's French question, each with a third person's of the same length as a baseline."""
+def planted_cases(backend: Backend) -> tuple[Case, list[Case]]:
+    """One person's French question, and others' to look for nodes on, each with the next one's of equal length as a baseline."""
     people = build_probes(demo_records(), ["fr"], attributes=["occupation"], templates=[2])
     asked = [(encode_prompt(backend, probe.prompt), encode_answer(backend, probe.answers["fr"])[0]) for probe in people]
-    first, second, third = [pair for pair in asked if len(pair[0]) == len(asked[0][0])][:3]
+    alike = [pair for pair in asked if len(pair[0]) == len(asked[0][0])][: N_PRACTICE + 2]
     last = encode_answer(backend, ":")[-1]
-    return tuple(case_of(backend, *pair, last, other) for pair, (other, _) in ((first, second), (second, third)))
+    case, *practice = [case_of(backend, *pair, last, other) for pair, (other, _) in pairwise(alike)]
+    return case, practice
 
 
-def random_cases(shape: str, tokenizer: Any) -> tuple[Case, Case]:
+def random_cases(shape: str, tokenizer: Any) -> tuple[Case, list[Case]]:
     """A model of random weights in the shape of a small one of its kind, and twice twelve random tokens."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -172,15 +176,20 @@ def random_cases(shape: str, tokenizer: Any) -> tuple[Case, Case]:
     backend = backend_of(load_model(network, tokenizer=tokenizer, backend="bridge", dtype="float32", device="cpu"))
     drawn = torch.randint(3, 32000, (2, 14)).tolist()
     one, two = (case_of(backend, tokens[:12], tokens[12], tokens[13]) for tokens in drawn)
-    return one, two
+    return one, [two]
 
 
 def attribution(
-    case: Case, practice: Case, repeats: int, quick: bool, model: str, positions_wanted: tuple[str, ...] = ("last",)
+    case: Case,
+    practice: list[Case],
+    repeats: int,
+    quick: bool,
+    model: str,
+    positions_wanted: tuple[str, ...] = ("last",),
 ) -> Iterator[Row]:
     """Integrated gradients at `last`, or at all positions, from another prompt.
 
-    How many nodes each layer needs is looked for on `practice`, which is not timed, and the error is that of `case`.
+    How many nodes each layer needs is looked for on `practice`, which are not timed, and the error is that of `case`.
     """
     backend, forced, plain = case.backend, case.forced, case.network
     last = forced.n_prompt - 1
@@ -192,7 +201,7 @@ def attribution(
         start, base = case.baseline(positions)
         nodes = nodes_needed(
             backend,
-            [(practice.forced, practice.baseline(positions)[1])],
+            [(other.forced, other.baseline(positions)[1]) for other in practice],
             tolerance=TOLERANCE[positions],
             positions=positions,  # type: ignore[arg-type]
             counts=COUNTS[positions],

@@ -57,10 +57,10 @@ def test_the_trap_of_a_norm_after_the_mlp_is_explained(tokenizer: Any, probes: P
     )
     few = probes.filter(group="private", languages=["en"], attributes=["birth_country"])
     with pytest.warns(UserWarning, match="norm after the MLP.*baseline='mean'"):
-        zero = attribute_neurons(backend.model, few, baseline="zero", progress=False)
+        zero = attribute_neurons(backend.model, few, method="integrated_gradients", baseline="zero", progress=False)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        mean = attribute_neurons(backend.model, few, baseline="mean", nodes=8, progress=False)
+        mean = attribute_neurons(backend.model, few, method="integrated_gradients", nodes=8, progress=False)
     assert mean.completeness.error.median() < 0.05 < zero.completeness.error.median()
 
 

@@ -38,7 +38,7 @@ def locate_privacy_neurons(
     *,
     controls: ProbeSet | None = None,
     public: ProbeSet | None = None,
-    method: Method = "integrated_gradients",
+    method: Method = "gradient_x_activation",
     baseline: Baseline | torch.Tensor = "mean",
     nodes: int = 4,
     metric: MetricChoice = "auto",

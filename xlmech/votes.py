@@ -151,7 +151,9 @@ class Ballot:
             )
             passing, share = passing + reaches(votes.share, self.min_share), share + votes.share
             mean, errors = mean + votes.mean, errors + votes.errors
-        remedy = f"{recipe} is run as published; compare attribute_neurons(baseline='mean')."
+        remedy = (
+            f"{recipe} is run as published; compare attribute_neurons(method='integrated_gradients', baseline='mean')."
+        )
         warn_if_incomplete(errors, "zero", remedy=remedy, stacklevel=3)
         order, eligible = np.lexsort((-mean, -share, -passing)), (share > 0) | (mean > 0)
         return ranked_set(model, recipe, order, passing > 0, eligible, self.count)

@@ -1,0 +1,131 @@
+"""Are the chosen neurons the same if others are asked, do languages share them, and are they the neurons of a language?
+
+    python analyses/evidence.py                 # figures/evidence.json, of all three plant languages
+    python analyses/evidence.py --plant en
+
+Runs on the people and questions by which `analyses/headline.py` chose its neurons (run its stage `located` before). Everything
+is kept under `analyses/results/headline/PLANT/evidence/`; a plant language whose folder is there is not measured again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from headline import CHOOSING, COUNT, OURS, PLANTS, RESULTS, Study
+
+from xlmech import (
+    AttributionResult,
+    NeuronSet,
+    PrivacyNeurons,
+    ProbeSet,
+    StabilityResult,
+    attribute_neurons,
+    available_languages,
+    depth_of,
+    language_overlap,
+    lape,
+    layer_spread,
+    pool_of,
+    promoted_tokens,
+    selection_stability,
+    set_overlap,
+)
+from xlmech.audit import of_template, spread_facts
+from xlmech.neurons import select_universal
+
+OUT = Path(__file__).parent.parent / "figures" / "evidence.json"
+POOL = 2000
+"""Neurons whose effect is kept of every probe: of these a choice is made again."""
+FACTS = {"private": 20, "public": 20}
+N_PROMOTING = 10
+N_PERMUTATIONS = 1000
+
+
+class Evidence:
+    """What is measured on one plant language's model."""
+
+    def __init__(self, plant: str) -> None:
+        self.study = Study(plant)
+        self.folder = self.study.folder / "evidence"
+        self.located = PrivacyNeurons.load(self.study.folder / "located")
+        _, choosing = self.study.split
+        both = of_template(choosing, 0) + of_template(choosing, 1)
+        self.probes = spread_facts(both.filter(languages=CHOOSING), FACTS)
+
+    def attributed(self, group: Any) -> AttributionResult:
+        """As the headline's neurons were chosen, and with a second template."""
+        public: ProbeSet = self.probes.filter(group="public")
+        return attribute_neurons(
+            self.study.model, self.probes.filter(group=group), method="gradient_x_activation", positions="all", metric="auto",
+            controls=public, track=pool_of(self.located, POOL),
+        )  # fmt: skip
+
+    def sets(self, public: AttributionResult) -> tuple[dict[str, NeuronSet], dict[str, NeuronSet]]:
+        """Privacy neurons, and what they are compared with: public facts' and every language's."""
+        mine = {"universal": self.study.at(*OURS)} | dict(self.located.specific)
+        everyone = public.mean.new_ones(public.mean.shape, dtype=bool)
+        rows = select_universal(public.mean, rule="min", top_k=COUNT, is_candidate=everyone)
+        shape = public.mean.shape[1:]
+        facts = NeuronSet(frozenset((layer, neuron) for layer, neuron, _ in rows), *shape, self.located.model)
+        of_language = lape(self.study.model, available_languages(), count=COUNT)
+        return mine, {"public facts": facts} | {f"LAPE {code}": of_language[code] for code in CHOOSING}
+
+    def measure(self) -> None:
+        private, public = self.attributed("private"), self.attributed("public")
+        mine, others = self.sets(public)
+        tables = {
+            "overlap": set_overlap(mine, others),
+            "languages": language_overlap(private, top_k=COUNT, n_permutations=N_PERMUTATIONS),
+            "depth": depth_of(mine | others, against="universal"),
+            "layers": layer_spread(mine | others),
+            "promoted": promoted_tokens(self.study.model, self.best(), k=8),
+        }
+        stable = selection_stability(private, public, top_k=COUNT, contrast=0.5)
+        stable.save(self.folder / "stability")
+        for name, table in tables.items():
+            table.to_csv(self.folder / f"{name}.csv", index=False)
+
+    def best(self) -> NeuronSet:
+        """The first few universal neurons."""
+        rows = self.located.chosen.query("kind == 'universal'").head(N_PROMOTING)
+        pairs = zip(rows.layer.astype(int), rows.neuron.astype(int), strict=True)
+        return NeuronSet(frozenset(pairs), *self.located.scores.shape[1:], self.located.model)
+
+
+def summary(folder: Path) -> dict[str, Any]:
+    """What is said of one plant language."""
+    stable = StabilityResult.load(folder / "stability")
+    tables = {name: pd.read_csv(folder / f"{name}.csv") for name in ("overlap", "languages", "depth")}
+    shares = stable.neurons[stable.neurons.chosen].share
+    return {
+        "stability": json.loads(stable.summary().to_json(orient="records")),
+        "chosen_in_half_of_the_draws": float((shares >= 0.5).mean()),
+        "tracked": stable.tracked,
+    } | {name: json.loads(table.to_json(orient="records")) for name, table in tables.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--plant", nargs="+", choices=PLANTS, default=PLANTS)
+    for plant in parser.parse_args().plant:
+        one, started = Evidence(plant), time.perf_counter()
+        if not one.folder.exists():
+            one.measure()
+            print(f"{plant}: {time.perf_counter() - started:.0f} s", flush=True)
+    found = {
+        plant: summary(RESULTS / plant / "evidence") for plant in PLANTS if (RESULTS / plant / "evidence").exists()
+    }
+    OUT.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    for plant, one in found.items():
+        print(plant, f"{one['chosen_in_half_of_the_draws']:.0%} of the neurons in half of the draws")
+        for name in ("stability", "languages", "overlap", "depth"):
+            print(pd.DataFrame(one[name]).round(3).to_string())
+
+
+if __name__ == "__main__":
+    main()
