@@ -374,6 +374,15 @@ def parted(folder: Path, *changes: tuple[str, str], more: str = "part_size: 2\n"
     )
 
 
+def same_results(first: Path, second: Path) -> None:
+    """To the bit."""
+    for name in ("leakage/probes", "neurons/chosen", "mitigation/effects", "mitigation/price"):
+        one, other = (pd.read_parquet(run / "results" / f"{name}.parquet") for run in (first, second))
+        pd.testing.assert_frame_equal(one, other, check_exact=True)
+    scores = [load_file(run / "results" / "neurons" / "tensors.safetensors") for run in (first, second)]
+    assert all(torch.equal(scores[0][name], scores[1][name]) for name in scores[0] | scores[1])
+
+
 def test_killed_again_and_again_it_ends_as_if_nothing_had_been(copy: Path, folder: Path, tmp_path: Path) -> None:
     whole = Path(shutil.copytree(folder, tmp_path / "whole"))
     run_config(read_config(parted(whole)), progress=False)
@@ -385,11 +394,7 @@ def test_killed_again_and_again_it_ends_as_if_nothing_had_been(copy: Path, folde
     ):
         run_config(read_config(path), progress=False)
     assert CliRunner().invoke(app, ["run", str(path), "--resume"]).exit_code == 0
-    for name in ("leakage/probes", "neurons/chosen", "mitigation/effects", "mitigation/price"):
-        one, other = (pd.read_parquet(place / "run" / "results" / f"{name}.parquet") for place in (whole, copy))
-        pd.testing.assert_frame_equal(one, other, check_exact=True)
-    scores = [load_file(place / "run" / "results" / "neurons" / "tensors.safetensors") for place in (whole, copy)]
-    assert all(torch.equal(scores[0][name], scores[1][name]) for name in scores[0] | scores[1])
+    same_results(whole / "run", copy / "run")
     state = json.loads((copy / "run" / "run.json").read_text(encoding="utf-8"))
     assert (state["state"], state["sessions"]) == ("finished", 6) and not (copy / "run" / "parts").exists()
     text = (copy / "run" / "log.jsonl").read_text(encoding="utf-8")
@@ -401,6 +406,20 @@ def test_killed_again_and_again_it_ends_as_if_nothing_had_been(copy: Path, folde
     assert set(summary["peak_mb"]) >= {"leakage", "locate", "deactivate"} and min(summary["peak_mb"].values()) > 1
     again = CliRunner().invoke(app, ["run", str(path), "--resume", "--json"])
     assert again.exit_code == 0 and json.loads(again.stdout)["languages"] == summary["languages"]
+
+
+def test_a_run_on_actors_ends_as_one_without(copy: Path, folder: Path, tmp_path: Path) -> None:
+    """The command from its config to the checkpoint, on a Ray of its own; what was begun here goes on there."""
+    pytest.importorskip("ray", reason="needs the extra `ray`")
+    whole = Path(shutil.copytree(folder, tmp_path / "whole"))
+    more = "part_size: 2\nexport:\n  folder: mitigated\n"
+    run_config(read_config(parted(whole, more=more)), progress=False)
+    path = parted(copy, more=more)
+    assert resumed(path, until=7) == -signal.SIGKILL
+    found = CliRunner().invoke(app, ["run", str(path), "--resume", "--ray", "local", "--actors", "2", "--cpus", "0.5"])
+    assert found.exit_code == 0, found.output
+    same_results(whole / "run", copy / "run")
+    assert same_logits(copy / "mitigated", whole / "mitigated")
 
 
 def test_what_was_changed_in_between_is_shown(copy: Path) -> None:
