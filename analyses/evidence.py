@@ -88,7 +88,7 @@ class Evidence:
         stable = selection_stability(private, public, top_k=COUNT, contrast=0.5)
         stable.save(self.folder / "stability")
         for name, table in tables.items():
-            table.to_csv(self.folder / f"{name}.csv", index=False)
+            table.to_parquet(self.folder / f"{name}.parquet", index=False)
 
     def best(self) -> NeuronSet:
         """The first few universal neurons."""
@@ -100,7 +100,7 @@ class Evidence:
 def summary(folder: Path) -> dict[str, Any]:
     """What is said of one plant language."""
     stable = StabilityResult.load(folder / "stability")
-    tables = {name: pd.read_csv(folder / f"{name}.csv") for name in ("overlap", "languages", "depth")}
+    tables = {name: pd.read_parquet(folder / f"{name}.parquet") for name in ("overlap", "languages", "depth")}
     shares = stable.neurons[stable.neurons.chosen].share
     return {
         "stability": json.loads(stable.summary().to_json(orient="records")),

@@ -80,6 +80,8 @@ N_NEUTRAL = 10
 RECIPES = {"depn": depn, "apneap": apneap, "knowledge_neurons": knowledge_neurons}
 RECIPE_TEXTS = 12
 """Texts by which the recipes of others choose, two answer tokens of each: their sums of 20 steps are slow."""
+LEARNING_RATE = 2e-5
+"""Of the attack by fine-tuning: at the default rate the untouched model forgets nearly everybody in twenty steps."""
 N_AGREEMENT = {"probes": 6, "neurons": 2000}
 
 
@@ -97,7 +99,7 @@ class Study:
         self.asked = spread_facts(of_template(held_out, -1), FACTS)
         self.given = spread_facts(of_template(choosing, -1), GIVEN)
         self.few = spread_facts(of_template(held_out, -1), {"private": 16, "control": 8})
-        self.attacked = spread_facts(of_template(choosing, -1), {"private": 8, "public": 16})
+        self.attacked = spread_facts(of_template(held_out, -1), {"private": 16, "public": 16})
         self.choosing = of_template(choosing.filter(languages=CHOOSING), 0)
         self.neutral = {code: packs.load_language(code).neutral[:N_NEUTRAL] for code in packs.available_languages()}
 
@@ -217,7 +219,10 @@ class Study:
         return specificity_matrix(self.model, private, sets)
 
     def recovery(self) -> Any:
-        return recovery_attacks(self.model, self.attacked, self.mask_set, candidates=demo_records())
+        """Of the larger set: the learned masks reduce too little for anything to come back."""
+        return recovery_attacks(
+            self.model, self.attacked, self.at(*OURS), candidates=demo_records(), learning_rate=LEARNING_RATE
+        )
 
     def agreement(self) -> pd.DataFrame:
         """Spearman of two methods (mean baseline, last position) with exact ablation, first tokens of p 0.05 to 0.9."""

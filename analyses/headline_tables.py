@@ -162,7 +162,7 @@ def of_recovery(plant: str, folder: Path) -> Iterator[Row]:
     found = RecoveryResult.load(folder / "recovery").effects
     for part in found[found.query_language == "all"].itertuples():
         yield row(
-            f"{LEARNED}: reduction left on people who chose, attack: {part.attack}",
+            f"{OURS}: reduction left under attack: {part.attack}",
             plant,
             "all",
             (part.reduction, part.low, part.high),

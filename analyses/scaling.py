@@ -17,7 +17,6 @@ import json
 import multiprocessing
 import os
 import random
-import resource
 import shutil
 import signal
 import subprocess
@@ -28,6 +27,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, get_args
+
+from growth import give_back_free_memory, peak_mb, resident_mb
 
 OUT = Path(__file__).parent.parent / "figures"
 SIZES = (1_000, 10_000, 100_000)
@@ -82,10 +83,6 @@ def loaded(folder: str) -> Any:
     return load_model(folder, backend="bridge", dtype="float32")
 
 
-def peak_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
 # What runs in processes of their own
 
 
@@ -125,9 +122,11 @@ def one_growth(folder: str, n: str) -> dict[str, Any]:
     from xlmech.parts import resumable
 
     model = loaded(folder)
-    before = peak_mb()
+    give_back_free_memory()
+    peak_mb(restart=True)
+    before = resident_mb()
     probes = probes_of(int(n))
-    asked = peak_mb()
+    asked = resident_mb()
     with tempfile.TemporaryDirectory() as place, resumable(Path(place) / "parts"):
         started = time.perf_counter()
         found = measure_leakage(model, probes, progress=False)
@@ -152,9 +151,13 @@ def one_model(folder: str, stage: str) -> dict[str, Any]:
     from xlmech.lens import logit_lens
 
     torch.set_num_threads(1)
-    empty = peak_mb()
+    empty = resident_mb()
     model, n = loaded(folder), {"leakage": 32, "lens": 32, "locate": 16}[stage]
-    held, probes = peak_mb(), probes_of(n)
+    for weight in model.original_model.parameters():
+        weight.sum()  # the file is mapped: now it is read
+    give_back_free_memory()
+    peak_mb(restart=True)
+    held, probes = resident_mb(), probes_of(n)
     shape = shape_of(AutoConfig.from_pretrained(folder))
     prompt = sum(len(probe.prompt.encode()) + 1 for probe in probes) / n
     started = time.perf_counter()
@@ -252,9 +255,13 @@ def kills(folder: Path) -> Iterator[dict[str, Any]]:
     started = time.perf_counter()
     keep_on(folder / "whole.yaml")
     whole, chance, done = time.perf_counter() - started, random.Random(0), 0
+    context = multiprocessing.get_context(
+        "forkserver"
+    )  # a fork of this process would have its locks, but not its threads
+    context.set_forkserver_preload(["xlmech.mitigate", "transformer_lens.model_bridge"])
     while done < N_KILLS:
-        process = multiprocessing.get_context("fork").Process(target=keep_on, args=(folder / "killed.yaml",))
-        wanted = n_parts(folder / "killed") + chance.randint(0, 10)
+        process = context.Process(target=keep_on, args=(folder / "killed.yaml",))
+        wanted = n_parts(folder / "killed") + chance.randint(0, 8)
         process.start()
         while process.is_alive() and n_parts(folder / "killed") < wanted:
             time.sleep(0.001)

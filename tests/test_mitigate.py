@@ -346,9 +346,14 @@ def test_an_export_that_fails_keeps_the_run(copy: Path, monkeypatch: pytest.Monk
 # Runs that are stopped and continued
 
 
+CONTEXT = multiprocessing.get_context("forkserver")
+"""A fork of this process would have the locks of torch's threads, but not the threads, and now and then wait for ever."""
+CONTEXT.set_forkserver_preload(["xlmech.mitigate", "transformer_lens.model_bridge"])
+
+
 def resumed(path: Path, *, until: int = 0) -> int:
     """Exit code of a process of its own that continues the run, killed by SIGKILL once so many parts more are finished."""
-    process = multiprocessing.get_context("fork").Process(target=continue_quietly, args=(path,))
+    process = CONTEXT.Process(target=continue_quietly, args=(path,))
     log = path.parent / "run" / "log.jsonl"
     before = parts_in(log)
     process.start()
