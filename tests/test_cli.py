@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -334,3 +336,15 @@ def test_json_is_alone_on_stdout(files: Path, monkeypatch: pytest.MonkeyPatch) -
     result = invoke("run", "own.yaml", "--json")
     assert json.loads(result.stdout) == {"notes": ["é"]}
     assert result.stderr == "a stage\n"
+
+
+def test_no_progress_bars_in_a_log() -> None:
+    """A command whose messages go to a file or a pipe draws none; elsewhere they are drawn."""
+    bars = "from tqdm.auto import tqdm; list(tqdm(range(3)))"
+    command = f"from xlmech.console import guarded; guarded(lambda: None)(); {bars}"
+    env = {name: value for name, value in os.environ.items() if name != "TQDM_DISABLE"}
+    found = [
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env)
+        for code in (command, bars)
+    ]
+    assert found[0].stderr == "" and "3/3" in found[1].stderr
