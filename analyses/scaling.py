@@ -23,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -117,7 +118,7 @@ def one_overhead(folder: str, way: str) -> dict[str, Any]:
 
 
 def one_growth(folder: str, n: str) -> dict[str, Any]:
-    """Seconds, memory and size of leakage in parts."""
+    """Processor seconds, memory and size of leakage in parts."""
     from xlmech.leakage import measure_leakage
     from xlmech.parts import resumable
 
@@ -128,9 +129,9 @@ def one_growth(folder: str, n: str) -> dict[str, Any]:
     probes = probes_of(int(n))
     asked = resident_mb()
     with tempfile.TemporaryDirectory() as place, resumable(Path(place) / "parts"):
-        started = time.perf_counter()
+        started = time.process_time()
         found = measure_leakage(model, probes, progress=False)
-        seconds = time.perf_counter() - started
+        seconds = time.process_time() - started
         found.save(Path(place) / "result")
         size = sum(path.stat().st_size for path in (Path(place) / "result").rglob("*"))
         parts = sum(path.stat().st_size for path in (Path(place) / "parts").rglob("*") if path.is_file())
@@ -172,11 +173,15 @@ def one_model(folder: str, stage: str) -> dict[str, Any]:
         20 if stage == "leakage" else sum(len(probe.answers[probe.query_language].encode()) for probe in probes) / n
     )
     operations = shape.operations(stage, prompt=round(prompt), answer=round(answer))
+    alike = max(
+        Counter(len(probe.prompt.encode()) for probe in probes).values()
+    )  # a batch, but for generation, is of one length
+    batch = n if stage == "leakage" else alike
     return {
         "stage": stage, "parameters": sum(weight.numel() for weight in model.original_model.parameters()),
         "formula_parameters": shape.n_parameters, "weights_mb": shape.weight_bytes("float32") / 2**20,
         "loading_mb": held - empty, "batch_mb": peak_mb() - held,
-        "formula_batch_mb": shape.memory(stage, dtype="float32", batch=n, prompt=round(prompt), answer=round(answer)) / 2**20,
+        "formula_batch_mb": shape.memory(stage, dtype="float32", batch=batch, prompt=round(prompt), answer=round(answer)) / 2**20,
         "seconds_per_probe": seconds / n, "operations_per_probe": operations, "gflops": operations * n / seconds / 1e9,
     }  # fmt: skip
 
@@ -417,7 +422,7 @@ def main() -> None:
     for job in given.jobs:
         found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         if job == "draw":
-            draw(found).write_html(OUT / "scaling.html", include_plotlyjs="demo/plotly.min.js")
+            draw(found).write_html(OUT / "scaling.html", include_plotlyjs="demo/plotly.min.js", config={"displaylogo": False})
             continue
         if job == "tables":
             print("\n".join(tables(found)))

@@ -44,7 +44,9 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
     def run(*args: Any, **kwargs: Any) -> None:
         debug = kwargs["debug"] if own else kwargs.pop("debug", False)
         if not sys.stderr.isatty():
-            os.environ.setdefault("TQDM_DISABLE", "1")  # bars are for who looks on, not for logs; read when tqdm is imported
+            os.environ.setdefault(
+                "TQDM_DISABLE", "1"
+            )  # bars are for who looks on, not for logs; read when tqdm is imported
         try:
             command(*args, **kwargs)
         except (typer.Exit, typer.Abort, typer.BadParameter):

@@ -20,7 +20,7 @@ PROMPT_FORMAT = "{question}\n"
 ANSWER_END = "\n"
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
+@dataclass(frozen=True, kw_only=True, repr=False, slots=True)
 class Probe:
     """A record asked in one language.
 
@@ -220,6 +220,7 @@ def build_probes(
     records = tuple(records)
     codes = tuple(languages) if languages is not None else packs.available_languages()
     packs_by_code = {code: packs.load_language(code) for code in codes}
+    known = tuple(dict.fromkeys((*codes, *packs.available_languages())))
     if attributes is not None:
         check_attributes(attributes)
     packs.check_template(prompt_format, ("{question}",), where="prompt_format")
@@ -227,7 +228,7 @@ def build_probes(
     for record in records:
         if attributes is not None and record.attribute not in attributes:
             continue
-        answers = _answers(record, codes)
+        answers = _answers(record, codes, known)
         for code, pack in packs_by_code.items():
             for number in _template_numbers(pack, record.attribute, templates):
                 before, after = prompt_format.format(question=pack.questions[record.attribute][number]).split(
@@ -252,8 +253,8 @@ def build_probes(
     return ProbeSet(tuple(probes))
 
 
-def _answers(record: Record, query_languages: Sequence[str]) -> dict[str, str]:
-    forms = {code: record.form(code) for code in dict.fromkeys((*query_languages, *packs.available_languages()))}
+def _answers(record: Record, query_languages: Sequence[str], known: Sequence[str]) -> dict[str, str]:
+    forms = {code: record.form(code) for code in known}
     missing = [code for code in query_languages if not forms[code]]
     if missing:
         raise ValueError(
