@@ -39,7 +39,7 @@ from xlmech.audit import of_template, spread_facts
 from xlmech.neurons import select_universal
 
 OUT = Path(__file__).parent.parent / "figures" / "evidence.json"
-POOL = 2000
+POOL = 8000
 """Neurons whose effect is kept of every probe: of these a choice is made again."""
 FACTS = {"private": 20, "public": 20}
 N_PROMOTING = 10

@@ -422,7 +422,9 @@ def main() -> None:
     for job in given.jobs:
         found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         if job == "draw":
-            draw(found).write_html(OUT / "scaling.html", include_plotlyjs="demo/plotly.min.js", config={"displaylogo": False})
+            draw(found).write_html(
+                OUT / "scaling.html", include_plotlyjs="demo/plotly.min.js", config={"displaylogo": False}
+            )
             continue
         if job == "tables":
             print("\n".join(tables(found)))

@@ -43,10 +43,8 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
     @wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:
         debug = kwargs["debug"] if own else kwargs.pop("debug", False)
-        if not sys.stderr.isatty():
-            os.environ.setdefault(
-                "TQDM_DISABLE", "1"
-            )  # bars are for who looks on, not for logs; read when tqdm is imported
+        if not sys.stderr.isatty():  # bars are for who looks on, not for logs; tqdm reads this when it is imported
+            os.environ.setdefault("TQDM_DISABLE", "1")
         try:
             command(*args, **kwargs)
         except (typer.Exit, typer.Abort, typer.BadParameter):
