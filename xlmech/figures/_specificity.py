@@ -62,10 +62,11 @@ def specificity(result: Matrix) -> go.Figure:
     names = [f"{label(one)}, {result.sizes.get(one, 0):,}" for one in sets]
     figure.update_yaxes(tickvals=list(range(len(sets))), ticktext=names, autorange="reversed", showgrid=False)
     figure.update_xaxes(title_text="query language", tickangle=-35, showgrid=False)
-    figure.update_yaxes(title_text="language of the neurons, and how many")
+    figure.update_yaxes(title_text="neurons of")
     caption = f"""By how much fewer private probes give their value with one language's neurons off, on {counts(frame)} per cell;
-    hover for the 95 % interval, resampling subjects. Outlined: asked in the neurons' own language. Blue: less comes out; orange:
-    more. A set that is blue in other columns too is not specific to its language. Grey: nothing came out before."""
+    hover for the 95 % interval, resampling subjects. Rows: whose neurons, and how many. Outlined: asked in the neurons' own
+    language. Blue: less comes out; orange: more. A set that is blue in other columns too is not specific to its language.
+    Grey: nothing came out before."""
     title = "Specificity: reduction by each language's neurons, in every language"
     return finish(figure, title, caption, height=44 * len(sets), foot=110)
 
