@@ -103,9 +103,8 @@ class Shape:
             return batch * (prompt * (2 * width * size + keys) + self.n_layers * 2 * width * size)
         if stage == "lens":  # the residual streams are collected, and put together
             return batch * prompt * (2 * width * size + keys + 2 * self.n_layers * self.d_model * size)
-        return batch * (
-            prompt * 2 * width * size + 2 * (prompt + answer) * keys
-        )  # what is done leaves a copy of the keys
+        kept = 2 * (prompt + answer) * keys  # when answers are finished, the others' keys are copied
+        return batch * (prompt * 2 * width * size + kept)
 
     def kept_bytes(self, n_languages: int = 1) -> int:
         """Bytes on disk of one part of attribution, apart from its top neurons: sums (8 bytes) and counts (4) per language."""
