@@ -10,6 +10,7 @@ is kept under `analyses/results/headline/PLANT/evidence/`; a plant language whos
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import time
 from pathlib import Path
@@ -36,7 +37,6 @@ from xlmech import (
     set_overlap,
 )
 from xlmech.audit import of_template, spread_facts
-from xlmech.neurons import select_universal
 
 OUT = Path(__file__).parent.parent / "figures" / "evidence.json"
 POOL = 8000
@@ -68,10 +68,7 @@ class Evidence:
     def sets(self, public: AttributionResult) -> tuple[dict[str, NeuronSet], dict[str, NeuronSet]]:
         """Privacy neurons, and what they are compared with: public facts' and every language's."""
         mine = {"universal": self.study.at(*OURS)} | dict(self.located.specific)
-        everyone = public.mean.new_ones(public.mean.shape, dtype=bool)
-        rows = select_universal(public.mean, rule="min", top_k=COUNT, is_candidate=everyone)
-        shape = public.mean.shape[1:]
-        facts = NeuronSet(frozenset((layer, neuron) for layer, neuron, _ in rows), *shape, self.located.model)
+        facts = pool_of(dataclasses.replace(self.located, scores=public.mean), COUNT)
         of_language = lape(self.study.model, available_languages(), count=COUNT)
         return mine, {"public facts": facts} | {f"LAPE {code}": of_language[code] for code in CHOOSING}
 
@@ -83,18 +80,12 @@ class Evidence:
             "languages": language_overlap(private, top_k=COUNT, n_permutations=N_PERMUTATIONS),
             "depth": depth_of(mine | others, against="universal"),
             "layers": layer_spread(mine | others),
-            "promoted": promoted_tokens(self.study.model, self.best(), k=8),
+            "promoted": promoted_tokens(self.study.model, pool_of(self.located, N_PROMOTING), k=8),
         }
         stable = selection_stability(private, public, top_k=COUNT, contrast=0.5)
         stable.save(self.folder / "stability")
         for name, table in tables.items():
             table.to_parquet(self.folder / f"{name}.parquet", index=False)
-
-    def best(self) -> NeuronSet:
-        """The first few universal neurons."""
-        rows = self.located.chosen.query("kind == 'universal'").head(N_PROMOTING)
-        pairs = zip(rows.layer.astype(int), rows.neuron.astype(int), strict=True)
-        return NeuronSet(frozenset(pairs), *self.located.scores.shape[1:], self.located.model)
 
 
 def summary(folder: Path) -> dict[str, Any]:

@@ -41,6 +41,7 @@ from xlmech import (
     locate_privacy_neurons,
     mean_magnitudes,
     measure_leakage,
+    pool_of,
     random_neurons,
     recovery_attacks,
     specificity_matrix,
@@ -51,7 +52,7 @@ from xlmech.audit import of_template, spread_facts
 from xlmech.backends import backend_of
 from xlmech.effects import COMPONENT, exact_effects, gradient_x_activation, integrated_gradients
 from xlmech.leakage import LeakageResult
-from xlmech.neurons import PrivacyNeurons, select_universal
+from xlmech.neurons import PrivacyNeurons
 from xlmech.runner import encode_answer, encode_prompt, run_forced
 
 RESULTS = Path(__file__).parent / "results" / "headline"
@@ -171,12 +172,7 @@ class Study:
     def at(self, method: str, count: int) -> NeuronSet:
         """A method's set of some size."""
         if method == "attribution":
-            found = PrivacyNeurons.load(self.folder / "located")
-            everyone = torch.ones_like(found.scores, dtype=torch.bool)
-            rows = select_universal(found.scores, rule="min", top_k=count, is_candidate=everyone)
-            return NeuronSet(
-                frozenset((layer, neuron) for layer, neuron, _ in rows), *found.scores.shape[1:], found.model
-            )
+            return pool_of(PrivacyNeurons.load(self.folder / "located"), count)
         return NeuronSet.load(self.folder / f"{method}.json")
 
     def random(self) -> Any:
