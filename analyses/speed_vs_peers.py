@@ -491,14 +491,21 @@ def with_earlier(found: dict[str, Any]) -> dict[str, Any]:
 
 def draw(rows: list[dict[str, Any]]) -> None:
     names = [f"{row['work']} ({row['model'].split(',')[0]})<br><sub>{row['peer']}</sub>" for row in rows]
-    figure = go.Figure(layout={"template": TEMPLATE, "height": 90 + 58 * len(rows), "margin": {"l": 330, "t": 70}})
+    height = 90 + 58 * len(rows)
+    figure = go.Figure(layout={"template": TEMPLATE, "height": height, "margin": {"l": 330, "t": 90}})
+    figure.update_layout(title_text="Engine against peers, on one machine (orange: the goal)")
     figure.add_bar(y=names, x=[row["ratio"] for row in rows], orientation="h", marker_color="#0072B2", name="measured",
-                   text=[f"{row['ratio']:g}x" for row in rows],
+                   text=[f"{row['ratio']:.3g}x" for row in rows], textposition="outside",
                    hovertext=[f"{row['seconds_ours']} s against {row['seconds_peer']} s" for row in rows])  # fmt: skip
     figure.add_scatter(y=names, x=[row["goal"] for row in rows], mode="markers", name="goal",
                        marker={"symbol": "line-ns-open", "size": 24, "color": "#D55E00", "line": {"width": 3}})  # fmt: skip
-    figure.update_xaxes(type="log", title_text="times as fast as the peer (ratio of medians, log scale)")
-    figure.update_yaxes(autorange="reversed").update_layout(title_text="Engine against peers, on one machine")
+    ticks = [1, 2, 5, 10, 20, 50, 100, 200]
+    figure.update_xaxes(
+        type="log", tickvals=ticks, title_text="times as fast as the peer (ratio of medians, log scale)"
+    )
+    figure.update_yaxes(autorange="reversed").update_layout(
+        title_text="Engine against peers, on one machine (orange: the goal)"
+    )
     figure.write_html(
         FIGURES / "speed_vs_peers.html", include_plotlyjs="demo/plotly.min.js", config={"displaylogo": False}
     )
