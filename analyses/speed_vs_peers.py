@@ -491,9 +491,7 @@ def with_earlier(found: dict[str, Any]) -> dict[str, Any]:
 
 def draw(rows: list[dict[str, Any]]) -> None:
     names = [f"{row['work']} ({row['model'].split(',')[0]})<br><sub>{row['peer']}</sub>" for row in rows]
-    height = 90 + 58 * len(rows)
-    figure = go.Figure(layout={"template": TEMPLATE, "height": height, "margin": {"l": 330, "t": 90}})
-    figure.update_layout(title_text="Engine against peers, on one machine (orange: the goal)")
+    figure = go.Figure(layout={"template": TEMPLATE, "height": 90 + 58 * len(rows), "margin": {"l": 330, "t": 70}})
     figure.add_bar(y=names, x=[row["ratio"] for row in rows], orientation="h", marker_color="#0072B2", name="measured",
                    text=[f"{row['ratio']:.3g}x" for row in rows], textposition="outside",
                    hovertext=[f"{row['seconds_ours']} s against {row['seconds_peer']} s" for row in rows])  # fmt: skip
