@@ -31,7 +31,7 @@ ODD = [
     "\U0001f47b",
     "مريم العلي",
     "</script><img src=x onerror=alert(1)>",
-    "{{ 7*7 }}",
+    "{{ 7919*7907 }}",
 ]
 
 
@@ -152,7 +152,7 @@ def test_every_string_is_escaped(tmp_path: Path) -> None:
     results = {"leakage": odd(), BAD: lens_result()}
     with pytest.warns(UserWarning, match="shows personal data"):
         page = written(results, tmp_path / "audit.html", reveal=True, records=people)
-    assert BAD not in page and "<img" not in page and "49" not in visible(page)
+    assert BAD not in page and "<img" not in page and "62615533" not in visible(page)
     assert page.count("<script>") == page.count("</script>") == 2
     text = visible(page)
     for name in ODD:
