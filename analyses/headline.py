@@ -66,9 +66,9 @@ OURS = ("attribution", COUNT)
 """The set that is judged on people who did not choose it; the learned mask is judged on them and on those who did."""
 LOCATED = {"en": (36, 74, COUNT), "fr": (COUNT,), "zh": (COUNT,)}
 """Sizes of the sets chosen by attribution."""
-RECIPES_FOR = ("en",)
+RECIPES_FOR = PLANTS
 """Plant languages on which the recipes of others are run."""
-SPECIFIC = {"en": ("fr", "zh"), "fr": (), "zh": ()}
+SPECIFIC = {"en": ("fr", "zh"), "fr": ("en", "zh"), "zh": ("en", "fr")}
 """Languages for which a set of their own is learned."""
 FACTS = {"private": 32, "public": 24}
 GIVEN = {"private": 24, "public": 16}

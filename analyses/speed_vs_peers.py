@@ -261,20 +261,18 @@ def exact(case: Case, repeats: int, quick: bool, model: str) -> Row:
 def sweep(case: Case, positions: range) -> torch.Tensor:
     """(layer, position) log-probability of the target with the source's resid_post there.
 
-    What both prompts begin with is run once; there the source's activation is the prompt's own, and nothing changes.
+    Where both prompts begin alike, the source's activation is the prompt's own, and nothing changes.
     """
     backend, n, source = case.backend, case.forced.n_prompt, case.source or []
     common = len(os.path.commonprefix([source, case.prompt[0].tolist()]))
-    _, shared = backend.hidden(case.prompt[:, :common])
     recorder = Recorder(backend, "hook_resid_post")
     with backend.hooks(recorder.hooks()):
-        both = torch.cat([torch.tensor([source]), case.prompt])[:, common:]
-        clean, past = backend.hidden(both, shared.repeat(2))
+        clean, past = backend.hidden(torch.cat([torch.tensor([source]), case.prompt]))
     given, past = torch.stack([kept[0] for kept in recorder.kept]), past.select(torch.tensor([1]))
     last = []
     for place in (place for place in positions if place >= common):
         rows = [
-            replace("hook_resid_post", layer, given[layer, place - common][None, None, None], positions=slice(0, 1))
+            replace("hook_resid_post", layer, given[layer, place][None, None, None], positions=slice(0, 1))
             for layer in range(backend.n_layers)
         ]
         states = run_rows(backend, case.prompt[:, place:n], rows, past=past.until(place))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 
 from xlmech.backends import backend_of
 from xlmech.effects import COMPONENT, integrated_gradients
-from xlmech.nodes import nodes_needed
+from xlmech.nodes import _allotted, nodes_needed
 from xlmech.runner import run_forced
 
 
@@ -32,6 +33,22 @@ def test_the_fewest_nodes_within_the_tolerance(model: Any) -> None:
     assert loose == [1] * backend.n_layers
     never = nodes_needed(backend, [(forced, base)], tolerance=1e-30, positions="last", counts=(1, 2))
     assert never == [2] * backend.n_layers
+
+
+def test_no_other_choice_is_much_cheaper() -> None:
+    """Beside every choice there is, for errors that fall at different rates."""
+    counts, generator = (1, 2, 3, 4, 6), torch.Generator().manual_seed(0)
+    for _ in range(20):
+        rates = 2 + 3 * torch.rand(3, 4, generator=generator, dtype=torch.float64)
+        squared = torch.stack([10.0 ** (-rates * count) for count in counts])
+        nodes = _allotted(squared, counts, 1e-8)
+        enough = [
+            sum(every)
+            for every in itertools.product(counts, repeat=4)
+            if squared[[counts.index(n) for n in every], :, range(4)].sum(0).max() <= 1e-8
+        ]
+        assert squared[[counts.index(n) for n in nodes], :, range(4)].sum(0).max() <= 1e-8
+        assert sum(nodes) <= min(enough) + 2
 
 
 @pytest.mark.parametrize(("tolerance", "counts", "n"), [(0.0, (1, 2), 1), (0.1, (), 1), (0.1, (1, 2), 0)])

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from xlmech.key_values import KeyValues
+from xlmech.products import faster
 
 HookFunction = Callable[..., torch.Tensor | None]
 
@@ -151,6 +152,10 @@ class BridgeBackend(Backend):
         return 0 if n_rows == 1 and not hasattr(self._trunk, "build_alibi_tensor") else self.n_layers
 
     @cached_property
+    def _linear_layers(self) -> list[torch.nn.Linear]:
+        return [layer for layer in self._trunk.modules() if type(layer) is torch.nn.Linear]
+
+    @cached_property
     def _head(self) -> Any:
         head = self.model.original_model.get_output_embeddings()
         return getattr(head, "original_component", head)
@@ -177,7 +182,8 @@ class BridgeBackend(Backend):
         if past is not None and past.padding is not None:
             mask = past.mask(tokens.shape[1])
             padded = {"attention_mask": mask, "position_ids": (mask.cumsum(1) - 1)[:, past.n_positions :]}
-        output = self._trunk(input_ids=tokens.to(self.device), past_key_values=cache, use_cache=True, **padded)
+        with faster(self._linear_layers):
+            output = self._trunk(input_ids=tokens.to(self.device), past_key_values=cache, use_cache=True, **padded)
         layers = output.past_key_values.layers
         kept = KeyValues(keys=tuple(layer.keys for layer in layers), values=tuple(layer.values for layer in layers))
         return output.last_hidden_state, kept if past is None else replace(kept, padding=past.padding)

@@ -7,13 +7,13 @@ exponentiated and read again. A chunk's stay in cache.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cache
-from typing import Any
 
 import torch
 
-CHUNK = 2048
-ALIGNED = 32
+from xlmech.products import by_onednn, product
+
+CHUNK = 8192
+ALIGNED = 16
 """Rows are filled up to a multiple of this: matrix products of odd widths run at half the speed."""
 ROUNDINGS = 8
 """How much of the probability may be wrong or left out, in roundings of the dtype; a logit's own rounding is of this size."""
@@ -36,32 +36,23 @@ def columns_of(hidden: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """(d_model, row) for products with the unembedding, rows filled up with zeros; laid out as `scores` reads it fastest."""
     fill = -len(hidden) % ALIGNED if len(hidden) > ALIGNED // 2 else 0
     rows = torch.nn.functional.pad(hidden, (0, 0, 0, fill)).to(dtype)
-    return rows.contiguous().T if _by_onednn(rows) else rows.T.contiguous()
+    return rows.contiguous().T if by_onednn(rows) else rows.T.contiguous()
 
 
 def scores(weight: torch.Tensor, columns: torch.Tensor, bias: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor:
     """(token, row) scores of one chunk before the soft-cap; this orientation is the fast one for tall chunks."""
-    products: torch.Tensor
-    if _by_onednn(columns) and not (torch.is_grad_enabled() and (weight.requires_grad or columns.requires_grad)):
-        products = _linear()(weight, columns.T, None, "none", [], "").to(dtype)
+    if by_onednn(columns) and not (torch.is_grad_enabled() and (weight.requires_grad or columns.requires_grad)):
+        products = product(weight, columns.T).to(dtype)
     else:
         products = (weight @ columns).to(dtype)
     return products if bias is None else products + bias[:, None]
 
 
-def _by_onednn(operand: torch.Tensor) -> bool:
-    """Whether oneDNN takes the product: on a CPU in float32, where torch's own product is MKL's.
-
-    For the few columns there are here, MKL's reaches 60 to 80 % of oneDNN's speed on the AVX-512 machine it was measured on.
-    """
-    return operand.device.type == "cpu" and operand.dtype == torch.float32 and _linear() is not None
-
-
-@cache
-def _linear() -> Any:
-    """The linear layer that torch.compile uses on CPUs, without a gradient; None where this build of torch lacks it."""
-    mkldnn: Any = torch.backends.mkldnn
-    return getattr(torch.ops.mkldnn, "_linear_pointwise", None) if mkldnn.is_available() else None
+def mixtures(weight: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
+    """(d_model, row) sums of one chunk's unembeddings, each times its (token, row) share; no gradient."""
+    if by_onednn(shares):
+        return product(shares.T, weight.T).T
+    return weight.T @ shares
 
 
 def cap(logits: torch.Tensor, softcap: float | None) -> torch.Tensor:

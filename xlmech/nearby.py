@@ -126,7 +126,7 @@ def _near_normaliser(
     seen, first = torch.zeros_like(moved[0]), 0
     for start in range(0, max(1, int(needed[-1])), CHUNK):
         tokens = known.tokens[start : start + CHUNK]
-        weight, stop = unembed[tokens], start + len(tokens)
+        weight, stop = unembed.index_select(0, tokens), start + len(tokens)
         part = None if bias is None else bias[tokens]
         logits = cap(scores(weight, columns[:, first:], part, exact), known.readout["softcap"])
         total[first:] += (logits[:, : len(hidden) - first] - known.normaliser).exp_().sum(0)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Float
 
 from xlmech.backends import Backend
 from xlmech.effects import Metric, Where, integrated_gradients
@@ -24,11 +25,11 @@ def nodes_needed(
     metric: Metric = "log_prob",
     counts: Sequence[int] = (1, 2, 3, 4, 6, 8, 12, 16),
 ) -> list[int]:
-    """Smallest number of Gauss-Lobatto nodes per layer that reaches `tolerance` on every sample, for `integrated_gradients`.
+    """Few Gauss-Lobatto nodes per layer that together reach `tolerance` on every sample, for `integrated_gradients`.
 
-    A layer's error is the distance of its attributions from those of half as many nodes again as the most, relative to the length
-    of all layers' attributions together and to one over the square root of the number of layers: where every layer reaches
-    `tolerance`, so does the whole. Other prompts than the samples may need more: the completeness error tells, at no cost.
+    A layer's error is the distance of its attributions from those of half as many nodes again as the most; that of the whole is
+    the length of all layers' errors, relative to the length of all their attributions. Other prompts than the samples may need
+    more: the completeness error tells, at no cost.
 
     Args:
         backend: The model.
@@ -56,13 +57,27 @@ def nodes_needed(
             for forced, base in samples
         ]
 
-    most = max(counts)
-    wanted, found = attributed(most + most // 2), [most] * backend.n_layers
-    for nodes in counts[:-1]:
-        pairs = zip(attributed(nodes), wanted, strict=True)
-        errors = torch.stack([(one - ref).norm(dim=1) / ref.norm() for one, ref in pairs])
-        enough = (errors.amax(0) * backend.n_layers**0.5 <= tolerance).tolist()
-        found = [min(old, nodes) if good else old for old, good in zip(found, enough, strict=True)]
-        if all(enough):
-            break
-    return found
+    wanted = attributed(max(counts) + max(counts) // 2)
+    squared = torch.stack([_squared_errors(attributed(nodes), wanted) for nodes in counts])
+    return _allotted(squared, counts, tolerance**2)
+
+
+def _squared_errors(
+    found: Sequence[torch.Tensor], wanted: Sequence[torch.Tensor]
+) -> Float[torch.Tensor, "sample layer"]:
+    """What each layer adds to the square of the relative error of the whole."""
+    pairs = zip(found, wanted, strict=True)
+    return torch.stack([((one - ref).norm(dim=1) / ref.norm()) ** 2 for one, ref in pairs])
+
+
+def _allotted(squared: Float[torch.Tensor, "count sample layer"], counts: Sequence[int], allowed: float) -> list[int]:
+    """Nodes per layer: from the fewest for all on, more where a node lowers the worst sample's error most."""
+    layers, chosen = torch.arange(squared.shape[2]), torch.zeros(squared.shape[2], dtype=torch.long)
+    number = torch.tensor(counts, dtype=squared.dtype)[:, None]
+    while (total := squared[chosen, :, layers].sum(0)).max() > allowed and chosen.min() < len(counts) - 1:
+        of_worst = squared[:, total.argmax()]
+        gain = (of_worst[chosen, layers] - of_worst) / (number - number[chosen, 0])
+        gain[torch.arange(len(counts))[:, None] <= chosen] = -torch.inf
+        count, layer = divmod(int(gain.argmax()), len(layers))
+        chosen[layer] = count
+    return [counts[index] for index in chosen.tolist()]
