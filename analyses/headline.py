@@ -64,6 +64,8 @@ COUNT = 184
 """Neurons of a set: 0.5 % of 36,864."""
 OURS = ("attribution", COUNT)
 """The set that is judged on people who did not choose it; the learned mask is judged on them and on those who did."""
+SPARED = ("spared", COUNT)
+"""The set chosen alike, but for the neurons that neutral text needs most."""
 LOCATED = {"en": (36, 74, COUNT), "fr": (COUNT,), "zh": (COUNT,)}
 """Sizes of the sets chosen by attribution."""
 RECIPES_FOR = PLANTS
@@ -135,7 +137,12 @@ class Study:
             neutral=self.training_text(),
         )
 
-    def located(self) -> PrivacyNeurons:
+    def spared(self) -> PrivacyNeurons:
+        """As `located`, without the 5 % of neurons that neutral text in the ten languages needs most; other sentences judge."""
+        texts = {code: packs.load_language(code).neutral[N_NEUTRAL:] for code in packs.available_languages()}
+        return self.located(neutral=texts)
+
+    def located(self, **options: Any) -> PrivacyNeurons:
         """As the demo locates: gradient x activation at all positions, private minus half of public."""
         return locate_privacy_neurons(
             self.model,
@@ -145,6 +152,7 @@ class Study:
             positions="all",
             contrast=0.5,
             top_k=COUNT,
+            **options,
         )
 
     def recipe(self, name: str) -> NeuronSet:
@@ -171,8 +179,8 @@ class Study:
 
     def at(self, method: str, count: int) -> NeuronSet:
         """A method's set of some size."""
-        if method == "attribution":
-            return pool_of(PrivacyNeurons.load(self.folder / "located"), count)
+        if folder := {"attribution": "located", "spared": "spared"}.get(method):
+            return pool_of(PrivacyNeurons.load(self.folder / folder), count)
         return NeuronSet.load(self.folder / f"{method}.json")
 
     def random(self) -> Any:
@@ -245,13 +253,14 @@ class Study:
 
     def stages(self) -> dict[str, Callable[[], Any]]:
         """Every stage by the name of its folder or file, in an order in which each has what it needs."""
-        found: dict[str, Callable[[], Any]] = {"before": self.before, "mask": self.mask, "located": self.located}
+        found: dict[str, Callable[[], Any]] = {"before": self.before, "mask": self.mask}
+        found |= {"located": self.located, "spared": self.spared}
         if self.plant in RECIPES_FOR:
             found |= {f"{name}.json": lambda name=name: self.recipe(name) for name in RECIPES}  # type: ignore[misc]
             found["lape.json"] = self.lape
         found["effects_mask"] = lambda: self.evaluated("mask", self.mask_set, knowledge=True)
         found["people_given"] = self.people_given
-        methods = [("attribution", count) for count in LOCATED[self.plant]]
+        methods = [SPARED, *(("attribution", count) for count in LOCATED[self.plant])]
         methods += [(name, COUNT) for name in (*RECIPES, "lape") if self.plant in RECIPES_FOR]
         for method, count in methods:
             name = name_of(method, count)

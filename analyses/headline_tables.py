@@ -16,8 +16,8 @@ from xlmech import MitigationResult, RecoveryResult, SpecificityResult, figures
 FIGURES = Path(__file__).parent.parent / "figures"
 LEAKS = 0.2
 """A query language leaks where at least this share of the private facts comes out before."""
-OURS, LEARNED = "attribution@184", "mask"
-"""The set chosen by attribution, and the learned mask."""
+OURS, SPARING, LEARNED = "attribution@184", "spared@184", "mask"
+"""The set chosen by attribution, the same without neurons that neutral text needs, and the learned mask."""
 RECIPES = ("depn", "apneap", "knowledge_neurons", "lape")
 Row = dict[str, Any]
 
@@ -52,7 +52,7 @@ def interval(part: pd.Series) -> tuple[float, float, float]:
 def rows_of(plant: str, folder: Path) -> Iterator[Row]:
     """Every figure of one plant language whose stage is there."""
     evaluated = loaded(folder)
-    for name in (OURS, LEARNED):
+    for name in (OURS, SPARING, LEARNED):
         if name in evaluated:
             yield from of_set(plant, name, evaluated[name])
     if (folder / "people_given").is_dir():

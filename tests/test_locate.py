@@ -17,8 +17,9 @@ from xlmech.backends import backend_of
 from xlmech.fewest import FewestNeurons
 from xlmech.known import answer_margins
 from xlmech.locate import locate_privacy_neurons
-from xlmech.models import load_model
+from xlmech.models import load_model, provenance
 from xlmech.neurons import NeuronSet, PrivacyNeurons
+from xlmech.neutral import needed_for_text, neutral_nll
 from xlmech.probes import ProbeSet, build_probes
 from xlmech.records import Record
 from xlmech.refine import refine_universal
@@ -258,3 +259,45 @@ def test_nothing_to_refine_is_said(leaking: Any, probes: ProbeSet, monkeypatch: 
     ):
         found = refine_universal(leaking, plain, private, public, **options)
     assert not len(found.universal) and found.specific == plain.specific
+
+
+TEXTS = {"en": ("The river is wide here.", "It rained all day."), "fr": ("Le fleuve est large ici.",)}
+
+
+def test_needed_for_text_is_the_slope_of_its_likelihood(tokenizer: Any) -> None:
+    """Against central differences of the nats per token with one neuron scaled, and the language that loses most."""
+    model = load_model(tiny("gpt2").double(), tokenizer=tokenizer, backend="bridge", dtype=torch.float64)
+    found = needed_for_text(model, TEXTS)
+    assert found.shape == (N_LAYERS, D_MLP)
+    best = divmod(int(found.argmax()), D_MLP)
+    for neuron in (best, (0, 3)):
+        one, step = NeuronSet(frozenset({neuron}), N_LAYERS, D_MLP, provenance(model).model), 1e-4
+        rises = []
+        for factor in (1 - step, 1 + step):
+            with ablate(model, one, mode="scale", factor=factor):
+                rises.append(neutral_nll(model, list(TEXTS), texts=TEXTS))
+        slopes = (rises[0] - rises[1]) / (2 * step)
+        assert math.isclose(float(found[neuron]), slopes.max(), rel_tol=1e-5, abs_tol=1e-9)
+
+
+def test_neurons_that_text_needs_are_spared(model: Any, probes: ProbeSet, tmp_path: Any) -> None:
+    plain = locate_privacy_neurons(model, probes, top_k=12, **QUICK)
+    found = locate_privacy_neurons(model, probes, top_k=12, neutral=TEXTS, spare=0.5, **QUICK)
+    needed = needed_for_text(model, TEXTS)
+    spared = needed > needed.flatten().median()
+    assert int(spared.sum()) == N_LAYERS * D_MLP // 2
+    assert any(spared[neuron] for neuron in plain.union) and not any(spared[neuron] for neuron in found.union)
+    assert found.scores[:, spared].isneginf().all()
+    torch.testing.assert_close(found.scores[:, ~spared], plain.scores[:, ~spared])
+    found.save(tmp_path / "found")
+    assert PrivacyNeurons.load(tmp_path / "found").universal == found.universal
+    none = locate_privacy_neurons(model, probes, top_k=12, neutral=TEXTS, spare=0.0, **QUICK)
+    assert none.union == plain.union
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"), [({}, "no texts"), ({"en": ()}, "no texts"), ({"en": ("",)}, "a single token")]
+)
+def test_texts_that_tell_nothing(model: Any, texts: dict[str, tuple[str, ...]], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        needed_for_text(model, texts)

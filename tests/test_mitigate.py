@@ -366,6 +366,7 @@ def resumed(path: Path, *, until: int = 0) -> int:
 
 
 def continue_quietly(path: Path) -> None:
+    torch.set_num_threads(1)
     run_config(read_config(path), resume=True, progress=False)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from xlmech import languages as packs
 from xlmech.attribution import Method
 from xlmech.backends import backend_of
 from xlmech.costs import CONDITIONS, Stage, shape_of
@@ -28,6 +29,8 @@ from xlmech.stages import StageClock
 
 _STAGES: tuple[Stage, ...] = ("leakage", "lens", "locate")
 Report = Callable[[str], None]
+_PRICING = packs.N_NEUTRAL // 2
+"""Neutral sentences of each language that price the deactivation where the others say which neurons are spared."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +50,8 @@ class AuditPlan:
         lens_facts: Largest number of private facts that the lens follows, each asked in every language.
         top_k: Number of universal neurons; 0.2 % of the model's by default.
         contrast: Multiple of the public attribution that is subtracted.
+        spare: Share of the model's neurons that is not chosen because neutral text needs them most: half of the language packs'
+            sentences tells, the other half prices the deactivation. With 0 all of them do.
         method: Attribution method.
         positions: Positions whose activations are attributed.
         seed: Of every draw.
@@ -64,6 +69,7 @@ class AuditPlan:
     lens_facts: int = 8
     top_k: int | None = None
     contrast: float = 0.5
+    spare: float = 0.05
     method: Method = "gradient_x_activation"
     positions: Positions = "all"
     seed: int = 0
@@ -150,6 +156,8 @@ def run_audit(
             positions=plan.positions,
             top_k=plan.top_k,
             contrast=plan.contrast,
+            neutral=_sentences(chosen, slice(_PRICING, None)) if plan.spare else None,
+            spare=plan.spare,
             check_leakage=False,  # that nothing leaks is a finding, which the leakage stage has made
             progress=progress,
         )
@@ -163,9 +171,21 @@ def run_audit(
     )
     with clock(f"deactivate {len(neurons.universal)} neurons, and as many random ones, and ask again"):
         mitigation = evaluate_mitigation(
-            model, judged, sets, before=before, candidates=probes.records, seed=plan.seed, progress=progress
+            model,
+            judged,
+            sets,
+            before=before,
+            candidates=probes.records,
+            neutral=_sentences(judged, slice(_PRICING)) if plan.spare else None,
+            seed=plan.seed,
+            progress=progress,
         )
     return Audit(leakage=leakage, lens=lens, neurons=neurons, mitigation=mitigation, seconds=clock.seconds)
+
+
+def _sentences(probes: ProbeSet, which: slice) -> dict[str, tuple[str, ...]]:
+    """Some of the language packs' neutral sentences, in the languages of the probes."""
+    return {code: packs.load_language(code).neutral[which] for code in probes.languages}
 
 
 def _expect(

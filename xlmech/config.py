@@ -168,6 +168,8 @@ class LocateSection(_Section):
     """Number of universal neurons, and of each language's own; null for 0.2 % of the model's."""
     contrast: float = Field(default=0.5, ge=0)
     """Multiple of the public facts' attribution that is subtracted, where there are public records; 0 for none."""
+    spare: float = Field(default=0.05, ge=0, lt=1)
+    """Share of the model's neurons that is not chosen because neutral text needs them most; 0 for none."""
 
 
 class ExportSection(_Section):

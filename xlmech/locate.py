@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 import pandas as pd
@@ -25,6 +26,7 @@ from xlmech.neurons import (
     select_specific,
     select_universal,
 )
+from xlmech.neutral import needed_for_text
 from xlmech.probes import ProbeSet
 from xlmech.refine import check_target, refine_universal
 
@@ -47,6 +49,8 @@ def locate_privacy_neurons(
     top_k: int | None = None,
     iterate: int = 1,
     contrast: float = 1.0,
+    neutral: Mapping[str, Sequence[str]] | None = None,
+    spare: float = 0.05,
     threshold: float = 0.1,
     min_share: float = 0.5,
     max_entropy: float = MAX_ENTROPY,
@@ -83,6 +87,9 @@ def locate_privacy_neurons(
         top_k: Largest number of universal neurons, and of each language's specific ones; 0.2 % of all by default.
         iterate: Number of rounds, in which `top_k` is found in equal parts.
         contrast: Multiple of the public attribution that is subtracted; 0 for none.
+        neutral: Texts by language, whose neurons are spared; none by default. Judge the price on others than these.
+        spare: Share of the model's neurons that is spared where there are such texts: those that these need most
+            (`xlmech.neutral.needed_for_text`) are not chosen.
         threshold: tau of a neuron's share of probes.
         min_share: f: a neuron that exceeds tau in this share of a language's probes is its candidate.
         max_entropy: Bound of rule `entropy`, nats.
@@ -96,10 +103,10 @@ def locate_privacy_neurons(
         progress: Whether to show progress bars.
 
     Returns:
-        PrivacyNeurons: `.universal`, `.specific["fr"]`; `.scores` are those of the intact model. `.chosen` has two columns more:
-        `round`, in which a neuron was found and its `score` measured, and `n_saturated`, how many of the private probes behind it
-        (its language's, or all) were attributed by log-odds because they are saturated; with `verify` two more, the exact
-        effects, which are also the order of the universal ones.
+        PrivacyNeurons: `.universal`, `.specific["fr"]`; `.scores` are those of the intact model, minus infinity for spared
+        neurons. `.chosen` has two columns more: `round`, in which a neuron was found and its `score` measured, and `n_saturated`,
+        how many of the private probes behind it (its language's, or all) were attributed by log-odds because they are saturated;
+        with `verify` two more, the exact effects, which are also the order of the universal ones.
 
     Raises:
         ValueError: No private probes, one language only, public probes in other languages than the private ones, a number out
@@ -119,7 +126,7 @@ def locate_privacy_neurons(
     backend, source = backend_of(model), provenance(model)
     top_k = top_k if top_k is not None else max(iterate, int(DEFAULT_SHARE * backend.n_layers * backend.d_mlp))
     check_request(private, method, metric, positions, nodes, threshold, max_answer_tokens)
-    _check(rule, top_k, iterate, contrast, min_share, max_entropy)
+    _check(rule, top_k, iterate, contrast, min_share, max_entropy, spare)
     check_target(target_reduction)
     if check_leakage:
         check_known(model, private, controls, max_answer_tokens=max_answer_tokens, progress=progress)
@@ -134,13 +141,14 @@ def locate_privacy_neurons(
         "threshold": threshold,
         "progress": progress,
     }
-    taken = torch.zeros(backend.n_layers, backend.d_mlp, dtype=torch.bool)
+    spared = _spared(model, neutral, spare)
+    taken = spared.clone()
     rounds: list[pd.DataFrame] = []
     off, intact = NeuronSet(frozenset(), backend.n_layers, backend.d_mlp, source.model), torch.empty(0)
     for number in range(iterate):
         with ablate(model, off):
             found = attribute_neurons(model, private, **options)
-            scores = _contrasted(model, found, public, contrast, options)
+            scores = _contrasted(model, found, public, contrast, options).masked_fill(spared, -torch.inf)
         intact = intact if number else scores
         size = (top_k + number) // iterate  # parts that differ by one at most, and make top_k
         chosen = _chosen(found, scores, taken, rule, size, min_share, max_entropy)
@@ -180,13 +188,29 @@ def check_probes(private: ProbeSet, public: ProbeSet, contrast: float) -> None:
         )
 
 
-def _check(rule: str, top_k: int, iterate: int, contrast: float, min_share: float, max_entropy: float) -> None:
+def _spared(
+    model: Any, neutral: Mapping[str, Sequence[str]] | None, share: float
+) -> Bool[torch.Tensor, "layer neuron"]:
+    """Whether neutral text needs a neuron too much for it to be chosen."""
+    backend = backend_of(model)
+    spared = torch.zeros(backend.n_layers, backend.d_mlp, dtype=torch.bool)
+    if neutral is not None:
+        most = needed_for_text(model, neutral).flatten().topk(round(share * spared.numel())).indices
+        spared.view(-1)[most] = True
+    return spared
+
+
+def _check(
+    rule: str, top_k: int, iterate: int, contrast: float, min_share: float, max_entropy: float, spare: float
+) -> None:
     if rule not in get_args(Rule):
         raise ValueError(f"unknown rule {rule!r}; use {', '.join(map(repr, get_args(Rule)))}")
     if not 1 <= iterate <= top_k:
         raise ValueError(f"top_k must be at least 1 and iterate from 1 to top_k, got {top_k} and {iterate}")
     if not 0 < min_share <= 1:
         raise ValueError(f"min_share must be in (0, 1], got {min_share}")
+    if not 0 <= spare < 1:
+        raise ValueError(f"spare must be in [0, 1), got {spare}")
     for name, value in (("contrast", contrast), ("max_entropy", max_entropy)):
         if not (math.isfinite(value) and value >= 0):
             raise ValueError(f"{name} must be a finite number from 0 on, got {value}")

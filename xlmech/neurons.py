@@ -164,7 +164,7 @@ class PrivacyNeurons(Result):
 
     Attributes:
         languages: Query languages, the order of `scores`.
-        scores: (language, layer, neuron) private minus public normalised attribution.
+        scores: (language, layer, neuron) private minus public normalised attribution; minus infinity where a neuron was spared.
         chosen: One row per chosen neuron: `kind` (`universal` or `specific`), `language` ("" for universal), `layer`,
             `neuron`, `score` (by which it was ranked).
         rule: Selection rule.

@@ -1,4 +1,4 @@
-"""Fluency: how likely the model finds text that says nothing private, and by how much less after deactivation."""
+"""Fluency: how likely the model finds text that says nothing private, how much less after deactivation, through which neurons."""
 
 from __future__ import annotations
 
@@ -7,12 +7,19 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import pandas as pd
+import torch
+from jaxtyping import Float
 
 from xlmech import languages as packs
 from xlmech.answers import sequence_nll
 from xlmech.backends import backend_of
+from xlmech.baselines import zero_baseline
+from xlmech.effects import gradient_x_activation
 from xlmech.parts import mapped
-from xlmech.runner import encode_prompt
+from xlmech.runner import drain, encode_prompt
+
+_AT_ONCE = 8
+"""Texts that are differentiated together, where as many are of one length."""
 
 
 def neutral_texts(code: str, texts: Mapping[str, Sequence[str]] | None = None) -> Sequence[str]:
@@ -57,6 +64,52 @@ class _Reading:
                 totals, counts = sequence_nll(backend, tokens)
                 found[code] = float(totals.sum() / sum(counts)) if sum(counts) else float("nan")
         return {"nll": pd.DataFrame({"query_language": list(found), "nll": list(found.values())})}
+
+
+def needed_for_text(model: Any, texts: Mapping[str, Sequence[str]]) -> Float[torch.Tensor, "layer neuron"]:
+    """(layer, neuron) nats per token that text would lose with the neuron at zero, in the language that would lose most.
+
+    To first order: gradient x activation of the text's log-probability, at all positions. What neurons do together it does not
+    tell; `evaluate_mitigation` on other texts does.
+
+    Raises:
+        ValueError: No texts, or one that the model cannot take or that has a single token.
+    """
+    given = {code: tuple(of) for code, of in texts.items() if of}
+    if not given:
+        raise ValueError("no texts to find the neurons of; give sentences by language")
+    return torch.stack([piece["needed"].amax(0) for piece in mapped(model, _Needing(texts=given), list(given))]).amax(0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Needing:
+    """Neurons of texts; a task of `xlmech.parts`, whose items are languages."""
+
+    stage: ClassVar[str] = "fluency"
+    texts: Mapping[str, Sequence[str]]
+
+    def __call__(self, model: Any, languages: Sequence[str]) -> dict[str, Any]:
+        backend = backend_of(model)
+        base = zero_baseline(backend)
+        totals = base.repeat(len(languages), 1, 1)
+        given = [(number, code, text) for number, code in enumerate(languages) for text in self.texts[code]]
+        whose = torch.tensor([number for number, _, _ in given], device=base.device)
+        tokens = [encode_prompt(backend, text, what=f"neutral text in {code}") for _, code, text in given]
+        for found, (_, code, text) in zip(tokens, given, strict=True):
+            if len(found) < 2:
+                raise ValueError(f"neutral text in {code} with a single token: {text!r}; give sentences")
+
+        def add(batch: list[int]) -> None:
+            pairs = [(tokens[index][:1], tokens[index][1:]) for index in batch]
+            totals.index_add_(0, whose[batch], gradient_x_activation(backend, pairs, base, positions="all"))
+
+        def length(index: int) -> int:
+            return len(tokens[index])
+
+        drain(len(given), add, key=length, apart=length, batch_size=_AT_ONCE)
+        counts = torch.zeros(len(languages), device=base.device)
+        counts.index_add_(0, whose, torch.tensor([len(found) - 1.0 for found in tokens], device=base.device))
+        return {"needed": (totals / counts[:, None, None]).cpu()}
 
 
 def price_of(before: pd.Series, after: pd.Series) -> pd.DataFrame:
