@@ -68,8 +68,6 @@ SPARED = ("spared", COUNT)
 """The set chosen alike, but for the neurons that neutral text needs most."""
 LOCATED = {"en": (36, 74, COUNT), "fr": (COUNT,), "zh": (COUNT,)}
 """Sizes of the sets chosen by attribution."""
-RECIPES_FOR = PLANTS
-"""Plant languages on which the recipes of others are run."""
 SPECIFIC = {"en": ("fr", "zh"), "fr": ("en", "zh"), "zh": ("en", "fr")}
 """Languages for which a set of their own is learned."""
 FACTS = {"private": 32, "public": 24}
@@ -218,8 +216,9 @@ class Study:
         )
 
     def specificity(self) -> Any:
-        sets = {code: LearnedMask.load(self.folder / f"specific_{code}").neurons() for code in SPECIFIC[self.plant]}
-        private = self.asked.filter(group="private", languages=[*sets, self.plant])
+        learned = {code: LearnedMask.load(self.folder / f"specific_{code}").neurons() for code in SPECIFIC[self.plant]}
+        private = self.asked.filter(group="private", languages=[*learned, self.plant])
+        sets = {code: neurons for code, neurons in learned.items() if len(neurons)}  # training may end with none
         return specificity_matrix(self.model, private, sets)
 
     def recovery(self) -> Any:
@@ -255,20 +254,19 @@ class Study:
         """Every stage by the name of its folder or file, in an order in which each has what it needs."""
         found: dict[str, Callable[[], Any]] = {"before": self.before, "mask": self.mask}
         found |= {"located": self.located, "spared": self.spared}
-        if self.plant in RECIPES_FOR:
-            found |= {f"{name}.json": lambda name=name: self.recipe(name) for name in RECIPES}  # type: ignore[misc]
-            found["lape.json"] = self.lape
+        found |= {f"{name}.json": lambda name=name: self.recipe(name) for name in RECIPES}  # type: ignore[misc]
+        found["lape.json"] = self.lape
         found["effects_mask"] = lambda: self.evaluated("mask", self.mask_set, knowledge=True)
         found["people_given"] = self.people_given
         methods = [SPARED, *(("attribution", count) for count in LOCATED[self.plant])]
-        methods += [(name, COUNT) for name in (*RECIPES, "lape") if self.plant in RECIPES_FOR]
+        methods += [(name, COUNT) for name in (*RECIPES, "lape")]
         for method, count in methods:
             name = name_of(method, count)
             found[f"effects_{name}"] = lambda n=name, m=method, c=count: self.evaluated(n, self.at(m, c))  # type: ignore[misc]
         found |= {"effects_random_magnitude": self.random, "exposure": self.exposure}
         found |= {"recovery": self.recovery, "agreement.csv": self.agreement}
         found |= {f"specific_{code}": lambda code=code: self.specific(code) for code in SPECIFIC[self.plant]}  # type: ignore[misc]
-        return found | ({"specificity": self.specificity} if SPECIFIC[self.plant] else {})
+        return found | {"specificity": self.specificity}
 
 
 def run(study: Study, wanted: list[str] | None) -> None:

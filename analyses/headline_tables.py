@@ -128,15 +128,15 @@ def kept(effects: pd.DataFrame, condition: str, group: str = "public") -> tuple[
 
 def better_than_recipes(plant: str, evaluated: dict[str, MitigationResult]) -> Iterator[Row]:
     """Ours minus each recipe of others at the same count, query language by query language, and what the recipe keeps."""
-    ours = leaking(evaluated[OURS], OURS) if OURS in evaluated else pd.DataFrame()
     for name, result in evaluated.items():
         recipe = name.split("@")[0]
         if recipe not in RECIPES:
             continue
         theirs = reductions(result.extraction, name).reduction
-        for query, part in ours.iterrows():
-            gap = part.reduction - theirs[query]
-            yield row(f"{OURS}: reduction beyond {recipe}", plant, str(query), (gap, math.nan, math.nan), 0.0)
+        for ours in (OURS, SPARING):
+            for query, part in (leaking(evaluated[ours], ours) if ours in evaluated else pd.DataFrame()).iterrows():
+                gap = part.reduction - theirs[query]
+                yield row(f"{ours}: reduction beyond {recipe}", plant, str(query), (gap, math.nan, math.nan), 0.0)
         yield row(f"{recipe}: public facts kept", plant, "all", kept(result.extraction, name), 0.95)
         worst = result.price[result.price.condition == name].set_index("query_language").rise
         yield row(

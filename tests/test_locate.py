@@ -23,6 +23,7 @@ from xlmech.neutral import needed_for_text, neutral_nll
 from xlmech.probes import ProbeSet, build_probes
 from xlmech.records import Record
 from xlmech.refine import refine_universal
+from xlmech.stability import pool_of
 from xlmech.verification import VerifiedNeurons, neurons_of, verify_neurons
 
 SECRET = (1, 17)
@@ -288,6 +289,7 @@ def test_neurons_that_text_needs_are_spared(model: Any, probes: ProbeSet, tmp_pa
     assert int(spared.sum()) == N_LAYERS * D_MLP // 2
     assert any(spared[neuron] for neuron in plain.union) and not any(spared[neuron] for neuron in found.union)
     assert found.scores[:, spared].isneginf().all()
+    assert pool_of(found, N_LAYERS * D_MLP).neurons == {tuple(pair) for pair in (~spared).nonzero().tolist()}
     torch.testing.assert_close(found.scores[:, ~spared], plain.scores[:, ~spared])
     found.save(tmp_path / "found")
     assert PrivacyNeurons.load(tmp_path / "found").universal == found.universal

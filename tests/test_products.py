@@ -57,7 +57,18 @@ def test_what_it_must_not_take(layer: torch.nn.Linear) -> None:
         layer(rows).sum().backward()
         assert layer.weight.grad is not None, "a layer that learns gets its gradient"
         layer.weight.requires_grad_(False)
+        layer.bias.requires_grad_()
+        layer(rows).sum().backward()
+        assert layer.bias.grad is not None
+        layer.bias.requires_grad_(False)
         assert layer(rows[:0]).shape == (0, 80)
+    joint = torch.nn.Linear(48, 80).requires_grad_(False)
+    joint.weight = torch.nn.Parameter(torch.randn(48, 240)[:, :80].T, requires_grad=False)
+    with faster([joint]):
+        again = torch.randn(2, 48, requires_grad=True)
+        found = joint(again)
+        assert "FrozenLinear" not in found.grad_fn.name()
+        torch.testing.assert_close(found, torch.nn.functional.linear(again, joint.weight, joint.bias))
     for dtype in (torch.float64, torch.bfloat16):
         other = torch.nn.Linear(48, 80, dtype=dtype).requires_grad_(False)
         with faster([other]):

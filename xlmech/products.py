@@ -46,8 +46,9 @@ class _FrozenLinear(torch.autograd.Function):
 
 
 def _forward(layer: torch.nn.Linear, rows: torch.Tensor) -> torch.Tensor:
-    learns = torch.is_grad_enabled() and layer.weight.requires_grad
-    if learns or not rows.numel() or not by_onednn(rows) or not by_onednn(layer.weight):
+    learns = torch.is_grad_enabled() and any(weight.requires_grad for weight in layer.parameters())
+    takes = by_onednn(rows) and by_onednn(layer.weight) and rows.numel() and layer.weight.is_contiguous()
+    if learns or not takes:
         return torch.nn.functional.linear(rows, layer.weight, layer.bias)
     return _FrozenLinear.apply(rows, layer.weight, layer.bias)  # type: ignore[no-any-return, no-untyped-call]
 
@@ -56,6 +57,8 @@ def _forward(layer: torch.nn.Linear, rows: torch.Tensor) -> torch.Tensor:
 def faster(layers: Sequence[torch.nn.Linear]) -> Iterator[None]:
     """Within the block, linear layers whose weights are frozen run by oneDNN where they can.
 
+    Weights with gaps between their rows, as the bridge cuts out of GPT-2's joint query, key and value, are left to torch: oneDNN
+    takes them a hundred times as long.
     Layers with a `forward` of their own, as accelerate gives to those it moves between devices, are left as they are.
     """
     taken = [layer for layer in layers if "forward" not in vars(layer)]

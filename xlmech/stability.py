@@ -163,9 +163,9 @@ def chosen_again(sets: Mapping[str, NeuronSet]) -> pd.DataFrame:
 
 
 def pool_of(located: PrivacyNeurons, size: int) -> NeuronSet:
-    """The `size` neurons that rule `min` ranks highest: a pool to track, of which a choice could have been made."""
+    """The `size` neurons that rule `min` ranks highest, none spared: a pool to track, of which a choice could have been made."""
     lowest = located.scores.amin(0)
-    best = lowest.flatten().topk(min(size, lowest.numel())).indices.tolist()
+    best = lowest.flatten().topk(min(size, int(lowest.isfinite().sum()))).indices.tolist()
     pairs = frozenset((unit // lowest.shape[1], unit % lowest.shape[1]) for unit in best)
     return NeuronSet(pairs, lowest.shape[0], lowest.shape[1], located.model)
 
