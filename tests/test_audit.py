@@ -10,6 +10,8 @@ import pandas as pd
 import pytest
 
 from xlmech.audit import Audit, AuditPlan, _locating, _measured, of_template, run_audit, table
+from xlmech.languages import load_language
+from xlmech.neutral import needed_for_text, neutral_nll
 from xlmech.probes import ProbeSet, build_probes
 from xlmech.records import Record
 from xlmech.show import goals, publish
@@ -81,6 +83,22 @@ def test_the_table_has_one_row_per_language(audit: Audit) -> None:
     }
     assert audit.mitigation.sizes["universal"] == audit.mitigation.sizes["random"] <= 3
     assert set(audit.seconds) == {"leakage", "lens", "locate", "deactivate"}
+
+
+def test_sentences_that_choose_do_not_judge(model: Any, people: tuple[Record, ...], audit: Audit) -> None:
+    halves = [
+        {code: load_language(code).neutral[part] for code in ("en", "fr")} for part in (slice(10), slice(10, None))
+    ]
+    needed, spared = needed_for_text(model, halves[1]), audit.neurons.scores[0].isneginf()
+    assert int(spared.sum()) == round(0.05 * spared.numel())
+    assert needed[spared].min() >= needed[~spared].max()
+    price = audit.mitigation.price.query("condition == 'universal'").set_index("query_language").nll_before
+    assert price.to_dict() == pytest.approx(neutral_nll(model, ["en", "fr"], texts=halves[0]).to_dict())
+    plan = AuditPlan(languages=("en", "fr"), locate_facts=2, top_k=3, spare=0.0)
+    plain = run_audit(model, people, plan, progress=False)
+    assert plain.neurons.scores.isfinite().all()
+    price = plain.mitigation.price.query("condition == 'universal'").set_index("query_language").nll_before
+    assert price.to_dict() == pytest.approx(neutral_nll(model, ["en", "fr"]).to_dict())
 
 
 def test_every_random_condition_is_a_control_in_the_table(audit: Audit) -> None:

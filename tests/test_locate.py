@@ -110,6 +110,8 @@ def test_refusals(model: Any, probes: ProbeSet) -> None:
         ({"contrast": -0.5}, "contrast must be a finite number from 0 on, got -0.5"),
         ({"contrast": math.inf}, "contrast must be a finite number from 0 on, got inf"),
         ({"max_entropy": -1.0}, "max_entropy must be a finite number from 0 on, got -1.0"),
+        ({"spare": 1.0}, "spare must be in .0, 1., got 1.0"),
+        ({"spare": math.nan}, "spare must be in .0, 1., got nan"),
         ({"threshold": 1.0}, "nodes must be at least 1 and threshold between 0 and 1, got 4 and 1.0"),
         ({"nodes": 0}, "nodes must be at least 1"),
         ({"metric": "loss"}, "unknown metric 'loss'; use 'auto'"),

@@ -95,9 +95,9 @@ class _Needing:
         given = [(number, code, text) for number, code in enumerate(languages) for text in self.texts[code]]
         whose = torch.tensor([number for number, _, _ in given], device=base.device)
         tokens = [encode_prompt(backend, text, what=f"neutral text in {code}") for _, code, text in given]
-        for found, (_, code, text) in zip(tokens, given, strict=True):
+        for found, (_, code, _) in zip(tokens, given, strict=True):
             if len(found) < 2:
-                raise ValueError(f"neutral text in {code} with a single token: {text!r}; give sentences")
+                raise ValueError(f"a neutral text in {code} has a single token; give sentences")
 
         def add(batch: list[int]) -> None:
             pairs = [(tokens[index][:1], tokens[index][1:]) for index in batch]
