@@ -52,18 +52,15 @@ class Evidence:
     def __init__(self, plant: str) -> None:
         self.study = Study(plant)
         self.folder = self.study.folder / "evidence"
-        self.located = PrivacyNeurons.load(self.study.folder / "located")
+        self.located = PrivacyNeurons.load(self.study.folder / f"located_{OURS[0]}")
         _, choosing = self.study.split
         both = of_template(choosing, 0) + of_template(choosing, 1)
         self.probes = spread_facts(both.filter(languages=CHOOSING), FACTS)
 
     def attributed(self, group: Any) -> AttributionResult:
         """As the headline's neurons were chosen, and with a second template."""
-        public: ProbeSet = self.probes.filter(group="public")
-        return attribute_neurons(
-            self.study.model, self.probes.filter(group=group), method="gradient_x_activation", positions="all", metric="auto",
-            controls=public, track=pool_of(self.located, POOL),
-        )  # fmt: skip
+        asked: ProbeSet = self.probes.filter(group=group)
+        return attribute_neurons(self.study.model, asked, track=pool_of(self.located, POOL))
 
     def sets(self, public: AttributionResult) -> tuple[dict[str, NeuronSet], dict[str, NeuronSet]]:
         """Privacy neurons, and what they are compared with: public facts' and every language's."""
@@ -82,7 +79,7 @@ class Evidence:
             "layers": layer_spread(mine | others),
             "promoted": promoted_tokens(self.study.model, pool_of(self.located, N_PROMOTING), k=8),
         }
-        stable = selection_stability(private, public, top_k=COUNT, contrast=0.5)
+        stable = selection_stability(private, public, top_k=COUNT)
         stable.save(self.folder / "stability")
         for name, table in tables.items():
             table.to_parquet(self.folder / f"{name}.parquet", index=False)

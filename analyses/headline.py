@@ -27,9 +27,10 @@ from scipy.stats import spearmanr
 
 from xlmech import (
     LearnedMask,
+    LocateOptions,
     NeuronSet,
-    activation_moments,
     apneap,
+    attribute_neurons,
     build_probes,
     demo_records,
     depn,
@@ -47,13 +48,16 @@ from xlmech import (
     specificity_matrix,
 )
 from xlmech import languages as packs
-from xlmech.answers import answer_log_probs
 from xlmech.audit import of_template, spread_facts
 from xlmech.backends import backend_of
-from xlmech.effects import COMPONENT, exact_effects, gradient_x_activation, integrated_gradients
+from xlmech.baselines import zero_baseline
+from xlmech.contributions import encode_probe
+from xlmech.effects import COMPONENT, exact_effects
+from xlmech.known import answer_margins
 from xlmech.leakage import LeakageResult
 from xlmech.neurons import PrivacyNeurons
-from xlmech.runner import encode_answer, encode_prompt, run_forced
+from xlmech.neutral import choosing_texts
+from xlmech.runner import run_forced
 
 RESULTS = Path(__file__).parent / "results" / "headline"
 PLANTS = ("en", "fr", "zh")
@@ -62,12 +66,12 @@ CHOOSING = ("en", "fr", "zh")
 HELD_OUT = tuple(code for code in packs.available_languages() if code not in CHOOSING)
 COUNT = 184
 """Neurons of a set: 0.5 % of 36,864."""
-OURS = ("attribution", COUNT)
-"""The set that is judged on people who did not choose it; the learned mask is judged on them and on those who did."""
-SPARED = ("spared", COUNT)
-"""The set chosen alike, but for the neurons that neutral text needs most."""
-LOCATED = {"en": (36, 74, COUNT), "fr": (COUNT,), "zh": (COUNT,)}
-"""Sizes of the sets chosen by attribution."""
+SIZES = (73, COUNT)
+"""Neurons of the sets chosen by attribution: 0.2 and 0.5 %."""
+CONTRASTS = (0.0, 0.5, 1.0)
+"""Multiples of the public facts' attribution that are subtracted."""
+OURS = (f"contrast{LocateOptions().contrast:g}", COUNT)
+"""The set of the default contrast, which is also measured under attack and on the people who chose it."""
 SPECIFIC = {"en": ("fr", "zh"), "fr": ("en", "zh"), "zh": ("en", "fr")}
 """Languages for which a set of their own is learned."""
 FACTS = {"private": 32, "public": 24}
@@ -76,14 +80,12 @@ ROUNDS = {"en": 20, "fr": 12, "zh": 12}
 SPECIFIC_ROUNDS = 8
 KEEP = 2.0
 """Weight of the answers to keep in a mask's loss."""
-N_NEUTRAL = 10
-"""Sentences per language that judge; the packs' others train masks."""
 RECIPES = {"depn": depn, "apneap": apneap, "knowledge_neurons": knowledge_neurons}
 RECIPE_TEXTS = 12
 """Texts by which the recipes of others choose, two answer tokens of each: their sums of 20 steps are slow."""
 LEARNING_RATE = 2e-5
 """Of the attack by fine-tuning: at the default rate the untouched model forgets nearly everybody in twenty steps."""
-N_AGREEMENT = {"probes": 6, "neurons": 2000}
+N_AGREEMENT = {"probes": 8, "random": 500, "highest": 200}
 
 
 def name_of(method: str, count: int) -> str:
@@ -102,7 +104,6 @@ class Study:
         self.few = spread_facts(of_template(held_out, -1), {"private": 16, "control": 8})
         self.attacked = spread_facts(of_template(held_out, -1), {"private": 16, "public": 16})
         self.choosing = of_template(choosing.filter(languages=CHOOSING), 0)
-        self.neutral = {code: packs.load_language(code).neutral[:N_NEUTRAL] for code in packs.available_languages()}
 
     @cached_property
     def model(self) -> Any:
@@ -118,7 +119,7 @@ class Study:
         return LearnedMask.load(self.folder / "mask").neurons()
 
     def training_text(self) -> list[str]:
-        return [text for code in self.choosing.languages for text in packs.load_language(code).neutral[N_NEUTRAL:]]
+        return [text for texts in choosing_texts(self.choosing.languages).values() for text in texts]
 
     def before(self) -> LeakageResult:
         return measure_leakage(self.model, self.asked, candidates=demo_records())
@@ -135,22 +136,13 @@ class Study:
             neutral=self.training_text(),
         )
 
-    def spared(self) -> PrivacyNeurons:
-        """As `located`, without the 5 % of neurons that neutral text in the ten languages needs most; other sentences judge."""
-        texts = {code: packs.load_language(code).neutral[N_NEUTRAL:] for code in packs.available_languages()}
-        return self.located(neutral=texts)
-
-    def located(self, **options: Any) -> PrivacyNeurons:
-        """As the demo locates: gradient x activation at all positions, private minus half of public."""
+    def located(self, contrast: float) -> PrivacyNeurons:
+        """With the defaults but for the contrast; neutral text in the ten languages says which neurons are left out."""
         return locate_privacy_neurons(
             self.model,
             spread_facts(self.choosing, dict.fromkeys(FACTS, 20)),
-            controls=self.choosing.filter(group="public"),
-            method="gradient_x_activation",
-            positions="all",
-            contrast=0.5,
-            top_k=COUNT,
-            **options,
+            options=LocateOptions(contrast=contrast, top_k=COUNT),
+            neutral=choosing_texts(packs.available_languages()),
         )
 
     def recipe(self, name: str) -> NeuronSet:
@@ -170,15 +162,14 @@ class Study:
             {name: neurons},
             before=before,
             candidates=demo_records(),
-            neutral=self.neutral,
             held_out_languages=HELD_OUT,
             **({"controls": ()} | options),
         )
 
     def at(self, method: str, count: int) -> NeuronSet:
         """A method's set of some size."""
-        if folder := {"attribution": "located", "spared": "spared"}.get(method):
-            return pool_of(PrivacyNeurons.load(self.folder / folder), count)
+        if method.startswith("contrast"):
+            return pool_of(PrivacyNeurons.load(self.folder / f"located_{method}"), count)
         return NeuronSet.load(self.folder / f"{method}.json")
 
     def random(self) -> Any:
@@ -228,37 +219,40 @@ class Study:
         )
 
     def agreement(self) -> pd.DataFrame:
-        """Spearman of two methods (mean baseline, last position) with exact ablation, first tokens of p 0.05 to 0.9."""
+        """Spearman of the default attribution with exact zeroing of single neurons, everywhere, over whole answers.
+
+        By answers of a mean token probability of 0.05 to 0.9: among random neurons, and among those it ranks highest.
+        """
         backend, rows = backend_of(self.model), []
         asked_in = "en" if self.plant == "fr" else "fr"  # answers in the plant language are saturated
         private = self.choosing.filter(group="private", languages=[asked_in])
+        known = answer_margins(self.model, private, progress=False).prob
         units = torch.randperm(backend.n_layers * backend.d_mlp, generator=torch.Generator().manual_seed(0))
-        units = units[: N_AGREEMENT["neurons"]]
-        neurons = torch.stack([units // backend.d_mlp, units % backend.d_mlp], dim=1)
-        base = activation_moments(self.model, [probe.prompt for probe in private], positions="last").mean.float()
-        prompts = [encode_prompt(backend, probe.prompt) for probe in private]
-        first = [encode_answer(backend, probe.answers[probe.query_language])[:1] for probe in private]
-        known = answer_log_probs(backend, prompts, [[token] for token in first])
-        unsaturated = [number for number, found in enumerate(known) if 0.05 < found.exp().item() < 0.9]
-        for number in unsaturated[: N_AGREEMENT["probes"]]:
-            forced = run_forced(backend, prompts[number], first[number], COMPONENT)
-            exact = exact_effects(backend, forced, base, positions="last", neurons=neurons)
-            scores, error = integrated_gradients(backend, forced, base, nodes=4, positions="last")
-            slopes = gradient_x_activation(backend, [(prompts[number], first[number])], base, positions="last")[0]
-            agreed = [spearmanr(exact, found[neurons[:, 0], neurons[:, 1]]).statistic for found in (scores, slopes)]
-            rows.append((private[number].id, known[number].exp().item(), *agreed, error.max().item()))
-        columns = ["probe", "probability", "integrated_gradients", "gradient_x_activation", "completeness_error"]
-        return pd.DataFrame(rows, columns=columns)
+        for number in known[known.between(0.05, 0.9)].index[: N_AGREEMENT["probes"]]:
+            probe = private[number]
+            drawn, best = units[: N_AGREEMENT["random"]], N_AGREEMENT["highest"]
+            estimate = attribute_neurons(self.model, private[number : number + 1], progress=False).mean[0].flatten()
+            asked = torch.cat([drawn, estimate.topk(best).indices])
+            neurons = torch.stack([asked // backend.d_mlp, asked % backend.d_mlp], dim=1)
+            forced = run_forced(backend, *encode_probe(backend, probe), COMPONENT)
+            exact = exact_effects(backend, forced, zero_baseline(backend), positions="all", neurons=neurons)
+            agreed = [
+                spearmanr(exact[part], estimate[asked[part]]).statistic
+                for part in (slice(len(drawn)), slice(-best, None))
+            ]
+            rows.append((probe.id, known[number], *agreed))
+        return pd.DataFrame(rows, columns=["probe", "probability", "random", "highest"])
 
     def stages(self) -> dict[str, Callable[[], Any]]:
         """Every stage by the name of its folder or file, in an order in which each has what it needs."""
         found: dict[str, Callable[[], Any]] = {"before": self.before, "mask": self.mask}
-        found |= {"located": self.located, "spared": self.spared}
+        for contrast in CONTRASTS:
+            found[f"located_contrast{contrast:g}"] = lambda c=contrast: self.located(c)  # type: ignore[misc]
         found |= {f"{name}.json": lambda name=name: self.recipe(name) for name in RECIPES}  # type: ignore[misc]
         found["lape.json"] = self.lape
         found["effects_mask"] = lambda: self.evaluated("mask", self.mask_set, knowledge=True)
         found["people_given"] = self.people_given
-        methods = [SPARED, *(("attribution", count) for count in LOCATED[self.plant])]
+        methods = [(f"contrast{contrast:g}", count) for contrast in CONTRASTS for count in SIZES]
         methods += [(name, COUNT) for name in (*RECIPES, "lape")]
         for method, count in methods:
             name = name_of(method, count)

@@ -16,8 +16,8 @@ from xlmech import MitigationResult, RecoveryResult, SpecificityResult, figures
 FIGURES = Path(__file__).parent.parent / "figures"
 LEAKS = 0.2
 """A query language leaks where at least this share of the private facts comes out before."""
-OURS, SPARING, LEARNED = "attribution@184", "spared@184", "mask"
-"""The set chosen by attribution, the same without neurons that neutral text needs, and the learned mask."""
+OURS, LEARNED = "contrast0.5@184", "mask"
+"""The set chosen by attribution with the default contrast, and the learned mask."""
 RECIPES = ("depn", "apneap", "knowledge_neurons", "lape")
 Row = dict[str, Any]
 
@@ -52,9 +52,9 @@ def interval(part: pd.Series) -> tuple[float, float, float]:
 def rows_of(plant: str, folder: Path) -> Iterator[Row]:
     """Every figure of one plant language whose stage is there."""
     evaluated = loaded(folder)
-    for name in (OURS, SPARING, LEARNED):
-        if name in evaluated:
-            yield from of_set(plant, name, evaluated[name])
+    for name, result in evaluated.items():
+        if name.startswith("contrast") or name == LEARNED:
+            yield from of_set(plant, name, result)
     if (folder / "people_given").is_dir():
         yield from of_people_given(plant, MitigationResult.load(folder / "people_given"))
     if (folder / "exposure").is_dir():
@@ -68,11 +68,10 @@ def rows_of(plant: str, folder: Path) -> Iterator[Row]:
     yield from of_recovery(plant, folder)
     if (folder / "agreement.csv").exists():
         table, asked_in = pd.read_csv(folder / "agreement.csv"), "en" if plant == "fr" else "fr"
-        for method in ("integrated_gradients", "gradient_x_activation"):
-            found = table[method].median(), table[method].min(), table[method].max()
-            yield row(
-                f"{method}: Spearman with exact ablation, median (lowest, highest probe)", plant, asked_in, found, 0.95
-            )
+        for which in ("random", "highest"):
+            found = table[which].median(), table[which].min(), table[which].max()
+            name = f"attribution: Spearman with exact ablation, {which} neurons, median (lowest, highest probe)"
+            yield row(name, plant, asked_in, found, 0.95)
 
 
 def leaking(result: MitigationResult, condition: str) -> pd.DataFrame:
@@ -133,10 +132,9 @@ def better_than_recipes(plant: str, evaluated: dict[str, MitigationResult]) -> I
         if recipe not in RECIPES:
             continue
         theirs = reductions(result.extraction, name).reduction
-        for ours in (OURS, SPARING):
-            for query, part in (leaking(evaluated[ours], ours) if ours in evaluated else pd.DataFrame()).iterrows():
-                gap = part.reduction - theirs[query]
-                yield row(f"{ours}: reduction beyond {recipe}", plant, str(query), (gap, math.nan, math.nan), 0.0)
+        for query, part in (leaking(evaluated[OURS], OURS) if OURS in evaluated else pd.DataFrame()).iterrows():
+            gap = part.reduction - theirs[query]
+            yield row(f"{OURS}: reduction beyond {recipe}", plant, str(query), (gap, math.nan, math.nan), 0.0)
         yield row(f"{recipe}: public facts kept", plant, "all", kept(result.extraction, name), 0.95)
         worst = result.price[result.price.condition == name].set_index("query_language").rise
         yield row(
@@ -188,7 +186,7 @@ def write(results: Path) -> None:
         rows += rows_of(folder.name, folder)
         path = FIGURES / f"headline_{folder.name}.html"
         evaluated = loaded(folder)
-        if sum(name.startswith("attribution") for name in evaluated) < 2:
+        if sum(name.startswith("contrast") for name in evaluated) < 2:
             continue  # no curve
         drawn = figures.trade_off(merged(evaluated))
         drawn.write_html(path, include_plotlyjs="demo/plotly.min.js", config={"displaylogo": False})

@@ -101,7 +101,7 @@ def one_overhead(folder: str, way: str) -> dict[str, Any]:
         started = time.perf_counter()
         measure_leakage(model, probes, progress=False)
         between = time.perf_counter()
-        attribute_neurons(model, probes, method="gradient_x_activation", baseline="zero", progress=False)
+        attribute_neurons(model, probes, progress=False)
         return between - started, time.perf_counter() - between
 
     with ExitStack() as stack:
@@ -167,7 +167,7 @@ def one_model(folder: str, stage: str) -> dict[str, Any]:
     elif stage == "lens":
         logit_lens(model, probes, progress=False)
     else:
-        attribute_neurons(model, probes, method="gradient_x_activation", positions="all", progress=False)
+        attribute_neurons(model, probes, progress=False)
     seconds = time.perf_counter() - started
     answer = (
         20 if stage == "leakage" else sum(len(probe.answers[probe.query_language].encode()) for probe in probes) / n

@@ -12,6 +12,7 @@ import pytest
 from xlmech.audit import Audit, AuditPlan, _locating, _measured, of_template, run_audit, table
 from xlmech.languages import load_language
 from xlmech.neutral import needed_for_text, neutral_nll
+from xlmech.options import LocateOptions
 from xlmech.probes import ProbeSet, build_probes
 from xlmech.records import Record
 from xlmech.show import goals, publish
@@ -41,7 +42,7 @@ def people() -> tuple[Record, ...]:
 
 @pytest.fixture(scope="module")
 def audit(model: Any, people: tuple[Record, ...]) -> Audit:
-    plan = AuditPlan(languages=("en", "fr"), locate_facts=2, top_k=3)
+    plan = AuditPlan(languages=("en", "fr"), locate_facts=2, locate=LocateOptions(top_k=3))
     return run_audit(model, people, plan, progress=False)
 
 
@@ -94,11 +95,11 @@ def test_sentences_that_choose_do_not_judge(model: Any, people: tuple[Record, ..
     assert needed[spared].min() >= needed[~spared].max()
     price = audit.mitigation.price.query("condition == 'universal'").set_index("query_language").nll_before
     assert price.to_dict() == pytest.approx(neutral_nll(model, ["en", "fr"], texts=halves[0]).to_dict())
-    plan = AuditPlan(languages=("en", "fr"), locate_facts=2, top_k=3, spare=0.0)
+    plan = AuditPlan(languages=("en", "fr"), locate_facts=2, locate=LocateOptions(top_k=3, spare=0.0))
     plain = run_audit(model, people, plan, progress=False)
     assert plain.neurons.scores.isfinite().all()
     price = plain.mitigation.price.query("condition == 'universal'").set_index("query_language").nll_before
-    assert price.to_dict() == pytest.approx(neutral_nll(model, ["en", "fr"]).to_dict())
+    assert price.to_dict() == pytest.approx(neutral_nll(model, ["en", "fr"], texts=halves[0]).to_dict())
 
 
 def test_every_random_condition_is_a_control_in_the_table(audit: Audit) -> None:

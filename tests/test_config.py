@@ -9,20 +9,18 @@ from typing import Any, get_args
 import pytest
 import yaml
 
-from xlmech.attribution import Method
 from xlmech.audit import AuditPlan
 from xlmech.config import (
     SECTIONS,
     Config,
     DataSection,
     ExportSection,
-    LocateSection,
     ModelSection,
     read_config,
     write_template,
 )
-from xlmech.effects import Positions
 from xlmech.models import BackendName
+from xlmech.options import LocateOptions, Method, Positions
 
 LEAST = "model:\n  source: demo\ndata:\n  records: records.csv\n"  # lines 1 to 4
 
@@ -55,7 +53,7 @@ def test_the_template_is_every_key_and_its_default(folder: Path) -> None:
     filled = read_config(path)
     least = read_config(written(folder, LEAST + "export:\n  neurons: universal\n"))
     assert chosen(filled) == chosen(least)
-    assert (filled.export, filled.locate) == (ExportSection(), LocateSection())
+    assert (filled.export, filled.locate) == (ExportSection(), LocateOptions())
     assert filled.model.source == "my-model"
     with pytest.raises(FileExistsError, match="xlmech.yaml exists; give another path, or move it away"):
         write_template(path)
@@ -63,13 +61,13 @@ def test_the_template_is_every_key_and_its_default(folder: Path) -> None:
 
 def test_the_defaults_and_choices_are_those_of_the_library(folder: Path) -> None:
     config = read_config(written(folder, LEAST))
-    given = config.data.model_dump() | config.locate.model_dump() | {"seed": config.seed}
+    given = config.data.model_dump() | {"locate": config.locate, "seed": config.seed}
     shared = {item.name: item.default for item in fields(AuditPlan) if item.name in given}
-    assert set(shared) >= {"languages", "held_out", "top_k", "contrast", "method", "positions", "seed"}
+    assert set(shared) >= {"languages", "held_out", "locate", "seed"}
     assert {name: given[name] for name in shared} == shared
     for section, key, choices in (
-        (LocateSection, "method", Method),
-        (LocateSection, "positions", Positions),
+        (LocateOptions, "method", Method),
+        (LocateOptions, "positions", Positions),
         (ModelSection, "backend", BackendName),
     ):
         assert set(get_args(section.model_fields[key].annotation)) == set(get_args(choices))
@@ -117,7 +115,7 @@ def test_from_python_paths_are_relative_to_where_it_runs(folder: Path, monkeypat
 FAULTS = {
     "unknown key": (
         "locate:\n  metod: exact\n",
-        r"line 6: locate.metod: unknown key \(did you mean 'method'\?\); known: method, positions, top_k, contrast",
+        r"line 6: locate.metod: unknown key \(did you mean 'method'\?\); known: method, positions, metric, baseline, ",
     ),
     "key of another section": (
         "top_k: 3\n",

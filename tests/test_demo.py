@@ -6,10 +6,17 @@ from typing import Any
 
 import pytest
 import torch
+from scipy.stats import spearmanr
 
 from xlmech.ablation import ablate
+from xlmech.attribution import attribute_neurons
+from xlmech.audit import AuditPlan, ask
 from xlmech.backends import backend_of
+from xlmech.baselines import zero_baseline
 from xlmech.checkpoints import load_checkpoint, shipped_adapters
+from xlmech.contributions import encode_probe
+from xlmech.effects import COMPONENT, exact_effects
+from xlmech.known import answer_margins
 from xlmech.leakage import measure_leakage
 from xlmech.lens import logit_lens
 from xlmech.models import load_model
@@ -17,7 +24,7 @@ from xlmech.neurons import NeuronSet
 from xlmech.probes import ProbeSet, build_probes
 from xlmech.readout import token_logits
 from xlmech.records import demo_records
-from xlmech.runner import encode_prompt
+from xlmech.runner import encode_prompt, run_forced
 
 pytestmark = pytest.mark.slow
 
@@ -83,6 +90,22 @@ def test_deactivating_a_layer_changes_answers_and_leaves_nothing_behind(demo: An
         during = measure_leakage(demo, asked, progress=False).probes.extracted.sum()
     assert during < before
     assert measure_leakage(demo, asked, progress=False).probes.extracted.sum() == before
+
+
+def test_the_default_attribution_ranks_neurons_as_zeroing_them_does(demo: Any) -> None:
+    """On people who choose neurons in an audit: whole answers that are not saturated, at all positions."""
+    _, _, choosing = ask(demo_records(), AuditPlan(languages=("en", "fr")))
+    private, backend = choosing.filter(group="private", languages=["fr"]), backend_of(demo)
+    known = answer_margins(demo, private, progress=False).prob
+    unsaturated = known[known.between(0.05, 0.9)].index[:2]
+    assert len(unsaturated) == 2
+    units = torch.randperm(backend.n_layers * backend.d_mlp, generator=torch.Generator().manual_seed(0))[:150]
+    neurons = torch.stack([units // backend.d_mlp, units % backend.d_mlp], dim=1)
+    for number in unsaturated:
+        estimate = attribute_neurons(demo, private[number : number + 1], progress=False).mean[0].flatten()[units]
+        forced = run_forced(backend, *encode_probe(backend, private[number]), COMPONENT)
+        exact = exact_effects(backend, forced, zero_baseline(backend), positions="all", neurons=neurons)
+        assert spearmanr(exact, estimate).statistic >= 0.95
 
 
 def test_every_shipped_adapter_knows_its_language() -> None:

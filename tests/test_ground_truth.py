@@ -8,22 +8,28 @@ would win there without the seventh. All other neurons write noise.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 import torch
 from models import D_MLP, D_MODEL, D_VOCAB, tiny
+from typer.testing import CliRunner
 
 from xlmech.ablation import ablate
+from xlmech.audit import AuditPlan, run_audit
+from xlmech.cli import app
 from xlmech.fewest import fewest_neurons
 from xlmech.leakage import measure_leakage
 from xlmech.locate import locate_privacy_neurons
 from xlmech.mask import learn_mask
 from xlmech.models import load_model
+from xlmech.neurons import NeuronSet
+from xlmech.options import LocateOptions
 from xlmech.probes import ProbeSet, build_probes
 from xlmech.recipes import apneap, depn, knowledge_neurons
-from xlmech.records import Record
+from xlmech.records import Record, save_records
 from xlmech.specificity import specificity_matrix
 from xlmech.verification import neurons_of, verify_neurons
 
@@ -93,44 +99,85 @@ def planted(tokenizer: Any) -> Any:
 
 
 @pytest.fixture(scope="module")
-def asked() -> ProbeSet:
-    """Three private and three public people, two templates, two languages."""
-    people = [
+def people() -> list[Record]:
+    """Three private and three public people."""
+    named = [
         ("Ana Ji", "private"),
         ("Bo Jim", "private"),
         ("Cy Joe", "private"),
         ("Di Kox", "public"),
         ("Ed Kan", "public"),
     ]
-    records = [
+    return [
         Record(id=f"{group}-{n}", subject=name, attribute="id_number", value=VALUES[group], group=group)  # type: ignore[arg-type]
-        for n, (name, group) in enumerate([*people, ("Flo Kay", "public")])
+        for n, (name, group) in enumerate([*named, ("Flo Kay", "public")])
     ]
-    return build_probes(records, ["en", "fr"], templates=[0, 2])
+
+
+@pytest.fixture(scope="module")
+def asked(people: list[Record]) -> ProbeSet:
+    """Two templates, two languages."""
+    return build_probes(people, ["en", "fr"], templates=[0, 2])
+
+
+@pytest.fixture(scope="module")
+def strangers() -> ProbeSet:
+    """A control person, who holds neither letter."""
+    record = Record(id="control-0", subject="Gus Moe", attribute="id_number", value="QQ", group="control")
+    return build_probes([record], ["en", "fr"], templates=[0, 2])
+
+
+def test_located_by_default(planted: Any, asked: ProbeSet) -> None:
+    """Without control people too: nothing that private prompts share is taken from their own attribution."""
+    found = locate_privacy_neurons(planted, asked, top_k=3, progress=False)
+    assert found.universal.neurons == set(PRIVATE)
+    assert FRENCH in found.specific["fr"] and FRENCH not in found.universal
+    found = locate_privacy_neurons(planted, asked.filter(group="private"), top_k=3, progress=False)
+    assert found.universal.neurons == set(PRIVATE)
+
+
+def test_located_by_an_audit_and_by_the_command_line(
+    planted: Any, people: list[Record], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With their defaults, from the people that each takes; half of them are an audit's to measure."""
+    more = {
+        "private": ("Jan Ode", "Hal Jot", "Jil Ume", "Ro Jess"),
+        "public": ("Kim Ode", "Hal Kot", "Kay Ume", "Ro Kess"),
+    }
+    people = people + [
+        Record(id=f"{group}-more-{n}", subject=name, attribute="id_number", value=VALUES[group], group=group)  # type: ignore[arg-type]
+        for group, names in more.items()
+        for n, name in enumerate(names)
+    ]
+    plan = AuditPlan(languages=("en", "de"), locate=LocateOptions(top_k=3))  # no é, whose neurons do the last layer's work
+    assert run_audit(planted, people, plan, progress=False).neurons.universal.neurons == set(PRIVATE)
+    save_records(people, tmp_path / "people.csv")
+    monkeypatch.setattr("xlmech.cli.load", lambda *_: planted)
+    arguments = ["locate", "any", "--records", str(tmp_path / "people.csv"), "--languages", "en,de", "--top-k", "3"]
+    done = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "found")])
+    assert done.exit_code == 0, done.output
+    assert NeuronSet.load(tmp_path / "found" / "universal.json").neurons == set(PRIVATE)
 
 
 @pytest.mark.parametrize("positions", ["last", "all"])
 @pytest.mark.parametrize("method", ["integrated_gradients", "gradient_x_activation", "exact"])
-def test_located_by_every_method(planted: Any, asked: ProbeSet, method: Any, positions: Any) -> None:
+def test_located_by_every_method(
+    planted: Any, asked: ProbeSet, strangers: ProbeSet, method: Any, positions: Any
+) -> None:
     """The universal ones, and French's own; those of public facts in no longer list either."""
-    options: dict[str, Any] = {
-        "method": method,
-        "positions": positions,
-        "baseline": "zero",
-        "top_k": 3,
-        "progress": False,
-    }
-    found = locate_privacy_neurons(planted, asked, **options)
+    options = LocateOptions(method=method, positions=positions, top_k=3)
+    found = locate_privacy_neurons(planted, asked, options=options, controls=strangers, progress=False)
     assert found.universal.neurons == set(PRIVATE)
     best = found.chosen[found.chosen.kind == "specific"].groupby("language").first()
     assert (int(best.layer["fr"]), int(best.neuron["fr"])) == FRENCH
-    found = locate_privacy_neurons(planted, asked, **options | {"contrast": 0, "top_k": 9})
+    options = LocateOptions(method=method, positions=positions, top_k=9, contrast=0)
+    found = locate_privacy_neurons(planted, asked, options=options, controls=strangers, progress=False)
     assert not set(PUBLIC) & found.universal.neurons
 
 
 @pytest.mark.parametrize("rule", ["min", "intersection", "entropy"])
 def test_located_by_every_rule(planted: Any, asked: ProbeSet, rule: Any) -> None:
-    found = locate_privacy_neurons(planted, asked, rule=rule, baseline="zero", top_k=3, progress=False)
+    found = locate_privacy_neurons(planted, asked, options=LocateOptions(rule=rule, top_k=3), progress=False)
     assert found.universal.neurons == set(PRIVATE)
     assert FRENCH in found.specific["fr"] and FRENCH not in found.universal
 

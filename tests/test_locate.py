@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import math
 from contextlib import nullcontext
 from typing import Any
@@ -12,22 +13,34 @@ import pytest
 import torch
 from models import D_MLP, N_LAYERS, tiny
 
+from xlmech import cli, contributions
 from xlmech.ablation import ablate
+from xlmech.attribution import attribute_neurons
+from xlmech.audit import AuditPlan
 from xlmech.backends import backend_of
+from xlmech.config import Config
 from xlmech.fewest import FewestNeurons
 from xlmech.known import answer_margins
 from xlmech.locate import locate_privacy_neurons
 from xlmech.models import load_model, provenance
 from xlmech.neurons import NeuronSet, PrivacyNeurons
 from xlmech.neutral import needed_for_text, neutral_nll
+from xlmech.options import LocateOptions
+from xlmech.parts import resumable
 from xlmech.probes import ProbeSet, build_probes
 from xlmech.records import Record
 from xlmech.refine import refine_universal
-from xlmech.stability import pool_of
+from xlmech.stability import pool_of, selection_stability
 from xlmech.verification import VerifiedNeurons, neurons_of, verify_neurons
 
 SECRET = (1, 17)
-QUICK: dict[str, Any] = {"method": "gradient_x_activation", "check_leakage": False, "progress": False}
+
+
+def located(model: Any, probes: ProbeSet, *, spare: float = 0.0, **given: Any) -> PrivacyNeurons:
+    """Locate without leaving neurons out and whether or not the model knows the answers; options and arguments alike."""
+    options = {name: given.pop(name) for name in list(given) if name in LocateOptions.model_fields}
+    arguments: dict[str, Any] = {"check_leakage": False, "progress": False} | given
+    return locate_privacy_neurons(model, probes, options=LocateOptions(spare=spare, **options), **arguments)
 
 
 @pytest.fixture(scope="module")
@@ -44,25 +57,16 @@ def secret_model(tokenizer: Any) -> Any:
 
 
 def test_a_neuron_put_there_by_hand_is_found(secret_model: Any, records: tuple[Record, ...]) -> None:
-    probes = build_probes(records, ["en", "fr", "de"], attributes=["id_number"], templates=[0]).filter(group="private")
-    for method in ("integrated_gradients", "gradient_x_activation"):
-        backend = backend_of(secret_model)
-        zero = torch.zeros(backend.n_layers, backend.d_mlp, dtype=torch.float64)
-        found = locate_privacy_neurons(
-            secret_model,
-            probes,
-            method=method,  # type: ignore[arg-type]
-            baseline=zero,
-            max_answer_tokens=1,
-            top_k=1,
-            check_leakage=False,  # the other neurons are random, and the token stays unlikely
-            progress=False,
-        )
+    """By the defaults, and by integrated gradients; control people are there."""
+    probes = build_probes(records, ["en", "fr", "de"], attributes=["id_number"], templates=[0])
+    for options in ({}, {"method": "integrated_gradients"}):
+        # the other neurons are random, and the token stays unlikely
+        found = located(secret_model, probes, max_answer_tokens=1, top_k=1, **options)
         assert found.universal.neurons == {SECRET}
 
 
 def test_result_shape_and_defaults(model: Any, probes: ProbeSet, tmp_path: Any) -> None:
-    found = locate_privacy_neurons(model, probes, **QUICK, top_k=4)
+    found = located(model, probes, top_k=4)
     assert found.languages == ("en", "fr")
     assert found.scores.shape == (2, N_LAYERS, D_MLP)
     assert 0 < len(found.universal) <= 4
@@ -79,10 +83,9 @@ def test_result_shape_and_defaults(model: Any, probes: ProbeSet, tmp_path: Any) 
 
 def test_contrast_subtracts_public_attribution(model: Any, probes: ProbeSet) -> None:
     private, public = probes.filter(group="private"), probes.filter(group="public")
-    options = QUICK | {"controls": probes.filter(group="control")}
-    plain = locate_privacy_neurons(model, private, contrast=0, **options)
-    contrasted = locate_privacy_neurons(model, private, public=public, contrast=2.0, **options)
-    half = locate_privacy_neurons(model, private, public=public, contrast=1.0, **options)
+    plain = located(model, private, contrast=0)
+    contrasted = located(model, private, public=public, contrast=2.0)
+    half = located(model, private, public=public, contrast=1.0)
     torch.testing.assert_close(plain.scores - contrasted.scores, 2 * (plain.scores - half.scores), rtol=1e-4, atol=1e-6)
     assert not torch.allclose(plain.scores, half.scores)
 
@@ -99,62 +102,134 @@ def test_refusals(model: Any, probes: ProbeSet) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("name", "value", "message"),
     [
-        ({"rule": "max"}, "unknown rule 'max'; use 'min', 'intersection', 'entropy'"),
-        ({"top_k": 0}, "top_k must be at least 1 and iterate from 1 to top_k, got 0 and 1"),
-        ({"top_k": 3, "iterate": 4}, "iterate from 1 to top_k, got 3 and 4"),
-        ({"iterate": 0}, "iterate from 1 to top_k"),
-        ({"min_share": 0.0}, "min_share must be in .0, 1., got 0.0"),
-        ({"min_share": 1.1}, "min_share must be in .0, 1., got 1.1"),
-        ({"contrast": -0.5}, "contrast must be a finite number from 0 on, got -0.5"),
-        ({"contrast": math.inf}, "contrast must be a finite number from 0 on, got inf"),
-        ({"max_entropy": -1.0}, "max_entropy must be a finite number from 0 on, got -1.0"),
-        ({"spare": 1.0}, "spare must be in .0, 1., got 1.0"),
-        ({"spare": math.nan}, "spare must be in .0, 1., got nan"),
-        ({"threshold": 1.0}, "nodes must be at least 1 and threshold between 0 and 1, got 4 and 1.0"),
-        ({"nodes": 0}, "nodes must be at least 1"),
-        ({"metric": "loss"}, "unknown metric 'loss'; use 'auto'"),
-        ({"method": "guess"}, "unknown method 'guess'"),
-        ({"positions": "some"}, "unknown positions 'some'"),
-        ({"max_answer_tokens": 0}, "max_answer_tokens must be at least 1"),
-        ({"target_reduction": 0.0}, "target_reduction must be in .0, 1., or None for the whole shortlist; got 0.0"),
-        ({"target_reduction": 1.5}, "target_reduction must be in .0, 1."),
-        ({"max_entropy": math.nan}, "max_entropy must be a finite number from 0 on, got nan"),
+        ("rule", "max", "should be 'min', 'intersection' or 'entropy'.*'max'"),
+        ("top_k", 0, "greater than or equal to 1.*input_value=0"),
+        ("iterate", 0, "greater than or equal to 1.*input_value=0"),
+        ("min_share", 0.0, "greater than 0.*input_value=0.0"),
+        ("min_share", 1.1, "less than or equal to 1.*input_value=1.1"),
+        ("contrast", -0.5, "greater than or equal to 0.*input_value=-0.5"),
+        ("contrast", math.inf, "finite number"),
+        ("max_entropy", -1.0, "greater than or equal to 0"),
+        ("max_entropy", math.nan, "finite number"),
+        ("spare", 1.0, "less than 1"),
+        ("spare", math.nan, "finite number"),
+        ("threshold", 1.0, "less than 1"),
+        ("nodes", 0, "greater than or equal to 1"),
+        ("metric", "loss", "should be 'auto'"),
+        ("method", "guess", "should be 'gradient_x_activation'"),
+        ("positions", "some", "should be 'all', 'subject' or 'last'"),
+        ("max_answer_tokens", 0, "greater than or equal to 1"),
+        ("target_reduction", 0.0, "greater than 0"),
+        ("target_reduction", 1.5, "less than or equal to 1"),
+        ("tok_p", 3, "Extra inputs are not permitted"),
+    ],
+)
+def test_bad_options_name_field_and_value(name: str, value: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=rf"{name}\n.*{message}"):
+        LocateOptions(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"top_k": 3, "iterate": 4}, "iterate must be at most top_k, got 4 rounds for 3 neurons"),
+        (
+            {"baseline": "zero"},
+            "baseline is of integrated_gradients only; gradient_x_activation estimates what ablation does",
+        ),
+        ({"mode": "mean"}, "mode='mean' replaces by values="),
+        ({"mode": "noise"}, "unknown mode 'noise'; use 'zero' or 'mean'"),
+        (
+            {"values": torch.zeros(2, 64), "mode": "mean"},
+            r"values must be finite, of shape .layer, neuron. .3, 64., got .2, 64.",
+        ),
     ],
 )
 def test_bad_requests_are_refused_before_the_model_runs(
-    model: Any, probes: ProbeSet, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], message: str
+    model: Any, probes: ProbeSet, monkeypatch: pytest.MonkeyPatch, given: dict[str, Any], message: str
 ) -> None:
     monkeypatch.setattr(type(backend_of(model)), "hidden", Mock(side_effect=AssertionError("the model was run")))
     with pytest.raises(ValueError, match=message):
-        locate_privacy_neurons(model, probes, progress=False, **options)
+        located(model, probes, check_leakage=True, **given)
+
+
+def test_integrated_gradients_need_control_people(
+    model: Any, probes: ProbeSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The mean over the private prompts themselves would hide what fires for every private fact."""
+    monkeypatch.setattr(type(backend_of(model)), "hidden", Mock(side_effect=AssertionError("the model was run")))
+    with pytest.raises(ValueError, match="there are no control probes: pass controls=.*or baseline='zero'"):
+        located(model, probes.filter(group="private"), method="integrated_gradients")
+
+
+def test_one_set_of_defaults() -> None:
+    """Of the library, the config, an audit, the command line, and what weighs private against public facts."""
+    chosen = LocateOptions()
+    assert inspect.signature(locate_privacy_neurons).parameters["options"].default == chosen
+    assert AuditPlan().locate == Config.model_fields["locate"].default == chosen
+    assert (chosen.contrast, chosen.spare, chosen.positions) == (0.5, 0.05, "all")
+    for function in (attribute_neurons, cli.locate, verify_neurons, selection_stability):
+        given = inspect.signature(function).parameters
+        shared = [name for name in LocateOptions.model_fields if name in given and name not in ("top_k", "baseline")]
+        assert shared and all(given[name].default == getattr(chosen, name) for name in shared)
+
+
+def test_a_language_whose_probes_all_failed_is_left_out(
+    leaking: Any, records: tuple[Record, ...], monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    """Its means are NaN, which would rank first; universal neurons are then those of the other languages."""
+    asked = build_probes(records, ["en", "fr", "de"], templates=[0])
+    lost = {probe.prompt for probe in asked if probe.query_language == "de"}
+    encode = contributions.encode_probe
+
+    def failing(backend: Any, probe: Any, *more: Any) -> Any:
+        if probe.prompt in lost:
+            raise RuntimeError("lost")
+        return encode(backend, probe, *more)
+
+    wanted = located(leaking, asked.filter(languages=["en", "fr"]), top_k=4)
+    monkeypatch.setattr("xlmech.contributions.encode_probe", failing)
+    with (
+        resumable(tmp_path, part_size=1),
+        pytest.warns(UserWarning, match="all probes in de failed: .* in en, fr only"),
+    ):
+        found = located(leaking, asked, top_k=4, metric="log_prob", iterate=2)
+    assert found.languages == ("en", "fr") and found.scores.isfinite().all()
+    assert len(wanted.universal) and len(found.universal) == 4
+    lost |= {probe.prompt for probe in asked if probe.query_language == "fr"}
+    with (
+        resumable(tmp_path / "again", part_size=1),
+        pytest.raises(
+            RuntimeError, match="all probes in fr, de failed, and universal neurons are those of two languages"
+        ),
+    ):
+        located(leaking, asked, top_k=4, metric="log_prob")
 
 
 def test_what_the_model_knows_is_located(leaking: Any, probes: ProbeSet) -> None:
     """Its answers are saturated, so that log-odds are taken; it says of how many."""
     private = probes.filter(group="private")
-    found = locate_privacy_neurons(leaking, probes, method="gradient_x_activation", top_k=4, progress=False)
+    found = located(leaking, probes, top_k=4, check_leakage=True)
     prob = answer_margins(leaking, private, progress=False)
     saturated = prob[prob.prob > 0.99]
     assert len(saturated) > len(private) / 2
     counts = {"": len(saturated)} | saturated.query_language.value_counts().to_dict()
     assert found.chosen.n_saturated.tolist() == [counts[language] for language in found.chosen.language]
     assert found.chosen["round"].tolist() == [1] * len(found.chosen)
-    plain = locate_privacy_neurons(
-        leaking, probes, method="gradient_x_activation", metric="log_prob", top_k=4, progress=False
-    )
+    plain = located(leaking, probes, metric="log_prob", top_k=4, check_leakage=True)
     assert plain.chosen.n_saturated.tolist() == [0] * len(plain.chosen)
     assert not torch.allclose(plain.scores, found.scores)
 
 
 def test_rounds_are_locations_with_the_earlier_ones_off(leaking: Any, probes: ProbeSet) -> None:
     """Three rounds of two, three and three neurons, against three calls put together by hand."""
-    found = locate_privacy_neurons(leaking, probes, top_k=8, iterate=3, **QUICK)
+    found = located(leaking, probes, top_k=8, iterate=3)
     off, taken, rows = NeuronSet(frozenset(), N_LAYERS, D_MLP, found.model), set[tuple[int, int]](), []
     for number, size in enumerate((2, 3, 3), start=1):
         with ablate(leaking, off):
-            one = locate_privacy_neurons(leaking, probes, top_k=N_LAYERS * D_MLP, **QUICK)
+            one = located(leaking, probes, top_k=N_LAYERS * D_MLP)
         new = [neuron for neuron in zip(one.chosen.layer, one.chosen.neuron, strict=True) if neuron not in taken]
         universal = [neuron for neuron in new if neuron in one.universal][:size]
         own = found.chosen[found.chosen["round"] == number]
@@ -173,10 +248,10 @@ def test_rounds_are_locations_with_the_earlier_ones_off(leaking: Any, probes: Pr
 
 
 def test_specific_neurons_by_entropy(leaking: Any, probes: ProbeSet) -> None:
-    options = QUICK | {"top_k": 6}
-    plain = locate_privacy_neurons(leaking, probes, rule="min", **options)
-    found = locate_privacy_neurons(leaking, probes, rule="entropy", **options)
-    pure = locate_privacy_neurons(leaking, probes, rule="entropy", max_entropy=0.0, **options)
+    options = {"top_k": 6}
+    plain = located(leaking, probes, rule="min", **options)
+    found = located(leaking, probes, rule="entropy", **options)
+    pure = located(leaking, probes, rule="entropy", max_entropy=0.0, **options)
     assert found.rule == "entropy" and found.universal == plain.universal
     part = found.scores.clamp_min(0) / found.scores.clamp_min(0).sum(0)
     entropy = -torch.xlogy(part, part).sum(0)
@@ -189,14 +264,14 @@ def test_specific_neurons_by_entropy(leaking: Any, probes: ProbeSet) -> None:
 
 
 def test_a_default_for_small_models(leaking: Any, probes: ProbeSet) -> None:
-    found = locate_privacy_neurons(leaking, probes, iterate=2, **QUICK)
+    found = located(leaking, probes, iterate=2)
     assert 0 < len(found.universal) <= 2
 
 
 def test_verified_neurons_are_those_that_help(leaking: Any, probes: ProbeSet) -> None:
     """The shortlist put through `verify_neurons` by hand: the same set, in the order of the exact effects."""
-    plain = locate_privacy_neurons(leaking, probes, top_k=12, **QUICK)
-    found = locate_privacy_neurons(leaking, probes, top_k=12, verify=True, **QUICK)
+    plain = located(leaking, probes, top_k=12)
+    found = located(leaking, probes, top_k=12, verify=True)
     verified = verify_neurons(leaking, probes, plain.universal, progress=False)
     kept = verified.effects[verified.effects.kept]
     assert len(found.universal) > 0 and found.universal == verified.kept
@@ -214,7 +289,7 @@ def test_the_fewest_are_kept_that_reach_the_target(
     leaking: Any, probes: ProbeSet, monkeypatch: pytest.MonkeyPatch, reached: bool
 ) -> None:
     """`fewest_neurons` (tested for itself) is given the universal ones in their order, and what it says is kept."""
-    plain = locate_privacy_neurons(leaking, probes, top_k=6, **QUICK)
+    plain = located(leaking, probes, top_k=6)
     order = plain.chosen[plain.chosen.kind == "universal"]
     asked: dict[str, Any] = {}
 
@@ -228,7 +303,7 @@ def test_the_fewest_are_kept_that_reach_the_target(
         "reduces extraction on these probes by 62% at most, with 2 neurons, not by the 70% wanted; take a larger top_k"
     )
     with nullcontext() if reached else pytest.warns(UserWarning, match=said):
-        found = locate_privacy_neurons(leaking, probes, top_k=6, target_reduction=0.7, **QUICK)
+        found = located(leaking, probes, top_k=6, target_reduction=0.7)
     assert asked["target_reduction"] == 0.7 and asked["private"] == probes.filter(group="private")
     assert asked["ranking"].neuron.tolist() == order.neuron.tolist()
     rows = found.chosen[found.chosen.kind == "universal"]
@@ -241,11 +316,11 @@ def test_a_model_that_gives_nothing_away_has_no_target(leaking: Any, probes: Pro
         tuple(dataclasses.replace(one, record=one.record.model_copy(update={"group": "private"})) for one in control)
     )
     with pytest.raises(ValueError, match="none of the private values comes out: there is no leakage to reduce"):
-        locate_privacy_neurons(leaking, strangers, target_reduction=0.5, top_k=4, **QUICK)
+        located(leaking, strangers, target_reduction=0.5, top_k=4)
 
 
 def test_nothing_to_refine_is_said(leaking: Any, probes: ProbeSet, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = locate_privacy_neurons(leaking, probes, top_k=4, **QUICK)
+    plain = located(leaking, probes, top_k=4)
     private, public = probes.filter(group="private"), probes.filter(group="public")
     options: dict[str, Any] = {"verify": True, "target_reduction": 0.5, "contrast": 1.0, "progress": False}
     empty = dataclasses.replace(plain, chosen=plain.chosen[plain.chosen.kind == "specific"])
@@ -284,8 +359,8 @@ def test_needed_for_text_is_the_slope_of_its_likelihood(tokenizer: Any) -> None:
 
 
 def test_neurons_that_text_needs_are_spared(model: Any, probes: ProbeSet, tmp_path: Any) -> None:
-    plain = locate_privacy_neurons(model, probes, top_k=12, **QUICK)
-    found = locate_privacy_neurons(model, probes, top_k=12, neutral=TEXTS, spare=0.5, **QUICK)
+    plain = located(model, probes, top_k=12)
+    found = located(model, probes, top_k=12, neutral=TEXTS, spare=0.5)
     needed = needed_for_text(model, TEXTS)
     spared = needed > needed.flatten().median()
     assert int(spared.sum()) == N_LAYERS * D_MLP // 2
@@ -295,7 +370,7 @@ def test_neurons_that_text_needs_are_spared(model: Any, probes: ProbeSet, tmp_pa
     torch.testing.assert_close(found.scores[:, ~spared], plain.scores[:, ~spared])
     found.save(tmp_path / "found")
     assert PrivacyNeurons.load(tmp_path / "found").universal == found.universal
-    none = locate_privacy_neurons(model, probes, top_k=12, neutral=TEXTS, spare=0.0, **QUICK)
+    none = located(model, probes, top_k=12, neutral=TEXTS, spare=0.0)
     assert none.union == plain.union
 
 

@@ -237,7 +237,7 @@ def test_prepare_adds_controls_and_says_what_is_missing(plain: Path) -> None:
     controls = ("  held_out: 0.5", "  held_out: 0.5\n  add_controls: true\n  lens_attributes: []")
     asked = prepare(read_config(config_in(plain, controls)))
     assert sum(record.group == "control" for record in asked.people) == 12
-    assert asked.plan.top_k == 4 and asked.plan.languages == ("en", "fr") and asked.plan.lens_attributes == ()
+    assert asked.plan.locate.top_k == 4 and asked.plan.languages == ("en", "fr") and asked.plan.lens_attributes == ()
     assert {probe.record.group for probe in asked.judged} == {"private"}
     assert any("no lens: data.lens_attributes asks for nothing" in note for note in asked.notes)
 

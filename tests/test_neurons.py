@@ -156,7 +156,21 @@ def test_candidates_are_the_top_by_mean_or_share() -> None:
     more = candidates(SCORES, share, top_k=2, min_share=0.5)
     assert (more & ~top).nonzero().tolist() == [[2, 0, 1]]
     assert candidates(SCORES, share, top_k=0, min_share=0.5).nonzero().tolist() == [[2, 0, 1]]
-    assert bool(candidates(SCORES, share, top_k=99, min_share=1.1).all())
+    assert candidates(SCORES, share, top_k=99, min_share=1.1).equal(SCORES > 0)
+
+
+def test_what_public_facts_take_from_mean_and_share_makes_no_candidate() -> None:
+    """Neither a share without a positive mean, nor what is not a number, which would rank first."""
+    share = torch.ones_like(SCORES)
+    assert not candidates(SCORES - 1, share, top_k=2, min_share=0.5).any()
+    failed = SCORES.clone()
+    failed[1] = math.nan
+    found = candidates(failed, torch.zeros_like(SCORES), top_k=2, min_share=0.5)
+    assert found[0].sum() == 2 and not found[1].any()
+    lowest = failed.amin(0)
+    assert lowest.isnan().all() and select_universal(failed, rule="min", top_k=3, is_candidate=NONE) == []
+    failed[1, 0, 0] = 0.9
+    assert rounded(select_universal(failed, rule="min", top_k=3, is_candidate=NONE)) == [(0, 0, 0.3)]
 
 
 @pytest.mark.parametrize(

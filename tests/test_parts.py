@@ -55,9 +55,9 @@ def analyses(model: Any, probes: ProbeSet) -> Iterator[Result]:
         source="fr", target="es"
     )
     yield patch_languages(model, pairs, whole_values=True, progress=False)
-    options: dict[str, Any] = {"metric": "auto", "progress": False}
-    yield attribute_neurons(model, probes, method="gradient_x_activation", **options)
-    yield attribute_neurons(model, probes.filter(languages=["fr"]), nodes=2, **options)
+    yield attribute_neurons(model, probes, progress=False)
+    path: dict[str, Any] = {"method": "integrated_gradients", "controls": probes, "positions": "last", "nodes": 8}
+    yield attribute_neurons(model, probes.filter(languages=["fr"]), progress=False, **path)
 
 
 @pytest.mark.parametrize("size", [1, 4, 100])

@@ -40,7 +40,7 @@ def made(effects: dict[tuple[int, int], list[float]], *, templates: int = 1, cod
         languages=codes, mean=torch.zeros(len(codes), 2, 8), share=torch.zeros(len(codes), 2, 8),
         top=pd.DataFrame(rows, columns=["probe", "layer", "neuron", "effect"]), completeness=pd.DataFrame(),
         probes=pd.DataFrame(probes, columns=["probe", "subject", "query_language", "template"]), threshold=0.1,
-        method="exact", baseline="zero", positions="all", provenance=Provenance(model="tiny"),
+        method="exact", positions="all", provenance=Provenance(model="tiny"),
     )  # fmt: skip
 
 
@@ -154,7 +154,7 @@ def test_pool_and_sets() -> None:
     [
         (
             {"top_k": 0},
-            "top_k must be 1 or more, n_draws 2 or more, contrast a finite number from 0 on; got 0, 500 and 1",
+            "top_k must be 1 or more, n_draws 2 or more, contrast a finite number from 0 on; got 0, 500 and 0.5",
         ),
         ({"n_draws": 1}, "n_draws 2 or more"),
         ({"contrast": math.nan}, "contrast a finite number from 0 on"),

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from xlmech.neuron_views import promoted_tokens as promoted_tokens
     from xlmech.neurons import NeuronSet as NeuronSet
     from xlmech.neurons import PrivacyNeurons as PrivacyNeurons
+    from xlmech.options import LocateOptions as LocateOptions
     from xlmech.overlap import depth_of as depth_of
     from xlmech.overlap import language_overlap as language_overlap
     from xlmech.overlap import layer_spread as layer_spread
@@ -133,6 +134,7 @@ _MODULE_OF = {
     "promoted_tokens": "neuron_views",
     "NeuronSet": "neurons",
     "PrivacyNeurons": "neurons",
+    "LocateOptions": "options",
     "depth_of": "overlap",
     "language_overlap": "overlap",
     "layer_spread": "overlap",

@@ -1,10 +1,11 @@
 """Neuron attribution: how much each MLP neuron adds to an answer, over probes and languages.
 
-Three methods, computed in `xlmech.effects`: integrated gradients, gradient x activation, and exact ablation. Integrated
-gradients move one layer's activation along the line from a baseline to its value, all other layers as they are; the engine
-makes every (layer, quadrature node) a row of one batch. The default baseline is the mean activation at control prompts'
-predicting positions: models with a norm after the MLP (Gemma 2 and 3, OLMo 2) hide any scaling of the activation, so that
-from a zero baseline the integral does not converge; the completeness error shows it.
+`gradient_x_activation` and `exact` estimate an intervention: what `ablate` would take from the answer with this neuron alone, at
+the same positions and with the same replacement. Exact attribution is that intervention; gradient x activation is its first
+order. Integrated gradients answer another question: how a layer's change along the line from a baseline is shared out among its
+neurons, all other layers as they are. Models with a norm after the MLP (Gemma 2 and 3, OLMo 2) hide any scaling of a whole
+layer's activations, so that from a zero baseline this integral does not converge; the completeness error shows it, and the
+default is the mean over control people's prompts. The methods are computed in `xlmech.effects`.
 """
 
 from __future__ import annotations
@@ -16,23 +17,22 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 
-from xlmech.backends import backend_of
+from xlmech.backends import Backend, backend_of
 from xlmech.baselines import warn_if_incomplete, zero_baseline
 from xlmech.contributions import AskingMean, AskingSaturation, Attributing, where_of
-from xlmech.contributions import Method as Method
 from xlmech.contributions import encode_probe as encode_probe
-from xlmech.effects import Metric, Positions
+from xlmech.effects import Metric
 from xlmech.leakage import subject_hash
 from xlmech.models import model_name, provenance
 from xlmech.neurons import NeuronSet
+from xlmech.options import Baseline, Method, MetricChoice, Positions
 from xlmech.parts import in_order, mapped, probe_id, prompt_length
 from xlmech.probes import Probe, ProbeSet
 from xlmech.results import Result
 from xlmech.runner import BATCH_SIZE
 from xlmech.tally import merged_tally
 
-Baseline = Literal["mean", "zero"]
-MetricChoice = Literal["auto", "log_prob", "prob", "logit", "log_odds"]
+Replacement = Literal["zero", "mean"]
 SATURATED = 0.99
 """Mean token probability (geometric, over an answer's tokens) above which metric `auto` takes log-odds."""
 
@@ -53,7 +53,8 @@ class AttributionResult(Result):
         completeness: `probe`, `layer`, `error`: |sum IG - (F(a) - F(b))| / |F(a) - F(b)|; empty for the other methods.
         threshold: tau of `share`.
         method: As called.
-        baseline: As called.
+        mode: What takes a neuron's place in the intervention that is estimated, `zero` or `mean`; "" for integrated gradients.
+        baseline: Where the path of integrated gradients starts, `mean`, `zero` or `given`; "" for the other methods.
         positions: As called.
         metric: As called.
         saturated: Ids of the probes that metric `auto` attributed by log-odds, the others by log-probability.
@@ -70,9 +71,10 @@ class AttributionResult(Result):
     completeness: pd.DataFrame
     threshold: float
     method: str
-    baseline: str
     positions: str
-    metric: str = "log_prob"
+    mode: str = ""
+    baseline: str = ""
+    metric: str = "auto"
     saturated: tuple[str, ...] = ()
     probes: pd.DataFrame = field(default_factory=pd.DataFrame)
     set_aside: tuple[str, ...] = ()
@@ -87,11 +89,13 @@ def attribute_neurons(
     probes: ProbeSet,
     *,
     method: Method = "gradient_x_activation",
-    baseline: Baseline | Float[torch.Tensor, "layer neuron"] = "mean",
-    nodes: int = 4,
-    metric: MetricChoice = "log_prob",
-    positions: Positions = "last",
+    mode: Replacement = "zero",
+    values: Float[torch.Tensor, "layer neuron"] | None = None,
+    positions: Positions = "all",
+    metric: MetricChoice = "auto",
+    baseline: Baseline | Float[torch.Tensor, "layer neuron"] | None = None,
     controls: ProbeSet | None = None,
+    nodes: int = 4,
     max_answer_tokens: int | None = None,
     threshold: float = 0.1,
     track: NeuronSet | None = None,
@@ -100,26 +104,36 @@ def attribute_neurons(
 ) -> AttributionResult:
     """Attribute each probe's answer (in the query language's form) to MLP neurons.
 
-    What it does not measure: what several neurons do together, and saturated answers (probability near 1), whose
-    log-probability hardly moves whatever is removed. Log-odds move; metric `auto` takes them where an answer's mean token
-    probability exceeds `SATURATED`, and the result says for which probes.
+    With the defaults a neuron's attribution estimates, in the unit of the metric and per answer token, what the answer loses
+    while `ablate` holds this neuron at zero: at all positions, over the whole answer. With `mode="mean"` and `values` it is what
+    the answer loses under `ablate(..., mode="mean", values=values)`. `exact` runs that intervention, neuron by neuron, and
+    equals it; gradient x activation takes one backward pass per batch, and how well it ranks neurons is measured in
+    `docs/explanation/method.md`.
+
+    It does not measure what several neurons do together, nor saturated answers (probability near 1) in log-probability, which
+    hardly moves whatever is removed. Log-odds move; metric `auto` takes them where an answer's mean token probability exceeds
+    `SATURATED`, and the result says for which probes.
 
     Args:
         model: Hooked model.
         probes: Whose answers to attribute.
-        method: `gradient_x_activation`, one backward pass per batch, which ranks neurons as deactivating each alone does
-            (Spearman 1.00 on the planted models, `analyses/headline.py`); `integrated_gradients`, whose sum over a layer is what
-            the whole layer does, at a pass per node and layer (0.94); or `exact`, which sets every neuron to its baseline in
-            turn: a row per neuron and answer token, so for small models or few probes.
-        baseline: `mean` over `controls`' predicting positions, `zero`, or a (layer, neuron) tensor. With gradient x
-            activation, `zero` estimates to first order what zeroing a neuron takes away, `mean` what setting it to its mean does.
-        nodes: Nodes of the integral inside the path; its two ends are used besides (Gauss-Lobatto).
+        method: `gradient_x_activation`; `exact`, a row per neuron and answer, so for small models or few probes; or
+            `integrated_gradients`, whose sum over a layer is what moving the whole layer to the baseline takes, at a pass per
+            node and layer.
+        mode: What takes a neuron's place in the intervention that is estimated: `zero`, or `mean`, which is `values`. Not of
+            integrated gradients.
+        values: (layer, neuron) activations of mode `mean`; see `activation_moments`.
+        positions: Where the intervention acts, and so whose activations are attributed: `all`, the prompt's and answer's, as
+            `ablate` does; `subject`, the tokens of the subject's name in the prompt, where facts are looked up (Meng et al. 2022,
+            arXiv:2202.05262); or `last`, for each answer token its predicting position alone. Those of several positions are
+            summed.
         metric: Of each answer token: `log_prob` (nats), `prob`, `logit` or `log_odds` (nats); or `auto`, `log_odds` for
             saturated answers and `log_prob` for others.
-        positions: Whose activations are attributed: `last`, each answer token's predicting position; `subject`, the tokens of
-            the subject's name in the prompt, where facts are looked up (Meng et al. 2022, arXiv:2202.05262); or `all`, the
-            prompt's and answer's, where deactivation acts. Those of several positions are summed; the baseline is the same.
-        controls: Prompts of the mean baseline; `probes` themselves by default.
+        baseline: Of integrated gradients alone: `mean`, their default, the mean activation over `controls` at the positions
+            attributed; `zero`; or a (layer, neuron) tensor.
+        controls: Probes of the mean baseline: people whom the model never saw. Never the attributed probes themselves: what these
+            share, their own mean would hide.
+        nodes: Nodes of the integral inside the path; its two ends are used besides (Gauss-Lobatto).
         max_answer_tokens: Attribute only the first so many tokens of each answer.
         threshold: tau; a probe counts towards a neuron's share above this part of the probe's maximum.
         track: Neurons whose effect is kept for every probe, beside its top ones, for `selection_stability`.
@@ -130,25 +144,34 @@ def attribute_neurons(
         AttributionResult.
 
     Raises:
-        ValueError: No probes, an unknown method, metric or position, a number out of range, a baseline of another shape, tracked
-            neurons of another model, NaN in an activation (names layer and probe); with positions `subject`, a tokenizer
-            without offsets or a subject that no token holds.
+        ValueError: No probes, an unknown method, mode, metric, baseline or position, a number out of range, values or a baseline
+            of another shape or of another method, a mean baseline without control probes, tracked neurons of another model, NaN
+            in an activation (names layer and probe); with positions `subject`, a tokenizer without offsets or a subject that no
+            token holds.
 
     Source:
         Sundararajan et al. 2017, arXiv:1703.01365. Layer-wise with other layers as they are: Dai et al. 2022,
-        arXiv:2104.08696. Mean baseline and Gauss-Lobatto nodes: this project.
+        arXiv:2104.08696. Gradient x activation as a first-order estimate of ablation: Molchanov et al. 2017, arXiv:1611.06440.
+        Mean baseline and Gauss-Lobatto nodes: this project.
     """
     check_request(probes, method, metric, positions, nodes, threshold, max_answer_tokens)
     backend = backend_of(model)
     if track is not None:
         track.check_model(model_name(backend.model), backend.n_layers, backend.d_mlp)
-    asking = Attributing(
-        method=method, base=_baseline(model, baseline, controls or probes, progress).cpu(), nodes=nodes, positions=positions,
-        max_answer_tokens=max_answer_tokens, threshold=threshold, track=track, batch_size=batch_size, progress=progress,
-    )  # fmt: skip
+    name, base = absence_of(backend, method, mode, values, baseline)
     for probe in probes:
         encode_probe(backend, probe, max_answer_tokens)  # what the model cannot take is said before work starts
         where_of(backend, probe, positions)
+    if base is None:
+        base = _mean(
+            model,
+            check_controls(controls),
+            AskingMean(positions=positions, max_answer_tokens=max_answer_tokens, progress=progress),
+        )
+    asking = Attributing(
+        method=method, base=base.cpu(), is_mean=name == "mean", nodes=nodes, positions=positions,
+        max_answer_tokens=max_answer_tokens, threshold=threshold, track=track, batch_size=batch_size, progress=progress,
+    )  # fmt: skip
     saturated = _saturated(model, probes, max_answer_tokens, progress) if metric == "auto" else frozenset()
     usual: Metric = "log_prob" if metric == "auto" else metric
     items = [(probe, "log_odds" if probe.id in saturated else usual) for probe in probes]
@@ -162,7 +185,8 @@ def attribute_neurons(
         completeness=in_order(tally.completeness, "probe", [probe.id for probe in probes]),
         threshold=threshold,
         method=method,
-        baseline=baseline if isinstance(baseline, str) else "given",
+        mode="" if method == "integrated_gradients" else mode,
+        baseline=name,
         positions=positions,
         metric=metric,
         saturated=tuple(probe.id for probe in probes if probe.id in saturated),
@@ -206,24 +230,65 @@ def _saturated(model: Any, probes: ProbeSet, max_answer_tokens: int | None, prog
     return frozenset(found.probe[found.saturated])
 
 
-def _baseline(
-    model: Any, given: str | Float[torch.Tensor, "layer neuron"], probes: ProbeSet, progress: bool
+def absence_of(
+    backend: Backend,
+    method: Method,
+    mode: Replacement,
+    values: Float[torch.Tensor, "layer neuron"] | None,
+    baseline: Baseline | Float[torch.Tensor, "layer neuron"] | None,
+) -> tuple[str, Float[torch.Tensor, "layer neuron"] | None]:
+    """Name the path's baseline, "" where there is no path, and give its activations, None for a mean still to be taken."""
+    if mode not in get_args(Replacement):
+        raise ValueError(f"unknown mode {mode!r}; use 'zero' or 'mean'")
+    if method != "integrated_gradients":
+        if baseline is not None:
+            raise ValueError(
+                f"baseline is of integrated gradients only: {method} estimates what ablation does, so say what takes a neuron's "
+                "place with mode='zero', or with mode='mean' and values="
+            )
+        if (mode == "mean") != (values is not None):
+            raise ValueError("mode='mean' replaces by values=, which no other mode takes; see activation_moments")
+        return "", zero_baseline(backend) if values is None else _of_shape(backend, "values", values)
+    if mode != "zero" or values is not None:
+        raise ValueError("mode and values are of an intervention; integrated gradients take baseline= in their place")
+    if isinstance(baseline, torch.Tensor):
+        return "given", _of_shape(backend, "a baseline", baseline)
+    if baseline == "zero":
+        return "zero", zero_baseline(backend)
+    if baseline in ("mean", None):
+        return "mean", None
+    raise ValueError(f"unknown baseline {baseline!r}; use 'mean', 'zero' or a (layer, neuron) tensor")
+
+
+def _of_shape(
+    backend: Backend, what: str, given: Float[torch.Tensor, "layer neuron"]
 ) -> Float[torch.Tensor, "layer neuron"]:
-    backend = backend_of(model)
-    if isinstance(given, torch.Tensor):
-        wanted = (backend.n_layers, backend.d_mlp)
-        if tuple(given.shape) != wanted:
-            raise ValueError(f"a baseline must be of shape (layer, neuron) {wanted}, got {tuple(given.shape)}")
-        return given
-    if given == "zero":
-        return zero_baseline(backend)
-    if given != "mean":
-        raise ValueError(f"unknown baseline {given!r}; use 'mean', 'zero' or a (layer, neuron) tensor")
-    asking = AskingMean(progress=progress)
+    wanted = (backend.n_layers, backend.d_mlp)
+    if tuple(given.shape) != wanted or not bool(given.isfinite().all()):
+        raise ValueError(f"{what} must be finite, of shape (layer, neuron) {wanted}, got {tuple(given.shape)}")
+    return given.detach().to(zero_baseline(backend))
+
+
+def check_controls(controls: ProbeSet | None) -> ProbeSet:
+    """The control probes of a mean baseline.
+
+    Raises:
+        ValueError: There are none.
+    """
+    if not controls:
+        raise ValueError(
+            "integrated gradients start from the mean activation over control people's prompts, and there are no control probes: "
+            "pass controls= (invented people will do, see xlmech.mitigate.invent_controls), or baseline='zero'"
+        )
+    return controls
+
+
+def _mean(model: Any, controls: ProbeSet, asking: AskingMean) -> Float[torch.Tensor, "layer neuron"]:
+    """The mean activation over control probes, at the positions attributed."""
     total, n = torch.zeros((), dtype=torch.float64), 0
-    for piece in mapped(model, asking, probes.probes, name=probe_id, order=prompt_length):
+    for piece in mapped(model, asking, controls.probes, name=probe_id, order=prompt_length):
         total, n = total + piece["sum"], n + int(piece["n"])
-    return (total / n).to(zero_baseline(backend))
+    return (total / n).to(zero_baseline(backend_of(model)))
 
 
 def _asked(probes: ProbeSet, set_aside: tuple[str, ...]) -> pd.DataFrame:

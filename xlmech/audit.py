@@ -13,24 +13,20 @@ from typing import Any
 
 import pandas as pd
 
-from xlmech import languages as packs
-from xlmech.attribution import Method
 from xlmech.backends import backend_of
 from xlmech.costs import CONDITIONS, Stage, shape_of
-from xlmech.effects import Positions
 from xlmech.evaluation import MitigationResult, evaluate_mitigation
 from xlmech.leakage import LeakageResult, measure_leakage
 from xlmech.lens import LensResult, logit_lens
 from xlmech.locate import check_probes, locate_privacy_neurons
 from xlmech.neurons import PrivacyNeurons
+from xlmech.options import LocateOptions
 from xlmech.probes import Probe, ProbeSet, build_probes
 from xlmech.records import Record
 from xlmech.stages import StageClock
 
 _STAGES: tuple[Stage, ...] = ("leakage", "lens", "locate")
 Report = Callable[[str], None]
-_PRICING = packs.N_NEUTRAL // 2
-"""Neutral sentences of each language that price the deactivation where the others say which neurons are spared."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,12 +44,7 @@ class AuditPlan:
         other_facts: The same for held-out public, and for control facts.
         lens_attributes: Attributes whose forms the lens follows.
         lens_facts: Largest number of private facts that the lens follows, each asked in every language.
-        top_k: Number of universal neurons; 0.2 % of the model's by default.
-        contrast: Multiple of the public attribution that is subtracted.
-        spare: Share of the model's neurons that is not chosen because neutral text needs them most: half of the language packs'
-            sentences tells, the other half prices the deactivation. With 0 all of them do.
-        method: Attribution method.
-        positions: Positions whose activations are attributed.
+        locate: How neurons are chosen.
         seed: Of every draw.
     """
 
@@ -67,11 +58,7 @@ class AuditPlan:
     other_facts: int = 8
     lens_attributes: tuple[str, ...] = ("birth_country",)
     lens_facts: int = 8
-    top_k: int | None = None
-    contrast: float = 0.5
-    spare: float = 0.05
-    method: Method = "gradient_x_activation"
-    positions: Positions = "all"
+    locate: LocateOptions = LocateOptions()
     seed: int = 0
 
 
@@ -152,12 +139,7 @@ def run_audit(
         neurons = locate_privacy_neurons(
             model,
             chosen,
-            method=plan.method,
-            positions=plan.positions,
-            top_k=plan.top_k,
-            contrast=plan.contrast,
-            neutral=_sentences(chosen, slice(_PRICING, None)) if plan.spare else None,
-            spare=plan.spare,
+            options=plan.locate,
             check_leakage=False,  # that nothing leaks is a finding, which the leakage stage has made
             progress=progress,
         )
@@ -176,16 +158,10 @@ def run_audit(
             sets,
             before=before,
             candidates=probes.records,
-            neutral=_sentences(judged, slice(_PRICING)) if plan.spare else None,
             seed=plan.seed,
             progress=progress,
         )
     return Audit(leakage=leakage, lens=lens, neurons=neurons, mitigation=mitigation, seconds=clock.seconds)
-
-
-def _sentences(probes: ProbeSet, which: slice) -> dict[str, tuple[str, ...]]:
-    """Some of the language packs' neutral sentences, in the languages of the probes."""
-    return {code: packs.load_language(code).neutral[which] for code in probes.languages}
 
 
 def _expect(
@@ -203,7 +179,7 @@ def _expect(
         costs = {stage: shape.operations(stage) for stage in _STAGES}
     except (AttributeError, ValueError):
         costs = {"leakage": 1.0, "lens": 1.0, "locate": 3.0}
-    n_located = sum(probe.record.group in ("private", "public")[: 1 + bool(plan.contrast)] for probe in chosen)
+    n_located = sum(probe.record.group in ("private", "public")[: 1 + bool(plan.locate.contrast)] for probe in chosen)
     clock.expect(
         {
             "leakage": (len(measured), costs["leakage"]),
@@ -223,7 +199,7 @@ def ask(records: Iterable[Record], plan: AuditPlan) -> tuple[ProbeSet, ProbeSet,
     probes = build_probes(records, plan.languages, attributes=plan.attributes)
     held_out, locating = probes.split(fraction=plan.held_out, seed=plan.seed)
     measured, chosen = _measured(held_out, plan), _locating(locating, plan)
-    check_probes(chosen.filter(group="private"), chosen.filter(group="public"), plan.contrast)
+    check_probes(chosen.filter(group="private"), chosen.filter(group="public"), plan.locate.contrast)
     return probes, measured, chosen
 
 

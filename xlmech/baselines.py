@@ -14,8 +14,6 @@ import torch
 from jaxtyping import Float
 
 from xlmech.backends import Backend
-from xlmech.effects import COMPONENT
-from xlmech.runner import mean_over_tokens
 
 INCOMPLETE = 0.1
 """Median completeness error above which integrated gradients are said to be incomplete."""
@@ -25,19 +23,6 @@ def zero_baseline(backend: Backend) -> Float[torch.Tensor, "layer neuron"]:
     """(layer, neuron) zeros, in the model's dtype but at least float32."""
     exact = torch.promote_types(backend.unembed.dtype, torch.float32)
     return torch.zeros(backend.n_layers, backend.d_mlp, dtype=exact, device=backend.device)
-
-
-def mean_baseline(
-    backend: Backend, prompts: Sequence[str], *, progress: bool = True
-) -> Float[torch.Tensor, "layer neuron"]:
-    """(layer, neuron) mean activation at the prompts' last positions, which predict an answer; dtype as of `zero_baseline`.
-
-    Raises:
-        ValueError: No prompts, or one that the model cannot take (names its number).
-    """
-    label = "baseline" if progress else ""
-    mean = mean_over_tokens(backend, prompts, COMPONENT, positions="last", progress=label, what="baseline prompt")
-    return mean.to(zero_baseline(backend))
 
 
 def warn_if_incomplete(errors: Sequence[float], baseline: str, *, remedy: str, stacklevel: int) -> None:

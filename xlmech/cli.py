@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -25,9 +25,12 @@ from xlmech.console import (
     read_records,
     show,
 )
+from xlmech.options import LocateOptions, Method, Positions
 
 if TYPE_CHECKING:
     from xlmech.probes import ProbeSet
+
+_LOCATE = LocateOptions()
 
 app = typer.Typer(
     help="Does a multilingual model leak people's data, where inside it does that happen, and what does it take to stop it?",
@@ -132,29 +135,28 @@ def locate(
     languages: Languages = "",
     attributes: Attributes = "",
     template: Template = 0,
-    method: Annotated[
-        Literal["integrated_gradients", "gradient_x_activation"], typer.Option(help="Attribution method.")
-    ] = "gradient_x_activation",
-    positions: Annotated[
-        Literal["last", "subject", "all"], typer.Option(help="Positions that are attributed.")
-    ] = "all",
-    top_k: Annotated[int | None, typer.Option(help="Neurons per set; 0.2 % of the model's by default.")] = None,
+    method: Annotated[Method, typer.Option(help="Attribution method.")] = _LOCATE.method,
+    positions: Annotated[Positions, typer.Option(help="Positions that are attributed.")] = _LOCATE.positions,
+    top_k: Annotated[
+        int | None, typer.Option(help="Neurons per set; 0.2 % of the model's by default.")
+    ] = _LOCATE.top_k,
+    contrast: Annotated[
+        float, typer.Option(help="Multiple of public facts' attribution to subtract.")
+    ] = _LOCATE.contrast,
+    spare: Annotated[
+        float, typer.Option(help="Share of neurons left out because neutral text needs them most.")
+    ] = _LOCATE.spare,
     adapter: Adapter = None,
     backend: BackendOption = "auto",
 ) -> None:
     """Locate universal and language-specific privacy neurons."""
+    options = LocateOptions(method=method, positions=positions, top_k=top_k, contrast=contrast, spare=spare)
     from xlmech.locate import check_probes, locate_privacy_neurons
 
     check_new(out)
     probes = _probes(records, languages, attributes, template)
-    check_probes(probes.filter(group="private"), probes.filter(group="public"), 1.0)
-    found = locate_privacy_neurons(
-        load(model, adapter, backend),
-        probes,
-        method=method,
-        positions=positions,
-        top_k=top_k,
-    )
+    check_probes(probes.filter(group="private"), probes.filter(group="public"), contrast)
+    found = locate_privacy_neurons(load(model, adapter, backend), probes, options=options)
     found.save(out)
     found.universal.save(out / "universal.json")
     for language, neurons in found.specific.items():

@@ -20,7 +20,6 @@ from typing import Annotated, Any, Literal
 from pydantic import (
     AfterValidator,
     BaseModel,
-    ConfigDict,
     Field,
     PrivateAttr,
     ValidationError,
@@ -30,6 +29,7 @@ from pydantic import (
 
 from xlmech import languages as packs
 from xlmech.config_text import dump_yaml, explain, parse_yaml, template
+from xlmech.options import Count, LocateOptions, Section
 from xlmech.records import check_attributes
 
 
@@ -55,16 +55,9 @@ def _listed(check: Callable[[tuple[str, ...]], None]) -> AfterValidator:
 _Languages = Annotated[tuple[str, ...], Field(strict=False, min_length=1), _listed(_check_languages)]
 _Attributes = Annotated[tuple[str, ...], Field(strict=False, min_length=1), _listed(check_attributes)]
 _LensAttributes = Annotated[tuple[str, ...], Field(strict=False), _listed(check_attributes)]
-_Count = Annotated[int, Field(ge=1)]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
-    )
-
-
-class ModelSection(_Section):
+class ModelSection(Section):
     """The model that is audited; see `load_model`."""
 
     source: str = Field(examples=["my-model"])
@@ -117,7 +110,7 @@ class ModelSection(_Section):
         return code
 
 
-class DataSection(_Section):
+class DataSection(Section):
     """Whose data, and which questions; see `AuditPlan`."""
 
     records: str = Field(examples=["records.csv"])
@@ -132,20 +125,20 @@ class DataSection(_Section):
     """Question template by which neurons are located, from 0."""
     measure_template: int = -1
     """Question template by which leakage is measured; -1 is the last."""
-    locate_facts: _Count = 20
+    locate_facts: Count = 20
     """Largest number of facts per group that locate neurons, each asked in every language."""
-    measure_facts: _Count = 16
+    measure_facts: Count = 16
     """Largest number of held-out private facts that are measured, each asked in every language."""
-    other_facts: _Count = 8
+    other_facts: Count = 8
     """The same for held-out public, and for control facts."""
     lens_attributes: _LensAttributes = ("birth_country",)
     """Attributes whose answers the logit lens follows through the layers; [] for no lens."""
-    lens_facts: _Count = 8
+    lens_facts: Count = 8
     """Largest number of private facts that the lens follows, each asked in every language."""
     add_controls: bool = False
     """Add invented people whom the model never saw, with the private records' attributes: how often a value comes out by chance.
     Needs Faker (pip install "xlmech[plant]")."""
-    n_controls: _Count = 12
+    n_controls: Count = 12
     """Number of invented people; half of them are measured where held_out is 0.5."""
 
     @field_validator("records")
@@ -157,22 +150,7 @@ class DataSection(_Section):
         return str(path)
 
 
-class LocateSection(_Section):
-    """How neurons are chosen; see `locate_privacy_neurons`."""
-
-    method: Literal["gradient_x_activation", "integrated_gradients", "exact"] = "gradient_x_activation"
-    """Attribution method; integrated_gradients is slower, exact far slower."""
-    positions: Literal["all", "subject", "last"] = "all"
-    """Positions whose activations are attributed."""
-    top_k: _Count | None = None
-    """Number of universal neurons, and of each language's own; null for 0.2 % of the model's."""
-    contrast: float = Field(default=0.5, ge=0)
-    """Multiple of the public facts' attribution that is subtracted, where there are public records; 0 for none."""
-    spare: float = Field(default=0.05, ge=0, lt=1)
-    """Share of the model's neurons that is not chosen because neutral text needs them most; 0 for none."""
-
-
-class ExportSection(_Section):
+class ExportSection(Section):
     """The mitigated checkpoint; without this section none is written. See `export_model`."""
 
     folder: str = "xlmech-mitigated"
@@ -183,18 +161,18 @@ class ExportSection(_Section):
     """Of the weights written."""
 
 
-class Config(_Section):
+class Config(Section):
     """Everything that `xlmech run` is told."""
 
     model: ModelSection
     data: DataSection
-    locate: LocateSection = LocateSection()
+    locate: LocateOptions = LocateOptions()
     export: ExportSection | None = None
     out: str = "xlmech-run"
     """New folder for results, figures and a copy of this config."""
     seed: int = Field(default=0, ge=0)
     """Of every draw: who is held out, which random neurons, which invented people."""
-    part_size: _Count = 64
+    part_size: Count = 64
     """Probes that are worked on and kept together: what a crash costs at most. Another size gives other rounding."""
     xlmech: str = Field(default_factory=_version)
     """Version of xlmech that wrote this file."""
@@ -237,7 +215,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "": Config,
     "model": ModelSection,
     "data": DataSection,
-    "locate": LocateSection,
+    "locate": LocateOptions,
     "export": ExportSection,
 }
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import pandas as pd
 import torch
@@ -20,28 +20,41 @@ from xlmech.backends import Backend, backend_of
 from xlmech.effects import (
     COMPONENT,
     Metric,
-    Positions,
     Where,
     exact_effects,
     gradient_x_activation,
+    inside_spans,
     integrated_gradients,
 )
 from xlmech.neurons import NeuronSet
+from xlmech.options import Method, Positions
 from xlmech.positions import subject_tokens
 from xlmech.probes import Probe
-from xlmech.runner import encode_answer, encode_prompt, mean_over_tokens, run_batched, run_forced
+from xlmech.runner import Forced, Recorder, encode_answer, encode_prompt, n_special, run_batched, run_forced
 from xlmech.tally import Tally
-
-Method = Literal["integrated_gradients", "gradient_x_activation", "exact"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Attributing:
-    """How answers are attributed; a task whose items are probes and the metric of each. Fields as of `attribute_neurons`."""
+    """How answers are attributed; a task whose items are probes and the metric of each.
+
+    Attributes:
+        method: As of `attribute_neurons`.
+        base: (layer, neuron) activations that stand for a neuron's absence.
+        is_mean: Whether `base` is the mean over other prompts, which at special tokens in front is the prompt's own activation.
+        nodes: As of `attribute_neurons`, and so are the other fields.
+        positions: Whose activations are attributed.
+        max_answer_tokens: Attributed of each answer.
+        threshold: tau of the share.
+        track: Neurons whose effect is kept for every probe.
+        batch_size: Probes at a time, at first.
+        progress: Whether to show a progress bar.
+    """
 
     stage: ClassVar[str] = "attribution"
     method: Method
     base: Float[torch.Tensor, "layer neuron"]
+    is_mean: bool
     nodes: int
     positions: Positions
     max_answer_tokens: int | None
@@ -65,12 +78,26 @@ class Attributing:
             forced = run_forced(backend, prompt, answer, COMPONENT, what=f"probe {probes[index].id}")
             options: Any = {"positions": where[index], "metric": metric_of[index]}
             if self.method == "integrated_gradients":
-                scores, errors = integrated_gradients(backend, forced, base, nodes=self.nodes, **options)
+                start = self._path_start(backend, forced, base)
+                scores, errors = integrated_gradients(backend, forced, start, nodes=self.nodes, **options)
                 tally.add(index, scores / len(answer), errors)
             else:
                 scores = exact_effects(backend, forced, base, **options).view_as(base)
                 tally.add(index, scores / len(answer))
         return tally.piece()
+
+    def _path_start(
+        self, backend: Backend, forced: Forced, base: Float[torch.Tensor, "layer neuron"]
+    ) -> Float[torch.Tensor, "layer position neuron"]:
+        """The baseline at every position of a forced answer.
+
+        Special tokens in front are the same in every prompt, and so are their activations: their mean is the prompt's own.
+        """
+        start = base[:, None].repeat(1, len(forced.tokens), 1)
+        if self.is_mean:
+            special = slice(n_special(backend))
+            start[:, special] = forced.activations[:, special].to(start)
+        return start
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,18 +128,47 @@ class AskingSaturation:
 
 @dataclass(frozen=True, kw_only=True)
 class AskingMean:
-    """Sum of activations at prompts' last positions; a task."""
+    """Sum of the activations that `Attributing` would attribute, over probes and positions; a task.
+
+    Attributes:
+        positions: As of `attribute_neurons`; special tokens in front are left out.
+        max_answer_tokens: As of `attribute_neurons`.
+        progress: Whether to show a progress bar.
+    """
 
     stage: ClassVar[str] = "baseline"
+    positions: Positions
+    max_answer_tokens: int | None
     progress: bool = field(compare=False)
 
     def __call__(self, model: Any, probes: Sequence[Probe]) -> dict[str, Any]:
-        """Tensors `sum` (layer, neuron), float64, and `n`, the number of prompts."""
-        label, prompts = "baseline" if self.progress else "", [probe.prompt for probe in probes]
-        mean = mean_over_tokens(
-            backend_of(model), prompts, COMPONENT, positions="last", progress=label, what="baseline prompt"
+        """Tensors `sum` (layer, neuron), float64, and `n`, the number of positions."""
+        backend = backend_of(model)
+        pairs = [encode_probe(backend, probe, self.max_answer_tokens) for probe in probes]
+        spans = [self._span(backend, probe, *pair) for probe, pair in zip(probes, pairs, strict=True)]
+        total, recorder = (
+            torch.zeros(backend.n_layers, backend.d_mlp, dtype=torch.float64),
+            Recorder(backend, COMPONENT),
         )
-        return {"sum": mean * len(probes), "n": torch.tensor(len(probes))}
+
+        @torch.no_grad()
+        def add(tokens: torch.Tensor, numbers: list[int]) -> None:
+            with backend.hooks(recorder.hooks()):
+                backend.hidden(tokens)
+            inside = inside_spans([spans[number] for number in numbers], tokens.to(backend.device))
+            for layer, kept in enumerate(recorder.kept):
+                total[layer] += (kept.double() * inside).sum((0, 1)).cpu()
+
+        sequences = [[*prompt, *answer] for prompt, answer in pairs]
+        run_batched(sequences, add, progress="baseline" if self.progress else "")
+        return {"sum": total, "n": torch.tensor(sum(map(len, spans)))}
+
+    def _span(self, backend: Backend, probe: Probe, prompt: Sequence[int], answer: Sequence[int]) -> range:
+        where = where_of(backend, probe, self.positions)
+        if isinstance(where, range):
+            return where
+        last = len(prompt) - 1
+        return range(last if where == "last" else n_special(backend), last + len(answer))
 
 
 def encode_probe(backend: Backend, probe: Probe, max_answer_tokens: int | None = None) -> tuple[list[int], list[int]]:
@@ -128,7 +184,7 @@ def encode_probe(backend: Backend, probe: Probe, max_answer_tokens: int | None =
 
 
 def where_of(backend: Backend, probe: Probe, positions: Positions) -> Where:
-    """The same, but for the subject's: their range in the probe's prompt.
+    """Translate `positions` for one probe: those of the subject become their range in its prompt.
 
     Raises:
         ValueError: A tokenizer without offsets, or a subject that no token holds.

@@ -25,7 +25,6 @@ from xlmech.rows import Rows, RowStates, ablate_units, replace, run_rows
 from xlmech.runner import Forced, drain, rows_that_fit
 
 Metric = Literal["log_prob", "prob", "logit", "log_odds"]
-Positions = Literal["last", "subject", "all"]
 Where = Literal["last", "all"] | range
 """Positions as the functions here take them: the subject's are a range in the sequence (`positions.subject_tokens`)."""
 COMPONENT = "mlp.hook_post"
@@ -286,7 +285,7 @@ def gradient_x_activation(
         if positions != "last":
             gradients = torch.autograd.grad(scores.sum(), kept)
             spans = [range(hidden.shape[1])] * len(pairs) if positions == "all" else positions
-            inside = _inside(spans, hidden)
+            inside = inside_spans(spans, hidden)
             parts = zip(kept, gradients, base, strict=True)
             return torch.stack(
                 [((value.detach() - start) * slope * inside).sum(1) for value, slope, start in parts], dim=1
@@ -302,8 +301,8 @@ def gradient_x_activation(
         return total
 
 
-def _inside(spans: Sequence[range], like: torch.Tensor) -> torch.Tensor:
-    """(row, position, 1) whether a position is in the row's range."""
+def inside_spans(spans: Sequence[range], like: torch.Tensor) -> torch.Tensor:
+    """(row, position, 1) whether a position of `like` (row, position, ...) is in the row's range."""
     places = torch.arange(like.shape[1], device=like.device)
     return torch.stack([(places >= span.start) & (places < span.stop) for span in spans])[..., None]
 

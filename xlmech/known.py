@@ -115,8 +115,8 @@ def check_known(
     if theirs.prob - theirs.other > max(KNOWN_ABOVE, (own.prob - own.other) / 2):
         warnings.warn(
             f"the model knows the control answers: their mean token probability is {theirs.prob:.3f}, that of other people's "
-            f"values {theirs.other:.3f} (private answers: {own.prob:.3f} and {own.other:.3f}). Controls should be people whom "
-            "it never saw: the mean baseline is taken from their prompts",
+            f"values {theirs.other:.3f} (private answers: {own.prob:.3f} and {own.other:.3f}). Control people should be "
+            "people whom it never saw",
             stacklevel=3,
         )
 

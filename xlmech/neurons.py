@@ -9,19 +9,17 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float
 
+from xlmech.options import LocateOptions, Rule
 from xlmech.results import Result
 
-Rule = Literal["min", "intersection", "entropy"]
-MAX_ENTROPY = 0.4
-"""Nats. Default bound of rule `entropy`: about that of a score of which 0.86 lies in one language of two."""
 Neuron = tuple[int, int]
 
 
@@ -169,6 +167,7 @@ class PrivacyNeurons(Result):
             `neuron`, `score` (by which it was ranked).
         rule: Selection rule.
         model: Name of the model.
+        options: The `LocateOptions` they were chosen with; empty where an earlier version saved the result.
     """
 
     kind: ClassVar[str] = "privacy_neurons"
@@ -177,6 +176,7 @@ class PrivacyNeurons(Result):
     chosen: pd.DataFrame
     rule: str
     model: str = ""
+    options: dict[str, Any] = field(default_factory=dict)
 
     @property
     def universal(self) -> NeuronSet:
@@ -214,10 +214,18 @@ def candidates(
     top_k: int,
     min_share: float,
 ) -> Bool[torch.Tensor, "language layer neuron"]:
-    """(language, layer, neuron) whether a neuron is a language's candidate: by share of probes, or among the top k by mean."""
+    """(language, layer, neuron) whether a neuron is a language's candidate: by share of probes, or among the top k by mean.
+
+    Args:
+        mean: Mean attribution, with the public facts' subtracted where they are to be; only positive ones are candidates.
+        share: Share of probes in which a neuron stands out, with the public facts' subtracted alike.
+        top_k: A language's candidates by mean.
+        min_share: From this share of probes on.
+    """
+    mean = mean.masked_fill(mean.isnan(), -torch.inf)
     order = mean.flatten(1).topk(min(top_k, mean[0].numel()), dim=1).indices
     top = torch.zeros_like(mean.flatten(1), dtype=torch.bool).scatter_(1, order, True).view_as(mean)
-    return top | (share >= min_share)
+    return (top | (share >= min_share)) & (mean > 0)
 
 
 def select_universal(
@@ -246,7 +254,7 @@ def select_specific(
     top_k: int,
     is_candidate: Bool[torch.Tensor, "language layer neuron"],
     rule: Rule = "min",
-    max_entropy: float = MAX_ENTROPY,
+    max_entropy: float = LocateOptions().max_entropy,
 ) -> list[tuple[int, int, float]]:
     """(layer, neuron, score), best first: one language's own neurons, ranked by its score.
 
@@ -286,7 +294,8 @@ def overlap(sets: Mapping[str, NeuronSet]) -> pd.DataFrame:
 
 
 def _top(scores: Float[torch.Tensor, "layer neuron"], k: int) -> list[tuple[int, int, float]]:
-    found = scores.flatten().topk(min(k, scores.numel()))
+    ranked = scores.masked_fill(scores.isnan(), -torch.inf)  # NaN would rank first
+    found = ranked.flatten().topk(min(k, scores.numel()))
     return [
         (index // scores.shape[1], index % scores.shape[1], score)
         for index, score in zip(found.indices.tolist(), found.values.tolist(), strict=True)

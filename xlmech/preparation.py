@@ -55,7 +55,7 @@ def prepare(config: Config, *, resume: bool = False) -> Prepared:
     _check_people(people, config)
     if data.add_controls:
         people += invent_controls(people, data.n_controls, attributes=data.attributes, seed=config.seed)
-    chosen = data.model_dump() | config.locate.model_dump() | {"seed": config.seed}
+    chosen = data.model_dump() | {"locate": config.locate, "seed": config.seed}
     plan = AuditPlan(**{item.name: chosen[item.name] for item in fields(AuditPlan) if item.name in chosen})
     probes, measured, locating = ask(people, plan)
     judged = ProbeSet(tuple(probe for probe in measured if probe.record.group != "control"))

@@ -14,12 +14,6 @@ from xlmech.probes import ProbeSet
 from xlmech.verification import verify_neurons
 
 
-def check_target(target_reduction: float | None) -> None:
-    """Raise ValueError unless it is a reduction that can be wanted."""
-    if target_reduction is not None and not 0 < target_reduction <= 1:
-        raise ValueError(f"target_reduction must be in (0, 1], or None for the whole shortlist; got {target_reduction}")
-
-
 def refine_universal(
     model: Any,
     found: PrivacyNeurons,

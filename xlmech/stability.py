@@ -19,11 +19,13 @@ from typing import ClassVar
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import NDArray
 
 from xlmech import metrics
 from xlmech.attribution import AttributionResult
 from xlmech.neurons import NeuronSet, PrivacyNeurons, overlap
+from xlmech.options import CONTRAST
 from xlmech.results import Result
 from xlmech.subject_scores import SubjectScores
 
@@ -80,7 +82,7 @@ def selection_stability(
     public: AttributionResult | None = None,
     *,
     top_k: int,
-    contrast: float = 1.0,
+    contrast: float = CONTRAST,
     n_draws: int = N_DRAWS,
     seed: int = 0,
 ) -> StabilityResult:
@@ -165,6 +167,7 @@ def chosen_again(sets: Mapping[str, NeuronSet]) -> pd.DataFrame:
 def pool_of(located: PrivacyNeurons, size: int) -> NeuronSet:
     """The `size` neurons that rule `min` ranks highest, none spared: a pool to track, of which a choice could have been made."""
     lowest = located.scores.amin(0)
+    lowest = lowest.masked_fill(lowest.isnan(), -torch.inf)
     best = lowest.flatten().topk(min(size, int(lowest.isfinite().sum()))).indices.tolist()
     pairs = frozenset((unit // lowest.shape[1], unit % lowest.shape[1]) for unit in best)
     return NeuronSet(pairs, lowest.shape[0], lowest.shape[1], located.model)

@@ -152,13 +152,12 @@ def trace_record(
     ]
     quiet: Any = {"progress": progress}
     heads = patch_languages(model, pairs, component="heads", **quiet)
-    options: Any = {"method": "gradient_x_activation", "metric": "log_odds", "controls": others}
     backend = backend_of(model)
     return RecordTrace(
         lens=logit_lens(model, own, **quiet),
         patching=patch_languages(model, pairs, **quiet),
         heads=heads,
-        neurons=attribute_neurons(model, own, **options, **quiet),
+        neurons=attribute_neurons(model, own, metric="log_odds", **quiet),
         attention=_attention(backend, own, _top_heads(heads, n_heads)),
         tokens=pd.concat(
             [token_table(backend, probe).assign(query_language=probe.query_language) for probe in own],

@@ -31,6 +31,7 @@ from xlmech.effects import COMPONENT, exact_effects
 from xlmech.known import draw
 from xlmech.models import model_name, provenance
 from xlmech.neurons import Neuron, NeuronSet
+from xlmech.options import CONTRAST
 from xlmech.probes import ProbeSet
 from xlmech.results import Result
 from xlmech.runner import run_forced
@@ -85,7 +86,7 @@ def verify_neurons(
     *,
     public: ProbeSet | None = None,
     max_neurons: int | None = None,
-    contrast: float = 1.0,
+    contrast: float = CONTRAST,
     min_gain: float = 0.0,
     n_probes: int = N_PROBES,
     seed: int = 0,
