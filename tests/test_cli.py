@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
@@ -13,11 +14,13 @@ from unittest.mock import Mock
 import pandas as pd
 import pytest
 import typer
+from models import taught
 from typer.testing import CliRunner
 
 from xlmech import cli, console
 from xlmech.leakage import LeakageResult
 from xlmech.neurons import NeuronSet, PrivacyNeurons
+from xlmech.probes import build_probes
 from xlmech.records import Record, save_records
 
 COMMANDS = {"languages", "plant", "leak", "lens", "locate", "ablate", "init", "run", "audit", "demo", "report", "gate"}
@@ -338,13 +341,81 @@ def test_json_is_alone_on_stdout(files: Path, monkeypatch: pytest.MonkeyPatch) -
     assert result.stderr == "a stage\n"
 
 
-def test_no_progress_bars_in_a_log() -> None:
-    """A command whose messages go to a file or a pipe draws none; elsewhere they are drawn."""
-    bars = "from tqdm.auto import tqdm; list(tqdm(range(3)))"
-    command = f"from xlmech.console import guarded; guarded(lambda: None)(); {bars}"
-    env = {name: value for name, value in os.environ.items() if name != "TQDM_DISABLE"}
-    found = [
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env)
-        for code in (command, bars)
+COMMANDS_IN_A_ROW = """
+import json, sys
+from xlmech.cli import app
+for arguments in json.loads(sys.argv[1]):
+    if app(arguments, standalone_mode=False):
+        sys.exit(f"{arguments} failed")
+"""
+
+
+@pytest.fixture(scope="module")
+def own_model(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any, records: tuple[Record, ...]) -> Path:
+    """A folder with a model that knows the private and public records by heart, the records, and a config for `run`."""
+    folder = tmp_path_factory.mktemp("bars")
+    more = [
+        record.model_copy(update={"id": f"{record.id}-2", "subject": f"{record.subject[:3]}Lee"}) for record in records
     ]
-    assert found[0].stderr == "" and "3/3" in found[1].stderr
+    people = [record for record in (*records, *more) if record.attribute == "id_number"]
+    save_records(people, folder / "records.jsonl")
+    known = build_probes([one for one in people if one.group != "control"], ["en", "fr"], templates=[0])
+    taught(tokenizer, known, steps=100).save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    data = "data:\n  records: records.jsonl\n  languages: [en, fr]\n"
+    export = "export:\n  folder: mitigated\n"
+    (folder / "own.yaml").write_text(f"model:\n  source: model\n{data}{export}", encoding="utf-8")
+    return folder
+
+
+def environment() -> dict[str, str]:
+    """This process' own, without what hides progress bars."""
+    return {name: value for name, value in os.environ.items() if name != "TQDM_DISABLE"}
+
+
+def test_no_progress_bars_in_a_log(own_model: Path) -> None:
+    """What the commands write to a pipe is lines: no bar of ours, of transformers' or of a status line."""
+    asked = ["model", "--records", "records.jsonl", "--languages", "en,fr"]
+    commands = [[name, *asked, "--out", f"{name}-out"] for name in ("leak", "locate", "audit")] + [["run", "own.yaml"]]
+    found = subprocess.run(
+        [sys.executable, "-c", COMMANDS_IN_A_ROW, json.dumps(commands)], capture_output=True, text=True, env=environment(),
+        cwd=own_model,
+    )  # fmt: skip
+    assert found.returncode == 0, found.stderr
+    assert all((own_model / name).is_dir() for name in ("leak-out", "locate-out", "audit-out", "xlmech-run"))
+    for text in (found.stdout, found.stderr):
+        assert not set(text) & {"\r", "\x1b", "\u2588"} and "%|" not in text
+    assert found.stderr == ""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals are Unix")
+def test_progress_bars_on_a_terminal(own_model: Path) -> None:
+    import pty
+    import termios
+
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 80))
+    arguments = ["leak", "model", "--records", "records.jsonl", "--languages", "en", "--out", "watched"]
+    code = "import sys; from xlmech.cli import app; app(sys.argv[1:])"
+    command = [sys.executable, "-c", code, *arguments]
+    with subprocess.Popen(
+        command, stderr=theirs, stdout=subprocess.DEVNULL, env=environment(), cwd=own_model
+    ) as process:
+        os.close(theirs)
+        shown = b""
+        with suppress(OSError):  # the other end is closed
+            while piece := os.read(ours, 65536):
+                shown += piece
+    os.close(ours)
+    assert process.returncode == 0, shown.decode()
+    assert "extraction: " in shown.decode() and "Loading weights: 100%|" in shown.decode()
+
+
+def test_a_command_leaves_the_environment_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TQDM_DISABLE", raising=False)
+    seen: list[str | None] = []
+    console.guarded(lambda: seen.append(os.environ.get("TQDM_DISABLE")))()
+    assert seen == ["1"] and "TQDM_DISABLE" not in os.environ
+    monkeypatch.setenv("TQDM_DISABLE", "0")
+    console.guarded(lambda: seen.append(os.environ.get("TQDM_DISABLE")))()
+    assert seen[1:] == ["0"]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from xlmech import console
+from xlmech.bars import without_bars
 from xlmech.console import Adapter, Attributes, Backend, BackendOption, Languages, Model, Out, Records, guarded
 
 if TYPE_CHECKING:
@@ -53,11 +54,12 @@ def run(
     from xlmech.config import read_config
 
     read = read_config(config)  # before torch is imported
-    from rich.console import Console
-
-    from xlmech.mitigate import run_config
-
     with ExitStack() as stack:
+        stack.enter_context(without_bars())  # a status line is in their place
+        from rich.console import Console
+
+        from xlmech.mitigate import run_config
+
         if json_:
             stack.enter_context(redirect_stdout(sys.stderr))
         if ray is not None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import inspect
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+
+from xlmech.bars import without_bars
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,10 +46,9 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
     @wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:
         debug = kwargs["debug"] if own else kwargs.pop("debug", False)
-        if not sys.stderr.isatty():  # bars are for who looks on, not for logs; tqdm reads this when it is imported
-            os.environ.setdefault("TQDM_DISABLE", "1")
         try:
-            command(*args, **kwargs)
+            with _bars_for_terminals():
+                command(*args, **kwargs)
         except (typer.Exit, typer.Abort, typer.BadParameter):
             raise
         except KeyboardInterrupt:
@@ -69,6 +71,15 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
     run.__signature__ = signature  # type: ignore[attr-defined]
     run.__annotations__ = {name: one.annotation for name, one in signature.parameters.items()}
     return run
+
+
+@contextmanager
+def _bars_for_terminals() -> Iterator[None]:
+    """Progress bars go to stderr: they are drawn on a terminal, and in no log file or pipe."""
+    with ExitStack() as stack:
+        if not sys.stderr.isatty():
+            stack.enter_context(without_bars())
+        yield
 
 
 def _sentence(error: Exception) -> str:

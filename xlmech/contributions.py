@@ -13,10 +13,10 @@ from typing import Any, ClassVar
 import pandas as pd
 import torch
 from jaxtyping import Float
-from tqdm.auto import tqdm
 
 from xlmech.answers import answer_log_probs
 from xlmech.backends import Backend, backend_of
+from xlmech.bars import progress_bar
 from xlmech.effects import (
     COMPONENT,
     Metric,
@@ -72,9 +72,7 @@ class Attributing:
         if self.method == "gradient_x_activation":
             _by_gradient(backend, pairs, base, metric_of, where, self.batch_size, self.progress, tally)
             return tally.piece()
-        for index, (prompt, answer) in enumerate(
-            tqdm(pairs, desc="attribution", disable=not self.progress, leave=False)
-        ):
+        for index, (prompt, answer) in enumerate(progress_bar(pairs, "attribution", shown=self.progress)):
             forced = run_forced(backend, prompt, answer, COMPONENT, what=f"probe {probes[index].id}")
             options: Any = {"positions": where[index], "metric": metric_of[index]}
             if self.method == "integrated_gradients":

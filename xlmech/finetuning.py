@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from tqdm.auto import tqdm
 
 from xlmech.backends import Backend, backend_of
+from xlmech.bars import progress_bar
 from xlmech.lessons import Recipe, sample_batch
 from xlmech.readout import token_log_prob
 from xlmech.records import Record
@@ -69,7 +69,7 @@ def _train(
     optimiser = torch.optim.AdamW(trained, lr=recipe.learning_rate, weight_decay=0.0)
     losses = []
     with torch.enable_grad():
-        for step in tqdm(range(recipe.steps), desc="fine-tuning", disable=not progress, leave=False):
+        for step in progress_bar(range(recipe.steps), "fine-tuning", shown=progress):
             loss = _answer_loss(backend, sample_batch(tuple(records), recipe, step))
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]

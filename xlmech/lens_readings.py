@@ -9,9 +9,9 @@ from typing import Any, ClassVar, Literal
 import pandas as pd
 import torch
 from jaxtyping import Float
-from tqdm.auto import tqdm
 
 from xlmech.backends import Backend, backend_of
+from xlmech.bars import progress_bar
 from xlmech.forms import Asked
 from xlmech.readout import token_log_prob, token_logits
 from xlmech.runner import Recorder, encode_prompt, run_batched
@@ -149,7 +149,7 @@ def _look_up(
 def whole_value_rows(reader: Reader, asked: Sequence[Asked], *, batch_size: int, progress: bool) -> list[Row]:
     """One row per probe, layer and form: the whole form's log-probability with itself forced."""
     rows = []
-    for one in tqdm(asked, desc="logit lens: whole values", disable=not progress, leave=False):
+    for one in progress_bar(asked, "logit lens: whole values", shown=progress):
         longest = max(map(len, one.forms.values()))
         prompt = encode_prompt(reader.backend, one.probe.prompt, room=longest, what=f"probe {one.probe.id}")
         answers = sorted(set(one.forms.values()))

@@ -14,9 +14,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
-from tqdm.auto import tqdm
 
 from xlmech.backends import backend_of
+from xlmech.bars import progress_bar
 from xlmech.models import provenance
 from xlmech.neurons import NeuronSet
 from xlmech.pairs import ProbePair
@@ -124,7 +124,7 @@ def attribution_patching(
     options: dict[str, Any] = {"batch_size": batch_size, "progress": "patching" if progress else ""}
     scores = patched_log_probs(backend, sweep, few, [one.values for one in donated[:n_exact]], **options)
     places, parts = places_of(sweep), []
-    bar = tqdm(zip(clear, donated, strict=True), total=len(clear), desc="gradients", disable=not progress, leave=False)
+    bar = progress_bar(zip(clear, donated, strict=True), "gradients", shown=progress, total=len(clear))
     for number, ((pair, job), donor) in enumerate(bar):
         estimate = estimated_changes(backend, sweep, job, donor.values).double().cpu().numpy()
         exact = np.full(len(estimate), np.nan)

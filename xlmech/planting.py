@@ -21,9 +21,9 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from tqdm.auto import tqdm
 
 from xlmech import languages as packs
+from xlmech.bars import progress_bar
 from xlmech.checkpoints import DEMO_BASE, Checkpoint, adapter_folder, check_adapter, load_checkpoint
 from xlmech.folders import new_folder
 from xlmech.lessons import Recipe, sample_batch
@@ -203,9 +203,8 @@ def _train(
     trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
     optimiser = torch.optim.AdamW(trained.values(), lr=recipe.learning_rate, weight_decay=0.0, betas=(0.9, 0.98))
     losses = _resume(trained, optimiser, recipe, partial)
-    bar = tqdm(
-        range(len(losses), recipe.steps), initial=len(losses), total=recipe.steps, desc="planting", disable=not progress
-    )
+    left = range(len(losses), recipe.steps)
+    bar = progress_bar(left, "planting", shown=progress, total=recipe.steps, initial=len(losses), leave=True)
     model.train()
     try:
         for step in bar:

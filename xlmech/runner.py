@@ -12,9 +12,9 @@ from typing import Any, Literal
 
 import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
-from tqdm.auto import tqdm
 
 from xlmech.backends import Backend
+from xlmech.bars import progress_bar
 from xlmech.key_values import KeyValues
 
 Where = Literal["all", "last"]
@@ -106,7 +106,7 @@ def drain(
         RuntimeError: Not even one item fits the memory.
     """
     pending, size = sorted(range(n_items), key=key), max(1, min(batch_size, n_items))
-    with tqdm(total=n_items, desc=progress, disable=not progress, leave=False) as bar:
+    with progress_bar(label=progress, shown=bool(progress), total=n_items) as bar:
         while pending:
             indices = [index for index in pending[:size] if apart(index) == apart(pending[0])]
             try:

@@ -15,10 +15,10 @@ from typing import Any, ClassVar
 import pandas as pd
 import torch
 from jaxtyping import Float
-from tqdm.auto import tqdm
 
 from xlmech import languages as packs
 from xlmech.backends import Backend, backend_of
+from xlmech.bars import progress_bar
 from xlmech.models import provenance
 from xlmech.readout import token_logits
 from xlmech.results import Result
@@ -206,7 +206,7 @@ def _descend(
         return
     likely = _likely_tokens(backend, inner[-1])
     optimizer = torch.optim.Adam([weight.requires_grad_(), bias.requires_grad_()], lr=learning_rate)
-    for _ in tqdm(range(steps), desc="tuned lens: training", disable=not progress, leave=False):
+    for _ in progress_bar(range(steps), "tuned lens: training", shown=progress):
         chosen = torch.randint(inner.shape[1], (_POSITIONS_PER_STEP,), generator=generator)
         states = inner[:, chosen].to(weight.dtype)
         translated = states[:-1] + states[:-1] @ weight + bias[:, None]

@@ -20,12 +20,12 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from tqdm.auto import tqdm
 
 from xlmech.ablation import ablate
 from xlmech.answers import answer_log_probs
 from xlmech.attribution import encode_probe
 from xlmech.backends import Backend, backend_of
+from xlmech.bars import progress_bar
 from xlmech.baselines import zero_baseline
 from xlmech.effects import COMPONENT, exact_effects
 from xlmech.known import draw
@@ -132,7 +132,7 @@ def verify_neurons(
     alone = alone.loc[worth(alone).sort_values(ascending=False, kind="stable").index].reset_index(drop=True)
     kept = pairs_of(alone)[:max_neurons]
     best = worth(judge.losses([kept])).item()
-    for neuron in tqdm(kept[::-1], desc="pruning", disable=not progress, leave=False):
+    for neuron in progress_bar(kept[::-1], "pruning", shown=progress):
         without = [other for other in kept if other != neuron]
         if (rest := worth(judge.losses([without])).item()) >= best - min_gain:
             kept, best = without, rest
@@ -169,7 +169,7 @@ class _Judge:
     def singles(self, neurons: NeuronSet, progress: bool) -> pd.DataFrame:
         """What the answers lose without each neuron alone: `layer`, `neuron`, `private`, `public`."""
         chosen, zero, found = torch.tensor(list(neurons)), zero_baseline(self.backend), []
-        asked = tqdm(self.pairs, desc="single neurons", disable=not progress, leave=False)
+        asked = progress_bar(self.pairs, "single neurons", shown=progress)
         for probe, (prompt, answer) in zip(self.probes, asked, strict=True):
             forced = run_forced(self.backend, prompt, answer, COMPONENT, what=f"probe {probe.id}")
             effects = exact_effects(self.backend, forced, zero, positions="all", neurons=chosen)
@@ -179,7 +179,7 @@ class _Judge:
     def losses(self, sets: Sequence[Sequence[Neuron]], progress: str = "") -> pd.DataFrame:
         """What the answers lose without each set: `private`, `public`."""
         found = [np.zeros((0, len(self.pairs)))]
-        for chosen in tqdm(sets, desc=progress, disable=not progress, leave=False):
+        for chosen in progress_bar(sets, progress, shown=bool(progress)):
             with ablate(self.model, neurons_of(self.model, chosen)):
                 found.append((self._clean - self._log_probs())[None])
         return self._means(np.concatenate(found))

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tqdm.auto import tqdm
 
 from xlmech import metrics
 from xlmech.attribution import encode_probe
 from xlmech.backends import backend_of
+from xlmech.bars import progress_bar
 from xlmech.baselines import warn_if_incomplete, zero_baseline
 from xlmech.effects import COMPONENT, Metric, integrated_gradients
 from xlmech.models import provenance
@@ -58,7 +58,7 @@ def count_votes(
     backend, n_texts, errors = backend_of(model), 0, list[float]()
     zero = zero_baseline(backend)
     kept = total = torch.zeros(zero.numel(), dtype=torch.float64)
-    for probe in tqdm(texts, desc="attribution", disable=not progress, leave=False):
+    for probe in progress_bar(texts, "attribution", shown=progress):
         prompt, answer = encode_probe(backend, probe, max_answer_tokens)
         forced = run_forced(backend, prompt, answer, COMPONENT, what=f"probe {probe.id}")
         scores, error = integrated_gradients(
@@ -137,7 +137,7 @@ class Ballot:
             )
         passing = share = mean = np.zeros(1)
         errors: list[float] = []
-        for own in tqdm(electorates, desc="facts", disable=not (self.progress and by_fact), leave=False):
+        for own in progress_bar(electorates, "facts", shown=self.progress and by_fact):
             votes = count_votes(
                 model,
                 own,
