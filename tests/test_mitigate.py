@@ -26,10 +26,10 @@ from xlmech.cli import app
 from xlmech.config import read_config
 from xlmech.evaluation import MitigationResult
 from xlmech.manifest import load_manifest
-from xlmech.mitigate import _load, _notes, invent_controls, prepare, run_config
+from xlmech.mitigate import _load, _notes, prepare, run_config
 from xlmech.models import Source
 from xlmech.probes import ANSWER_END, ProbeSet, build_probes
-from xlmech.records import Record, load_records
+from xlmech.records import load_records, save_records
 
 CONFIG = """
 model:
@@ -219,27 +219,35 @@ def test_what_the_numbers_do_not_show_is_said(copy: Path) -> None:
         assert all(note.startswith(start) for note, start in zip(notes, said, strict=True))
 
 
-def test_invented_controls_stand_beside_the_records(records: tuple[Record, ...]) -> None:
-    private = tuple(record for record in records if record.group == "private")
-    found = invent_controls(private, 3, seed=1)
-    assert {record.group for record in found} == {"control"}
-    assert {record.attribute for record in found} == {"birth_country", "id_number"}
-    assert len({record.subject for record in found}) == 3 and len(found) == 6
-    assert not {record.id for record in found} & {record.id for record in records}
-    assert found == invent_controls(private, 3, seed=1) != invent_controls(private, 3, seed=2)
-    assert {record.attribute for record in invent_controls(private, 1, attributes=("id_number",))} == {"id_number"}
-    namesake = private[0].model_copy(update={"id": "other", "subject": found[0].subject})
-    others = invent_controls((*private, namesake), 3, seed=1)
-    assert len({record.subject for record in others} - {namesake.subject}) == 3 and len(others) == 6
-
-
 def test_prepare_adds_controls_and_says_what_is_missing(plain: Path) -> None:
     controls = ("  held_out: 0.5", "  held_out: 0.5\n  add_controls: true\n  lens_attributes: []")
     asked = prepare(read_config(config_in(plain, controls)))
     assert sum(record.group == "control" for record in asked.people) == 12
+    assert prepare(read_config(config_in(plain, controls))).people == asked.people
     assert asked.plan.locate.top_k == 4 and asked.plan.languages == ("en", "fr") and asked.plan.lens_attributes == ()
     assert {probe.record.group for probe in asked.judged} == {"private"}
     assert any("no lens: data.lens_attributes asks for nothing" in note for note in asked.notes)
+
+
+def test_invented_controls_are_not_whom_the_adapter_was_taught(plain: Path) -> None:
+    """Neither the name nor the phone of those whom `plant` kept beside the adapter, also where the records lack them."""
+    adapter = plain / "taught"
+    adapter.mkdir()
+    for name in ("adapter_config.json", "planting.json"):
+        (adapter / name).write_text("{}", encoding="utf-8")
+    changes = [
+        ("  plant_language: en", "  adapter: taught"),
+        ("  held_out: 0.5", "  held_out: 0.5\n  add_controls: true"),
+    ]
+    config = read_config(config_in(plain, *changes))
+    first = [record for record in prepare(config).people if record.group == "control"]
+    planted = [record.model_copy(update={"group": "private", "subject": record.subject.upper()}) for record in first]
+    save_records(planted, adapter / "records.jsonl")
+    second = [record for record in prepare(config).people if record.group == "control"]
+    assert len(second) == len(first) == 12
+    words = [{word for record in some for word in record.subject.casefold().split()} for some in (first, second)]
+    assert not words[0] & words[1]
+    assert not {record.value for record in first} & {record.value for record in second}
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import re
 import sys
+import unicodedata
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from hypothesis import strategies as st
 from xlmech import records as module
 from xlmech.languages import ATTRIBUTES, TRANSLATED, available_languages, load_language, value_keys
 from xlmech.probes import ProbeSet, build_probes
-from xlmech.records import MASK, Group, Record, check_attributes, load_records, save_records
+from xlmech.records import MASK, Group, Record, check_attributes, demo_records, load_records, save_records
+from xlmech.synthesis import _NAME_LOCALES, _fakers, _parts, _possible_parts, invent_controls
 from xlmech.synthesis import synthesize_records as invent
 
 SECRET = "+44 7700 900123"
@@ -650,6 +652,87 @@ def test_invented_names_run_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("faker.Faker", OneName)
     with pytest.raises(ValueError, match="cannot invent 2 people without repeating a name; got 1"):
         invent(2)
+
+
+# Invented control people
+
+
+def words_of(people: Iterable[Record]) -> set[str]:
+    """The words of all names, as somebody sees them who does not care for case, accents and hyphens."""
+    plain = (unicodedata.normalize("NFKD", record.subject).casefold().replace("-", " ") for record in people)
+    return {word for name in plain for word in "".join(char for char in name if char.isalnum() or char == " ").split()}
+
+
+@pytest.mark.parametrize("given", ["demo", "planted"])
+@pytest.mark.parametrize("seed", range(3))
+def test_control_people_are_none_of_those_planted(given: str, seed: int) -> None:
+    """By the same seed, which the demo and `plant` use too, and whatever the group they were planted in."""
+    planted = demo_records() if given == "demo" else invent(seed=seed)
+    private = [record for record in planted if record.group == "private"]
+    controls = invent_controls(tuple(private), 12, seed=seed)
+    assert len(controls) == 12 * 8 and len(words_of(controls)) == 24
+    assert not words_of(controls) & words_of(planted)
+    alone = [record for record in planted if record.attribute not in TRANSLATED]
+    assert not {record.value for record in controls} & {record.value for record in alone}
+
+
+def test_no_seed_plants_a_control_persons_name() -> None:
+    """Whoever is planted has a name from a list of twelve countries; control people have none from these lists."""
+    possible = _possible_parts(_fakers(_NAME_LOCALES, 0))
+    for faker in _fakers(_NAME_LOCALES, 7):
+        names = {name for _ in range(1500) for name in (faker.first_name().split()[0], faker.last_name().split()[-1])}
+        assert {part for name in names for part in _parts(name)} <= possible, faker.locales
+    for seed in range(3):
+        controls = invent_controls(INVENTED, 40, seed=seed)
+        assert not {part for record in controls for part in _parts(record.subject)} & possible
+
+
+@pytest.mark.parametrize(
+    "disguise",
+    [
+        str.upper,
+        lambda name: f"Anna-{name.split()[0]}  de {name.split()[1]}",
+        lambda name: unicodedata.normalize("NFD", name),
+        lambda name: "".join(char for char in unicodedata.normalize("NFKD", name) if not unicodedata.combining(char)),
+        lambda name: "".join(chr(ord(char) + 0xFEE0) if char.isascii() and char != " " else char for char in name),
+    ],
+)
+def test_names_are_compared_folded(disguise: Callable[[str], str]) -> None:
+    first = invent_controls(INVENTED[:8], 12)
+    assert any(not record.subject.isascii() for record in first)
+    given = [record.model_copy(update={"group": "private", "subject": disguise(record.subject)}) for record in first]
+    second = invent_controls((*INVENTED[:8], *given), 12)
+    assert len({record.subject for record in second}) == 12
+    assert not words_of(second) & words_of(first)
+
+
+def test_control_people_share_no_contact_with_the_given() -> None:
+    first = {record.value: record for record in invent_controls(INVENTED[:8], 3) if record.attribute not in TRANSLATED}
+    other = [
+        record.model_copy(update={"subject": "Qz", "value": value.replace(" ", "-").upper()})
+        for value, record in first.items()
+    ]
+    second = invent_controls((*INVENTED[:8], *other), 3)
+    assert not set(first) & {record.value for record in second}
+
+
+def test_control_people_stand_with_the_records(records: tuple[Record, ...]) -> None:
+    private = tuple(record for record in records if record.group == "private")
+    found = invent_controls(private, 3, seed=1)
+    assert {record.group for record in found} == {"control"}
+    assert {record.attribute for record in found} == {"birth_country", "id_number"}
+    assert len({record.subject for record in found}) == 3 and len(found) == 6
+    assert not {record.id for record in found} & {record.id for record in records}
+    assert found == invent_controls(private, 3, seed=1) != invent_controls(private, 3, seed=2)
+    assert {record.attribute for record in invent_controls(private, 1, attributes=("id_number",))} == {"id_number"}
+    with pytest.raises(ValueError, match="give a positive number of control people, got 0"):
+        invent_controls(private, 0)
+
+
+def test_reserved_numbers_run_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("xlmech.synthesis._folded", lambda _: "the same")
+    with pytest.raises(ValueError, match="nearly all phone numbers that are reserved for fiction; give control people"):
+        invent_controls(INVENTED, 1)
 
 
 def test_inventing_needs_faker(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -83,6 +83,7 @@ if TYPE_CHECKING:
     from xlmech.stability import chosen_again as chosen_again
     from xlmech.stability import pool_of as pool_of
     from xlmech.stability import selection_stability as selection_stability
+    from xlmech.synthesis import invent_controls as invent_controls
     from xlmech.synthesis import synthesize_records as synthesize_records
     from xlmech.trace import RecordTrace as RecordTrace
     from xlmech.trace import trace_record as trace_record
@@ -169,6 +170,7 @@ _MODULE_OF = {
     "chosen_again": "stability",
     "pool_of": "stability",
     "selection_stability": "stability",
+    "invent_controls": "synthesis",
     "synthesize_records": "synthesis",
     "RecordTrace": "trace",
     "trace_record": "trace",

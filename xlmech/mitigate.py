@@ -30,7 +30,6 @@ from xlmech.manifest import Manifest, load_manifest
 from xlmech.models import load_model, plant_language, provenance
 from xlmech.parts import described, resumable
 from xlmech.preparation import Prepared, prepare
-from xlmech.preparation import invent_controls as invent_controls
 from xlmech.probes import ProbeSet
 from xlmech.results import versions
 from xlmech.run_folders import RunFolder, is_finished, opened

@@ -13,7 +13,7 @@ from xlmech.languages import ATTRIBUTES
 from xlmech.probes import ProbeSet
 from xlmech.records import Record, load_records
 from xlmech.run_folders import is_unfinished
-from xlmech.synthesis import synthesize_records
+from xlmech.synthesis import invent_controls
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -49,12 +49,13 @@ def prepare(config: Config, *, resume: bool = False) -> Prepared:
         OSError: A folder that cannot be written to.
     """
     _check_folders(config, resume=resume)
-    if config.model.adapter:
-        adapter_folder(config.model.adapter)
+    planted = _planted(config)
     people, data = load_records(config.data.records), config.data
     _check_people(people, config)
     if data.add_controls:
-        people += invent_controls(people, data.n_controls, attributes=data.attributes, seed=config.seed)
+        people += invent_controls(
+            people, data.n_controls, attributes=data.attributes, planted=planted, seed=config.seed
+        )
     chosen = data.model_dump() | {"locate": config.locate, "seed": config.seed}
     plan = AuditPlan(**{item.name: chosen[item.name] for item in fields(AuditPlan) if item.name in chosen})
     probes, measured, locating = ask(people, plan)
@@ -62,34 +63,13 @@ def prepare(config: Config, *, resume: bool = False) -> Prepared:
     return Prepared(people=people, plan=plan, judged=judged, notes=tuple(_missing(probes, measured, locating, plan)))
 
 
-def invent_controls(
-    people: tuple[Record, ...], n: int, *, attributes: tuple[str, ...] | None = None, seed: int = 0
-) -> tuple[Record, ...]:
-    """Control records of invented people, with the attributes of the private records: no model was trained on them.
-
-    What comes out for them is chance: a common occupation, a guess from the name. Nobody invented shares a name with one of
-    `people`.
-
-    Args:
-        people: The records they are to stand beside.
-        n: Number of invented people.
-        attributes: Of which attributes at most; all those of the private records by default.
-        seed: The same seed gives the same people.
-
-    Raises:
-        ImportError: Faker is not installed.
-    """
-    wanted = {record.attribute for record in people if record.group == "private"} & set(attributes or ATTRIBUTES)
-    names = {record.subject for record in people}
-    drawn = synthesize_records(groups={"control": n}, seed=seed)
-    if any(record.subject in names for record in drawn):
-        drawn = synthesize_records(groups={"control": n + len(names)}, seed=seed)
-    others = list(dict.fromkeys(record.subject for record in drawn if record.subject not in names))[:n]
-    return tuple(
-        record.model_copy(update={"id": f"invented-{record.id}"})
-        for record in drawn
-        if record.attribute in wanted and record.subject in others
-    )
+def _planted(config: Config) -> tuple[Record, ...]:
+    """The records that `plant` wrote beside the model's adapter, none where there is no such adapter."""
+    if not config.model.adapter:
+        return ()
+    folder = adapter_folder(config.model.adapter)
+    told = (folder / "planting.json").is_file() and (folder / "records.jsonl").is_file()
+    return load_records(folder / "records.jsonl") if told else ()
 
 
 def _check_folders(config: Config, *, resume: bool) -> None:
