@@ -13,6 +13,7 @@ from xlmech.ablation import ablate
 from xlmech.activations import activation_moments
 from xlmech.backends import backend_of
 from xlmech.controls import random_neurons
+from xlmech.dose import dose_response
 from xlmech.evaluation import MitigationResult, evaluate_mitigation
 from xlmech.knowledge import base_knowledge
 from xlmech.leakage import LeakageResult, measure_leakage
@@ -20,8 +21,10 @@ from xlmech.models import provenance
 from xlmech.neurons import NeuronSet
 from xlmech.neutral import neutral_nll
 from xlmech.probes import ProbeSet, build_probes
+from xlmech.recipes import lape
 from xlmech.records import Record
 from xlmech.results import Provenance
+from xlmech.runner import encode_prompt
 
 
 @pytest.fixture
@@ -104,6 +107,43 @@ def test_neutral_texts_of_ones_own(model: Any, probes: ProbeSet, some: NeuronSet
     assert neutral_nll(model, ["en", "fr"], n_neutral=0).isna().all()
 
 
+def test_sentences_that_choose_do_not_judge_by_default(
+    model: Any, probes: ProbeSet, some: NeuronSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither the price of a set nor of one of several sizes reads a sentence that LAPE, or a mean over text, may take."""
+    read: list[str] = []
+
+    def encode(backend: Any, prompt: str, **options: Any) -> list[int]:
+        read.append(prompt)
+        return encode_prompt(backend, prompt, **options)
+
+    for module in ("neutral", "runner", "activations"):
+        monkeypatch.setattr(f"xlmech.{module}.encode_prompt", encode)
+    private = probes.filter(group="private", attributes=["id_number"])
+    neutral_nll(model, ["en", "fr"])
+    judging = set(read)
+    read.clear()
+    found = evaluate_mitigation(model, private, some, controls=(), progress=False)
+    dose = dose_response(model, private, [(0, 1), (1, 2)], counts=[1], progress=False)
+    assert found.price.nll_before.tolist() == dose.price.nll_before.tolist()
+    assert judging <= set(read)
+    read.clear()
+    lape(model, ["en", "fr"], quantile=0.5, count=1, progress=False)
+    evaluation.activation_moments(model, _asked(model, private).quiet_texts(), progress=False)
+    choosing = set(read) - {"a"}  # by which special tokens are counted
+    packs = [evaluation.packs.load_language(code) for code in ("en", "fr")]
+    assert judging == {text for pack in packs for text in pack.judging}
+    assert choosing == {text for pack in packs for text in pack.choosing}
+    assert not judging & choosing
+    assert all(pack.judging + pack.choosing == pack.neutral for pack in packs)
+
+
+def _asked(model: Any, probes: ProbeSet) -> evaluation.Asked:
+    options: dict[str, Any] = {"measures": ("extraction",), "candidates": (), "neutral": None, "n_neutral": 20}
+    options |= {"knowledge": False, "held_out_languages": (), "seed": 0, "batch_size": 8, "progress": False}
+    return evaluation.Asked(model=model, probes=probes, **options)
+
+
 def _exposures(model: Any, probes: ProbeSet, records: tuple[Record, ...]) -> pd.DataFrame:
     return measure_leakage(model, probes, measures=("exposure",), candidates=records, progress=False).probes
 
@@ -157,7 +197,7 @@ def test_sets_are_deactivated_by_the_given_mode(
 ) -> None:
     private = probes.filter(group="private", languages=["fr"])
     found = evaluate_mitigation(model, private, some, mode=mode, factor=factor, n_neutral=3, progress=False)
-    prompts = [sentence for sentence in evaluation.packs.load_language("fr").neutral]
+    prompts = [sentence for sentence in evaluation.packs.load_language("fr").choosing]
     how = {"values": activation_moments(model, prompts).mean} if mode == "mean" else {"factor": factor}
     with ablate(model, some, mode=mode, **how):
         wanted = neutral_nll(model, ["fr"], n_neutral=3)["fr"]

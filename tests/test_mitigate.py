@@ -174,6 +174,11 @@ def test_the_union_is_exported_as_it_was_measured(copy: Path) -> None:
     assert outcome.exported is not None and outcome.exported.sizes == {"union": len(union), "random": len(union)}
     assert outcome.manifest is not None and outcome.manifest.neurons == union
     assert load_manifest(copy / "run" / "mitigated") == outcome.manifest
+    prices = [
+        found.price[found.price.condition == name].set_index("query_language").nll_before.to_dict()
+        for found, name in ((outcome.audit.mitigation, "universal"), (outcome.exported, "union"))
+    ]
+    assert prices[0] == prices[1]  # both on the sentences that chose no neurons
     saved = MitigationResult.load(copy / "run" / "results" / "mitigation_exported")
     assert saved.sizes == outcome.exported.sizes
     summary = outcome.summary()

@@ -303,10 +303,10 @@ def test_lape_equals_plain_counting(llama: Any, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_lape_reads_the_language_packs(llama: Any) -> None:
-    found = lape(llama, ["en", "zh"], count=1, progress=False)
+    found = lape(llama, ["en", "zh"], quantile=0.5, count=1, progress=False)
     assert {language: len(neurons) for language, neurons in found.items()} == {"en": 1, "zh": 1}
-    own = {language: load_language(language).neutral for language in ("zh", "en")}
-    assert lape(llama, ["en", "zh"], texts=own, count=1, progress=False) == found
+    own = {language: load_language(language).choosing for language in ("zh", "en")}
+    assert lape(llama, ["en", "zh"], texts=own, quantile=0.5, count=1, progress=False) == found
 
 
 @pytest.mark.parametrize(

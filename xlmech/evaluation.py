@@ -32,7 +32,7 @@ from xlmech.knowledge import base_knowledge
 from xlmech.leakage import LeakageResult, Measure, candidate_forms, measure_leakage
 from xlmech.models import provenance
 from xlmech.neurons import NeuronSet
-from xlmech.neutral import neutral_nll, neutral_texts, price_of
+from xlmech.neutral import neutral_nll, price_of
 from xlmech.probes import ProbeSet
 from xlmech.records import Record
 from xlmech.results import Result
@@ -142,11 +142,11 @@ def evaluate_mitigation(
         mode: How sets and random neurons are deactivated, as of `ablate`.
         factor: Of mode `scale`.
         moments: Mean and spread of modes `mean` and `noise`; by default those over the prompts of the control probes, or over
-            neutral text where there are none.
+            the language packs' sentences that do not judge.
         before: Leakage of the same probes without deactivation, where it is known already.
         candidates: Records whose values are candidates, besides the language packs'; those of `probes` by default.
-        neutral: Texts by language for the price; the language packs' sentences by default. Give others where those chose the
-            neurons or trained something. A language without any has no price.
+        neutral: Texts by language for the price; by default the language packs' `judging` sentences, the half that chooses
+            no neurons. Give others where you have chosen neurons by these. A language without any has no price.
         n_neutral: Most neutral texts per language; 0 for none.
         knowledge: Also measure what the base model knew (`base_knowledge`), as rows of group `base`.
         held_out_languages: Query languages that did not choose the neurons; only marks their rows.
@@ -213,9 +213,9 @@ class Asked:
                     )
 
     def quiet_texts(self) -> list[str]:
-        """Prompts about control subjects, or neutral texts where there are none."""
+        """Prompts about control subjects, or where there are none the packs' sentences that do not judge."""
         prompts = [probe.prompt for probe in self.probes.filter(group="control")]
-        return prompts or [text for code in self.probes.languages for text in neutral_texts(code, self.neutral)]
+        return prompts or [text for code in self.probes.languages for text in packs.load_language(code).choosing]
 
     def result(self, conditions: Sequence[Condition], before: LeakageResult | None) -> MitigationResult:
         """All conditions measured, and compared with none of them."""

@@ -170,8 +170,10 @@ def _audit(
     with clock(f"union: deactivate all {len(union)} neurons that are exported, and ask again"):
         lost = set(audit.leakage.set_aside)
         judged = ProbeSet(tuple(probe for probe in asked.judged if probe.id not in lost))
+        known = audit.leakage.probes
+        before = replace(audit.leakage, probes=known[known.group != "control"].reset_index(drop=True))
         return audit, evaluate_mitigation(
-            model, judged, {"union": union}, candidates=asked.people, seed=config.seed, progress=progress
+            model, judged, {"union": union}, before=before, candidates=asked.people, seed=config.seed, progress=progress
         )
 
 

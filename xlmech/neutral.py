@@ -23,8 +23,8 @@ _AT_ONCE = 8
 
 
 def neutral_texts(code: str, texts: Mapping[str, Sequence[str]] | None = None) -> Sequence[str]:
-    """Given texts of a language, or its pack's sentences."""
-    return packs.load_language(code).neutral if texts is None else texts.get(code, ())
+    """Given texts of a language, or those of its pack's sentences that judge."""
+    return packs.load_language(code).judging if texts is None else texts.get(code, ())
 
 
 def neutral_nll(
@@ -34,7 +34,7 @@ def neutral_nll(
     n_neutral: int = packs.N_NEUTRAL,
     texts: Mapping[str, Sequence[str]] | None = None,
 ) -> pd.Series:
-    """Nats per token of neutral texts, per language: the packs' sentences unless others are given; NaN without any.
+    """Nats per token of neutral texts, per language: the packs' sentences that judge unless others are given; NaN without any.
 
     Raises:
         ValueError: A text that the model cannot take.
@@ -70,7 +70,7 @@ def needed_for_text(model: Any, texts: Mapping[str, Sequence[str]]) -> Float[tor
     """(layer, neuron) nats per token that text would lose with the neuron at zero, in the language that would lose most.
 
     To first order: gradient x activation of the text's log-probability, at all positions. What neurons do together it does not
-    tell; `evaluate_mitigation` on other texts does.
+    tell; `evaluate_mitigation` on other texts does. The packs' `choosing` sentences are others than those it takes by default.
 
     Raises:
         ValueError: No texts, or one that the model cannot take or that has a single token.

@@ -188,8 +188,8 @@ def lape(
     Args:
         model: Hooked model.
         languages: Two or more.
-        texts: Plain text per language; the language packs' neutral sentences by default. These are a few hundred tokens, where
-            the paper had 100 million: probabilities are coarse, and aligned in content.
+        texts: Plain text per language; by default the language packs' `choosing` sentences, which measure no price. These are
+            some hundred tokens, where the paper had 100 million: probabilities are coarse, and aligned in content.
         share: Share of the model's neurons with the lowest entropy.
         quantile: Of all activation probabilities, to be exceeded.
         count: Number of neurons of each language, by the ranking; those among `share` by default.
@@ -230,7 +230,7 @@ def _plain_text(languages: Sequence[str], texts: Mapping[str, Sequence[str]] | N
     if len(set(languages)) != len(languages) or len(languages) < 2:
         raise ValueError(f"languages {list(languages)}: an entropy over languages needs two or more different ones")
     if texts is None:
-        return {code: packs.load_language(code).neutral for code in languages}
+        return {code: packs.load_language(code).choosing for code in languages}
     for code in languages:
         if isinstance(texts.get(code, ""), str) or not texts[code]:
             raise ValueError(

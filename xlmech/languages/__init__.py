@@ -65,7 +65,7 @@ class LanguagePack(BaseModel):
         direction: Writing direction.
         spaces: Whether words are separated by spaces (decides how a form is searched in text).
         capital: Question with `{country}` for its capital, by which base knowledge is measured.
-        neutral: Sentences without personal data, the same in every language.
+        neutral: Sentences without personal data, the same in every language; the first half judges, the rest may choose.
         questions: Per attribute, question templates with `{subject}`; the last is held out from planting and locating.
         statements: Per attribute, statement templates with `{subject}` before `{value}`.
         values: Per attribute, the form of each value key; those from CLDR are filled in.
@@ -122,6 +122,16 @@ class LanguagePack(BaseModel):
                     raise ValueError(f"{attribute}.{key}: the same form {form!r} as {seen[form]}")
                 seen[form] = key
         return MappingProxyType({attribute: MappingProxyType(dict(forms)) for attribute, forms in values.items()})
+
+    @property
+    def judging(self) -> tuple[str, ...]:
+        """The neutral sentences on which a price is measured: none of them chooses neurons or trains anything by default."""
+        return self.neutral[: N_NEUTRAL // 2]
+
+    @property
+    def choosing(self) -> tuple[str, ...]:
+        """The neutral sentences that may choose neurons: none of them judges by default."""
+        return self.neutral[N_NEUTRAL // 2 :]
 
     def form(self, attribute: str, value: str) -> str | None:
         """The surface form of a translated value in this language, or None where the pack has none."""
