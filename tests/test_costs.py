@@ -82,12 +82,12 @@ def test_the_clock_knows_what_is_left() -> None:
     assert clock.seconds_left() is None
     with clock("leakage: 10 questions"):
         clock.watch(Event(kind="stage", stage="leakage", total=10))
-        assert not shown
+        assert shown == ["leakage: 0% of the measuring is done"]
         clock.watch(Event(kind="kept", stage="leakage", n=4, total=10))
-        assert shown[-1] == "leakage: 13% of the run is done"
+        assert shown[-1] == "leakage: 13% of the measuring is done"
         clock.watch(Event(kind="part", stage="leakage", n=2, total=10, seconds=4.0, peak_bytes=7 * 10**12))
         assert clock.seconds_left() == pytest.approx(4 * 2 + 5 * 8)  # 2 s per unit of cost
-        assert shown[-1] == "leakage: 20% of the run is done, about 48 s left"
+        assert shown[-1] == "leakage: 20% of the measuring is done, about 48 s left"
         clock.watch(Event(kind="damaged", stage="leakage", n=2, total=10, text="part 1: it cannot be read"))
     with clock("locate: 5 questions"):
         assert clock.seconds_left() == pytest.approx(40)
@@ -99,3 +99,25 @@ def test_the_clock_knows_what_is_left() -> None:
     assert set(clock.seconds) == {"leakage", "locate"} and clock.peak_mb["leakage"] == 7e6
     assert 10 < clock.peak_mb["locate"] <= peak_bytes() / 1e6 + 1
     assert [event for event, _ in logged].count("stage_done") == 2
+
+
+def test_stages_that_are_not_counted_say_what_goes_on() -> None:
+    """While a checkpoint is written the line says so, and what is measured once more counts from the beginning."""
+    shown = list[str]()
+    clock = StageClock(show=shown.append)
+    clock.expect_again("union", like="deactivate")
+    with clock("load: the model"):
+        assert shown[-1] == "load: the model"
+        clock.expect({"leakage": (10, 1.0), "deactivate": (20, 1.0)})
+    with clock("leakage: 10 questions"):
+        clock.watch(Event(kind="part", stage="leakage", n=10, total=10, seconds=10.0))
+        assert shown[-1] == "leakage: 20% of the measuring is done, about 40 s left"
+    with clock("deactivate 4 neurons"):
+        clock.watch(Event(kind="part", stage="leakage", n=20, total=20, seconds=20.0))
+        assert shown[-1] == "deactivate: 60% of the measuring is done, about 20 s left"
+    with clock("union: deactivate all 8 neurons"):
+        assert shown[-1] == "union: 60% of the measuring is done, about 20 s left"
+        clock.watch(Event(kind="part", stage="leakage", n=20, total=20, seconds=20.0))
+    with clock("export: into mitigated"):
+        assert shown[-1] == "export: into mitigated"
+    assert not any("100%" in line for line in shown if not line.startswith("union"))

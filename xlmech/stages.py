@@ -32,26 +32,32 @@ class StageClock:
         self.peak_mb: dict[str, float] = {}
         self._say, self._log, self._show = say, log, show or (lambda _: None)
         self._expected: dict[str, tuple[int, float]] = {}
+        self._alike: dict[str, str] = {}
         self._done: dict[str, int] = {}
         self._spent: dict[str, tuple[float, int]] = {}
-        self._stage, self._total = "", 0
+        self._stage, self._label = "", ""
 
     def expect(self, items: Mapping[str, tuple[int, float]]) -> None:
-        """Say how many items each stage will have, and what each costs in any common unit."""
-        self._expected = dict(items)
+        """Say how many items further stages will have, and what each costs in any common unit."""
+        self._expected |= items
+
+    def expect_again(self, stage: str, like: str) -> None:
+        """Say that a stage will have as much to do as another one, which is told before or later."""
+        self._alike[stage] = like
 
     @contextmanager
     def __call__(self, label: str) -> Iterator[None]:
         """Time one stage, whose name is the label's first word."""
         self._say(label)
-        self._stage = label.split(":")[0].split(" ")[0]
+        self._label, self._stage = label, label.split(":")[0].split(" ")[0]
         self._log("stage", stage=self._stage, label=label)
+        self._show(self.status())
         started = time.perf_counter()
         _forget_peak()
         yield
         self.seconds[self._stage] = round(time.perf_counter() - started, 1)
         self._peak(_peak())
-        n = self._expected.get(self._stage, (0, 0.0))[0]
+        n = self._counted().get(self._stage, (0, 0.0))[0]
         self._done[self._stage] = n
         self._log("stage_done", stage=self._stage, seconds=self.seconds[self._stage], peak_mb=self.peak_mb[self._stage])
 
@@ -74,24 +80,36 @@ class StageClock:
         self._show(self.status())
 
     def status(self) -> str:
-        """One line: the stage, the share of the whole job that is done, and the time left as far as it can be told."""
-        whole = sum(n * cost for n, cost in self._expected.values())
-        done = sum(min(self._done.get(name, 0), n) * cost for name, (n, cost) in self._expected.items())
+        """One line: the stage, the share of all that is measured that is done, and the time left as far as it can be told.
+
+        Loading and writing a model are not counted: while they go on, the line says so and tells no share.
+        """
+        counted = self._counted()
+        if self._stage not in counted:
+            return self._label
+        whole = sum(n * cost for n, cost in counted.values())
+        done = sum(min(self._done.get(name, 0), n) * cost for name, (n, cost) in counted.items())
         share, left = done / whole if whole else 0.0, self.seconds_left()
         shown = "" if left is None else f", about {_time(left)} left"
-        return f"{self._stage}: {share:.0%} of the run is done{shown}"
+        return f"{self._stage}: {share:.0%} of the measuring is done{shown}"
 
     def seconds_left(self) -> float | None:
         """Of computing, by the stages' costs and what each took so far; None before anything was measured."""
-        measured = {name: seconds / n for name, (seconds, n) in self._spent.items() if n and name in self._expected}
-        cost = sum(self._expected[name][1] * self._spent[name][1] for name in measured)
+        counted = self._counted()
+        measured = {name: seconds / n for name, (seconds, n) in self._spent.items() if n and name in counted}
+        cost = sum(counted[name][1] * self._spent[name][1] for name in measured)
         if not cost:
             return None
         rate = sum(self._spent[name][0] for name in measured) / cost
         return sum(
             max(0, n - self._done.get(name, 0)) * measured.get(name, of_one * rate)
-            for name, (n, of_one) in self._expected.items()
+            for name, (n, of_one) in counted.items()
         )
+
+    def _counted(self) -> dict[str, tuple[int, float]]:
+        """Number of items and cost of each, per stage that is counted."""
+        again = {stage: self._expected[like] for stage, like in self._alike.items() if like in self._expected}
+        return self._expected | again
 
     def _peak(self, peak: int) -> None:
         self.peak_mb[self._stage] = max(self.peak_mb.get(self._stage, 0.0), round(peak / 1e6, 1))
