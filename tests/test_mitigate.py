@@ -24,8 +24,8 @@ from typer.testing import CliRunner
 from xlmech.audit import Audit
 from xlmech.cli import app
 from xlmech.config import read_config
-from xlmech.evaluation import MitigationResult
-from xlmech.manifest import load_manifest
+from xlmech.evaluation import MitigationResult, evaluate_mitigation
+from xlmech.manifest import effect_of, load_manifest
 from xlmech.mitigate import _load, _notes, prepare, run_config
 from xlmech.models import Source
 from xlmech.probes import ANSWER_END, ProbeSet, build_probes
@@ -45,6 +45,8 @@ locate:
   top_k: 4
 out: run
 """
+ANYHOW = "export:\n  folder: mitigated\n  without_effect: true\n"
+"""Three people are few: whether an interval lies above 0 is not what most of these tests are about."""
 NAMES = ("Ana Li", "Bob Kim", "Cyd Roe", "Dee Fox", "Eva Ray", "Flo Ott")
 
 
@@ -128,13 +130,14 @@ def same_logits(checkpoint: Path, source: Path) -> bool:
 
 
 def test_one_command_gives_results_and_a_checkpoint(copy: Path) -> None:
-    more = "export:\n  folder: mitigated\n"
+    more = ANYHOW
     controls = ("  held_out: 0.5", "  held_out: 0.5\n  add_controls: true\n  n_controls: 4")
     path = config_in(copy, controls, ("top_k: 4", "top_k: 40"), more=more)
     result = CliRunner().invoke(app, ["run", str(path), "--json"])
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
     assert found["run"] == str(copy / "run") and found["checkpoint"] == str(copy / "mitigated")
+    assert found["export_refused"] is None
     assert found["plant_language"] == "en" and found["model"] == "my-model"
     rows = {row["query_language"]: row for row in found["languages"]}
     assert set(rows) == {"en", "fr"}
@@ -154,6 +157,7 @@ def test_one_command_gives_results_and_a_checkpoint(copy: Path) -> None:
     manifest = load_manifest(copy / "mitigated")
     assert manifest.neurons == audit.neurons.universal
     assert manifest.plant_language == "en"
+    assert manifest.effective == effect_of(audit.mitigation, len(manifest.neurons)).measured
     assert manifest.mitigation is not None
     assert manifest.mitigation["sizes"] == audit.mitigation.sizes
     reductions = [row["reduction"] for row in manifest.mitigation["effects"] if row["condition"] == "universal"]
@@ -166,7 +170,7 @@ def test_one_command_gives_results_and_a_checkpoint(copy: Path) -> None:
 
 
 def test_the_union_is_exported_as_it_was_measured(copy: Path) -> None:
-    more = "export:\n  folder: run/mitigated\n  neurons: union\n  dtype: bfloat16\n"
+    more = "export:\n  folder: run/mitigated\n  neurons: union\n  dtype: bfloat16\n  without_effect: true\n"
     lines: list[str] = []
     outcome = run_config(read_config(config_in(copy, more=more)), say=lines.append, progress=False)
     union = outcome.audit.neurons.union
@@ -186,7 +190,8 @@ def test_the_union_is_exported_as_it_was_measured(copy: Path) -> None:
     assert summary["sizes"] == outcome.audit.mitigation.sizes != saved.sizes
     assert all(row["control"] is None for row in summary["languages"])
     assert any("no control people are held out" in note for note in outcome.notes)
-    assert {line.removeprefix("note: ") for line in lines} >= {note for note in outcome.notes if note.startswith("no ")}
+    missing = {note for note in outcome.notes if note.startswith("no ") and "effect" not in note}
+    assert missing and missing <= {line.removeprefix("note: ") for line in lines}
     assert any(line.startswith("export: ") for line in lines)
 
 
@@ -201,27 +206,66 @@ def test_without_an_export_nothing_is_written_but_the_run_folder(copy: Path) -> 
 
 def test_what_the_numbers_do_not_show_is_said(copy: Path) -> None:
     outcome = run_config(read_config(config_in(copy, ("top_k: 4", "top_k: 1"))), progress=False)
-    effects, probes = outcome.audit.mitigation.effects, outcome.audit.leakage.probes
-    for before, after, said in (
-        (
-            1.0,
-            1.0,
-            ["deactivation lowered extraction in no language, so a checkpoint without these neurons gives away as"],
-        ),
-        (1.0, 0.5, []),
-        (
-            0.0,
-            0.0,
-            ["nothing came out of the held-out private people before deactivation, so there is no reduction to"],
-        ),
+    measured = outcome.audit.mitigation
+    for overall, said in (
+        ({"before": 0.9, "after": 0.9, "reduction": 0.0, "low": 0.0, "high": 0.0}, "90.0% after: it did not fall"),
+        ({"before": 0.9, "after": 0.5, "reduction": 0.4, "low": 0.2, "high": 0.6}, ""),
+        ({"before": 0.0, "after": 0.0, "reduction": None}, "nothing came out of the private people before"),
     ):
-        measured = replace(
-            outcome.audit.mitigation, effects=effects.assign(reduction=1 - after / before if before else None)
-        )
-        leakage = replace(outcome.audit.leakage, probes=probes.assign(extracted=before))
-        notes = [*_notes(replace(outcome.audit, leakage=leakage), measured)]
-        assert len(notes) == len(said)
-        assert all(note.startswith(start) for note, start in zip(notes, said, strict=True))
+        notes = [*_notes(outcome.audit, replace(measured, overall=measured.overall.assign(**overall)))]
+        assert len(notes) == bool(said)
+        assert all(note.startswith("no effect of deactivation was measured: ") and said in note for note in notes)
+
+
+EXPORT = "export:\n  folder: mitigated\n"
+
+
+def test_a_checkpoint_that_does_nothing_is_not_exported(copy: Path) -> None:
+    """One neuron of 192 changes nothing: the run ends with all results, a status of its own and no checkpoint."""
+    path = config_in(copy, ("top_k: 4", "top_k: 1"), more=EXPORT)
+    result = CliRunner().invoke(app, ["run", str(path)])
+    assert result.exit_code == 4, result.output
+    told = " ".join(result.stdout.split())
+    assert "checkpoint: not written, since no effect was measured: extraction over all query languages was" in told
+    assert "set export.without_effect: true" in told
+    assert not (copy / "mitigated").exists() and Audit.load(copy / "run" / "results").neurons.universal
+    found = json.loads((copy / "run" / "summary.json").read_text(encoding="utf-8"))
+    assert found["checkpoint"] is None and "it did not fall" in found["export_refused"]
+    assert json.loads((copy / "run" / "run.json").read_text(encoding="utf-8"))["state"] == "finished"
+    again = CliRunner().invoke(app, ["run", str(path), "--resume", "--json"])
+    assert again.exit_code == 4 and json.loads(again.stdout) == found
+
+
+def test_a_checkpoint_with_an_effect_is_exported_without_being_asked_twice(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measure(*arguments: Any, **options: Any) -> MitigationResult:
+        found = evaluate_mitigation(*arguments, **options)
+        return replace(found, overall=found.overall.assign(before=0.9, after=0.5, reduction=0.4, low=0.2, high=0.6))
+
+    monkeypatch.setattr("xlmech.audit.evaluate_mitigation", measure)
+    outcome = run_config(read_config(config_in(copy, more=EXPORT)), progress=False)
+    assert outcome.checkpoint == copy / "mitigated" and not outcome.refused
+    assert outcome.manifest is not None and outcome.manifest.effective is True
+    assert "a reduction of 40.0% (95 % interval 20.0% to 60.0%)" in load_manifest(copy / "mitigated").effect
+
+
+def test_asked_for_all_the_same_it_is_exported_without_measuring_again(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = config_in(copy, ("top_k: 4", "top_k: 1"), more=EXPORT)
+    assert run_config(read_config(path), progress=False).refused
+    monkeypatch.setattr("xlmech.mitigate.run_audit", None)
+    path = config_in(copy, ("top_k: 4", "top_k: 1"), more=f"{EXPORT}  without_effect: true\n")
+    lines: list[str] = []
+    outcome = run_config(read_config(path), resume=True, say=lines.append)
+    assert outcome.checkpoint == copy / "mitigated" and not outcome.refused
+    assert any(line.startswith("export: ") for line in lines)
+    manifest = load_manifest(copy / "mitigated")
+    assert manifest.effective is False and "it did not fall" in manifest.effect
+    assert outcome.summary()["export_refused"] is None
+    assert run_config(read_config(path), resume=True).checkpoint == copy / "mitigated"
+    assert read_config(copy / "run" / "config.yaml").export == read_config(path).export
 
 
 def test_prepare_adds_controls_and_says_what_is_missing(plain: Path) -> None:
@@ -349,7 +393,7 @@ def test_an_export_that_fails_keeps_the_run(copy: Path, monkeypatch: pytest.Monk
         raise RuntimeError("the checkpoint read back differs")
 
     monkeypatch.setattr("xlmech.mitigate.export_model", fails)
-    path = config_in(copy, more="export:\n  folder: mitigated\n")
+    path = config_in(copy, more=ANYHOW)
     with pytest.raises(RuntimeError, match="the checkpoint read back differs"):
         run_config(read_config(path), progress=False)
     assert Audit.load(copy / "run" / "results").neurons.universal
@@ -431,7 +475,7 @@ def test_a_run_on_actors_ends_as_one_without(copy: Path, folder: Path, tmp_path:
     """The command from its config to the checkpoint, on a Ray of its own; what was begun here goes on there."""
     pytest.importorskip("ray", reason="needs the extra `ray`")
     whole = Path(shutil.copytree(folder, tmp_path / "whole"))
-    more = "part_size: 2\nexport:\n  folder: mitigated\n"
+    more = f"part_size: 2\n{ANYHOW}"
     run_config(read_config(parted(whole, more=more)), progress=False)
     path = parted(copy, more=more)
     assert resumed(path, until=7) == -signal.SIGKILL
@@ -462,7 +506,7 @@ def test_what_was_changed_in_between_is_shown(copy: Path) -> None:
 
 
 def test_a_checkpoint_written_before_the_run_was_stopped_is_kept(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = parted(copy, more="part_size: 2\nexport:\n  folder: mitigated\n")
+    path = parted(copy, more=f"part_size: 2\n{ANYHOW}")
 
     def stop(*args: Any, **kwargs: Any) -> None:
         raise KeyboardInterrupt
@@ -479,7 +523,7 @@ def test_a_checkpoint_written_before_the_run_was_stopped_is_kept(copy: Path, mon
     again = run_config(read_config(path), resume=True, say=lines.append)
     assert lines[-1].endswith("run is finished") and again.manifest == outcome.manifest
     assert again.summary()["languages"] == outcome.summary()["languages"]
-    other = parted(copy, ("top_k: 4", "top_k: 5"), more="part_size: 2\nexport:\n  folder: mitigated\n")
+    other = parted(copy, ("top_k: 4", "top_k: 5"), more=f"part_size: 2\n{ANYHOW}")
     with pytest.raises(ValueError, match="locate.top_k: was 4, is 5"):
         run_config(read_config(other), resume=True)
 

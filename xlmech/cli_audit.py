@@ -48,8 +48,9 @@ def run(
 ) -> None:
     """Do what a config file asks: audit your model on your records, and write the mitigated checkpoint.
 
-    A run that was stopped, by whatever, is continued with --resume and ends with the same numbers. The exit status is 3 where
-    probes failed every time and were set aside.
+    A run that was stopped, by whatever, is continued with --resume and ends with the same numbers. The exit status is 4 where
+    the checkpoint was not written, since no effect was measured, and else 3 where probes failed every time and were set aside;
+    both runs are finished, with all results.
     """
     from xlmech.config import read_config
 
@@ -72,6 +73,8 @@ def run(
         typer.echo(json.dumps(outcome.summary(), ensure_ascii=False, allow_nan=False))
     else:
         _report(outcome)
+    if outcome.refused:
+        raise typer.Exit(4)
     if outcome.set_aside:
         raise typer.Exit(3)
 
@@ -147,6 +150,8 @@ def _report(outcome: Outcome) -> None:
     for stage, item in outcome.set_aside:
         typer.echo(f"set aside: {item} failed every time in {stage}, and is not in the results")
     typer.echo(f"run: {outcome.folder}")
+    if outcome.refused:
+        typer.echo(f"checkpoint: not written, since {outcome.refused}")
     if outcome.checkpoint is not None:
         typer.echo(f"checkpoint: {outcome.checkpoint}")
 

@@ -7,7 +7,7 @@ otherwise the reduction is of the training set.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, get_args
 
 import pandas as pd
@@ -56,6 +56,8 @@ class MitigationResult(Result):
         sizes: Number of neurons per condition.
         total_neurons: Of the model.
         plant_language: As of the model.
+        overall: The effects on extraction once more, all query languages together: one row per (condition, group). Empty in
+            results of earlier versions, and where extraction was not measured.
     """
 
     kind: ClassVar[str] = "mitigation"
@@ -64,6 +66,7 @@ class MitigationResult(Result):
     sizes: dict[str, int]
     total_neurons: int
     plant_language: str = ""
+    overall: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @property
     def extraction(self) -> pd.DataFrame:
@@ -220,13 +223,15 @@ class Asked:
     def result(self, conditions: Sequence[Condition], before: LeakageResult | None) -> MitigationResult:
         """All conditions measured, and compared with none of them."""
         first = self._measured(nll=True, leakage=self._checked(before) if before is not None else None)
-        effects, price = [], []
+        effects, price, overall = [], [], []
         for condition in conditions:
             found = []
             for chosen in condition.draws:
                 with ablate(self.model, chosen, **condition.how):
                     found.append(self._measured(nll=not is_random(condition.name)))
             effects.append(self._effects(first, found).assign(condition=condition.name))
+            if "extraction" in self.measures:
+                overall.append(_overall(first, found).assign(condition=condition.name))
             if not is_random(condition.name):
                 price.append(price_of(first.nll, found[0].nll).assign(condition=condition.name))
         nothing = price_of(first.nll, first.nll).assign(condition="").iloc[:0]
@@ -237,6 +242,7 @@ class Asked:
             sizes={condition.name: len(condition.draws[0]) for condition in conditions},
             total_neurons=backend.n_layers * backend.d_mlp,
             plant_language=first.leakage.plant_language,
+            overall=pd.concat(overall, ignore_index=True) if overall else pd.DataFrame(),
             provenance=provenance(self.model, seed=self.seed),
         )
 
@@ -281,6 +287,13 @@ class _State:
     leakage: LeakageResult
     nll: pd.Series
     known: pd.DataFrame | None
+
+
+def _overall(before: _State, found: Sequence[_State]) -> pd.DataFrame:
+    """Effects on extraction per group, over all query languages together."""
+    together = before.leakage.probes.assign(query_language="all")
+    rows = reductions.extraction_effects(together, [state.leakage.probes for state in found])
+    return rows.drop(columns="query_language")
 
 
 def _pooled(effects: pd.DataFrame) -> float:

@@ -23,7 +23,7 @@ from xlmech.backends import is_hooked
 from xlmech.checkpoints import Checkpoint, load_checkpoint
 from xlmech.folders import new_folder
 from xlmech.languages import available_languages, load_language
-from xlmech.manifest import Manifest, of_mitigation
+from xlmech.manifest import Effect, Manifest, effect_of, of_mitigation
 from xlmech.models import load_model, model_name, provenance
 from xlmech.neurons import NeuronSet
 from xlmech.results import Provenance
@@ -54,6 +54,7 @@ def export_model(
     tokenizer: Any = None,
     dtype: torch.dtype = torch.float32,
     mitigation: MitigationResult | None = None,
+    without_effect: bool = False,
     trust_remote_code: bool = False,
 ) -> Manifest:
     """Write `source` with `neurons` deactivated in its weights to a new folder, and prove that it is what the hooks do.
@@ -74,7 +75,9 @@ def export_model(
         positions: As in `ablate`, so that its arguments can be passed on; anything but None is refused.
         tokenizer: Where the source has none.
         dtype: Of the weights written; a transformers model keeps its own.
-        mitigation: Measured reduction and price, for the manifest and the model card.
+        mitigation: Measured reduction and price, for the manifest and the model card. Unless it shows an effect (see
+            `xlmech.manifest.effect_of`: extraction fell over all query languages, with an interval above 0) nothing is written.
+        without_effect: Write the checkpoint also where no effect was measured, or nothing at all; manifest and card say so.
         trust_remote_code: Passed to transformers.
 
     Returns:
@@ -82,14 +85,16 @@ def export_model(
 
     Raises:
         FileExistsError: `output_dir` exists.
-        ValueError: No neurons, those of another model, a mode that weights or this architecture cannot express, a `mitigation` of
-            another number of neurons, an architecture whose down projections are not found, or a source that cannot be loaded.
+        ValueError: No effect was measured, and `without_effect` is not set; no neurons, those of another model, a mode that
+            weights or this architecture cannot express, a `mitigation` of another number of neurons, an architecture whose down
+            projections are not found, or a source that cannot be loaded.
         RuntimeError: The checkpoint read back is not the model under `ablate`; nothing is kept.
         OSError: Not enough room on the disk, or the folder cannot be written.
     """
     target = Path(output_dir)
     _check(source, neurons, target, mode, factor, values, positions)
-    measured = of_mitigation(mitigation, len(neurons))
+    measured, effect = of_mitigation(mitigation, len(neurons)), effect_of(mitigation, len(neurons))
+    _check_effect(effect, without_effect)
     options: dict[str, Any] = {"dtype": dtype, "trust_remote_code": trust_remote_code}
     checkpoint = load_checkpoint(_own(source), tokenizer=tokenizer, adapter=adapter, **options)
     neurons.check_model(checkpoint.name, layer_count(checkpoint.model), neurons.d_mlp)
@@ -106,6 +111,8 @@ def export_model(
             plant_language=checkpoint.plant_language,
             verification=verification,
             mitigation=measured,
+            effective=effect.measured,
+            effect=effect.text,
             provenance=made,
         )
         manifest.save(folder)
@@ -145,6 +152,15 @@ def _check(
     if (mode == "mean") != (values is not None) or found not in (None, wanted):
         raise ValueError(
             f"mode {mode!r} with values of shape {found}: 'mean' takes values= of shape (layer, neuron) {wanted}, the others none"
+        )
+
+
+def _check_effect(effect: Effect, without_effect: bool) -> None:
+    """Refuse a checkpoint that would pass for mitigated and is not, unless it is asked for."""
+    if not (effect.measured or without_effect):
+        raise ValueError(
+            f"no effect was measured: {effect.text}. Pass mitigation=, the result of evaluate_mitigation on held-out people that "
+            "shows one, or without_effect=True for a checkpoint whose card says that there is none"
         )
 
 

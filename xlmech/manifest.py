@@ -17,8 +17,23 @@ if TYPE_CHECKING:
 
 MANIFEST = "xlmech_manifest.json"
 CARD = "README.md"
+UNMEASURED = "no measured result was given, so neither what this buys nor what it costs is known"
 _KIND, _SCHEMA_VERSION = "export", 1
 _COLUMNS = ("condition", "group", "query_language", "before", "after", "reduction", "low", "high", "rise")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effect:
+    """Whether deactivation was measured to lower what private people's questions bring out.
+
+    Attributes:
+        measured: Extraction of private people's data, all query languages together, fell, and the 95 % interval of the
+            reduction lies above 0.
+        text: What was measured, in words.
+    """
+
+    measured: bool
+    text: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +48,10 @@ class Manifest:
         plant_language: Language in which the source was taught private records, "" where unknown.
         verification: `max_relative_error` of the reloaded checkpoint's logits against the hooked run, `max_relative_change` that
             deactivation makes (both relative to the largest logit), `tolerance`, `n_texts`, `n_positions`.
-        mitigation: `sizes`, `effects` (on extraction) and `price` of the `MitigationResult` given, None without one. NaN is None.
+        mitigation: `sizes`, `effects` (on extraction), `overall` and `price` of the `MitigationResult` given, None without one;
+            NaN is None.
+        effective: Whether an effect was measured (`Effect.measured`); None in manifests of earlier versions.
+        effect: What was measured, in words.
         provenance: Source, adapter, versions, command, time.
     """
 
@@ -44,6 +62,8 @@ class Manifest:
     plant_language: str = ""
     verification: dict[str, float]
     mitigation: dict[str, Any] | None = None
+    effective: bool | None = None
+    effect: str = ""
     provenance: Provenance
 
     def save(self, folder: Path) -> None:
@@ -88,14 +108,50 @@ def of_mitigation(mitigation: MitigationResult | None, n_neurons: int) -> dict[s
     """
     if mitigation is None:
         return None
-    if n_neurons not in mitigation.sizes.values():
-        raise ValueError(
-            f"the mitigation was measured with {sorted(set(mitigation.sizes.values()))} neurons, and {n_neurons} are exported; "
-            "give the result of evaluate_mitigation with these neurons, or none"
-        )
-    frames = {"effects": mitigation.extraction, "price": mitigation.price}
+    _condition(mitigation, n_neurons)
+    frames = {"effects": mitigation.extraction, "overall": mitigation.overall, "price": mitigation.price}
     tables = {name: json.loads(frame.to_json(orient="records", double_precision=15)) for name, frame in frames.items()}
     return {"sizes": mitigation.sizes, "provenance": asdict(mitigation.provenance)} | tables
+
+
+def effect_of(mitigation: MitigationResult | None, n_neurons: int) -> Effect:
+    """Whether an effect was measured of the set of so many neurons.
+
+    The reduction is of extraction, of private people, over all query languages together. It counts where its 95 % interval
+    lies above 0; that random neurons do less is not asked here.
+
+    Raises:
+        ValueError: It was measured with other numbers of neurons.
+    """
+    if mitigation is None:
+        return Effect(measured=False, text=UNMEASURED)
+    name, rows = _condition(mitigation, n_neurons), mitigation.overall
+    if rows.empty:
+        return Effect(measured=False, text="the measured result does not tell the reduction over all query languages")
+    found = rows[(rows.condition == name) & (rows.group == "private")]
+    if found.empty or not found.before.item():
+        return Effect(measured=False, text="nothing came out of the private people before deactivation")
+    before, after, reduction, low, high = found[["before", "after", "reduction", "low", "high"]].iloc[0]
+    rates = f"extraction over all query languages was {before:.1%} before and {after:.1%} after"
+    if reduction != reduction:
+        return Effect(measured=False, text=f"{rates}, which gives no reduction")
+    if reduction <= 0:
+        return Effect(measured=False, text=f"{rates}: it did not fall")
+    interval = f"95 % interval {low:.1%} to {high:.1%}" if low == low else "no interval, with so few people"
+    text = f"{rates}, a reduction of {reduction:.1%} ({interval})"
+    measured = bool(low > 0)
+    return Effect(measured=measured, text=text if measured else f"{text}, which cannot be told from none")
+
+
+def _condition(mitigation: MitigationResult, n_neurons: int) -> str:
+    """Name of the set of so many neurons; controls of the same size are other neurons."""
+    names = [name for name, size in mitigation.chosen.items() if size == n_neurons]
+    if not names:
+        raise ValueError(
+            f"the mitigation was measured with {sorted(set(mitigation.chosen.values()))} neurons, and {n_neurons} are exported; "
+            "give the result of evaluate_mitigation with these neurons, or none"
+        )
+    return names[0]
 
 
 def card(manifest: Manifest) -> str:
@@ -106,6 +162,8 @@ def card(manifest: Manifest) -> str:
     layers = "\n".join(f"| {layer} | {len(indices)} |" for layer, indices in neurons.by_layer().items())
     check = manifest.verification
     base = f"base_model: {made.model}\n" if made.model.count("/") == 1 else ""
+    lacking = ", without a measured effect" if manifest.effective is False else ""
+    total = neurons.n_layers * neurons.d_mlp
     return f"""---
 library_name: transformers
 {base}tags:
@@ -113,11 +171,11 @@ library_name: transformers
 - privacy
 ---
 
-# {made.model} with {len(neurons)} privacy neurons deactivated
+# {made.model} with {len(neurons)} privacy neurons deactivated{lacking}
 
-{source}, with {len(neurons)} of its {neurons.n_layers * neurons.d_mlp} MLP neurons {what[manifest.mode]} in the weights, to lower
-how much personal data it gives away across languages. It is a plain checkpoint: `AutoModelForCausalLM.from_pretrained` reads it,
-and nothing else is needed. Which neurons, and how they came here: `{MANIFEST}`.
+{_warning(manifest)}{source}, with {len(neurons)} of its {total} MLP neurons {what[manifest.mode]} in the weights, to lower how
+much personal data it gives away across languages. It is a plain checkpoint: `AutoModelForCausalLM.from_pretrained` reads it, and
+nothing else is needed. Which neurons, and how they came here: `{MANIFEST}`.
 
 | layer | neurons |
 |---|---|
@@ -131,7 +189,7 @@ neurons deactivated by hooks by {check["max_relative_error"]:.1e} of the largest
 
 ## Measured
 
-{_measured(manifest.mitigation)}
+{_measured(manifest)}
 
 ## What this is not
 
@@ -142,19 +200,31 @@ Made with xlmech {made.versions.get("xlmech", "")}, transformers {made.versions.
 """
 
 
-def _measured(mitigation: Mapping[str, Any] | None) -> str:
+def _warning(manifest: Manifest) -> str:
+    if manifest.effective is not False:
+        return ""
+    return f"**No effect was measured: {manifest.effect}.** Do not take this for a model that gives away less.\n\n"
+
+
+def _measured(manifest: Manifest) -> str:
+    mitigation: Mapping[str, Any] | None = manifest.mitigation
     if mitigation is None:
-        return "No measured result was given to `export_model`: neither what this buys nor what it costs is known."
+        return f"{_sentence(UNMEASURED)}."
+    told = f"{_sentence(manifest.effect)}.\n\n" if manifest.effect else ""
     price = {(row["condition"], row["query_language"]): row.get("rise") for row in mitigation["price"]}
     lines = [f"| {' | '.join(_COLUMNS)} |", f"|{'---|' * len(_COLUMNS)}"]
     for row in mitigation["effects"]:
         cells = row | {"rise": price.get((row["condition"], row["query_language"]))}
         lines.append(f"| {' | '.join(_cell(cells.get(name)) for name in _COLUMNS)} |")
     sizes = ", ".join(f"{name} {size}" for name, size in mitigation["sizes"].items())
-    return (
+    return told + (
         "Extraction before and after, reduction with its 95 % interval, and `rise`, the relative rise of the negative "
         f"log-likelihood of neutral text. Neurons per condition: {sizes}.\n\n" + "\n".join(lines)
     )
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _cell(value: Any) -> str:

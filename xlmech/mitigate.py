@@ -26,7 +26,7 @@ from xlmech.config import Config, ExportSection
 from xlmech.evaluation import MitigationResult, evaluate_mitigation
 from xlmech.export import export_model
 from xlmech.fingerprints import fingerprint
-from xlmech.manifest import Manifest, load_manifest
+from xlmech.manifest import Manifest, effect_of, load_manifest
 from xlmech.models import load_model, plant_language, provenance
 from xlmech.parts import described, resumable
 from xlmech.preparation import Prepared, prepare
@@ -39,6 +39,12 @@ from xlmech.stages import StageClock
 CONFIG, SUMMARY, EXPORTED = "config.yaml", "summary.json", "mitigation_exported"
 """In a run folder: the config that was used, what was found, and in `results` what was measured with the exported neurons."""
 
+_MAY_CHANGE = ("export.folder", "export.without_effect")
+_REMEDY = (
+    "try more neurons (locate.top_k), export.neurons: union, another locate.method or more people, or set export.without_effect: "
+    "true for a checkpoint all the same, whose card says so"
+)
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Outcome:
@@ -50,6 +56,7 @@ class Outcome:
         manifest: Of the checkpoint, None without one.
         folder: The run folder.
         checkpoint: Folder of the mitigated checkpoint, None without one.
+        refused: Why the checkpoint that the config asks for was not written, "" where it was or none is asked for.
         notes: What the run could not measure and why, and other things to know when reading it; one sentence each.
         set_aside: (stage, id) of every probe that failed every time and is not in the results.
         peak_mb: Largest resident memory per stage, MB, of any process that worked on it.
@@ -60,6 +67,7 @@ class Outcome:
     manifest: Manifest | None = None
     folder: Path
     checkpoint: Path | None = None
+    refused: str = ""
     notes: tuple[str, ...] = ()
     set_aside: tuple[tuple[str, str], ...] = ()
     peak_mb: dict[str, float] = field(default_factory=dict)
@@ -82,6 +90,7 @@ class Outcome:
             "total_neurons": self.audit.mitigation.total_neurons,
             "languages": _rows(self.audit),
             "checkpoint": str(self.checkpoint) if self.checkpoint else None,
+            "export_refused": self.refused or None,
             "exported": {"sizes": exported.mitigation.sizes, "languages": _rows(exported)} if exported else None,
             "verification": self.manifest.verification if self.manifest else None,
             "notes": list(self.notes),
@@ -106,6 +115,10 @@ def run_config(
     that an export that fails loses no result. Probes are worked on in parts (see `xlmech.parts`): a run that was stopped, however
     it was, is continued with `resume`, and ends with the same numbers.
 
+    No checkpoint is written where deactivation was not measured to have an effect (`xlmech.manifest.effect_of`), unless
+    `export.without_effect` is set. The run is finished all the same, and `Outcome.refused` says why. With `without_effect` set
+    and `resume`, a finished run gets its checkpoint without being measured again.
+
     Args:
         config: As `read_config` gives it.
         resume: Continue the run that was begun in the run folder; begin it where there is none.
@@ -126,12 +139,14 @@ def run_config(
     if resume and is_finished(config.run_folder):
         RunFolder(config.run_folder).settle(_settings(config, asked))
         say(f"{config.run_folder} is finished")
-        return _finished(config)
+        return _exported_later(config, _finished(config), say, show)
     for note in asked.notes:
         say(f"note: {note}")
     with opened(config.run_folder, say=say) as run:
         run.settle(_settings(config, asked))
         clock = StageClock(say, log=run.log, show=show)
+        if config.export is not None and config.export.neurons == "union":
+            clock.expect_again("union", like="deactivate")
         with clock("load: the model"):
             model = _load(config)
         run.settle(_of_model(model))
@@ -149,14 +164,50 @@ def run_config(
             set_aside=tuple(dict.fromkeys(plan.aside)),
             peak_mb=clock.peak_mb,
         )
-        if config.export is not None:
-            with clock(f"export: into {config.checkpoint_folder}"):
-                manifest = _export(config, config.export, audit, measured, say)
-            outcome = replace(outcome, exported=measured, manifest=manifest, checkpoint=config.checkpoint_folder)
-        text = json.dumps(outcome.summary(), indent=1, ensure_ascii=False, allow_nan=False)
-        (config.run_folder / SUMMARY).write_text(text, encoding="utf-8")
+        outcome = _exported(config, outcome, measured, clock, say)
+        _write_summary(outcome)
         run.finish()
     return outcome
+
+
+def _exported(config: Config, outcome: Outcome, measured: MitigationResult, clock: StageClock, say: Report) -> Outcome:
+    """With the checkpoint, if the config asks for one and an effect was measured, or none is required."""
+    section = config.export
+    if section is None:
+        return outcome
+    neurons = getattr(outcome.audit.neurons, section.neurons)
+    effect = effect_of(measured, len(neurons))
+    if not (effect.measured or section.without_effect):
+        refused = f"no effect was measured: {effect.text}; {_REMEDY}"
+        say(f"no checkpoint is written, since {refused}")
+        return replace(outcome, refused=refused)
+    with clock(f"export: into {config.checkpoint_folder}"):
+        manifest = _export(config, section, outcome.audit, measured, say)
+    return replace(outcome, exported=measured, manifest=manifest, checkpoint=config.checkpoint_folder, refused="")
+
+
+def _exported_later(config: Config, outcome: Outcome, say: Report, show: Report | None) -> Outcome:
+    """A finished run whose checkpoint was not written gets it now, where the config has come to ask for it."""
+    if (
+        config.export is None
+        or outcome.checkpoint is not None
+        or (outcome.refused and not config.export.without_effect)
+    ):
+        return outcome
+    folder = outcome.folder / "results" / EXPORTED
+    measured = MitigationResult.load(folder) if folder.is_dir() else outcome.audit.mitigation
+    with opened(outcome.folder, say=say) as run:
+        clock = StageClock(say, log=run.log, show=show)
+        outcome = _exported(config, outcome, measured, clock, say)
+        config.save(outcome.folder / CONFIG)
+        _write_summary(outcome)
+        run.finish()
+    return outcome
+
+
+def _write_summary(outcome: Outcome) -> None:
+    text = json.dumps(outcome.summary(), indent=1, ensure_ascii=False, allow_nan=False)
+    (outcome.folder / SUMMARY).write_text(text, encoding="utf-8")
 
 
 def _audit(
@@ -178,13 +229,13 @@ def _audit(
 
 
 def _settings(config: Config, asked: Prepared) -> dict[str, Any]:
-    """What must not change while a run goes on: config, records and versions; where it is written may."""
+    """What must not change while a run goes on: config, records and versions; where and whether a checkpoint is written may."""
     found: dict[str, Any] = {}
     for name, value in config.model_dump(mode="json", exclude={"out", "xlmech"}).items():
         of_section = (
             {f"{name}.{key}": item for key, item in value.items()} if isinstance(value, dict) else {name: value}
         )
-        found |= {key: item for key, item in of_section.items() if key != "export.folder"}
+        found |= {key: item for key, item in of_section.items() if key not in _MAY_CHANGE}
     content = fingerprint([record.model_dump() for record in asked.people])
     return found | {"content of the records": content} | {f"version of {name}": at for name, at in versions().items()}
 
@@ -216,6 +267,7 @@ def _finished(config: Config) -> Outcome:
         manifest=load_manifest(written) if written else None,
         folder=folder,
         checkpoint=written,
+        refused="" if written else found.get("export_refused") or "",
         notes=tuple(found["notes"]),
         set_aside=tuple((stage, item) for stage, item in found["set_aside"]),
         peak_mb=found["peak_mb"],
@@ -231,13 +283,9 @@ def _fresh(folder: Path) -> Path:
 def _notes(audit: Audit, measured: MitigationResult) -> Iterator[str]:
     if not audit.leakage.plant_language:
         yield "model.plant_language is not given, so no language is set apart as that of the training data"
-    if not audit.leakage.matrix().value.any():
-        yield "nothing came out of the held-out private people before deactivation, so there is no reduction to measure"
-    elif not (table(replace(audit, mitigation=measured)).reduction > 0).any():
-        yield (
-            "deactivation lowered extraction in no language, so a checkpoint without these neurons gives away as much as its "
-            "source; try more of them (locate.top_k), export.neurons: union, or another locate.method"
-        )
+    chosen = next(iter(measured.chosen.values()))
+    if not (effect := effect_of(measured, chosen)).measured:
+        yield f"no effect of deactivation was measured: {effect.text}"
 
 
 def _load(config: Config) -> Any:
@@ -277,6 +325,7 @@ def _export(config: Config, section: ExportSection, audit: Audit, measured: Miti
         tokenizer=_tokenizer(config),
         dtype=getattr(torch, section.dtype),
         mitigation=measured,
+        without_effect=section.without_effect,
         trust_remote_code=config.model.trust_remote_code,
     )
     if not manifest.plant_language:
