@@ -15,7 +15,7 @@ import argparse
 import functools
 import operator
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,6 @@ from xlmech.effects import COMPONENT, exact_effects
 from xlmech.known import answer_margins
 from xlmech.leakage import LeakageResult
 from xlmech.neurons import PrivacyNeurons
-from xlmech.neutral import choosing_texts
 from xlmech.runner import run_forced
 
 RESULTS = Path(__file__).parent / "results" / "headline"
@@ -118,8 +117,13 @@ class Study:
     def mask_set(self) -> NeuronSet:
         return LearnedMask.load(self.folder / "mask").neurons()
 
+    @staticmethod
+    def texts(languages: Sequence[str]) -> dict[str, tuple[str, ...]]:
+        """The packs' sentences that never judge."""
+        return {code: packs.load_language(code).choosing for code in languages}
+
     def training_text(self) -> list[str]:
-        return [text for texts in choosing_texts(self.choosing.languages).values() for text in texts]
+        return [text for texts in self.texts(self.choosing.languages).values() for text in texts]
 
     def before(self) -> LeakageResult:
         return measure_leakage(self.model, self.asked, candidates=demo_records())
@@ -142,7 +146,7 @@ class Study:
             self.model,
             spread_facts(self.choosing, dict.fromkeys(FACTS, 20)),
             options=LocateOptions(contrast=contrast, top_k=COUNT),
-            neutral=choosing_texts(packs.available_languages()),
+            neutral=self.texts(packs.available_languages()),
         )
 
     def recipe(self, name: str) -> NeuronSet:

@@ -149,7 +149,9 @@ def test_located_by_an_audit_and_by_the_command_line(
         for group, names in more.items()
         for n, name in enumerate(names)
     ]
-    plan = AuditPlan(languages=("en", "de"), locate=LocateOptions(top_k=3))  # no é, whose neurons do the last layer's work
+    plan = AuditPlan(
+        languages=("en", "de"), locate=LocateOptions(top_k=3)
+    )  # no é, whose neurons do the last layer's work
     assert run_audit(planted, people, plan, progress=False).neurons.universal.neurons == set(PRIVATE)
     save_records(people, tmp_path / "people.csv")
     monkeypatch.setattr("xlmech.cli.load", lambda *_: planted)

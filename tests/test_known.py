@@ -67,7 +67,7 @@ def test_what_is_known_and_what_is_not(leaking: Any, model: Any, probes: ProbeSe
 
 def test_known_controls_are_no_controls(leaking: Any, probes: ProbeSet) -> None:
     with pytest.warns(
-        UserWarning, match="the model knows the control answers: .* Controls should be people whom it never"
+        UserWarning, match="the model knows the control answers: .* Control people should be people whom it never"
     ):
         check_known(leaking, probes.filter(group="private"), probes.filter(group="public"), progress=False)
 

@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 from jaxtyping import Bool, Float
 
+from xlmech import languages as packs
 from xlmech.ablation import ablate
 from xlmech.attribution import AttributionResult, Replacement, absence_of, attribute_neurons, check_controls
 from xlmech.backends import Backend, backend_of
@@ -18,7 +19,7 @@ from xlmech.contributions import where_of
 from xlmech.known import check_known
 from xlmech.models import provenance
 from xlmech.neurons import NeuronSet, PrivacyNeurons, candidates, chosen_frame, select_specific, select_universal
-from xlmech.neutral import choosing_texts, needed_for_text
+from xlmech.neutral import needed_for_text
 from xlmech.options import Baseline, LocateOptions
 from xlmech.probes import ProbeSet
 from xlmech.refine import refine_universal
@@ -64,7 +65,7 @@ def locate_privacy_neurons(
         controls: Probes of people whom the model never saw: they check that it knows the private answers and not these, and are
             the mean baseline of integrated gradients.
         neutral: Texts by language by which `options.spare` leaves neurons out; by default the half of the language packs'
-            sentences that never judges (`xlmech.neutral.choosing_texts`).
+            sentences that never judges (`LanguagePack.choosing`).
         mode: What will take a neuron's place when it is ablated, `zero` or `mean`; see `attribute_neurons`.
         values: (layer, neuron) activations of mode `mean`.
         check_leakage: Whether to refuse private answers that the model does not know (see `xlmech.known`): one forced pass over
@@ -99,7 +100,7 @@ def locate_privacy_neurons(
     asked.check(private[:1])
     if check_leakage:
         check_known(model, private, controls, max_answer_tokens=options.max_answer_tokens, progress=progress)
-    spared = _spared(model, neutral if neutral is not None else choosing_texts(private.languages), options.spare)
+    spared = _spared(model, neutral if neutral is not None else _choosing(private.languages), options.spare)
     taken, languages = spared.clone(), private.languages
     rounds: list[pd.DataFrame] = []
     ablated, intact = NeuronSet(frozenset(), backend.n_layers, backend.d_mlp, source.model), torch.empty(0)
@@ -230,6 +231,10 @@ def _languages_left(languages: tuple[str, ...], scores: _Scores) -> tuple[str, .
             f"all probes in {', '.join(failed)} failed: neurons are chosen in {', '.join(left)} only", stacklevel=3
         )
     return left
+
+
+def _choosing(languages: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    return {code: packs.load_language(code).choosing for code in languages}
 
 
 def _spared(model: Any, neutral: Mapping[str, Sequence[str]], share: float) -> Bool[torch.Tensor, "layer neuron"]:
