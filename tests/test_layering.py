@@ -171,7 +171,7 @@ ALLOWED = {
     "planting": {"checkpoints", "folders", "languages", "lessons", "readout", "records", "bars"},
     "figures": {"results", "pages"},
     "pages": set(),
-    "findings": {"results", "leakage", "lens", "neurons", "evaluation"},
+    "findings": {"results", "run_folders", "leakage", "lens", "neurons", "evaluation"},
     "intervals": {"metrics"},
     "chance": {"intervals", "leakage"},
     "words": {"figures"},

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from contextlib import suppress
 from dataclasses import replace
 from html import unescape
 from pathlib import Path
@@ -21,6 +22,7 @@ from xlmech.leakage import LeakageResult
 from xlmech.records import Record
 from xlmech.report import write_report
 from xlmech.results import Provenance
+from xlmech.run_folders import opened
 from xlmech.show import publish
 
 BAD = "<script>alert(1)</script>"
@@ -105,18 +107,91 @@ def test_the_same_results_at_hand_make_the_same_page(run: Path, tmp_path: Path) 
     of_audit = written(found, tmp_path / "b.html")
     named = {"leakage": found.leakage, "lens": found.lens, "neurons": found.neurons, "mitigation": found.mitigation}
     of_mapping = written(named, tmp_path / "c.html")
-    assert of_folder.replace("<li>This page: xlmech report run</li>", "") == of_audit
+    again = "<li>This page again, in the folder that holds the run folder run: xlmech report run</li>"
+    assert again in of_folder and of_folder.replace(again, "") == of_audit
     assert visible(of_mapping).split() == visible(of_audit).replace("It took 2 s (leakage 2 s).", "").split()
-    assert written(run / "results", tmp_path / "d.html").replace("report results", "report run") == of_folder
+    assert written(run / "results", tmp_path / "d.html") == of_folder
 
 
 def test_a_single_result_makes_a_page_that_says_what_is_missing(tmp_path: Path) -> None:
     result = audit().leakage
     page = written(result, tmp_path / "audit.html")
-    assert "This run is not finished" in page
+    assert "not finished" not in page
     assert "Not measured: lens, location of neurons, deactivation." in visible(page)
     folder = result.save(tmp_path / "leakage")
-    assert "This run is not finished" in written(folder, tmp_path / "audit.html")
+    assert "not finished" not in written(folder, tmp_path / "audit.html")
+
+
+@pytest.mark.parametrize("lens", [True, False])
+@pytest.mark.parametrize("finished", [True, False])
+def test_only_a_run_that_did_not_end_is_called_unfinished(
+    run: Path, tmp_path: Path, lens: bool, finished: bool
+) -> None:
+    """A finished run may lack a lens, and one that was stopped in its export has all results."""
+    with suppress(KeyboardInterrupt), opened(tmp_path / "own") as folder:
+        shutil.copytree(run / "results", folder.path / "results")
+        if not lens:
+            shutil.rmtree(folder.path / "results" / "lens")
+        if not finished:
+            raise KeyboardInterrupt
+        folder.finish()
+    for path in (tmp_path / "own", tmp_path / "own" / "results"):
+        page = " ".join(visible(written(path, tmp_path / "audit.html")).split())
+        assert ("This run is not finished. Continue it with xlmech run CONFIG --resume" in page) is not finished
+        assert ("Not measured: lens." in page) is not lens
+
+
+def test_a_run_that_was_stopped_before_it_had_results_is_continued(tmp_path: Path) -> None:
+    with suppress(KeyboardInterrupt), opened(tmp_path / "own") as folder:
+        folder.parts.mkdir()
+        raise KeyboardInterrupt
+    with pytest.raises(ValueError, match="own: no results to report; the run in it is not finished; continue it with"):
+        read_findings(tmp_path / "own")
+
+
+def lines_of(results: Any, folder: Path) -> list[str]:
+    """How to reproduce, as the report says it."""
+    page = written(results, folder / "audit.html")
+    return re.findall("<li>(.*?)</li>", page[page.index('<h2 id="reproduce">') :])
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (
+            "xlmech audit m --out runs/mine",
+            "Made by: xlmech audit m --out runs/mine. Its paths are those of the folder that",
+        ),
+        ("headline.py --out /root/secret", "Made by the script headline.py."),
+        ("ipykernel_launcher.py -f /root/kernel.json", "Made from Python, by no command of xlmech."),
+        ("__main__.py tests", "Made from Python, by no command of xlmech."),
+        ("-c", "Made from Python, by no command of xlmech."),
+    ],
+)
+def test_how_to_reproduce_names_what_a_reader_has(command: str, said: str, tmp_path: Path) -> None:
+    """Paths of the machine that measured are nothing to a reader, but the run folder is, whatever it is called by now."""
+    found = audit()
+    results = {
+        name: replace(result, provenance=replace(result.provenance, command=command))
+        for name in ("leakage", "lens", "neurons", "mitigation")
+        if (result := getattr(found, name)) is not None
+    }
+    first = lines_of(results, tmp_path)[0]
+    assert unescape(first).startswith(said) and "/root" not in first
+
+
+def test_a_run_is_made_again_by_the_config_in_its_folder(run: Path, tmp_path: Path) -> None:
+    (run / "config.yaml").write_text("model:\n  source: my-model\n", encoding="utf-8")
+    moved = run.rename(tmp_path / "my run")
+    first, second = (unescape(line) for line in lines_of(moved, tmp_path)[:2])
+    assert first.startswith(
+        "The run again, in the folder that holds the run folder my run: xlmech run 'my run'/config.yaml."
+    )
+    assert "It needs the model and the records that config.yaml names" in first
+    assert second == "This page again, in the folder that holds the run folder my run: xlmech report 'my run'"
+    named = [word for line in (first, second) for word in re.findall(r"'my run'[\w/]*(?:\.yaml)?", line)]
+    assert len(named) == 2
+    assert all((tmp_path / word.replace("'", "")).exists() for word in named)
 
 
 def test_names_are_masked_unless_revealed(tmp_path: Path) -> None:

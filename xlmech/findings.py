@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pandas as pd
 
 from xlmech.results import Result
+from xlmech.run_folders import is_unfinished
 
 if TYPE_CHECKING:
     from xlmech.evaluation import MitigationResult
@@ -51,12 +52,16 @@ class Findings:
         origin: Name of the run folder, "" for results at hand.
         skipped: Folders that hold results of a kind that is not drawn.
         seconds: Per stage, where it is known.
+        has_config: Whether the run folder holds the config with which the run can be repeated.
+        unfinished: Whether the run was begun and has not come to its end, as far as its folder tells.
     """
 
     results: Mapping[str, Result]
     origin: str = ""
     skipped: tuple[str, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
+    has_config: bool = False
+    unfinished: bool = False
 
     def __post_init__(self) -> None:
         for name, kind in (("leakage", "leakage"), ("lens", "lens"), ("neurons", "privacy_neurons")):
@@ -151,6 +156,7 @@ def _read_folder(folder: Path) -> Findings:
     if not folder.is_dir():
         raise ValueError(f"{folder} is a file; give the run folder, which holds `results`")
     inner = folder / "results" if (folder / "results").is_dir() else folder
+    run = folder.resolve().parent if folder.resolve().name == "results" else folder.resolve()
     found: dict[str, Result] = {}
     skipped = []
     for path in [folder] if (folder / "meta.json").is_file() else sorted(inner.iterdir()):
@@ -164,10 +170,19 @@ def _read_folder(folder: Path) -> Findings:
         raise ValueError(f"{folder}: no results to report; {_explain(folder, inner)}")
     order = [*STAGES, EXPORTED]
     found = dict(sorted(found.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order)))
-    return Findings(results=found, origin=folder.resolve().name, skipped=tuple(skipped), seconds=dict(_seconds(inner)))
+    return Findings(
+        results=found,
+        origin=run.name,
+        skipped=tuple(skipped),
+        seconds=dict(_seconds(inner)),
+        has_config=(run / "config.yaml").is_file(),
+        unfinished=is_unfinished(run),
+    )
 
 
 def _explain(folder: Path, inner: Path) -> str:
+    if is_unfinished(folder):
+        return "the run in it is not finished; continue it with `xlmech run CONFIG --resume`"
     if any(folder.glob("*.partial")) or any(inner.glob(".*")):
         return "the run was stopped before its first result was whole; run it again"
     return "it must be the folder that `xlmech run`, `audit` or `demo` wrote, with `results` in it"

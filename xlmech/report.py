@@ -93,6 +93,7 @@ def _render(findings: Findings, people: dict[str, Record] | None) -> str:
         people=bool(people),
         verdict=found,
         missing=findings.missing,
+        unfinished=findings.unfinished,
         answers=[
             ("Where", found.where),
             ("How sure", found.sure),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -93,11 +94,20 @@ def provenance_table(findings: Findings) -> dict[str, Any]:
 
 
 def reproduce(findings: Findings) -> list[str]:
-    """The commands that made the results, and this page."""
-    commands = dict.fromkeys(result.provenance.command for result in findings.results.values())
-    found = [f"Run: {command}" for command in commands if command]
+    """How to make the results and this page again, with what stands in the run folder; paths of another machine do not help."""
+    name = shlex.quote(findings.origin)
+    held = f"in the folder that holds the run folder {findings.origin}"
+    found = []
+    if findings.has_config:
+        found.append(
+            f"The run again, {held}: xlmech run {name}/config.yaml. It needs the model and the records that config.yaml names, "
+            "and an `out` that does not exist."
+        )
+    else:
+        commands = dict.fromkeys(result.provenance.command for result in findings.results.values())
+        found += dict.fromkeys(_made_by(command) for command in commands if command)
     if findings.origin:
-        found.append(f"This page: xlmech report {findings.origin}")
+        found.append(f"This page again, {held}: xlmech report {name}")
     if findings.seconds:
         parts = ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in findings.seconds.items())
         found.append(f"It took {sum(findings.seconds.values()):.0f} s ({parts}).")
@@ -105,3 +115,13 @@ def reproduce(findings: Findings) -> list[str]:
         "The run folder holds every result as Parquet and safetensors; with the same seed the figures come out alike."
     )
     return found
+
+
+def _made_by(command: str) -> str:
+    """What the process was that measured; a notebook's or a test's arguments name nothing that a reader has."""
+    program = command.split(" ")[0]
+    if program.removesuffix(".exe") == "xlmech":
+        return f"Made by: {command}. Its paths are those of the folder that it was run in."
+    if program.endswith(".py") and not program.startswith(("__main__", "ipykernel")):
+        return f"Made by the script {program}."
+    return "Made from Python, by no command of xlmech."
