@@ -24,7 +24,7 @@ import torch
 from jaxtyping import Float
 
 from xlmech.backends import Backend, backend_of
-from xlmech.deactivation import ASKED, Deactivation, noted
+from xlmech.deactivation import ASKED, Deactivation, record_ablation
 from xlmech.effects import COMPONENT
 from xlmech.models import model_name
 from xlmech.neurons import NeuronSet, PrivacyNeurons
@@ -60,8 +60,8 @@ def ablate(
 ) -> Iterator[Any]:
     """Deactivate `neurons` while the block runs, in whole forward passes and in cached generation alike.
 
-    Blocks nest, and compose with hooks of your own in the order in which they were added; on any exit exactly these hooks are
-    removed.
+    Blocks nest, and compose with hooks of your own in the order in which they were added; on any exit, in any order, exactly
+    these hooks are removed.
 
     Args:
         model: Hooked model.
@@ -101,7 +101,7 @@ def ablate(
             for layer, indices in chosen.by_layer().items()
         ]
         given = {"mode": mode, "factor": factor, "values": values, "std": std, "seed": seed, "positions": positions}
-        with backend.hooks(hooks), noted(backend.model, Deactivation(sets=sets, how=given)):
+        with backend.hooks(hooks), record_ablation(backend.model, Deactivation(sets=sets, how=given)):
             yield model
 
 
@@ -109,19 +109,16 @@ def ablate(
 def asking(language: str) -> Iterator[None]:
     """Say that all prompts run in the block ask in `language`, for neurons that `ablate` deactivates only then.
 
-    Nothing is guessed from the prompts: run one language's prompts at a time, e.g. `probes.filter(languages=["fr"])`. Inner
-    blocks win over outer ones.
+    Nothing is guessed from the prompts: run one language's prompts at a time, e.g. `probes.filter(languages=["fr"])`. Of several
+    open blocks the one entered last counts.
 
     Raises:
         ValueError: No language.
     """
     if not language:
         raise ValueError("asking() needs a language code such as 'fr'")
-    token = ASKED.set(language)
-    try:
+    with ASKED.holding(language):
         yield
-    finally:
-        ASKED.reset(token)
 
 
 def _sets(neurons: NeuronSet | PrivacyNeurons | Mapping[str, NeuronSet]) -> dict[str, NeuronSet]:

@@ -1,14 +1,15 @@
-"""What is deactivated on a model right now, noted beside it: finished work is recognised by it, and other processes repeat it."""
+"""What is ablated on a model right now, kept on the model: finished work is recognised by it, and other processes repeat it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
-ASKED: ContextVar[str | None] = ContextVar("xlmech_asked_language", default=None)
+from xlmech.blocks import OpenBlocks
+
+ASKED: OpenBlocks[str | None] = OpenBlocks("xlmech_asked_language")
 """The query language that `asking` names."""
 _NAME = "xlmech_deactivated"
 
@@ -27,15 +28,15 @@ class Deactivation:
 
 
 @contextmanager
-def noted(network: Any, found: Deactivation) -> Iterator[None]:
-    """Note beside the TransformerLens model that `found` is deactivated while the block runs."""
-    before = deactivated(network)
-    setattr(network, _NAME, (*before, found))
+def record_ablation(network: Any, found: Deactivation) -> Iterator[None]:
+    """Record on the TransformerLens model that `found` is ablated while the block runs; blocks may end in any order."""
+    setattr(network, _NAME, (*deactivated(network), found))
     try:
         yield
     finally:
-        if before:
-            setattr(network, _NAME, before)
+        left = tuple(one for one in deactivated(network) if one is not found)
+        if left:
+            setattr(network, _NAME, left)
         else:
             delattr(network, _NAME)
 

@@ -45,9 +45,19 @@ class RayPool:
         self.n, self.needs, self.threads = actors, {"num_cpus": num_cpus, "num_gpus": num_gpus}, threads
         self.spec: ModelSpec | None = None
         self.actors: list[Any] = []
+        self.is_open = True
 
     def __call__(self, job: Job, units: Sequence[Unit]) -> Iterator[Finished]:
-        """Run the units, each on whichever actor is free; one that dies gives its unit back as failed."""
+        """Run the units, each on whichever actor is free; one that dies gives its unit back as failed.
+
+        Raises:
+            RuntimeError: The `on_ray` block whose actors these are has ended.
+        """
+        if not self.is_open:
+            raise RuntimeError(
+                "the on_ray block that this work was given to has ended, and its actors with it; leave the blocks that were "
+                "entered inside it before it"
+            )
         import ray
 
         self._start(ModelSpec.of(job.model, self.threads))
@@ -90,6 +100,11 @@ class RayPool:
         for actor in self.actors:
             ray.kill(actor)
         self.actors, self.spec = [], None
+
+    def close(self) -> None:
+        """End the actors for good."""
+        self.is_open = False
+        self.stop()
 
     def _start(self, spec: ModelSpec) -> None:
         import ray
@@ -166,7 +181,7 @@ def on_ray(
         if ours is not None:
             stack.callback(ours)
         pool = RayPool(actors=actors, num_cpus=num_cpus, num_gpus=num_gpus, threads=threads or torch.get_num_threads())
-        stack.callback(pool.stop)
+        stack.callback(pool.close)
         outer = current_plan()
         if folder is None and outer is None:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="xlmech-parts-"))

@@ -14,12 +14,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from xlmech.backends import backend_of
+from xlmech.blocks import OpenBlocks
 from xlmech.deactivation import ASKED, deactivated
 from xlmech.fingerprints import fingerprint, weights_fingerprint
 from xlmech.pieces import Piece, PieceError, PieceStore, Stored
@@ -50,7 +50,7 @@ class Plan:
     aside: list[tuple[str, str]] = field(default_factory=list)
 
 
-_PLAN: ContextVar[Plan | None] = ContextVar("xlmech_parts", default=None)
+_PLAN: OpenBlocks[Plan] = OpenBlocks("xlmech_parts")
 
 
 def current_plan() -> Plan | None:
@@ -61,11 +61,8 @@ def current_plan() -> Plan | None:
 @contextmanager
 def planned(plan: Plan) -> Iterator[Plan]:
     """Analyses in the block work in parts by this plan."""
-    token = _PLAN.set(plan)
-    try:
+    with _PLAN.holding(plan):
         yield plan
-    finally:
-        _PLAN.reset(token)
 
 
 @contextmanager

@@ -89,30 +89,41 @@ def _following_bridge(model: Any, places: Places) -> Iterator[None]:
 
 @contextmanager
 def _following_hooked(model: Any, places: Places) -> Iterator[None]:
-    """HookedTransformer's generation calls `forward` itself, past PyTorch's hooks: it is wrapped for the block."""
-    own, forward = vars(model).get("forward"), model.forward
+    """HookedTransformer's generation calls `forward` itself, past PyTorch's hooks: it is wrapped, once for all open blocks."""
+    if not isinstance(vars(model).get("forward"), _Followed):
+        model.forward = _Followed(vars(model).get("forward"), model.forward)
+    followed: _Followed = model.forward
+    followed.followers.append(places)
+    try:
+        yield
+    finally:
+        followed.followers.remove(places)
+        if not followed.followers and vars(model).get("forward") is followed:
+            del model.forward
+            if followed.own is not None:
+                model.forward = followed.own
 
-    def followed(*given: Any, **named: Any) -> Any:
+
+class _Followed:
+    """A model's `forward`, which tells its followers where each call stands."""
+
+    def __init__(self, own: Callable[..., Any] | None, forward: Callable[..., Any]) -> None:
+        """`own` is what the model itself held as `forward`, None where it has its class's."""
+        self.own, self.forward, self.followers = own, forward, list[Places]()
+
+    def __call__(self, *given: Any, **named: Any) -> Any:
         cache, mask = named.get("past_kv_cache"), named.get("attention_mask")
         start = int(cache[0].past_keys.shape[1]) if cache is not None else 0
         seen = getattr(cache, "previous_attention_mask", None)
         if mask is not None and seen is not None and seen.shape[1] == start:
             mask = torch.cat([seen.to(mask.device), mask], dim=1) if start else mask
-        places.enter(start=start, mask=mask)
+        for places in self.followers:
+            places.enter(start=start, mask=mask)
         try:
-            return forward(*given, **named)
+            return self.forward(*given, **named)
         finally:
-            places.leave()
-
-    replaced: Callable[..., Any] = followed
-    model.forward = replaced
-    try:
-        yield
-    finally:
-        if own is None:
-            del model.forward
-        else:
-            model.forward = own
+            for places in self.followers:
+                places.leave()
 
 
 def _tensor(value: Any) -> torch.Tensor | None:

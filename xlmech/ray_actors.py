@@ -80,9 +80,8 @@ class Worker:
 
         if self.task[0] != key:
             self.task = (key, ray.get(task[0]))
-        token = ASKED.set(asked)
         try:
-            with ExitStack() as stack, warnings.catch_warnings():
+            with ExitStack() as stack, warnings.catch_warnings(), ASKED.holding(asked):
                 warnings.simplefilter("ignore")  # the caller has been warned
                 for one in off:
                     stack.enter_context(ablate(self.model, one.sets, **one.how))
@@ -91,8 +90,6 @@ class Worker:
             return "error", PieceError(str(error))
         except Exception as error:  # it goes to the caller, who raises it
             return "error", error
-        finally:
-            ASKED.reset(token)
         return "done", replace(found, unit=replace(unit, items=()))
 
 
