@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,13 +12,16 @@ from typing import Any, ClassVar
 import pandas as pd
 import pytest
 import torch
+from models import tiny
 from people import person
 
 from xlmech.ablation import ablate, asking
 from xlmech.attribution import attribute_neurons
+from xlmech.backends import backend_of
 from xlmech.fingerprints import fingerprint, weights_fingerprint
 from xlmech.leakage import measure_leakage
 from xlmech.lens import logit_lens
+from xlmech.models import load_model
 from xlmech.neurons import NeuronSet
 from xlmech.neutral import neutral_nll
 from xlmech.parts import current_plan, described, mapped, planned, resumable
@@ -166,6 +169,71 @@ def test_fingerprints_tell_values_apart(model: Any) -> None:
         assert weights_fingerprint(model) != before
         weight.div_(2)
     assert weights_fingerprint(model) == before
+
+
+def zero_most_columns(network: Any) -> None:
+    """Three quarters of the MLP's columns, but for those that every 512th number lies in."""
+    for name, weight in network.named_parameters():
+        if weight.ndim == 2 and "mlp" in name:
+            step = max(1, weight.numel() // 512)
+            kept = torch.arange(0, weight.numel(), step) % weight.shape[1]
+            gone = torch.ones(weight.shape[1], dtype=torch.bool).index_fill(0, kept.unique(), False)
+            weight.data[:, gone] = 0
+
+
+def swap_two(network: Any) -> None:
+    """Two numbers that an exclusive or over all would not miss."""
+    weight = next(one for one in network.parameters() if one.ndim == 2)
+    weight.data[[3, 5], [1, 2]] = weight.data[[5, 3], [2, 1]]
+
+
+def double_changes(network: Any) -> None:
+    weight = next(one for one in network.parameters() if one.ndim == 2)
+    weight.data[[3, 5], [1, 2]] = torch.tensor([1.5, 1.5], dtype=weight.dtype)
+    weight.data[[7, 9], [1, 2]] = torch.tensor([2.5, 2.5], dtype=weight.dtype)
+
+
+def change_a_buffer(network: Any) -> None:
+    next(one for one in network.buffers() if one.numel() > 1).data[-1] += 1
+
+
+def change_the_cap(network: Any) -> None:
+    network.original_model.config.final_logit_softcapping = 5.0
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("change", [zero_most_columns, swap_two, double_changes, change_a_buffer, change_the_cap])
+def test_any_change_of_the_model_shows_in_its_fingerprint(
+    change: Callable[[Any], None], dtype: torch.dtype, tokenizer: Any
+) -> None:
+    one, other = (load_model(tiny("gemma3").to(dtype), tokenizer=tokenizer, dtype=dtype) for _ in range(2))
+    before = weights_fingerprint(one)
+    assert weights_fingerprint(other) == before
+    change(other)
+    assert weights_fingerprint(other) != before
+    assert weights_fingerprint(one) == before
+
+
+def test_a_weight_that_is_nowhere_is_said() -> None:
+    with pytest.raises(ValueError, match="weight weight is on no device"):
+        weights_fingerprint(torch.nn.Linear(2, 2, device="meta"))
+
+
+def test_a_changed_model_gets_no_parts_of_the_model_before(tokenizer: Any, private: ProbeSet, tmp_path: Path) -> None:
+    model = load_model(tiny("llama").double(), tokenizer=tokenizer, dtype=torch.float64)
+    with resumable(tmp_path):
+        before = measure_leakage(model, private, measures=["exposure"], progress=False).probes.log_prob
+        zero_most_columns(model)
+        after = measure_leakage(model, private, measures=["exposure"], progress=False).probes.log_prob
+    assert not after.equals(before)
+
+
+def test_hooks_of_ones_own_are_refused_where_parts_are_kept(model: Any, private: ProbeSet, tmp_path: Path) -> None:
+    backend = backend_of(model)
+    with backend.hooks([(backend.hook_name("mlp.hook_post", 0), lambda value, hook: 2 * value)]):
+        measure_leakage(model, private[:1], progress=False)
+        with resumable(tmp_path), pytest.raises(ValueError, match="1 hooks of your own are on the model, and parts"):
+            measure_leakage(model, private[:1], progress=False)
 
 
 # Failures

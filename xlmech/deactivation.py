@@ -41,6 +41,13 @@ def record_ablation(network: Any, found: Deactivation) -> Iterator[None]:
             delattr(network, _NAME)
 
 
+def own_hooks(network: Any) -> int:
+    """Number of hooks on a TransformerLens model that `ablate` did not put there: what they do cannot be told."""
+    ours = sum(len(chosen.by_layer()) for one in deactivated(network) for chosen in one.sets.values())
+    points = {id(point): point for point in network.hook_dict.values()}.values()
+    return sum(len(point.fwd_hooks) for point in points) - ours
+
+
 def deactivated(network: Any) -> tuple[Deactivation, ...]:
     """What is deactivated on a TransformerLens model, in the order in which it was."""
     return tuple(getattr(network, _NAME, ()))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from xlmech.backends import backend_of
-from xlmech.deactivation import ASKED, Deactivation, deactivated
+from xlmech.deactivation import ASKED, Deactivation, own_hooks
 from xlmech.fingerprints import weights_fingerprint
 from xlmech.pieces import PieceError, PieceStore
 from xlmech.units import Unit, compute
@@ -45,7 +45,10 @@ class ModelSpec:
                 "actors load the model themselves, and this one was made from an object in memory: save it with "
                 "save_pretrained, and load_model that folder"
             )
-        _check_hooks(network)
+        if there := own_hooks(network):
+            raise ValueError(
+                f"{there} hooks of your own are on the model, and actors cannot have them; remove them, or use `ablate`"
+            )
         weights = weights_fingerprint(network)
         return cls(recipe=dict(source.recipe), plant_language=source.plant_language, weights=weights, threads=threads)
 
@@ -91,14 +94,3 @@ class Worker:
         except Exception as error:  # it goes to the caller, who raises it
             return "error", error
         return "done", replace(found, unit=replace(unit, items=()))
-
-
-def _check_hooks(network: Any) -> None:
-    """Raise ValueError where hooks that only this process has would change the numbers."""
-    ours = sum(len(chosen.by_layer()) for one in deactivated(network) for chosen in one.sets.values())
-    points = {id(point): point for point in network.hook_dict.values()}.values()
-    there = sum(len(point.fwd_hooks) for point in points)
-    if there > ours:
-        raise ValueError(
-            f"{there - ours} hooks of your own are on the model, and actors cannot have them; remove them, or use `ablate`"
-        )
