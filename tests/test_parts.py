@@ -135,17 +135,6 @@ def test_other_work_has_other_parts(model: Any, private: ProbeSet, tmp_path: Pat
     assert described(model)["deactivated"] == ()
 
 
-def test_sampled_parts_draw_different_numbers(model: Any, private: ProbeSet, tmp_path: Path) -> None:
-    from xlmech.questions import Questions
-
-    asked = Questions(
-        measures=("extraction",), candidates={}, form_languages=None, planted="", sampling=Sampling(seed=3), room=1,
-        n_probes=len(private), batch_size=1,
-    )  # fmt: skip
-    assert asked._draws(private.probes) == Sampling(seed=3)
-    assert len({asked._draws(private.probes[start : start + 4]).seed for start in (0, 4, 8)}) == 3
-
-
 def test_fingerprints_tell_values_apart(model: Any) -> None:
     values = [
         1,

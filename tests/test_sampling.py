@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from models import D_VOCAB, tiny
@@ -12,10 +16,14 @@ from models import D_VOCAB, tiny
 from xlmech import sampling
 from xlmech.answers import generate, sample
 from xlmech.backends import backend_of
+from xlmech.leakage import measure_leakage
 from xlmech.models import load_model
+from xlmech.parts import resumable
+from xlmech.probes import ProbeSet
 from xlmech.sampling import Sampling, drawn_tokens
 
 DRAWS = Sampling(n_samples=3, temperature=1.5, seed=4)
+NAMES = ["ada/en/0", "ada/fr/0", "bo/en/0", "bo/fr/0"]
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +47,8 @@ def _inverted(logits: torch.Tensor, uniform: float) -> int:
 
 
 def _plain(model: Any, prompt: list[int], number: int, sample: int, n: int, stop: int | None) -> list[int]:
-    uniform = np.random.default_rng((DRAWS.seed, number, sample)).random(n)
+    named = int.from_bytes(hashlib.blake2b(NAMES[number].encode(), digest_size=16).digest(), "big")
+    uniform = np.random.default_rng((DRAWS.seed, named, sample)).random(n)
     written: list[int] = []
     for step in range(n):
         token = _inverted(_logits(model, [*prompt, *written]) / DRAWS.temperature, uniform[step])
@@ -57,19 +66,20 @@ def test_samples_equal_the_uncached_unbatched_loop(model: Any, prompts: list[lis
     assert len({len(tokens) for of_prompt in wanted for tokens in of_prompt}) > 1, "some row must stop before others"
     assert any(len({tuple(tokens) for tokens in of_prompt}) > 1 for of_prompt in wanted)
     for batch_size in (1, 6, 64):
-        found = sample(backend_of(model), prompts, DRAWS, max_new_tokens=6, stop_token=stop, batch_size=batch_size)
+        options = {"names": NAMES, "max_new_tokens": 6, "stop_token": stop, "batch_size": batch_size}
+        found = sample(backend_of(model), prompts, DRAWS, **options)
         assert found == wanted
 
 
 def test_a_prompt_is_run_once_for_all_its_samples(model: Any, prompts: list[list[int]]) -> None:
     backend, shapes = backend_of(model), []
     with backend.hooks([(backend.hook_name("mlp.hook_post", 0), lambda value, hook: shapes.append(value.shape[:2]))]):
-        sample(backend, prompts[:1], DRAWS, max_new_tokens=2)
+        sample(backend, prompts[:1], DRAWS, names=NAMES[:1], max_new_tokens=2)
     assert [tuple(shape) for shape in shapes] == [(1, 4), (3, 1)]
 
 
 def test_without_heat_the_samples_are_the_greedy_answer(model: Any, prompts: list[list[int]]) -> None:
-    cold = sample(backend_of(model), prompts, Sampling(n_samples=2, temperature=1e-6), max_new_tokens=4)
+    cold = sample(backend_of(model), prompts, Sampling(n_samples=2, temperature=1e-6), names=NAMES, max_new_tokens=4)
     assert cold == [[answer] * 2 for answer in generate(backend_of(model), prompts, max_new_tokens=4)]
 
 
@@ -98,13 +108,68 @@ def test_a_token_without_probability_is_never_drawn() -> None:
     assert rest.tolist() == pytest.approx([0, 0.5, 0, 0.999 / 0.75 - 0.25 / 0.75])
 
 
-def test_uniform_numbers_depend_on_seed_prompt_and_sample_alone() -> None:
-    all_of = DRAWS.uniform([0, 1, 5], 8)
+def test_uniform_numbers_depend_on_seed_name_and_sample_alone() -> None:
+    all_of = DRAWS.uniform(["a", "b", "c"], 8)
     assert all_of.shape == (9, 8)
-    assert torch.equal(DRAWS.uniform([5], 8), all_of[6:])
-    assert torch.equal(DRAWS.uniform([5], 3), all_of[6:, :3])
+    assert torch.equal(DRAWS.uniform(["c"], 8), all_of[6:])
+    assert torch.equal(DRAWS.uniform(["c"], 3), all_of[6:, :3])
     assert len(all_of.unique()) == 72
-    assert not torch.equal(Sampling(n_samples=3, seed=5).uniform([0], 8), all_of[:3])
+    assert not torch.equal(Sampling(n_samples=3, seed=5).uniform(["a"], 8), all_of[:3])
+    # The same in every process.
+    assert all_of[0, :2].tolist() == pytest.approx([0.984940144442805, 0.7735075693556874])
+
+
+COMPANIES: dict[str, Callable[[ProbeSet], list[ProbeSet]]] = {
+    "alone": lambda asked: [asked[number : number + 1] for number in range(len(asked))],
+    "reversed": lambda asked: [asked[::-1]],
+    "beside others": lambda asked: [asked[len(asked) // 2 :] + asked[: len(asked) // 2]],
+    "fewer": lambda asked: [asked[1:5]],
+}
+
+
+@pytest.fixture
+def written(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[list[int]]]:
+    """The tokens of every sampled answer, by the probe's id."""
+    seen: dict[str, list[list[int]]] = {}
+
+    def kept(backend: Any, prompts: Any, sampling: Any, *, names: list[str], **options: Any) -> Any:
+        found = sample(backend, prompts, sampling, names=names, **options)
+        seen.update(zip(names, found, strict=True))
+        return found
+
+    monkeypatch.setattr("xlmech.questions.sample", kept)
+    return seen
+
+
+def drawn(model: Any, asked: ProbeSet) -> pd.DataFrame:
+    found = measure_leakage(model, asked, sampling=DRAWS, candidates=asked.records, progress=False)
+    return found.probes.set_index("probe").extracted
+
+
+@pytest.mark.parametrize("company", COMPANIES)
+def test_a_probes_samples_are_the_same_in_any_order_and_company(
+    company: str, model: Any, probes: ProbeSet, written: dict[str, list[list[int]]]
+) -> None:
+    asked = probes.filter(attributes=["id_number"])
+    drawn(model, asked)
+    whole = dict(written)
+    assert len({str(answers) for answers in whole.values()}) == len(asked)
+    written.clear()
+    for part in COMPANIES[company](asked):
+        drawn(model, part)
+    assert written == {name: whole[name] for name in written} and written
+
+
+def test_a_probes_samples_are_the_same_in_parts(
+    model: Any, probes: ProbeSet, written: dict[str, list[list[int]]], tmp_path: Path
+) -> None:
+    whole = drawn(model, probes)
+    tokens = dict(written)
+    for size in (1, 3):
+        written.clear()
+        with resumable(tmp_path, part_size=size):
+            pd.testing.assert_series_equal(drawn(model, probes), whole)
+        assert written == tokens
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,7 @@ def sample(
     prompts: Sequence[Sequence[int]],
     sampling: Sampling,
     *,
+    names: Sequence[str],
     max_new_tokens: int,
     stop_token: int | None = None,
     batch_size: int = 4 * BATCH_SIZE,
@@ -92,6 +93,7 @@ def sample(
         backend: The model; hooks that are on it stay active at every step.
         prompts: Token ids.
         sampling: How many, how hot, which seed.
+        names: A name for each prompt, such as its probe's id. Draws depend on it and not on the prompt's place.
         max_new_tokens: Longest continuation.
         stop_token: Ends a continuation, and is not part of it; the end-of-text token always does.
         batch_size: Rows at a time, at first; one prompt's answers share a batch.
@@ -102,7 +104,7 @@ def sample(
     """
 
     def chooser(indices: list[int]) -> _Choose:
-        uniform = sampling.uniform(indices, max_new_tokens).to(backend.device)
+        uniform = sampling.uniform([names[index] for index in indices], max_new_tokens).to(backend.device)
         return lambda hidden, rows, step: drawn_tokens(backend, hidden, uniform[rows, step], sampling.temperature)
 
     return _written(backend, prompts, sampling.n_samples, chooser, max_new_tokens, stop_token, batch_size, progress)

@@ -123,7 +123,8 @@ def measure_leakage(
         measures: `extraction`, `exposure` or both; exposure costs a forward pass per candidate form.
         candidates: Records whose values are candidates, besides the language packs'; those of `probes` by default.
         form_languages: Languages whose forms score a candidate; by default the query language and the plant language.
-        sampling: Draw several answers instead of the greedy one; a value is extracted when any of them holds a form.
+        sampling: Draw several answers instead of the greedy one; a value is extracted when any of them holds a form. A probe's
+            draws depend on the seed and its id, not on the order or company in which it is asked.
         batch_size: Prompts at a time, at first; halved on out-of-memory.
         progress: Whether to show progress bars.
 
@@ -147,7 +148,6 @@ def measure_leakage(
         planted=planted,
         sampling=sampling,
         room=longest_answer(backend, forms) if "extraction" in measures else 0,
-        n_probes=len(probes),
         batch_size=batch_size,
         progress=progress,
     )

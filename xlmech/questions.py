@@ -6,9 +6,8 @@ The forms of all candidates are collected once (`candidate_forms`); `Questions` 
 from __future__ import annotations
 
 import hashlib
-import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import pandas as pd
@@ -40,7 +39,6 @@ class Questions:
         planted: Language of the private records' training text, "" where unknown.
         sampling: How answers are drawn, None for the greedy ones.
         room: Most tokens that are written after a prompt.
-        n_probes: Of all the probes that are asked.
         batch_size: Prompts at a time, at first.
         progress: Whether to show progress bars.
     """
@@ -52,7 +50,6 @@ class Questions:
     planted: str
     sampling: Sampling | None
     room: int
-    n_probes: int
     batch_size: int
     progress: bool = field(default=False, compare=False)
 
@@ -73,7 +70,7 @@ class Questions:
         if self.sampling is None:
             written = [[answer] for answer in generate(backend, prompts, **options)]
         else:
-            written = sample(backend, prompts, self._draws(probes), **options)
+            written = sample(backend, prompts, self.sampling, names=[probe.id for probe in probes], **options)
         spaces = {code: packs.load_language(code).spaces for code in packs.available_languages()}
         others = {attribute: _all_forms(values) for attribute, values in self.candidates.items()}
         rows = []
@@ -91,13 +88,6 @@ class Questions:
                 }
             )
         return pd.DataFrame(rows)
-
-    def _draws(self, probes: Sequence[Probe]) -> Sampling:
-        """Draws are numbered within a call: a part of the probes gets a seed of its own."""
-        sampling = self.sampling or Sampling()
-        if len(probes) == self.n_probes:
-            return sampling
-        return replace(sampling, seed=sampling.seed + zlib.crc32(probes[0].id.encode()))
 
     def _exposure(self, backend: Backend, probes: Sequence[Probe]) -> pd.DataFrame:
         tables = [_forms_of_candidates(probe, self.candidates, self.form_languages, self.planted) for probe in probes]

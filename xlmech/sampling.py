@@ -1,11 +1,12 @@
-"""Drawing tokens from the model's own distribution, the same ones whatever the batch size.
+"""Drawing tokens from the model's own distribution, the same ones in whatever order and company prompts are run.
 
-Each token is drawn by inverting the cumulative distribution at one uniform number, which depends on the seed, the prompt, the
-sample and the step alone: exact, and without a random number or a kept logit per word of the vocabulary.
+Each token is drawn by inverting the cumulative distribution at one uniform number, which depends on the seed, the prompt's name,
+the sample and the step alone: exact, and without a random number or a kept logit per word of the vocabulary.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -43,10 +44,18 @@ class Sampling:
         if not 0 < self.temperature < float("inf"):
             raise ValueError(f"temperature must be positive, got {self.temperature}; greedy answers need no sampling")
 
-    def uniform(self, prompts: Sequence[int], n_steps: int) -> Float[torch.Tensor, "row step"]:
-        """(row, step) uniform numbers for all samples of the prompts with these numbers, sample by sample."""
-        keys = [(self.seed, prompt, number) for prompt in prompts for number in range(self.n_samples)]
+    def uniform(self, names: Sequence[str], n_steps: int) -> Float[torch.Tensor, "row step"]:
+        """(row, step) uniform numbers for all samples of the prompts with these names, sample by sample.
+
+        A prompt of one name gets the same numbers whatever stands before it or beside it, and in every process.
+        """
+        keys = [(self.seed, _number_of(name), number) for name in names for number in range(self.n_samples)]
         return torch.from_numpy(np.stack([np.random.default_rng(key).random(n_steps) for key in keys]))
+
+
+def _number_of(name: str) -> int:
+    """128 bits that are the same in every process, which Python's own hash is not."""
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=16).digest(), "big")
 
 
 def drawn_tokens(
