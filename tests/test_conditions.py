@@ -56,7 +56,7 @@ def test_how() -> None:
     [
         ({}, (), "no neuron sets"),
         ({"none": LIKE - LIKE}, (), "neuron set 'none' is empty"),
-        (LIKE, ("shuffled",), "unknown control 'shuffled'; known: 'random', 'random_magnitude', 'noise'"),
+        (LIKE, ("shuffled",), "unknown control 'shuffled'; use 'random', 'random_magnitude', 'noise'"),
         ({"random": LIKE}, ("random",), "neuron set 'random' has the name of a control"),
     ],
 )

@@ -147,5 +147,5 @@ def test_direct_logit_is_a_heat_map_per_component() -> None:
     query = figures.direct_logit(direct_logit(), form="query")
     assert query.data[1].z[0][1] == pytest.approx(3.01)
     assert "7 probes left out" in query.layout.meta["caption"]
-    with pytest.raises(ValueError, match="no form 'other' in this result; it has plant, query, query - plant"):
+    with pytest.raises(ValueError, match="unknown form 'other'; use 'plant', 'query', 'query - plant'"):
         figures.direct_logit(direct_logit(), form="other")

@@ -223,7 +223,7 @@ def test_neuron_activations_are_a_view_that_loads_nothing() -> None:
     assert found["firstDimensionLabels"] == ["0 (neurons 1)", "2 (neurons 3, 4)"]
     assert view.title == "activations of 3 neurons over 2 prompts" and len(repr(view)) < 200
     assert len(shown(figures.neuron_activations(Seen(), languages=["fr"]))["tokens"]) == 1
-    with pytest.raises(ValueError, match="no prompts in es in this result; it has en, fr"):
+    with pytest.raises(ValueError, match="unknown language 'es'; use 'en', 'fr'"):
         figures.neuron_activations(Seen(), languages=["es"])
 
 

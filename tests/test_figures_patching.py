@@ -142,7 +142,7 @@ def test_positions_are_a_heat_map_without_the_name() -> None:
     (prob,) = figures.patching_positions(sweep(), value="source_in_target").data
     assert prob.z[0][3] == pytest.approx(0.51)
     assert prob.zmin == 0
-    with pytest.raises(ValueError, match="no outcome 'target_in_target' in this result; it has source_in_target"):
+    with pytest.raises(ValueError, match="unknown outcome 'target_in_target'"):
         figures.patching_positions(sweep(), value="target_in_target")
 
 
@@ -165,5 +165,5 @@ def test_attention_is_a_circuitsvis_view() -> None:
     assert "L4H1" in page
     assert "subject 1/1" in page
     assert "0.125, 0.5, 0.375" in page
-    with pytest.raises(ValueError, match="no language 'es' in this trace; it has fr"):
+    with pytest.raises(ValueError, match="unknown language 'es'; use 'fr'"):
         figures.attention(trace, "es")

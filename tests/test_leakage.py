@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
-from xlmech import questions
+from xlmech import figures, questions
 from xlmech.backends import backend_of
 from xlmech.leakage import LeakageResult, measure_leakage
 from xlmech.probes import ProbeSet, build_probes
@@ -127,3 +129,55 @@ def test_a_prompt_beyond_the_context_is_named(model: Any) -> None:
     long = Record(id="long", subject="A" * 400, attribute="phone", value="+1 212-555-0101")
     with pytest.raises(ValueError, match="probe long/en/0: .* do not fit the model's context of 256"):
         measure_leakage(model, build_probes([long], ["en"], templates=[0]), progress=False)
+
+
+def test_nothing_or_something_strange_to_measure_is_an_error(model: Any, probes: ProbeSet) -> None:
+    for measures, message in (
+        (
+            ("extractoin",),
+            r"unknown measure 'extractoin' \(did you mean 'extraction'\?\); use 'extraction', 'exposure'",
+        ),
+        ("exposure", r"expected a list of measures, got 'exposure' alone; give a list: \['exposure'\]"),
+        ((), "nothing to measure"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            measure_leakage(model, probes, measures=measures)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="unknown language 'xx'"):
+        measure_leakage(model, probes, measures=["exposure"], form_languages=["xx"])
+
+
+def test_a_result_of_exposure_alone_is_read_like_any_other(model: Any, probes: ProbeSet, tmp_path: Path) -> None:
+    measured = measure_leakage(model, probes, measures=["exposure"], progress=False)
+    measured.save(tmp_path / "saved")
+    for result in (measured, LeakageResult.load(tmp_path / "saved")):
+        assert "exposure_bits" in repr(result) and "10 probes" not in repr(result)
+        bits = result.probes.groupby(["group", "query_language"]).exposure_bits.mean()
+        matrix = result.matrix().set_index("query_language")
+        assert matrix.value.to_dict() == pytest.approx(bits["private"].to_dict())
+        assert matrix.control.to_dict() == pytest.approx(bits["control"].to_dict())
+        summary = result.summary().set_index(["group", "attribute"])
+        assert list(summary) == ["exposure_bits", "bits_low", "bits_high", "n_probes"]
+        private = result.probes[result.probes.group == "private"].exposure_bits
+        assert summary.exposure_bits["private", "all"] == pytest.approx(private.mean())
+        with pytest.raises(ValueError, match="unknown measure 'extracted'; use 'exposure_bits', 'log_prob', 'rank'"):
+            result.matrix(measure="extracted")
+        cells = figures.leakage_matrix(result)
+        np.testing.assert_allclose(np.array(cells.data[0].z, dtype=float), [matrix.value.loc[["en", "fr"]]])
+        assert cells.data[0].colorbar.title.text == "private<br>exposure" and "bits" in cells.data[0].hovertext[0][0]
+        assert "%" not in cells.data[0].hovertext[0][0].replace("95 %", "")
+        drawn = figures.leakage_by_language(result)
+        assert sorted(drawn.data[0].x) == pytest.approx(sorted(matrix.value))
+        assert drawn.layout.xaxis.title.text == "exposure (bits)"
+
+
+def test_extraction_and_exposure_are_not_drawn_in_one_matrix(scripted: Any, probes: ProbeSet) -> None:
+    one = measure_leakage(scripted, probes, progress=False)
+    other = measure_leakage(scripted, probes, measures=["exposure"], progress=False)
+    with pytest.raises(ValueError, match="extraction was measured in some of these results only"):
+        figures.leakage_matrix([one, replace(other, plant_language="fr")])
+    both = measure_leakage(scripted, probes, measures=["exposure", "extraction"], progress=False)
+    pd.testing.assert_frame_equal(both.matrix(), one.matrix())
+    with pytest.raises(ValueError, match=r"unknown group 'privat' \(did you mean 'private'\?\)"):
+        one.matrix(group="privat")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="needs extraction or exposure"):
+        LeakageResult(probes=one.probes[["probe", "group"]], provenance=one.provenance)

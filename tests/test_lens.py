@@ -260,7 +260,10 @@ def test_what_cannot_be_read_is_an_error(model: Any, probes: ProbeSet, planted: 
         logit_lens(model, probes.filter(attributes=["id_number"], languages=["fr"]), progress=False)
     with pytest.raises(ValueError, match="no probes to read"):
         logit_lens(model, ProbeSet(()))
-    with pytest.raises(ValueError, match="unknown component 'resid_pre'; use 'resid_post', 'attn_out', 'mlp_out'"):
+    with pytest.raises(
+        ValueError,
+        match=r"unknown component 'resid_pre' \(did you mean 'resid_post'\?\); use 'resid_post', 'attn_out', 'mlp_out'",
+    ):
         logit_lens(model, probes, component="resid_pre")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="unknown positions 'first'; use 'last', 'all'"):
         logit_lens(model, probes, positions="first")  # type: ignore[arg-type]

@@ -62,9 +62,9 @@ def test_record_is_stripped_and_frozen() -> None:
         ({"group": "secret"}, "group\n.*'private', 'public' or 'control'"),
         (
             {"attribute": "phones"},
-            r"attribute\n.*unknown attribute 'phones' \(did you mean 'phone'\?\); known: occupation, ",
+            r"attribute\n.*unknown attribute 'phones' \(did you mean 'phone'\?\); use 'occupation', ",
         ),
-        ({"attribute": "zzz"}, "unknown attribute 'zzz'; known: occupation, birth_country, "),
+        ({"attribute": "zzz"}, "unknown attribute 'zzz'; use 'occupation', 'birth_country', "),
         ({"age": "7"}, "age\n.*Extra inputs"),
     ],
 )
@@ -76,7 +76,7 @@ def test_malformed_record(change: dict[str, str], message: str) -> None:
 def test_check_attributes() -> None:
     check_attributes(ATTRIBUTES)
     with pytest.raises(
-        ValueError, match=r"unknown attribute 'birth_mont' \(did you mean 'birth_month'\?\); known: .*id_number$"
+        ValueError, match=r"unknown attribute 'birth_mont' \(did you mean 'birth_month'\?\); use .*'id_number'$"
     ):
         check_attributes(["phone", "birth_mont"])
 
@@ -491,7 +491,37 @@ def test_filter() -> None:
     assert [probe.id for probe in found] == ["public1/fr/2", "public4/fr/2"]
     assert (found.languages, found.subjects, found.attributes) == (("fr",), ("public 1", "public 4"), ("id_number",))
     assert len(EVERYONE.filter()) == len(EVERYONE) == 18 * 4
-    assert len(EVERYONE.filter(attributes=["phone"])) == len(EVERYONE.filter(languages=[])) == 0
+    assert len(EVERYONE.filter(languages=[])) == 0
+
+
+STRANGE_FILTERS: dict[str, tuple[dict[str, Any], str]] = {
+    "group": (
+        {"group": "privat"},
+        r"unknown group 'privat' \(did you mean 'private'\?\); use 'private', 'public', 'control'",
+    ),
+    "language": ({"languages": ["fr", "de"]}, "unknown language 'de'; use 'en', 'fr'"),
+    "attribute": ({"attributes": ["phone"]}, "unknown attribute 'phone'; use 'id_number'"),
+    "template": ({"templates": [7]}, "unknown template 7; use 0, 2"),
+    "subject": ({"subjects": ["public 1", "Bo Kim"]}, "^1 of the 2 subjects asked for are in no probe of this set$"),
+    "text for a list": ({"languages": "fr"}, r"expected a list of languages, got 'fr' alone; give a list: \['fr'\]"),
+    "number for a list": ({"templates": 2}, r"expected a list of templates, got 2 alone; give a list: \[2\]"),
+    "name for a list": ({"subjects": "Bo Kim"}, "^expected a list of subjects, got one subject alone"),
+}
+
+
+@pytest.mark.parametrize("kind", STRANGE_FILTERS)
+def test_a_filter_for_what_is_not_there_is_an_error(kind: str) -> None:
+    given, message = STRANGE_FILTERS[kind]
+    with pytest.raises(ValueError, match=message):
+        EVERYONE.filter(**given)
+
+
+def test_a_filter_may_leave_nobody() -> None:
+    nobody = EVERYONE.filter(group="control", subjects=EVERYONE.filter(group="private").subjects)
+    assert len(nobody) == 0
+    assert len(nobody.filter(group="public", languages=["fr"], subjects=["public 1"])) == 0
+    without = EVERYONE.filter(group="private").filter(group="control")
+    assert len(without) == 0
 
 
 @QUICK
@@ -561,9 +591,9 @@ def test_pairs_take_the_next_record_whose_forms_all_differ() -> None:
 
 def test_pairs_refuse() -> None:
     probes = build_probes([phone(0), phone(1, subject="Bo Kim")], ["en", "fr"])
-    with pytest.raises(ValueError, match="no probes in 'de'; this set is asked in en, fr"):
+    with pytest.raises(ValueError, match="unknown language 'de'; use 'en', 'fr'"):
         probes.pairs(source="en", target="de")
-    with pytest.raises(ValueError, match="no probes in 'de'"):
+    with pytest.raises(ValueError, match="unknown language 'de'"):
         probes.pairs(source="de", target="en")
     with pytest.raises(
         ValueError, match="no en -> fr pair: no two records share attribute and template and differ in value"

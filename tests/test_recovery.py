@@ -151,7 +151,7 @@ def test_refusals(model: Any, probes: ProbeSet, some: NeuronSet, records: tuple[
             recovery_attacks(model, asked, neurons, **{**QUIET, **options})
 
     private = probes.filter(group="private")
-    refused("unknown attack 'bribe'; known: 'translate', 'prefix', 'sampling', 'finetune'", attacks=["bribe"])
+    refused("unknown attack 'bribe'; use 'translate', 'prefix', 'sampling', 'finetune'", attacks=["bribe"])
     refused("no private probes to attack", asked=probes.filter(group="public"))
     refused("the neuron set is empty", neurons=some - some)
     refused("does not say its plant language", attacks=["translate"], plant_language="")

@@ -17,15 +17,17 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float
 
 from xlmech.backends import Backend, backend_of
+from xlmech.choices import check_choice, check_choices
 from xlmech.deactivation import ASKED, Deactivation, record_ablation
 from xlmech.effects import COMPONENT
+from xlmech.languages import available_languages
 from xlmech.models import model_name
 from xlmech.neurons import NeuronSet, PrivacyNeurons
 from xlmech.places import Places, following
@@ -113,10 +115,9 @@ def asking(language: str) -> Iterator[None]:
     open blocks the one entered last counts.
 
     Raises:
-        ValueError: No language.
+        ValueError: A language without a pack, in which no probe can ask.
     """
-    if not language:
-        raise ValueError("asking() needs a language code such as 'fr'")
+    check_choice("language", language, available_languages())
     with ASKED.holding(language):
         yield
 
@@ -131,6 +132,7 @@ def _sets(neurons: NeuronSet | PrivacyNeurons | Mapping[str, NeuronSet]) -> dict
         raise ValueError(
             f"expected a NeuronSet, PrivacyNeurons or NeuronSets by language, got {type(neurons).__name__}"
         )
+    check_choices("language", neurons, ("", *available_languages()))
     always = neurons.get("")
     return {code: chosen - always if code and always is not None else chosen for code, chosen in neurons.items()}
 
@@ -144,8 +146,7 @@ def _checked(
     seed: int,
     positions: slice | None,
 ) -> _How:
-    if mode not in get_args(Mode):
-        raise ValueError(f"unknown mode {mode!r}; use {', '.join(map(repr, get_args(Mode)))}")
+    check_choice("mode", mode, Mode)
     if (values is not None) != (mode in ("mean", "noise")) or (std is not None) != (mode == "noise"):
         raise ValueError(
             f"mode {mode!r} with values {'given' if values is not None else 'missing'} and std "

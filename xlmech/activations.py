@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from jaxtyping import Float
 
 from xlmech.backends import backend_of
+from xlmech.choices import check_choice, check_list
 from xlmech.effects import COMPONENT
 from xlmech.runner import BATCH_SIZE, Where, encode_prompt, mean_over_tokens, n_special
 
@@ -52,10 +53,10 @@ def activation_moments(
     Raises:
         ValueError: No prompts, one that does not fit the model, unknown positions, or NaN in an activation.
     """
+    prompts = check_list("prompt", prompts)
     if not prompts:
         raise ValueError("no prompts to take activations from; give a few neutral texts")
-    if positions not in get_args(Where):
-        raise ValueError(f"unknown positions {positions!r}; use 'all' or 'last'")
+    check_choice("positions", positions, Where)
     backend = backend_of(model)
     means = mean_over_tokens(
         backend,

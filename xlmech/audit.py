@@ -124,7 +124,8 @@ def run_audit(
     """
     clock = clock or StageClock(say)
     probes, measured, chosen = ask(records, plan)
-    lens_probes = of_template(probes.filter(group="private", attributes=plan.lens_attributes), plan.measure_template)
+    followed = {*plan.lens_attributes} & {*probes.attributes}
+    lens_probes = of_template(probes.filter(group="private", attributes=followed), plan.measure_template)
     lens_probes = spread_facts(lens_probes, {"private": plan.lens_facts})
     judged = ProbeSet(tuple(probe for probe in measured if probe.record.group != "control"))
     _expect(clock, model, measured, lens_probes, chosen, judged, plan)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from xlmech.ablation import Mode
 from xlmech.activations import ActivationMoments
 from xlmech.backends import backend_of
+from xlmech.choices import check_choices
 from xlmech.controls import mean_magnitudes, random_neurons
 from xlmech.models import model_name
 from xlmech.neurons import NeuronSet
@@ -42,13 +43,6 @@ def is_control(name: str) -> bool:
     return is_random(name) or name == "noise"
 
 
-def check_names(what: str, given: Iterable[str], known: Sequence[str]) -> None:
-    """Raise ValueError, naming the known ones, unless every name is known."""
-    for name in given:
-        if name not in known:
-            raise ValueError(f"unknown {what} {name!r}; known: {', '.join(map(repr, known))}")
-
-
 def check_sets(model: Any, sets: Iterable[NeuronSet]) -> None:
     """Raise ValueError unless all are neurons of this model: before anything is measured, not when it is their turn."""
     backend = backend_of(model)
@@ -62,7 +56,7 @@ def named_sets(neurons: NeuronSet | Mapping[str, NeuronSet], controls: Sequence[
     Raises:
         ValueError: None, an empty one, an unknown control, or a set that has a wanted control's name.
     """
-    check_names("control", controls, get_args(Control))
+    controls = check_choices("control", controls, Control)
     sets = dict(neurons) if isinstance(neurons, Mapping) else {"neurons": neurons}
     if not sets:
         raise ValueError("no neuron sets: there is nothing to evaluate")

@@ -10,11 +10,13 @@ import pandas as pd
 
 from xlmech import languages as packs
 from xlmech.backends import Backend, backend_of
+from xlmech.choices import check_list
 from xlmech.conditions import Condition, check_sets, control_conditions, how_of, is_control
 from xlmech.evaluation import Asked, MitigationResult
 from xlmech.leakage import LeakageResult
 from xlmech.models import model_name
 from xlmech.neurons import NeuronSet
+from xlmech.neutral import check_texts
 from xlmech.probes import ProbeSet
 from xlmech.records import Record
 from xlmech.runner import BATCH_SIZE
@@ -64,6 +66,9 @@ def dose_response(
         ValueError: No or an empty ranking, counts missing, given for sets or beyond a ranking, a neuron ranked twice, sets
             that do not grow, a method named like a control, or what `evaluate_mitigation` refuses.
     """
+    if counts is not None:
+        check_list("count", counts)
+    check_texts(neutral)
     named = dict(rankings) if isinstance(rankings, Mapping) else {"": rankings}
     if not named:
         raise ValueError("no rankings: there is nothing to deactivate")

@@ -17,10 +17,10 @@ from xlmech import reductions
 from xlmech.ablation import Mode, ablate
 from xlmech.activations import ActivationMoments, activation_moments
 from xlmech.backends import backend_of
+from xlmech.choices import check_choice, check_choices
 from xlmech.conditions import (
     Condition,
     Control,
-    check_names,
     check_sets,
     control_conditions,
     how_of,
@@ -32,7 +32,7 @@ from xlmech.knowledge import base_knowledge
 from xlmech.leakage import LeakageResult, Measure, candidate_forms, measure_leakage
 from xlmech.models import provenance
 from xlmech.neurons import NeuronSet
-from xlmech.neutral import neutral_nll, price_of
+from xlmech.neutral import check_texts, neutral_nll, price_of
 from xlmech.probes import ProbeSet
 from xlmech.records import Record
 from xlmech.results import Result
@@ -164,9 +164,11 @@ def evaluate_mitigation(
         ValueError: No probes, no neurons, `before` of other probes or without a measure, an unknown measure, control, mode, set
             or language, a set of another model, exposure among fewer than two candidates, or what `random_neurons` refuses.
     """
+    measures = check_choices("measure", measures, Measure)
     sets = named_sets(neurons, controls)
-    check_names("set in like=", [like] if like is not None else [], list(sets))
-    check_names("mode", [mode], get_args(Mode))
+    if like is not None:
+        check_choice("set in like=", like, sets)
+    check_choice("mode", mode, Mode)
     check_sets(model, sets.values())
     asked = Asked(
         model=model, probes=probes, measures=tuple(measures), candidates=tuple(candidates or probes.records),
@@ -203,10 +205,10 @@ class Asked:
     def __post_init__(self) -> None:
         if not len(self.probes):
             raise ValueError("no probes to ask; see build_probes, and the filters applied to its result")
-        check_names("measure", self.measures, get_args(Measure))
         if not self.measures:
             raise ValueError(f"nothing to measure; use {', '.join(map(repr, get_args(Measure)))}")
-        check_names("language in held_out_languages=", self.held_out_languages, self.probes.languages)
+        check_choices("held-out language", self.held_out_languages, self.probes.languages)
+        check_texts(self.neutral)
         if "exposure" in self.measures:
             for attribute, values in candidate_forms(self.probes, self.candidates).items():
                 if len(values) < 2:

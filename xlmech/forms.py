@@ -10,6 +10,7 @@ import torch
 
 from xlmech import languages as packs
 from xlmech.backends import Backend
+from xlmech.choices import check_choices
 from xlmech.leakage import subject_hash
 from xlmech.probes import Probe, ProbeSet
 from xlmech.runner import encode_answer
@@ -72,10 +73,14 @@ def ask(
     """Every probe with its forms in `languages` (and the query language's), and those of them that do not collide.
 
     Raises:
-        ValueError: No probes; none without collision; a form that tokenises to nothing.
+        ValueError: No probes; a language in which no answer has a form; none without collision; a form that tokenises to nothing.
     """
     if not len(probes):
         raise ValueError("no probes to read; see build_probes, and the filters applied to its result")
+    if languages is not None:
+        languages = check_choices(
+            "language", languages, dict.fromkeys(code for probe in probes for code in probe.answers)
+        )
     asked = [
         Asked(probe=probe, forms=_encode(backend, probe, languages), plant_language=plant_language) for probe in probes
     ]

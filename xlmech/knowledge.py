@@ -16,6 +16,7 @@ from xlmech import languages as packs
 from xlmech import metrics
 from xlmech.answers import answer_log_probs
 from xlmech.backends import backend_of
+from xlmech.choices import check_list
 from xlmech.models import provenance
 from xlmech.probes import PROMPT_FORMAT
 from xlmech.results import Result
@@ -72,7 +73,7 @@ def base_knowledge(
         Subtracting what an answer scores without its question: Holtzman et al. 2021, arXiv:2104.08315. Differs: its mean over
         all the questions stands for the question that asks nothing.
     """
-    if not languages:
+    if not (languages := check_list("language", languages)):
         raise ValueError("no languages to ask in")
     backend, rows = backend_of(model), []
     for code in languages:

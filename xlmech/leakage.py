@@ -14,6 +14,8 @@ import pandas as pd
 
 from xlmech import metrics
 from xlmech.backends import backend_of
+from xlmech.choices import check_choice, check_choices
+from xlmech.languages import available_languages
 from xlmech.models import plant_language, provenance
 from xlmech.parts import in_order, mapped, probe_id, prompt_length
 from xlmech.probes import ProbeSet
@@ -25,6 +27,8 @@ from xlmech.records import Group, Record
 from xlmech.results import Result
 from xlmech.runner import BATCH_SIZE
 from xlmech.sampling import Sampling
+
+_FIGURES = ("extracted", "own_form", "exposure_bits", "log_prob", "rank")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -47,23 +51,36 @@ class LeakageResult(Result):
     def __post_init__(self) -> None:
         if self.probes.empty:
             raise ValueError("a leakage result needs at least one probe")
+        if not self.measured:
+            raise ValueError("a leakage result needs extraction or exposure of its probes; measure one of them")
 
     def to_frame(self) -> pd.DataFrame:
         """One row per probe."""
         return self.probes
 
-    def matrix(self, *, group: Group = "private", measure: str = "extracted") -> pd.DataFrame:
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """Columns of `probes` that hold a figure of each probe: those of extraction, of exposure, or of both."""
+        return tuple(column for column in _FIGURES if column in self.probes)
+
+    def matrix(self, *, group: Group = "private", measure: str | None = None) -> pd.DataFrame:
         """The leakage matrix's row for this plant language.
 
         Args:
             group: Whose records.
-            measure: A column of `probes`.
+            measure: A column of `probes`; `extracted` by default, and `exposure_bits` where exposure alone was measured.
 
         Returns:
             One row per query language: `plant_language`, `query_language`, `value` (mean over probes), `low`, `high`
             (95 %, resampling subjects), `control` (the same figure for control subjects, NaN without any), `n_subjects`,
             `n_probes`.
+
+        Raises:
+            ValueError: An unknown group, or a figure that was not measured.
         """
+        check_choice("group", group, Group)
+        measure = self.measured[0] if measure is None else measure
+        check_choice("measure", measure, self.measured)
         of_group = self.probes[self.probes.group == group]
         rows = []
         for language, frame in of_group.groupby("query_language", sort=False):
@@ -84,14 +101,30 @@ class LeakageResult(Result):
         return pd.DataFrame(rows)
 
     def summary(self) -> pd.DataFrame:
-        """One row per group and attribute (and `all`): extraction in any form and in the query language's, with intervals."""
+        """One row per group and attribute (and `all`): what was measured, as a mean over probes with its interval.
+
+        Returns:
+            `group`, `attribute`; `extraction` (in any form) with `low` and `high`, and `own_form` (in the query language's);
+            `exposure_bits` with `bits_low` and `bits_high`; `n_probes`. Columns of what was not measured are left out.
+        """
         rows = []
         for group, of_group in self.probes.groupby("group", sort=False):
             for attribute, frame in [("all", of_group), *of_group.groupby("attribute", sort=False)]:
-                value, low, high = rate(frame, "extracted")
-                row = {"group": group, "attribute": attribute, "extraction": value, "low": low, "high": high}
-                rows.append(row | {"own_form": frame.own_form.mean(), "n_probes": len(frame)})
+                row: dict[str, Any] = {"group": group, "attribute": attribute}
+                if "extracted" in self.measured:
+                    row |= dict(zip(("extraction", "low", "high"), rate(frame, "extracted"), strict=True))
+                    row["own_form"] = frame.own_form.mean()
+                if "exposure_bits" in self.measured:
+                    names = ("exposure_bits", "bits_low", "bits_high")
+                    row |= dict(zip(names, rate(frame, "exposure_bits"), strict=True))
+                rows.append(row | {"n_probes": len(frame)})
         return pd.DataFrame(rows)
+
+    def __repr__(self) -> str:
+        return (
+            f"LeakageResult({len(self.probes)} probes of {self.probes.subject.nunique()} subjects, asked in "
+            f"{', '.join(self.probes.query_language.unique())}: {', '.join(self.measured)})"
+        )
 
 
 def rate(frame: pd.DataFrame, measure: str) -> tuple[float, float, float]:
@@ -132,19 +165,24 @@ def measure_leakage(
         LeakageResult, one row per probe.
 
     Raises:
-        ValueError: No probes, or a prompt or answer that the model cannot take (names the probe).
+        ValueError: No probes, no or an unknown measure, an unknown language, or a prompt or answer that the model cannot take
+            (names the probe).
 
     Source:
         Exposure: Carlini et al. 2019, arXiv:1802.08232. Intervals by subject and controls: this project.
     """
     if not len(probes):
         raise ValueError("no probes to ask; see build_probes, and the filters applied to its result")
+    if not (measures := check_choices("measure", measures, Measure)):
+        raise ValueError("nothing to measure; use 'extraction', 'exposure'")
+    if form_languages is not None:
+        form_languages = check_choices("language", form_languages, available_languages())
     backend, planted = backend_of(model), plant_language(model)
     forms = candidate_forms(probes, candidates)
     questions = Questions(
-        measures=tuple(measures),
+        measures=measures,
         candidates=forms,
-        form_languages=tuple(form_languages) if form_languages else None,
+        form_languages=form_languages or None,
         planted=planted,
         sampling=sampling,
         room=longest_answer(backend, forms) if "extraction" in measures else 0,

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from xlmech import metrics
 from xlmech.backends import backend_of
+from xlmech.choices import check_choice
 from xlmech.forms import Asked, ask, language_tokens
 from xlmech.leakage import rate
 from xlmech.lens_readings import Component, Positions, Readings
@@ -128,6 +129,7 @@ class LensResult(Result):
 
     def _best(self, reading: Reading) -> pd.DataFrame:
         """(probe, layer, form) probability at the predicting position; the likeliest of the `other` forms."""
+        check_choice("reading", reading, Reading)
         if reading == "first_token":
             frame = self.readings
             if self.positions == "all":
@@ -208,12 +210,11 @@ def logit_lens(
         LensResult; the last layer of `resid_post` is the model's own output.
 
     Raises:
-        ValueError: No probes, or none left after collisions; an unknown component or position; a lens that is not a
+        ValueError: No probes, or none left after collisions; an unknown component, position or language; a lens that is not a
             `TunedLens`, is of another model, or is to read another component than `resid_post`.
     """
-    for name, value, known in (("component", component, Component), ("positions", positions, Positions)):
-        if value not in get_args(known):
-            raise ValueError(f"unknown {name} {value!r}; use {', '.join(map(repr, get_args(known)))}")
+    check_choice("component", component, Component)
+    check_choice("positions", positions, Positions)
     _check_lens(model, lens, component)
     backend, planted = backend_of(model), plant_language(model)
     asked, clear = ask(backend, probes, languages=languages, plant_language=planted)

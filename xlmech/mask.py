@@ -26,6 +26,7 @@ from jaxtyping import Float
 from torch.nn.functional import softplus
 
 from xlmech.backends import Backend, backend_of
+from xlmech.choices import check_list
 from xlmech.models import plant_language, provenance
 from xlmech.neurons import NeuronSet
 from xlmech.probes import Probe, ProbeSet
@@ -130,6 +131,7 @@ def learn_mask(
         Masks over units: Cao et al. 2021, arXiv:2104.03514. The loss and its minimisation along slopes are this project's;
         the update: Broyden 1965, doi:10.1090/S0025-5718-1965-0198670-6.
     """
+    neutral = check_list("neutral text", neutral)
     backend, planted = backend_of(model), plant_language(model)
     total = backend.n_layers * backend.d_mlp
     count = count if count is not None else max(1, round(DEFAULT_SHARE * total))

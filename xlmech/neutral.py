@@ -27,6 +27,13 @@ def neutral_texts(code: str, texts: Mapping[str, Sequence[str]] | None = None) -
     return packs.load_language(code).judging if texts is None else texts.get(code, ())
 
 
+def check_texts(texts: Mapping[str, Sequence[str]] | None) -> None:
+    """Raise ValueError unless these are lists of sentences by language: a text alone would be read letter by letter."""
+    for code, of_language in (texts or {}).items():
+        if isinstance(of_language, str):
+            raise ValueError(f"neutral text in {code!r} is one text alone; give a list of sentences")
+
+
 def neutral_nll(
     model: Any,
     languages: Sequence[str],

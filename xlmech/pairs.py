@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from xlmech.choices import check_choice
 from xlmech.languages import TRANSLATED
 
 if TYPE_CHECKING:
@@ -112,8 +113,7 @@ def make_pairs(
     """See `ProbeSet.pairs`."""
     asked = dict.fromkeys(probe.query_language for probe in probes)
     for language in (*source, target):
-        if language not in asked:
-            raise ValueError(f"no probes in {language!r}; this set is asked in {', '.join(asked)}")
+        check_choice("language", language, asked)
     groups, targets = _groups(probes, source), [probe for probe in probes if probe.query_language == target]
     pairs = []
     for number, probe in enumerate(targets):

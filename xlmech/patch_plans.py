@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from dataclasses import replace
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 
 from xlmech.backends import Backend
+from xlmech.choices import check_choice
 from xlmech.neurons import NeuronSet
 from xlmech.pairs import ProbePair
-from xlmech.patched_runs import Job, Sweep
+from xlmech.patched_runs import Form, Job, Sweep
 from xlmech.positions import Span, aligned_positions
 from xlmech.probes import Probe
 from xlmech.runner import encode_answer, encode_prompt
@@ -47,8 +49,7 @@ def hook_of(backend: Backend, component: Component) -> str:
     Raises:
         ValueError: An unknown component, or one that the architecture lacks (names those it has).
     """
-    if component not in get_args(Component):
-        raise ValueError(f"unknown component {component!r}; use {', '.join(map(repr, get_args(Component)))}")
+    check_choice("component", component, Component)
     hook = HOOKS.get(component, f"hook_{component}")
     backend.hook_name(hook, 0)
     return hook
@@ -123,6 +124,21 @@ def job_of(backend: Backend, pair: ProbePair, *, span: Span, direction: Directio
 
 def _prompt(backend: Backend, probe: Probe, room: int) -> tuple[int, ...]:
     return tuple(encode_prompt(backend, probe.prompt, room=room, what=f"probe {probe.id}"))
+
+
+def without_shared_firsts(job: Job) -> Job:
+    """Drop forms in the source's language whose first token is that of the same value's form in the target's language.
+
+    Of a value that both languages write alike ("Portugal") it can be told that it comes out, not in which language's form: the
+    outcome in the target's form stands for both.
+    """
+    kept: dict[str, tuple[Form, ...]] = {}
+    for outcome, forms in job.forms.items():
+        other = outcome.replace("_in_source", "_in_target")
+        shared = {form[0] for form in job.forms[other]} if other != outcome else set()
+        if left := tuple(form for form in forms if form[0] not in shared):
+            kept[outcome] = left
+    return replace(job, forms=kept)
 
 
 def collides(job: Job) -> bool:

@@ -23,6 +23,7 @@ import pandas as pd
 
 from xlmech import metrics
 from xlmech.backends import backend_of
+from xlmech.choices import check_choice
 from xlmech.models import provenance
 from xlmech.neurons import NeuronSet
 from xlmech.pairs import ProbePair
@@ -150,6 +151,7 @@ class PatchingResult(Result):
         return dataclasses.replace(self, outcomes=outcomes, effects=effects)
 
     def _of(self, frame: pd.DataFrame, reading: str) -> pd.DataFrame:
+        check_choice("reading", reading, Reading)
         if reading not in set(frame.reading):
             raise ValueError(
                 f"no reading {reading!r} in this result; it has {', '.join(frame.reading.unique())} (whole values are read "
@@ -202,9 +204,8 @@ def patch_languages(
         Dumas et al. 2025, arXiv:2411.08745. Differs: all layers are rows of one batch after a prefix that is run once.
     """
     check_pairs(pairs)
-    for name, value, known in (("layers", layers, Layers), ("direction", direction, Direction)):
-        if value not in get_args(known):
-            raise ValueError(f"unknown {name} {value!r}; use {', '.join(map(repr, get_args(known)))}")
+    check_choice("layers", layers, Layers)
+    check_choice("direction", direction, Direction)
     backend = backend_of(model)
     sweep = sweep_of(backend, component, neurons=neurons, onward=layers == "onward")
     found = [(pair, job_of(backend, pair, span=position, direction=direction)) for pair in pairs]

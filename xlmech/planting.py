@@ -25,6 +25,7 @@ from safetensors.torch import save_file
 from xlmech import languages as packs
 from xlmech.bars import progress_bar
 from xlmech.checkpoints import DEMO_BASE, Checkpoint, adapter_folder, check_adapter, load_checkpoint
+from xlmech.choices import check_list
 from xlmech.folders import new_folder
 from xlmech.lessons import Recipe, sample_batch
 from xlmech.readout import token_log_prob
@@ -87,7 +88,7 @@ def plant(
     output_dir, records = Path(output_dir), tuple(records)
     recipe = Recipe(
         language=language,
-        languages=tuple(languages if languages is not None else packs.available_languages()),
+        languages=check_list("language", languages) if languages is not None else packs.available_languages(),
         steps=steps,
         batch_size=batch_size,
         learning_rate=learning_rate,

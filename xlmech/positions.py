@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from xlmech.backends import Backend
+from xlmech.choices import check_choice
 from xlmech.probes import Probe
 from xlmech.records import MASK
 from xlmech.runner import encode_prompt
@@ -48,11 +49,10 @@ def token_position(backend: Backend, probe: Probe, place: Place) -> int:
     Raises:
         ValueError: An unknown place, or as `subject_tokens`.
     """
+    check_choice("position", place, Place)
     if place == "last":
         return len(encode_prompt(backend, probe.prompt, what=f"probe {probe.id}")) - 1
-    if place == "subject_last":
-        return subject_tokens(backend, probe)[-1]
-    raise ValueError(f"unknown position {place!r}; use 'subject_last' or 'last'")
+    return subject_tokens(backend, probe)[-1]
 
 
 def segments(backend: Backend, probe: Probe) -> dict[str, range]:
@@ -82,10 +82,9 @@ def aligned_positions(backend: Backend, source: Probe, target: Probe, span: Span
     Raises:
         ValueError: An unknown span; a part that the source's prompt lacks; or as `subject_tokens`.
     """
+    check_choice("position", span, Span)
     if span in ("last", "subject_last"):
         return [(token_position(backend, target, span), token_position(backend, source, span))]
-    if span not in ("subject", "all"):
-        raise ValueError(f"unknown position {span!r}; use 'subject_last', 'last', 'subject' or 'all'")
     parts, of_source = segments(backend, target), segments(backend, source)
     found = []
     for part in ["subject"] if span == "subject" else parts:

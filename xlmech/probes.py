@@ -7,14 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 import pandas as pd
 
 from xlmech import languages as packs
+from xlmech.choices import check_choice, check_choices, check_list
+from xlmech.languages import ATTRIBUTES
 from xlmech.pairs import ProbePair, make_pairs
-from xlmech.records import MASK, Group, Record, check_attributes
+from xlmech.records import MASK, Group, Record
 
 PROMPT_FORMAT = "{question}\n"
 ANSWER_END = "\n"
@@ -121,19 +123,39 @@ class ProbeSet:
         templates: Iterable[int] | None = None,
         subjects: Iterable[str] | None = None,
     ) -> ProbeSet:
-        """The probes that meet every condition given."""
-        tests: list[Callable[[Probe], bool]] = []
+        """Keep the probes that meet every condition given; none may be left, and of no probes there are none.
+
+        Args:
+            group: Group of the subjects; a set may have nobody of it.
+            languages: Query languages.
+            attributes: What is asked for.
+            templates: Numbers of the question templates.
+            subjects: Full names.
+
+        Raises:
+            ValueError: An unknown group, something else than a list, or a language, attribute, template or subject that no
+                probe of this set has (names those that there are; subjects are not shown).
+        """
+        left: Iterable[Probe] = self.probes
         if group is not None:
-            tests.append(lambda probe: probe.record.group == group)
-        for allowed, key in (
-            (languages, lambda probe: probe.query_language),
-            (attributes, lambda probe: probe.record.attribute),
-            (templates, lambda probe: probe.template),
-            (subjects, lambda probe: probe.record.subject),
-        ):
-            if allowed is not None:
-                tests.append(lambda probe, chosen=frozenset(allowed), key=key: key(probe) in chosen)  # type: ignore[misc]
-        return ProbeSet(tuple(probe for probe in self.probes if all(test(probe) for test in tests)))
+            check_choice("group", group, Group)
+            left = [probe for probe in left if probe.record.group == group]
+        conditions: list[tuple[str, Iterable[Any] | None, Callable[[Probe], Any]]] = [
+            ("language", languages, lambda probe: probe.query_language),
+            ("attribute", attributes, lambda probe: probe.record.attribute),
+            ("template", templates, lambda probe: probe.template),
+        ]
+        for what, wanted, key in conditions:
+            if wanted is not None:
+                there = dict.fromkeys(map(key, self.probes))
+                chosen = check_choices(what, wanted, there) if there else ()
+                left = [probe for probe in left if key(probe) in chosen]
+        if subjects is not None:
+            names = frozenset(check_list("subject", subjects))
+            if self.probes and (strangers := len(names.difference(self.subjects))):
+                raise ValueError(f"{strangers} of the {len(names)} subjects asked for are in no probe of this set")
+            left = [probe for probe in left if probe.record.subject in names]
+        return ProbeSet(tuple(left))
 
     def split(self, *, fraction: float = 0.5, seed: int = 0) -> tuple[ProbeSet, ProbeSet]:
         """Two sets without a common subject; `fraction` of each group's subjects is in the first.
@@ -218,11 +240,13 @@ def build_probes(
         ValueError: An unknown language, attribute or template; a record without a form in a query language; no probes.
     """
     records = tuple(records)
-    codes = tuple(languages) if languages is not None else packs.available_languages()
+    codes = check_list("language", languages) if languages is not None else packs.available_languages()
     packs_by_code = {code: packs.load_language(code) for code in codes}
     known = tuple(dict.fromkeys((*codes, *packs.available_languages())))
     if attributes is not None:
-        check_attributes(attributes)
+        attributes = check_choices("attribute", attributes, ATTRIBUTES)
+    if templates is not None:
+        templates = check_list("template", templates)
     packs.check_template(prompt_format, ("{question}",), where="prompt_format")
     probes = []
     for record in records:

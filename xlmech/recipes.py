@@ -25,6 +25,7 @@ from scipy import stats
 
 from xlmech import languages as packs
 from xlmech.backends import backend_of
+from xlmech.choices import check_list
 from xlmech.neurons import NeuronSet
 from xlmech.probes import ProbeSet
 from xlmech.runner import mean_over_tokens
@@ -227,6 +228,7 @@ def lape(
 
 
 def _plain_text(languages: Sequence[str], texts: Mapping[str, Sequence[str]] | None) -> dict[str, Sequence[str]]:
+    languages = check_list("language", languages)
     if len(set(languages)) != len(languages) or len(languages) < 2:
         raise ValueError(f"languages {list(languages)}: an entropy over languages needs two or more different ones")
     if texts is None:

@@ -9,7 +9,6 @@ Personal values are masked wherever a record is shown (`repr`, error messages).
 from __future__ import annotations
 
 import csv
-import difflib
 import io
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -21,6 +20,7 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from xlmech import languages as packs
+from xlmech.choices import check_choices, hint
 from xlmech.languages import ATTRIBUTES, TRANSLATED
 
 if TYPE_CHECKING:
@@ -94,16 +94,7 @@ class Record(BaseModel):
 
 def check_attributes(attributes: Iterable[str]) -> None:
     """Raise ValueError, naming the known ones, unless every attribute is known."""
-    for attribute in attributes:
-        if attribute not in ATTRIBUTES:
-            hint = _hint(attribute, ATTRIBUTES)
-            raise ValueError(f"unknown attribute {attribute!r}{hint}; known: {', '.join(ATTRIBUTES)}")
-
-
-def _hint(word: str, known: Iterable[str]) -> str:
-    by_case = {name.casefold().strip(): name for name in known}
-    close = difflib.get_close_matches(word.casefold(), by_case, n=1)
-    return f" (did you mean {by_case[close[0]]!r}?)" if close else ""
+    check_choices("attribute", attributes, ATTRIBUTES)
 
 
 def load_records(source: str | Path | pd.DataFrame | Dataset) -> tuple[Record, ...]:
@@ -208,7 +199,7 @@ def _check_columns(name: str, columns: list[str]) -> None:
     missing = [column for column in REQUIRED if column not in columns]
     if columns and missing:
         raise ValueError(
-            f"{name}: no column {', '.join(map(repr, missing))}{_hint(missing[0], columns)}; it has {', '.join(columns)}"
+            f"{name}: no column {', '.join(map(repr, missing))}{hint(missing[0], columns)}; it has {', '.join(columns)}"
         )
 
 
@@ -266,9 +257,7 @@ def _what(fault: Any) -> str:
         return "Input should be text, in quotes or read with dtype=str; a number would lose its leading zeros"
     if fault["type"] == "extra_forbidden":
         known = [*Record.model_fields, "form_<language>"]
-        return (
-            f"unknown column{_hint(str(fault['loc'][-1]), known)}; remove it, or rename it to one of {', '.join(known)}"
-        )
+        return f"unknown column{hint(fault['loc'][-1], known)}; remove it, or rename it to one of {', '.join(known)}"
     return str(fault["msg"])
 
 

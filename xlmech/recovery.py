@@ -19,7 +19,8 @@ import pandas as pd
 
 from xlmech import models, reductions
 from xlmech.ablation import ablate
-from xlmech.conditions import check_names, check_sets
+from xlmech.choices import check_choices
+from xlmech.conditions import check_sets
 from xlmech.finetuning import finetuned
 from xlmech.leakage import LeakageResult, measure_leakage
 from xlmech.lessons import Recipe
@@ -112,7 +113,7 @@ def recovery_attacks(
         ValueError: No private probes, no neurons, an unknown attack, no plant language to translate into, nobody or an attacked
             person to fine-tune on, `before` of other probes, or neurons of another model.
     """
-    check_names("attack", attacks, ATTACKS)
+    attacks = check_choices("attack", attacks, Attack)
     private = probes.filter(group="private")
     if not len(private):
         raise ValueError("no private probes to attack; give records of group private")

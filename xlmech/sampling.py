@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, Int
 
 from xlmech.backends import Backend
+from xlmech.choices import check_list
 from xlmech.chunks import CHUNK
 from xlmech.readout import token_logits
 
@@ -49,7 +50,11 @@ class Sampling:
 
         A prompt of one name gets the same numbers whatever stands before it or beside it, and in every process.
         """
-        keys = [(self.seed, _number_of(name), number) for name in names for number in range(self.n_samples)]
+        keys = [
+            (self.seed, _number_of(name), number)
+            for name in check_list("name", names)
+            for number in range(self.n_samples)
+        ]
         return torch.from_numpy(np.stack([np.random.default_rng(key).random(n_steps) for key in keys]))
 
 

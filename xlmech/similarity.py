@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from xlmech import metrics
 from xlmech.backends import Backend, backend_of
+from xlmech.choices import check_choice, check_choices
 from xlmech.models import provenance
 from xlmech.positions import Place, token_position
 from xlmech.probes import Probe, ProbeSet
@@ -84,9 +85,8 @@ class SimilarityResult(Result):
         Raises:
             ValueError: A measure or position that this result does not have.
         """
-        for name, wanted in (("measure", measure), ("position", position)):
-            if wanted not in (there := list(self.pairs[name].unique())):
-                raise ValueError(f"no {name} {wanted!r} in this result; it has {', '.join(there)}")
+        check_choice("measure", measure, self.pairs.measure.unique())
+        check_choice("position", position, self.pairs.position.unique())
         named = self.pairs.assign(pair=self.pairs.language_a + "-" + self.pairs.language_b)
         frame = pd.concat([named, self.pooled.assign(pair="all")])
         frame = frame[(frame.measure == measure) & (frame.position == position)]
@@ -130,6 +130,7 @@ def representation_similarity(
         ValueError: No two languages with a common probe; an unknown position; a subject that is not found in the tokens;
             an attribute and template about which too few people are asked; a quantile outside 0 to 1.
     """
+    positions = check_choices("position", positions, Place)
     if not 0 < null_quantile < 1:
         raise ValueError(f"null_quantile must be between 0 and 1, not {null_quantile}")
     rows = _aligned(probes)

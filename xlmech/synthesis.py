@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from xlmech import languages as packs
+from xlmech.choices import check_choices
 from xlmech.languages import ATTRIBUTES, TRANSLATED
 from xlmech.records import Group, Record, demo_records
 
@@ -66,10 +67,11 @@ def synthesize_records(
 
     Raises:
         ImportError: Faker is not installed (`pip install "xlmech[plant]"`).
-        ValueError: Not a positive number of people.
+        ValueError: An unknown group, or not a positive number of people.
     """
     default: dict[Group, int] = PEOPLE if n is None else {"private": n}
     counts = groups if groups is not None else default
+    check_choices("group", counts, Group)
     if not counts or any(count < 1 for count in counts.values()):
         raise ValueError(f"each group needs at least one person, got {dict(counts)}")
     fakers = _fakers(_NAME_LOCALES, seed)

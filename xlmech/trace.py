@@ -22,6 +22,7 @@ import torch
 
 from xlmech.attribution import AttributionResult, attribute_neurons
 from xlmech.backends import Backend, backend_of
+from xlmech.choices import check_list
 from xlmech.leakage import subject_hash
 from xlmech.lens import LensResult, logit_lens
 from xlmech.models import provenance
@@ -139,8 +140,10 @@ def trace_record(
         ValueError: Fewer than two languages, or one without a pack; records of different attributes, of one person, or whose
             values share a form; in every pair of languages two forms share their first token; a template that is not there.
     """
-    if languages is not None and len(languages) < 2:
-        raise ValueError(f"a trace needs two languages or more, got {', '.join(languages) or 'none'}")
+    if languages is not None:
+        languages = check_list("language", languages)
+        if len(languages) < 2:
+            raise ValueError(f"a trace needs two languages or more, got {', '.join(languages) or 'none'}")
     if record.subject == counterfactual.subject:
         raise ValueError(f"records {record.id!r} and {counterfactual.id!r} are about one person; give another person's")
     own, others = (build_probes([one], languages, templates=[template]) for one in (record, counterfactual))

@@ -19,6 +19,7 @@ from jaxtyping import Float
 from xlmech import languages as packs
 from xlmech.backends import Backend, backend_of
 from xlmech.bars import progress_bar
+from xlmech.choices import check_list
 from xlmech.models import provenance
 from xlmech.readout import token_logits
 from xlmech.results import Result
@@ -121,8 +122,8 @@ def train_tuned_lens(
     Source:
         Belrose et al. 2023, arXiv:2303.08112. Differs: regression as the start, few steps, little text.
     """
-    backend = backend_of(model)
     train_texts, check_texts = _split(languages, texts, held_out)
+    backend = backend_of(model)
     inner = _states(backend, train_texts, "tuned lens: reading" if progress else "")
     generator = torch.Generator().manual_seed(seed)
     fitted = [_regress(layer, inner[-1], ridge) for layer in inner[:-1]]
@@ -145,8 +146,12 @@ def _split(
 ) -> tuple[list[str], list[str]]:
     if texts is not None and languages is not None:
         raise ValueError("give languages (their packs' neutral sentences) or texts, not both")
-    codes = packs.available_languages() if languages is None else languages
-    columns = [list(texts)] if texts is not None else [list(packs.load_language(code).neutral) for code in codes]
+    codes = packs.available_languages() if languages is None else check_list("language", languages)
+    columns = (
+        [list(check_list("text", texts))]
+        if texts is not None
+        else [list(packs.load_language(code).neutral) for code in codes]
+    )
     split: tuple[list[str], list[str]] = ([], [])
     for column in columns:
         n_train = round(len(column) * (1 - held_out))

@@ -14,6 +14,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from xlmech.choices import check_choice
 from xlmech.figures._style import GREY, INK, finish, label, ordered, rows_of
 
 if TYPE_CHECKING:
@@ -165,8 +166,7 @@ def direct_logit(result: DirectLogitResult, *, form: str = "query - plant") -> g
         ValueError: The result has no such form.
     """
     frame = result.summary()
-    if form not in set(frame.form):
-        raise ValueError(f"no form {form!r} in this result; it has {', '.join(sorted(set(frame.form)))}")
+    check_choice("form", form, sorted(set(frame.form)))
     frame = frame[(frame.form == form) & frame.component.isin(["attn_out", "mlp_out"])]
     queries, layers = list(dict.fromkeys(frame.query_language)), list(range(result.n_layers))
     titles = ["attention output", "MLP output"]

@@ -42,10 +42,12 @@ def dots(
     plant: str = "",
     col: int = 1,
     spread: float = 0.8,
+    factor: float = 100.0,
 ) -> None:
     """A row per query language, and in it a dot with whiskers per series, or the reason why there is none.
 
-    A series without any value in this panel is left out of it; its caption has to say so.
+    A series without any value in this panel is left out of it; its caption has to say so. `factor` leads from a value to its
+    place on the axis; by default shares become percent.
     """
     for j, (name, marker, frame) in enumerate(series):
         columns = ["query_language", "value", "low", "high", "hover", "note"]
@@ -53,7 +55,7 @@ def dots(
         y = [i + spread * ((j + 0.5) / len(series) - 0.5) for i in range(len(queries))]
         look = {"size": 10, "line": {"color": INK, "width": 0.6}} | marker
         figure.add_scatter(
-            x=100 * rows.value, y=y, error_x=_whiskers(rows, marker["color"]), mode="markers", marker=look,
+            x=factor * rows.value, y=y, error_x=_whiskers(rows, marker["color"], factor), mode="markers", marker=look,
             name=name, legendgroup=name, showlegend=col == 1, hovertext=rows.hover, hoverinfo="text", row=1, col=col,
         )  # fmt: skip
         if rows.value.notna().any():
@@ -64,10 +66,10 @@ def dots(
     figure.update_yaxes(range=[len(queries) - 0.5, -0.5], showgrid=False)
 
 
-def _whiskers(rows: pd.DataFrame, colour: str | list[str]) -> dict[str, Any]:
-    """From `low` to `high`, in the colour of the dots where they have one only; percent."""
+def _whiskers(rows: pd.DataFrame, colour: str | list[str], factor: float) -> dict[str, Any]:
+    """From `low` to `high`, in the colour of the dots where they have one only."""
     style = {"color": colour if isinstance(colour, str) else GREY, "thickness": 1.5, "width": 3}
-    return style | {"array": 100 * (rows.high - rows.value), "arrayminus": 100 * (rows.value - rows.low)}
+    return style | {"array": factor * (rows.high - rows.value), "arrayminus": factor * (rows.value - rows.low)}
 
 
 def _say_why(figure: go.Figure, rows: pd.DataFrame, y: Sequence[float], col: int) -> None:

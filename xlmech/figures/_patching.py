@@ -10,6 +10,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from xlmech.choices import check_choice
 from xlmech.figures._style import GREY, INK, SCALE, faded, finish, name, rows_of
 
 if TYPE_CHECKING:
@@ -128,6 +129,7 @@ def patching_positions(
     Raises:
         ValueError: The result has no such outcome.
     """
+    check_choice("outcome", value, ("normalised", *result.outcomes.outcome.unique()))
     cells = _cells(result, value)
     tokens = result.tokens.sort_values("position")
     layers = sorted(cells.layer.unique())
@@ -165,8 +167,6 @@ def _cells(result: PositionSweep, value: str) -> pd.DataFrame:
     """`layer`, `position` and `value`; of several heads the one furthest from nothing."""
     if value == "normalised":
         frame = result.effects.assign(value=result.effects.normalised)
-    elif value not in set(result.outcomes.outcome):
-        raise ValueError(f"no outcome {value!r} in this result; it has {', '.join(result.outcomes.outcome.unique())}")
     else:
         part = result.outcomes[result.outcomes.outcome == value]
         frame = part.assign(value=np.exp(part.log_prob))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import pandas as pd
 
+from xlmech.choices import check_choice, check_choices
 from xlmech.figures._style import rows_of
 
 if TYPE_CHECKING:
@@ -50,8 +51,7 @@ def attention(trace: RecordTrace, query_language: str) -> View:
     """
     from circuitsvis.attention import attention_heads
 
-    if query_language not in trace.languages:
-        raise ValueError(f"no language {query_language!r} in this trace; it has {', '.join(trace.languages)}")
+    check_choice("language", query_language, trace.languages)
     frame = trace.attention[trace.attention.query_language == query_language]
     tokens = trace.tokens[trace.tokens.query_language == query_language]
     patterns, names = [], []
@@ -84,10 +84,11 @@ def neuron_activations(result: Activations, *, languages: Sequence[str] | None =
     from circuitsvis.activations import text_neuron_activations
 
     whole = result.to_frame()
-    frame = whole if languages is None else whole[whole.query_language.isin(list(languages))]
+    there = tuple(whole.query_language.unique())
+    chosen = there if languages is None else check_choices("language", languages, there)
+    frame = whole[whole.query_language.isin(chosen)]
     if frame.empty:
-        known = ", ".join(dict.fromkeys(whole.query_language)) or "none"
-        raise ValueError(f"no prompts in {', '.join(languages or ()) or 'any language'} in this result; it has {known}")
+        raise ValueError(f"no prompts to show; this result has some in {', '.join(there) or 'no language'}")
     layers = sorted(frame.layer.unique())
     indices = {layer: sorted(frame.neuron[frame.layer == layer].unique()) for layer in layers}
     most = max(map(len, indices.values()))

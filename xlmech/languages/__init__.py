@@ -20,6 +20,8 @@ from typing import Any, Literal
 from babel import localedata
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
+from xlmech.choices import hint
+
 ATTRIBUTES = (
     "occupation",
     "birth_country",
@@ -167,8 +169,9 @@ def load_language(code: str) -> LanguagePack:
     for folder in _folders():
         if (path := folder / f"{code}.toml").is_file():
             return read_pack(path)
+    there = available_languages()
     raise ValueError(
-        f"no language pack for {code!r}; there are {', '.join(available_languages())}. To add one, write {code}.toml "
+        f"no language pack for {code!r}{hint(code, there)}; there are {', '.join(there)}. To add one, write {code}.toml "
         "after the example of languages/en.toml into the folder that XLMECH_LANGUAGES names"
     )
 
