@@ -14,6 +14,7 @@ from models import N_LAYERS, KeepFloat64
 from people import PATH_HEAD, PATH_LAYER, known_path, person
 from transformer_lens import patching as theirs
 
+from xlmech import figures
 from xlmech.backends import Backend, backend_of
 from xlmech.pairs import ProbePair
 from xlmech.patch_estimates import AttributionPatchingResult, attribution_patching
@@ -216,10 +217,10 @@ def test_what_is_refused(model: Any, probes: ProbeSet, across: ProbePair) -> Non
     short = replace(source, prompt=f"{source.record.subject}?", subject_span=(0, len(source.record.subject)))
     with pytest.raises(ValueError, match="tokens in its part 'before'.* and the source prompt .* has none"):
         patch_positions(model, ProbePair(sources=(short,), target=target))
-    forms = {"en": "Xen", "fr": "Yfr", "es": "Yes"}
-    same = build_probes([person(0, forms=forms), person(1)], ["fr", "es"], templates=[0])
+    one, two = ({"en": f"X{end}", "fr": f"Y{end}", "es": f"Z{end}"} for end in ("a", "b"))
+    same = build_probes([person(0, forms=one), person(1, forms=two)], ["fr", "es"], templates=[0])
     (first, *_) = same.pairs(source="fr", target="es")
-    with pytest.raises(ValueError, match="forms of two outcomes share their first token.*use another pair"):
+    with pytest.raises(ValueError, match="forms of its two values share their first token.*use another pair"):
         patch_positions(model, first)
     with pytest.raises(ValueError, match="in every pair, forms of two outcomes share"):
         attribution_patching(model, [first])
@@ -229,3 +230,25 @@ def test_what_is_refused(model: Any, probes: ProbeSet, across: ProbePair) -> Non
     sweep = patch_positions(model, across, **QUIET)
     with pytest.raises(ValueError, match="needs a cell for every position"):
         replace(sweep, tokens=sweep.tokens[:2])
+
+
+def test_a_value_that_both_languages_write_alike_has_one_outcome(model: Any) -> None:
+    """The demo's first pair is of this kind (Portugal): what comes out is told, not in which language."""
+    alike = {"en": "Port", "fr": "Port", "es": "Port"}
+    apart = {"en": "Port", "fr": "Xort", "es": "Port"}
+    for values, given in ((apart, 4), (alike, 3)):
+        pairs = build_probes([person(0, forms=values), person(1)], ["fr", "es"], templates=[0]).pairs(
+            source="fr", target="es"
+        )
+        (pair,) = (one for one in pairs if one.target.record.id.startswith("r0"))
+        found = patch_positions(model, pair, **QUIET)
+        assert found.outcomes.outcome.nunique() == given
+        whole = found.outcomes.set_index(["outcome", "layer", "position"]).log_prob
+        if given == 4:
+            wanted = whole["target_in_target"]
+    np.testing.assert_allclose(whole["target_in_target"], wanted, rtol=1e-6)
+    names = set(found.outcomes.outcome)
+    assert names == {"source_in_target", "source_in_source", "target_in_target"}
+    with pytest.raises(ValueError, match="unknown outcome 'target_in_source'"):
+        figures.patching_positions(found, value="target_in_source")  # type: ignore[arg-type]
+    figures.patching_positions(found)

@@ -19,7 +19,7 @@ from xlmech.backends import Backend, backend_of
 from xlmech.models import provenance
 from xlmech.pairs import ProbePair
 from xlmech.patch_gradients import estimated_changes
-from xlmech.patch_plans import Component, check_pairs, collides, job_of, sweep_of
+from xlmech.patch_plans import Component, check_pairs, collides, job_of, sweep_of, without_shared_firsts
 from xlmech.patch_tables import beside, describe, tables
 from xlmech.patched_runs import Sweep, donate, patched_log_probs
 from xlmech.positions import segments
@@ -82,20 +82,21 @@ def patch_positions(
         progress: Whether to show a progress bar.
 
     Returns:
-        PositionSweep.
+        PositionSweep. Where both languages write a value alike, it has no outcome of that value in the source's form: the one in
+        the target's form is either's.
 
     Raises:
-        ValueError: Not a pair, or one whose outcomes share a first token; an unknown component, or one that the architecture
+        ValueError: Not a pair, or one whose two values share a first token; an unknown component, or one that the architecture
             lacks; a part of the target's prompt that the source's lacks; a subject that is not found in the tokens.
     """
     check_pairs([pair])
     if component == "neurons":
         raise ValueError("the position sweep takes no neurons; use patch_languages, or component='mlp_out'")
     backend = backend_of(model)
-    job = job_of(backend, pair, span="all", direction="denoising")
+    job = without_shared_firsts(job_of(backend, pair, span="all", direction="denoising"))
     if collides(job):
         raise ValueError(
-            f"pair {pair.id}: forms of two outcomes share their first token, so that it does not tell which comes out; "
+            f"pair {pair.id}: forms of its two values share their first token, so that it does not tell whose comes out; "
             "use another pair"
         )
     sweep, places = _each_position(sweep_of(backend, component), len(job.positions))
