@@ -153,7 +153,7 @@ def test_the_trap_of_a_norm_after_the_mlp_is_explained(tokenizer: Any, probes: P
         ({"method": "exact", "baseline": "mean"}, "baseline is of integrated gradients only: exact estimates"),
         ({"mode": "mean"}, "mode='mean' replaces by values=, which no other mode takes; see activation_moments"),
         ({"values": torch.zeros(3, 64)}, "mode='mean' replaces by values=, which no other mode takes"),
-        ({"mode": "noise"}, "unknown mode 'noise'; use 'zero' or 'mean'"),
+        ({"mode": "noise"}, "unknown mode 'noise'; use 'zero', 'mean'"),
         ({"max_answer_tokens": 0}, "max_answer_tokens must be at least 1, or None for whole answers; got 0"),
     ],
 )

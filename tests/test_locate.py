@@ -140,7 +140,7 @@ def test_bad_options_name_field_and_value(name: str, value: Any, message: str) -
             "baseline is of integrated_gradients only; gradient_x_activation estimates what ablation does",
         ),
         ({"mode": "mean"}, "mode='mean' replaces by values="),
-        ({"mode": "noise"}, "unknown mode 'noise'; use 'zero' or 'mean'"),
+        ({"mode": "noise"}, "unknown mode 'noise'; use 'zero', 'mean'"),
         (
             {"values": torch.zeros(2, 64), "mode": "mean"},
             r"values must be finite, of shape .layer, neuron. .3, 64., got .2, 64.",

@@ -11,7 +11,7 @@ default is the mean over control people's prompts. The methods are computed in `
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal
 
 import pandas as pd
 import torch
@@ -19,6 +19,7 @@ from jaxtyping import Float
 
 from xlmech.backends import Backend, backend_of
 from xlmech.baselines import warn_if_incomplete, zero_baseline
+from xlmech.choices import check_choice
 from xlmech.contributions import AskingMean, AskingSaturation, Attributing, where_of
 from xlmech.contributions import encode_probe as encode_probe
 from xlmech.effects import Metric
@@ -211,10 +212,9 @@ def check_request(
     """Raise ValueError unless `attribute_neurons` can be asked for this."""
     if not len(probes):
         raise ValueError("no probes to attribute; see build_probes, and the filters applied to its result")
-    given = {"method": (method, get_args(Method)), "metric": (metric, get_args(MetricChoice))}
-    for name, (value, choices) in (given | {"positions": (positions, get_args(Positions))}).items():
-        if value not in choices:
-            raise ValueError(f"unknown {name} {value!r}; use {', '.join(map(repr, choices))}")
+    check_choice("method", method, Method)
+    check_choice("metric", metric, MetricChoice)
+    check_choice("positions", positions, Positions)
     if nodes < 1 or not 0 < threshold < 1:
         raise ValueError(f"nodes must be at least 1 and threshold between 0 and 1, got {nodes} and {threshold}")
     if max_answer_tokens is not None and max_answer_tokens < 1:
@@ -238,8 +238,7 @@ def absence_of(
     baseline: Baseline | Float[torch.Tensor, "layer neuron"] | None,
 ) -> tuple[str, Float[torch.Tensor, "layer neuron"] | None]:
     """Name the path's baseline, "" where there is no path, and give its activations, None for a mean still to be taken."""
-    if mode not in get_args(Replacement):
-        raise ValueError(f"unknown mode {mode!r}; use 'zero' or 'mean'")
+    check_choice("mode", mode, Replacement)
     if method != "integrated_gradients":
         if baseline is not None:
             raise ValueError(
