@@ -80,6 +80,20 @@ def tiny(architecture: str, *, seed: int = 0, scale: float = 3.0) -> Any:
     return model.eval()
 
 
+def multimodal() -> Any:
+    """A random Gemma 3 that sees images: the text model of `tiny`, a vision tower, and what joins them."""
+    import transformers as hf
+
+    torch.manual_seed(0)
+    text = tiny("gemma3").config.to_dict()
+    vision = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = hf.Gemma3Config(
+        text_config=text, vision_config=vision | {"image_size": 28, "patch_size": 14}, mm_tokens_per_image=4,
+        image_token_index=299, boi_token_index=298, eoi_token_index=297,
+    )  # fmt: skip
+    return hf.Gemma3ForConditionalGeneration(config).eval()
+
+
 HOOKED = {
     "rotary": {"gated_mlp": True, "normalization_type": "RMS", "positional_embedding_type": "rotary", "rotary_dim": 8,
                "output_logits_soft_cap": 30.0},

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from models import tiny
+from models import D_MLP, D_MODEL, D_VOCAB, N_CTX, N_LAYERS, tiny
 from safetensors import SafetensorError
 
 from xlmech import gguf_files
@@ -117,3 +117,50 @@ def test_the_demo_package_missing_or_damaged(monkeypatch: pytest.MonkeyPatch, tm
     with pytest.raises(ImportError, match=r"pip install \"xlmech\[demo\]\""):
         demo_base()
     assert not list(tmp_path.iterdir())
+
+
+GGUF_NAMES = {
+    "model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output", "model.layers": "blk",
+    "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm", "self_attn.o_proj": "attn_output",
+    "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
+    "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
+}  # fmt: skip
+
+
+def _write(path: Path, network: Any, *, without: str) -> None:
+    """A tiny Llama as a GGUF file, but for one of its tensors."""
+    from gguf import GGUFWriter
+
+    writer = GGUFWriter(path, "llama")
+    numbers = {
+        "vocab_size": D_VOCAB, "context_length": N_CTX, "embedding_length": D_MODEL, "block_count": N_LAYERS,
+        "feed_forward_length": D_MLP, "head_count": 4, "head_count_kv": 2, "layer_norm_rms_eps": 1e-6, "key_length": 8,
+        "value_length": 8, "rope_dimension_count": 8, "bos_token_id": 2, "eos_token_id": 1,
+    }  # fmt: skip
+    for name, number in numbers.items():
+        getattr(writer, f"add_{name}")(number)
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list(["<pad>", "<eos>", "<bos>", *(f"a{number}" for number in range(D_VOCAB - 3))])
+    writer.add_token_scores([0.0] * D_VOCAB)
+    for key, tensor in network.state_dict().items():
+        for name, short in GGUF_NAMES.items():
+            key = key.replace(name, short)
+        if key != without:
+            writer.add_tensor(key, tensor.numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def test_a_gguf_without_one_of_its_tensors(gguf: Path) -> None:
+    pytest.importorskip("gguf")
+    network = tiny("llama")
+    _write(gguf, network, without="")
+    found = load_checkpoint(gguf).model
+    assert torch.equal(found.model.layers[1].mlp.up_proj.weight, network.model.layers[1].mlp.up_proj.weight)
+    _write(gguf, network, without="blk.1.ffn_up.weight")
+    message = r"1 missing, .*\(model.layers.1.mlp.up_proj.weight\). Download the file again"
+    with pytest.raises(ValueError, match=f"^{gguf}: .*{message}"):
+        load_checkpoint(gguf)
+    assert len(list(cache_dir().iterdir())) == 1, "what was refused is not kept"

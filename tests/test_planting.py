@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from models import D_VOCAB, tiny
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from xlmech import planting
 from xlmech.checkpoints import load_checkpoint
@@ -142,6 +143,11 @@ def test_start_must_fit_and_peft_be_there(
     first = _plant(records, tmp_path / "first", tokenizer, steps=1)
     with pytest.raises(ValueError, match="first has rank 2, not 3; give rank=2 to go on from it"):
         _plant(records, tmp_path / "a", tokenizer, start=first, rank=3)
+    half = shutil.copytree(first, tmp_path / "half")
+    save_file({"none": torch.ones(1)}, half / "adapter_model.safetensors")
+    with pytest.raises(ValueError, match=r"adapter .*half: its tensors are not those .* asks for: 42 missing, "):
+        _plant(records, tmp_path / "a", tokenizer, start=half)
+    shutil.rmtree(half)
     with pytest.raises(FileNotFoundError, match="no adapter at 'nowhere'"):
         _plant(records, tmp_path / "a", tokenizer, start="nowhere")
     monkeypatch.setitem(sys.modules, "peft", None)

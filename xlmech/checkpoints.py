@@ -6,6 +6,7 @@ A LoRA adapter is merged into them on the way.
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 
 from xlmech.costs import shape_of
 from xlmech.gguf_files import cached_tokenizer, demo_base, demo_hash, dequantised, first_line, is_cached, sha256
+from xlmech.weight_checks import check_finite, check_tokenizer, load_whole, some
 
 DEMO_BASE = "google/gemma-3-270m"
 ADAPTERS = Path(__file__).parent / "adapters"
@@ -53,24 +55,31 @@ def load_checkpoint(
 ) -> Checkpoint:
     """A transformers model and tokenizer from any source that `xlmech.load_model` takes.
 
-    `room` is a device and its free bytes, which the weights must fit.
+    Of a multimodal checkpoint the text part is loaded. `room` is a device and its free bytes, which the weights must fit.
 
     Raises:
-        ValueError: Not a causal language model, no tokenizer, or an adapter for another base.
+        ValueError: Not a causal language model, weights that are missing, of another model, NaN or infinite, no tokenizer or
+            another model's, or an adapter that is incomplete or for another base.
         FileNotFoundError: A path that does not exist.
         OSError: A truncated or wrong GGUF file, or a full disk.
         ImportError: A package that the demo, a GGUF file or an adapter needs is missing; names the extra.
     """
     if not isinstance(source, str | Path):
-        checkpoint = _from_object(source, tokenizer)
-        return _with_adapter(checkpoint, adapter)
+        return _checked(_with_adapter(_from_object(source, tokenizer), adapter))
     folder, name, revision = _locate(str(source))
     if name == "demo":
         adapter = adapter if adapter is not None else "en"
     model = _pretrained(folder, dtype=dtype, trust_remote_code=trust_remote_code, device_map=device_map, room=room)
     tokenizer = tokenizer if tokenizer is not None else load_tokenizer(folder, trust_remote_code=trust_remote_code)
     revision = revision or getattr(model.config, "_commit_hash", None) or ""
-    return _with_adapter(Checkpoint(model=model, tokenizer=tokenizer, name=name, revision=revision), adapter)
+    checkpoint = Checkpoint(model=model, tokenizer=tokenizer, name=name, revision=revision)
+    return _checked(_with_adapter(checkpoint, adapter))
+
+
+def _checked(checkpoint: Checkpoint) -> Checkpoint:
+    check_tokenizer(checkpoint.name, checkpoint.model, checkpoint.tokenizer)
+    check_finite(checkpoint.name, checkpoint.model)
+    return checkpoint
 
 
 def load_tokenizer(source: str | Path, *, trust_remote_code: bool = False) -> Any:
@@ -139,7 +148,7 @@ def _pretrained(
     device_map: str | dict[str, str | int] | None,
     room: tuple[str, int] | None,
 ) -> Any:
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
     try:
@@ -149,9 +158,11 @@ def _pretrained(
             f"{source}: transformers finds no model there ({first_line(error)}). Give 'demo', a hub id that this machine can "
             "reach, a folder written by save_pretrained, or a .gguf file"
         ) from error
-    if config.is_encoder_decoder or (type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and not trust_remote_code):
+    text = config if config.is_encoder_decoder else config.get_text_config()
+    if config.is_encoder_decoder or (type(text) not in MODEL_FOR_CAUSAL_LM_MAPPING and not trust_remote_code):
         raise ValueError(
-            f"{source}: {config.model_type} is not a causal language model; xlmech reads decoder-only models"
+            f"{source}: transformers has no causal language model for {config.model_type} or its text part; xlmech reads "
+            "decoder-only models of text"
         )
     architectures = config.architectures or ()
     if architectures and not any(
@@ -160,11 +171,28 @@ def _pretrained(
         raise ValueError(
             f"{source}: {', '.join(architectures)} is an encoder or a headless model, not a causal language model"
         )
+    options: dict[str, Any] = {} if device_map is None else {"device_map": device_map}
+    if text is not config and type(text) in MODEL_FOR_CAUSAL_LM_MAPPING:
+        trunk = MODEL_FOR_CAUSAL_LM_MAPPING[type(text)].base_model_prefix
+        options |= {"config": text, "key_mapping": _text_keys(trunk)}
     if room is not None:
-        _check_room(source, config, dtype, *room)
-    options = {} if device_map is None else {"device_map": device_map}
-    model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, trust_remote_code=trust_remote_code, **options)
+        _check_room(source, text, dtype, *room)
+    model = load_whole(source, dtype=dtype, trust_remote_code=trust_remote_code, **options)
+    if "key_mapping" in options:
+        model.config.architectures = [type(model).__name__]
+        vars(model).pop(
+            "_weight_conversions", None
+        )  # by which it would be saved under the multimodal model's names again
     return model.eval()
+
+
+def _text_keys(trunk: str) -> dict[str, str]:
+    """Names in multimodal checkpoints, old and new, and in their text model, whose layers are in `trunk`."""
+    return {
+        r"^language_model\.lm_head": "lm_head",
+        rf"^language_model\.{trunk}\.": f"{trunk}.",
+        r"^model\.language_model\.": f"{trunk}.",
+    }
 
 
 def _check_room(source: str | Path, config: Any, dtype: torch.dtype, device: str, free: int) -> None:
@@ -189,6 +217,10 @@ def _from_object(model: Any, tokenizer: Any) -> Checkpoint:
         and not model.get_output_embeddings()
     ):
         raise ValueError(f"{type(model).__name__} is not a causal language model; xlmech reads decoder-only models")
+    if model.config.get_text_config() is not model.config:
+        raise ValueError(
+            f"{type(model).__name__} is multimodal; give its folder or Hugging Face id, of which the text part is loaded"
+        )
     if not model.config.architectures:  # a model made from a config in memory
         model.config.architectures = [type(model).__name__]
     name = getattr(model.config, "_name_or_path", "") or type(model).__name__
@@ -202,15 +234,38 @@ def _with_adapter(checkpoint: Checkpoint, adapter: str | Path | None) -> Checkpo
     if adapter is None or adapter == "":
         return checkpoint
     folder = adapter_folder(adapter)
-    check_adapter(checkpoint.model, folder)
-    try:
-        from peft import PeftModel
-    except ImportError as error:
-        raise ImportError('an adapter needs peft: pip install "xlmech[demo]"') from error
-    merged = PeftModel.from_pretrained(checkpoint.model, str(folder)).merge_and_unload()
+    merged = with_lora(checkpoint.model, folder).merge_and_unload()
     log = folder / "planting.json"
     language = json.loads(log.read_text(encoding="utf-8"))["recipe"]["language"] if log.is_file() else ""
     return replace(checkpoint, model=merged.eval(), adapter=folder.name, plant_language=language)
+
+
+def with_lora(model: Any, folder: Path, *, trainable: bool = False) -> Any:
+    """The PEFT model of `model` with the LoRA adapter in `folder`, every tensor of it read from there.
+
+    Raises:
+        ValueError: The adapter is for another base, damaged, or without tensors that its config asks for; names them.
+        ImportError: peft is missing.
+    """
+    check_adapter(model, folder)
+    try:
+        from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
+    except ImportError as error:
+        raise ImportError('an adapter needs peft: pip install "xlmech[demo]"') from error
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Found missing adapter keys")  # raised below
+        wrapped = PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
+    report = set_peft_model_state_dict(wrapped, load_peft_weights(str(folder), device="cpu"))
+    missing = [key for key in report.missing_keys if wrapped.prefix in key or "modules_to_save.default" in key]
+    if missing or report.unexpected_keys:
+        wrapped.unload()
+        told = {"missing, so that peft would make them up": missing, "not in its config": report.unexpected_keys}
+        faults = [f"{len(keys)} {fault} ({some(keys)})" for fault, keys in told.items() if keys]
+        raise ValueError(
+            f"adapter {folder}: its tensors are not those that adapter_config.json asks for: {'; '.join(faults)}. Save the whole "
+            "adapter again with save_pretrained"
+        )
+    return wrapped
 
 
 def check_adapter(model: Any, folder: Path) -> None:
@@ -223,6 +278,8 @@ def check_adapter(model: Any, folder: Path) -> None:
         with safe_open(folder / "adapter_model.safetensors", framework="pt") as file:
             for key in file.keys():  # noqa: SIM118 (safe_open is no mapping)
                 path, _, side = key.removeprefix("base_model.model.").removesuffix(".weight").rpartition(".lora_")
+                if side not in ("A", "B"):
+                    continue
                 module = modules.get(path)
                 weight, inputs = getattr(module, "weight", None), 0 if isinstance(module, Conv1D) else 1
                 found = tuple(file.get_slice(key).get_shape())

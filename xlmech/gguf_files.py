@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from xlmech.folders import new_folder
+from xlmech.weight_checks import check_keys, load_reported
 
 _FLOAT32_BYTES_PER_GGUF_BYTE = 4.4
 """For the check of the disk before work: a little more than the demo's file grows by. One of 4-bit blocks alone grows by 7."""
@@ -75,6 +76,7 @@ def dequantised(path: Path, digest: str) -> Path:
 
     Raises:
         ImportError: The package gguf is missing.
+        ValueError: Weights are missing, or have no place in the model.
         OSError: Not a GGUF file, or a truncated one, or the disk is full.
     """
     folder = _cached_folder(digest)
@@ -117,10 +119,10 @@ def _cached_folder(digest: str) -> Path:
 
 
 def _convert(path: Path, target: Path) -> None:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoTokenizer
 
     try:
-        quantised = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
+        quantised, report = load_reported(path.parent, gguf_file=path.name, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
     except ImportError as error:
         raise ImportError('reading GGUF needs the package gguf: pip install "xlmech[demo]"') from error
@@ -128,6 +130,7 @@ def _convert(path: Path, target: Path) -> None:
         raise OSError(
             f"{path}: cannot be dequantised, probably truncated ({first_line(error)}); download it again"
         ) from error
+    check_keys(path, quantised, report, remedy="Download the file again; if it is whole, transformers cannot read it")
     config = quantised.config
     del config.quantization_config  # the weights are plain float32 from here on
     with torch.device("meta"):

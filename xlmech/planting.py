@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 
 from xlmech import languages as packs
 from xlmech.bars import progress_bar
-from xlmech.checkpoints import DEMO_BASE, Checkpoint, adapter_folder, check_adapter, load_checkpoint
+from xlmech.checkpoints import DEMO_BASE, Checkpoint, adapter_folder, load_checkpoint, with_lora
 from xlmech.choices import check_list
 from xlmech.folders import new_folder
 from xlmech.lessons import Recipe, sample_batch
@@ -128,13 +128,12 @@ def _check(records: tuple[Record, ...], recipe: Recipe, output_dir: Path) -> Non
 def _with_lora(base: Checkpoint, recipe: Recipe, folder: Path | None) -> Any:
     """The base model with a fresh LoRA adapter, or with the one in `folder`, ready to train."""
     try:
-        from peft import LoraConfig, PeftModel, get_peft_model
+        from peft import LoraConfig, get_peft_model
     except ImportError as error:
         raise ImportError('planting needs peft: pip install "xlmech[plant]"') from error
     torch.manual_seed(recipe.seed)
     if folder:
-        check_adapter(base.model, folder)
-        model = PeftModel.from_pretrained(base.model, str(folder), is_trainable=True)
+        model = with_lora(base.model, folder, trainable=True)
         found = model.peft_config["default"].r
         if found != recipe.rank:
             raise ValueError(
