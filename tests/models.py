@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 N_LAYERS, D_MODEL, D_MLP, D_VOCAB, N_CTX = 3, 32, 64, 300, 256
 ARCHITECTURES = ("gpt2", "llama", "gemma2", "gemma3")
-ALL_ARCHITECTURES = (*ARCHITECTURES, "gpt_neox", "qwen2", "qwen3", "bloom")
+ALL_ARCHITECTURES = (*ARCHITECTURES, "gpt_neox", "qwen2", "qwen3", "bloom", "falcon")
 
 
 def save_tokenizer(folder: Path) -> Any:
@@ -69,6 +69,13 @@ def tiny(architecture: str, *, seed: int = 0, scale: float = 3.0) -> Any:
                 vocab_size=D_VOCAB, hidden_size=D_MODEL, n_layer=N_LAYERS, n_head=4, bos_token_id=2, eos_token_id=1
             )
         )
+    elif architecture == "falcon":  # with ALiBi, as falcon-rw
+        model = hf.FalconForCausalLM(
+            hf.FalconConfig(
+                vocab_size=D_VOCAB, hidden_size=D_MODEL, num_hidden_layers=N_LAYERS, num_attention_heads=4,
+                alibi=True, multi_query=False, parallel_attn=False, bias=True, bos_token_id=2, eos_token_id=1,
+            )
+        )  # fmt: skip
     elif architecture == "gemma2":
         model = hf.Gemma2ForCausalLM(hf.Gemma2Config(**common, sliding_window=16))
     else:

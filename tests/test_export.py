@@ -28,11 +28,11 @@ from xlmech.weights import down_projections
 TOKENS = torch.tensor([[2, 7, 8, 9, 11, 40, 100]])
 CHOSEN = frozenset({(0, 3), (0, 10), (2, 5)})
 NAN = float("nan")
-WITH_BIAS = ("gpt2", "gpt_neox", "bloom")
+WITH_BIAS = ("gpt2", "gpt_neox", "bloom", "falcon")
 
 
 def _width(architecture: str) -> int:
-    return 128 if architecture == "bloom" else D_MLP  # four times d_model
+    return 128 if architecture in ("bloom", "falcon") else D_MLP  # four times d_model
 
 
 def _neurons(architecture: str = "llama", model: str = "") -> NeuronSet:

@@ -67,8 +67,14 @@ ALLOWED = {
     "checkpoints": {"costs", "gguf_files", "weight_checks"},
     "key_values": set(),
     "backends": {"key_values", "products"},
+<<<<<<< HEAD
     "models": {"backends", "checkpoints", "results", "readout"},
     "runner": {"backends", "key_values", "bars"},
+=======
+    "reference": {"backends", "key_values", "readout"},
+    "models": {"backends", "checkpoints", "reference", "results"},
+    "runner": {"backends", "key_values"},
+>>>>>>> aefd3b2 (Compare a loaded model with transformers' own, and add ALiBi once in Falcon)
     "sampling": {"backends", "chunks", "readout"},
     "answers": {"backends", "key_values", "readout", "runner", "sampling"},
     "rows": {"backends", "key_values"},

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from models import ARCHITECTURES, D_VOCAB, N_LAYERS, tiny
+from models import ALL_ARCHITECTURES, D_VOCAB, N_LAYERS, multimodal, tiny
 
-from xlmech.backends import backend_of
+from xlmech import models
+from xlmech.backends import BridgeBackend, backend_of
+from xlmech.checkpoints import Checkpoint
 from xlmech.key_values import KeyValues
 from xlmech.models import load_model, provenance
 from xlmech.readout import token_logits
 
 HAS_HOOKED = find_spec("transformer_lens.HookedTransformer") is not None
+# TransformerLens 3's Falcon keeps no keys and values.
+BRIDGED = tuple(name for name in ALL_ARCHITECTURES if name != "falcon" or not HAS_HOOKED)
 
 
 def _logits(backend: Any, tokens: torch.Tensor, past: KeyValues | None = None) -> torch.Tensor:
@@ -23,7 +30,7 @@ def _logits(backend: Any, tokens: torch.Tensor, past: KeyValues | None = None) -
     return token_logits(hidden.flatten(0, 1), backend.unembed, **backend.readout).view(*tokens.shape, -1)
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", BRIDGED)
 def test_bridge_equals_transformers_beyond_the_window(architecture: str, tokenizer: Any) -> None:
     network = tiny(architecture).double()
     tokens = torch.randint(3, D_VOCAB, (2, 40), generator=torch.Generator().manual_seed(0))
@@ -39,7 +46,7 @@ def test_engine_equals_the_model_itself(model: Any) -> None:
         torch.testing.assert_close(_logits(backend, tokens), model(tokens, return_type="logits"), rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("architecture", [*ARCHITECTURES, "installed"])
+@pytest.mark.parametrize("architecture", [*BRIDGED, "installed"])
 def test_a_shared_prefix_changes_nothing(architecture: str, tokenizer: Any, request: pytest.FixtureRequest) -> None:
     model = (
         request.getfixturevalue("model")
@@ -131,6 +138,62 @@ def test_an_unknown_output_transform_is_noticed(tokenizer: Any, monkeypatch: pyt
         load_model(tiny("llama"), tokenizer=tokenizer, backend="bridge")
 
 
+# The model itself, before it is wrapped
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("architecture", BRIDGED)
+def test_every_family_computes_what_transformers_does(architecture: str, dtype: torch.dtype, tokenizer: Any) -> None:
+    load_model(tiny(architecture).to(dtype), tokenizer=tokenizer, backend="bridge", dtype=dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.skipif(HAS_HOOKED, reason="TransformerLens 3's Falcon keeps no keys and values")
+def test_a_bridge_that_computes_something_else_is_refused(
+    dtype: torch.dtype, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        models, "_without_alibi", lambda part, args, kwargs: (args, kwargs | {"alibi": kwargs["alibi"] * 4})
+    )
+    message = r"TransformerBridge does not compute this FalconForCausalLM as transformers does: its logits differ by \d"
+    with pytest.raises(ValueError, match=message):
+        load_model(tiny("falcon").to(dtype), tokenizer=tokenizer, backend="bridge", dtype=dtype)
+
+
+def test_a_fault_in_continued_rows_alone_is_seen(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = BridgeBackend.hidden
+
+    def without_mask(backend: Any, tokens: torch.Tensor, past: KeyValues | None = None) -> Any:
+        return plain(backend, tokens, past and KeyValues(keys=past.keys, values=past.values))
+
+    monkeypatch.setattr(BridgeBackend, "hidden", without_mask)
+    with pytest.raises(
+        ValueError, match=r"differ by 0.0% where rows are run whole and by [1-9].*continued from a cache"
+    ):
+        load_model(tiny("llama"), tokenizer=tokenizer, backend="bridge")
+
+
+def test_logits_that_are_not_finite(tokenizer: Any) -> None:
+    network = tiny("llama")
+    network.lm_head.weight.data *= 1e5
+    load_model(network, tokenizer=tokenizer, backend="bridge")
+    network = tiny("llama")
+    network.model.norm.weight.data *= 6e4
+    with pytest.raises(
+        ValueError, match="LlamaForCausalLM are not finite numbers in torch.float16; load it with dtype='bf"
+    ):
+        load_model(network.half(), tokenizer=tokenizer, backend="bridge", dtype="float16")
+
+
+def test_a_spread_model_is_compared_too(tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny("llama").save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    load_model(tmp_path, backend="bridge", device_map={"": "cpu"})
+    monkeypatch.setattr("xlmech.key_values.KeyValues.mask", lambda past, n_new: torch.ones(2, past.n_positions + n_new))
+    with pytest.raises(ValueError, match="does not compute this LlamaForCausalLM"):
+        load_model(tmp_path, backend="bridge", device_map={"": "cpu"})
+
+
 def test_tokenizer_made_in_memory_is_refused_with_the_remedy(tokenizer: Any) -> None:
     from transformers import PreTrainedTokenizerFast
 
@@ -164,3 +227,53 @@ def test_folder_round_trip(tmp_path: Path, tokenizer: Any) -> None:
         wanted = network(tokens).logits
         found = _logits(backend_of(load_model(str(tmp_path), backend="bridge")), tokens)
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+# Nothing is installed, and no processor is asked for
+
+
+@pytest.fixture
+def calls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """What installers and hubs are asked for; a `pip` and a `uv` lie first on the path."""
+    asked: list[str] = []
+
+    def note(what: Any, *_: Any, **__: Any) -> None:
+        asked.append(str(what))
+        raise OSError(str(what))
+
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name in ("pip", "uv"):
+        (folder / name).write_text(f"#!/bin/sh\necho {name} >> {tmp_path}/installed\n")
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    for name in ("Popen", "run", "call", "check_call", "check_output"):
+        monkeypatch.setattr(subprocess, name, note)
+    monkeypatch.setattr("socket.socket.connect", lambda _, address: note(address))
+    monkeypatch.setattr("transformers.AutoProcessor.from_pretrained", lambda *names, **_: note(names))
+    yield asked
+    assert not (tmp_path / "installed").exists()
+
+
+def test_of_a_multimodal_checkpoint_the_text_part_is_loaded_and_nothing_else(
+    tmp_path: Path, tokenizer: Any, calls: list[str]
+) -> None:
+    network, folder = multimodal(), tmp_path / "seeing"
+    network.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    backend = backend_of(load_model(folder, backend="bridge"))
+    tokens = torch.randint(3, 250, (2, 20), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(_logits(backend, tokens), network(tokens).logits, rtol=1e-4, atol=1e-4)
+    assert (calls, backend.n_layers) == ([], N_LAYERS)
+
+
+def test_a_bridge_of_a_multimodal_model_has_no_processor_either(tokenizer: Any, calls: list[str]) -> None:
+    from transformers import AutoProcessor
+
+    before, network = AutoProcessor.from_pretrained, multimodal()
+    network.config.architectures = [type(network).__name__]
+    checkpoint = Checkpoint(model=network, tokenizer=tokenizer, name="somebody/seeing")
+    assert models._bridge(checkpoint, torch.device("cpu"), torch.float32).cfg.is_multimodal
+    assert calls == []
+    assert AutoProcessor.from_pretrained == before

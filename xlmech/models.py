@@ -5,21 +5,23 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
+from unittest.mock import patch
 
 import torch
 
-from xlmech.backends import Backend, backend_of, is_hooked
+from xlmech.backends import backend_of, is_hooked
 from xlmech.checkpoints import DEMO_BASE, Checkpoint, load_checkpoint, shipped_adapters
+from xlmech.reference import check_readout, check_reference, reference_of
 from xlmech.results import Provenance
 
 BackendName = Literal["auto", "hooked", "bridge"]
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
-_READOUT_TOLERANCE = 1e-2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +54,9 @@ def load_model(
 ) -> Any:
     """A TransformerLens model, with unprocessed weights, ready for every xlmech analysis.
 
+    A model that is loaded here is compared with transformers' own on a short text, and refused where they differ. Of a
+    multimodal checkpoint the text part is loaded; nothing is installed, and no image processor is asked for.
+
     Args:
         source: `"demo"` (Gemma 3 270M, taught invented people's data in English), a Hugging Face id, a local folder,
             a `.gguf` file, a transformers model, or a model that is hooked already (returned as it is).
@@ -72,8 +77,10 @@ def load_model(
         HookedTransformer or TransformerBridge, in evaluation mode, parameters frozen.
 
     Raises:
-        ValueError: Not a decoder-only language model, no tokenizer, an adapter for another base, a backend, device or dtype that
-            is not there, or a model whose weights do not fit the device's free memory (before it is loaded).
+        ValueError: Not a decoder-only language model; weights that are missing, of another model, NaN or infinite; no tokenizer
+            or another model's; an adapter that is incomplete or for another base; a backend, device or dtype that is not there; a
+            model whose weights do not fit the device's free memory (before it is loaded), or that TransformerLens does not
+            compute as transformers does.
         FileNotFoundError: A path that does not exist.
         OSError: A damaged GGUF file or a full disk.
     """
@@ -82,7 +89,7 @@ def load_model(
             raise ValueError(
                 "an adapter cannot be merged into a model that is hooked already; load the base with load_model"
             )
-        _check_readout(backend_of(source))
+        check_readout(backend_of(source))
         return source
     place, kind = _device(device), _backend_name(backend)
     precision = _dtype(dtype, place)
@@ -95,7 +102,13 @@ def load_model(
         source, tokenizer=tokenizer, adapter=adapter, dtype=precision, trust_remote_code=trust_remote_code,
         device_map=device_map, room=None if device_map is not None else (str(place), free_memory(place)),
     )  # fmt: skip
-    model = _hooked(checkpoint, place, precision, base) if kind == "hooked" else _bridge(checkpoint, place, precision)
+    one_place = None if getattr(checkpoint.model, "hf_device_map", None) else place
+    if kind == "bridge" and one_place:
+        checkpoint.model.to(place)
+    reference = reference_of(checkpoint.model, checkpoint.tokenizer)
+    model = (
+        _hooked(checkpoint, place, precision, base) if kind == "hooked" else _bridge(checkpoint, one_place, precision)
+    )
     model.eval()
     for parameter in model.parameters():
         parameter.requires_grad_(False)
@@ -108,7 +121,7 @@ def load_model(
         recipe=_recipe(source, adapter, tokenizer=tokenizer, device=device, dtype=dtype, backend=kind, base=base,
                        trust_remote_code=trust_remote_code),
     )  # fmt: skip
-    _check_readout(backend_of(model))
+    check_reference(backend_of(model), reference)
     return model
 
 
@@ -200,7 +213,7 @@ def _backend_name(backend: BackendName) -> Literal["hooked", "bridge"]:
     return backend
 
 
-def _bridge(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> Any:
+def _bridge(checkpoint: Checkpoint, device: torch.device | None, dtype: torch.dtype) -> Any:
     from transformer_lens.model_bridge import TransformerBridge
     from transformer_lens.model_bridge.sources import transformers as _  # noqa: F401 (adds boot_transformers)
 
@@ -212,16 +225,31 @@ def _bridge(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) ->
     if checkpoint.tokenizer("").input_ids[:1] == [checkpoint.tokenizer.bos_token_id]:
         # It prepends BOS as it is: say so, or TransformerLens reads it a second time to make it.
         checkpoint.tokenizer.init_kwargs["add_bos_token"] = True
-    spread = getattr(checkpoint.model, "hf_device_map", None)
-    model = TransformerBridge.boot_transformers(
-        checkpoint.name,
-        hf_model=checkpoint.model if spread else checkpoint.model.to(device),
-        tokenizer=checkpoint.tokenizer,
-        dtype=dtype,
-        device=None if spread else str(device),
-    )
+    with _no_processor():
+        model = TransformerBridge.boot_transformers(
+            checkpoint.name,
+            hf_model=checkpoint.model,
+            tokenizer=checkpoint.tokenizer,
+            dtype=dtype,
+            device=None if device is None else str(device),
+        )
     model.enable_compatibility_mode(disable_warnings=True, no_processing=True)
+    for part in model.modules():
+        if type(part).__name__ == "ALiBiJointQKVAttentionBridge":
+            part.register_forward_pre_hook(_without_alibi, with_kwargs=True)
     return model
+
+
+def _no_processor() -> AbstractContextManager[Any]:
+    """Give TransformerLens no processor of images: it asks the hub for a multimodal model's, and runs pip where that fails."""
+    from transformers import AutoProcessor
+
+    return patch.object(AutoProcessor, "from_pretrained", return_value=None)
+
+
+def _without_alibi(part: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:  # noqa: ARG001 (a hook)
+    """Take ALiBi out of an attention's arguments: transformers' Falcon has it in the mask, and it would be added twice."""
+    return args, kwargs | {"alibi": None}
 
 
 def _hooked(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype, base: str) -> Any:
@@ -238,20 +266,3 @@ def _hooked(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype, ba
             f"HookedTransformer knows no model {name!r} ({str(error).splitlines()[0][:120]}); give base= one that it knows, "
             "or load it with backend='bridge'"
         ) from error
-
-
-def _check_readout(backend: Backend) -> None:
-    """Compare the engine's logits with the model's own once, so that an unknown output transform is noticed."""
-    from xlmech.readout import token_logits
-
-    token = torch.tensor([[backend.tokenizer.bos_token_id or 0]], device=backend.device)
-    with torch.no_grad():
-        hidden, _ = backend.hidden(token)
-        ours = token_logits(hidden[0], backend.unembed, **backend.readout).float()
-        theirs = backend.model(token, return_type="logits")[0].float()
-    error = float((ours - theirs).abs().max() / theirs.abs().max().clamp_min(1))
-    if not error <= _READOUT_TOLERANCE:
-        raise ValueError(
-            f"the logits that xlmech reads off this model differ from its own by {error:.1%}: its output transform is not "
-            "one that xlmech knows (unembedding, bias, soft-cap)"
-        )
