@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,44 @@ def test_the_table_has_one_row_per_language(audit: Audit) -> None:
     }
     assert audit.mitigation.sizes["universal"] == audit.mitigation.sizes["random"] <= 3
     assert set(audit.seconds) == {"leakage", "lens", "locate", "deactivate"}
+
+
+@pytest.mark.parametrize(
+    ("kinds", "wanted", "followed"),
+    [
+        (("birth_country", "id_number"), None, {"birth_country"}),
+        (("id_number",), None, {"id_number"}),
+        (("birth_country", "id_number"), ("id_number",), {"id_number"}),
+        (("birth_country", "id_number"), (), set()),
+        (("id_number",), ("birth_country",), set()),
+    ],
+)
+def test_the_lens_follows_what_the_records_have(
+    kinds: tuple[str, ...],
+    wanted: tuple[str, ...] | None,
+    followed: set[str],
+    model: Any,
+    people: tuple[Record, ...],
+) -> None:
+    """By default what can be followed; an explicit choice is kept."""
+    lines: list[str] = []
+    given = [record for record in people if record.attribute in kinds]
+    plan = AuditPlan(languages=("en", "fr"), locate_facts=2, measure_facts=2, other_facts=1, top_k=1)
+    plan = plan if wanted is None else replace(plan, lens_attributes=wanted)
+    found = run_audit(model, given, plan, say=lines.append, progress=False)
+    assert (set(found.lens.readings.attribute) if found.lens is not None else set()) == followed
+    assert any(f" questions on {', '.join(followed)}, every layer" in line for line in lines) is bool(followed)
+
+
+def test_an_audit_without_anything_to_follow_goes_on(
+    model: Any, people: tuple[Record, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("xlmech.lens.plant_language", lambda model: "en")
+    given = [record for record in people if record.attribute == "id_number"]
+    plan = AuditPlan(languages=("fr", "es"), locate_facts=2, measure_facts=2, other_facts=1, top_k=1)
+    assert run_audit(model, given, plan, progress=False).lens is None
+    explicit = replace(plan, lens_attributes=("id_number",))
+    assert run_audit(model, given, explicit, progress=False).lens is None
 
 
 def test_sentences_that_choose_do_not_judge(model: Any, people: tuple[Record, ...], audit: Audit) -> None:

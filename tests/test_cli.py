@@ -204,6 +204,10 @@ def test_commands_on_a_tiny_model(
     assert "exposure_bits" not in found
     assert "Extraction per query language" in leak.stdout
     assert not any(record.value in leak.output or record.subject in leak.output for record in records[1::2])
+    for options, said in (([], "lens on birth_country\n"), (only[2:], "lens on id_number\n")):
+        lens = invoke(*command("lens", *only[:2], *options, out=f"lens-{len(options)}"))
+        assert lens.exit_code == 0, lens.output
+        assert lens.stdout.startswith(said) and "Layer where each form peaks" in lens.stdout
     locate = invoke(*command("locate", *only, "--top-k", "3", out="found"))
     assert locate.exit_code == 0, locate.output
     neurons = PrivacyNeurons.load("found")

@@ -16,9 +16,10 @@ from xlmech import lens as lens_module
 from xlmech.answers import answer_log_probs
 from xlmech.backends import backend_of
 from xlmech.languages import load_language, value_keys
-from xlmech.lens import LensResult, logit_lens
+from xlmech.lens import LensResult, followed_attributes, logit_lens
 from xlmech.models import load_model
-from xlmech.probes import ProbeSet
+from xlmech.probes import ProbeSet, build_probes
+from xlmech.records import Record
 from xlmech.results import Provenance
 from xlmech.runner import encode_answer, encode_prompt
 
@@ -253,6 +254,40 @@ def test_saved_and_loaded_is_the_same(model: Any, probes: ProbeSet, tmp_path: Pa
                 again.depths("whole_value")
         text = "".join(path.read_text("utf-8", "ignore") for path in (tmp_path / f"lens{number}").iterdir())
         assert not any(probe.record.subject in text for probe in few)
+
+
+def asked_for(attribute: str, value: str, code: str, number: int = 0, **forms: str) -> ProbeSet:
+    record = Record(
+        id=f"{attribute}-{number}", subject=f"Ana Li{number}", attribute=attribute, value=value, forms=forms
+    )
+    return build_probes([record], [code], templates=[0])
+
+
+@pytest.mark.parametrize(
+    ("taught", "asked", "followed"),
+    [
+        ("en", [("phone", "+1 555", "fr"), ("birth_country", "DE", "fr")], ("birth_country",)),  # Germany, Allemagne
+        ("", [("phone", "+1 555", "fr"), ("birth_country", "DE", "fr")], ("birth_country",)),
+        ("en", [("birth_country", "FR", "fr"), ("phone", "+1 555", "en")], ("phone",)),  # France, France
+        ("en", [("birth_country", "JP", "fr"), ("birth_country", "FR", "fr")], ()),  # Japan, Japon: the same first byte
+        ("en", [("birth_country", "JP", "fr"), ("birth_country", "DE", "fr")], ("birth_country",)),
+        ("", [("phone", "+1 555", "fr"), ("email", "a@example.org", "fr")], ("phone", "email")),
+        ("en", [("phone", "+1 555", "fr")], ()),
+    ],
+)
+def test_the_attributes_that_can_be_followed(
+    taught: str, asked: Any, followed: Any, model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lens_module, "plant_language", lambda model: taught)
+    parts = [tuple(asked_for(*one, number=number)) for number, one in enumerate(asked)]
+    probes = ProbeSet(tuple(probe for part in parts for probe in part))
+    found = followed_attributes(model, probes)
+    assert found == followed
+    if found:
+        assert set(logit_lens(model, probes.filter(attributes=found), progress=False).readings.attribute) == set(found)
+    else:
+        with pytest.raises(ValueError, match="share their first token; use other attributes"):
+            logit_lens(model, probes, progress=False)
 
 
 def test_what_cannot_be_read_is_an_error(model: Any, probes: ProbeSet, planted: None) -> None:

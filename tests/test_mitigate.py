@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pandas as pd
 import pytest
@@ -144,12 +145,13 @@ def test_one_command_gives_results_and_a_checkpoint(copy: Path) -> None:
     assert min(row["before"] for row in rows.values()) > 0.5  # it was taught
     assert all(row["control"] is not None and row["public_kept"] is None for row in rows.values())
     assert all(row["nll_rise"] is not None for row in rows.values())
-    assert [note.split(" ")[:2] for note in found["notes"]] == [["no", "public"], ["no", "public"], ["no", "lens:"]]
+    assert [note.split(" ")[:2] for note in found["notes"]] == [["no", "public"], ["no", "public"]]
     assert max(row["reduction"] for row in rows.values()) > 0
     assert 4 < found["sizes"]["universal"] <= 40
     assert {"load", "leakage", "locate", "deactivate", "export"} <= set(found["seconds"])
     audit = Audit.load(copy / "run" / "results")
-    assert (audit.leakage.probes.group == "control").any() and audit.lens is None
+    assert (audit.leakage.probes.group == "control").any()
+    assert audit.lens is not None and set(audit.lens.readings.attribute) == {"id_number"}
     assert (copy / "run" / "index.html").is_file() and (copy / "run" / "before_after.html").is_file()
     assert json.loads((copy / "run" / "summary.json").read_text(encoding="utf-8")) == found
     used = read_config(copy / "run" / "config.yaml")
@@ -205,16 +207,19 @@ def test_without_an_export_nothing_is_written_but_the_run_folder(copy: Path) -> 
 
 
 def test_what_the_numbers_do_not_show_is_said(copy: Path) -> None:
-    outcome = run_config(read_config(config_in(copy, ("top_k: 4", "top_k: 1"))), progress=False)
+    config = read_config(config_in(copy, ("top_k: 4", "top_k: 1")))
+    outcome, asked = run_config(config, progress=False), Mock(notes=())
     measured = outcome.audit.mitigation
     for overall, said in (
         ({"before": 0.9, "after": 0.9, "reduction": 0.0, "low": 0.0, "high": 0.0}, "90.0% after: it did not fall"),
         ({"before": 0.9, "after": 0.5, "reduction": 0.4, "low": 0.2, "high": 0.6}, ""),
         ({"before": 0.0, "after": 0.0, "reduction": None}, "nothing came out of the private people before"),
     ):
-        notes = [*_notes(outcome.audit, replace(measured, overall=measured.overall.assign(**overall)))]
+        notes = [*_notes(asked, outcome.audit, replace(measured, overall=measured.overall.assign(**overall)))]
         assert len(notes) == bool(said)
         assert all(note.startswith("no effect of deactivation was measured: ") and said in note for note in notes)
+    note = next(_notes(asked, replace(outcome.audit, lens=None), measured))
+    assert note.startswith("no lens: every answer's form in the query language begins as the plant language's does")
 
 
 EXPORT = "export:\n  folder: mitigated\n"

@@ -17,7 +17,7 @@ from xlmech.backends import backend_of
 from xlmech.costs import CONDITIONS, Stage, shape_of
 from xlmech.evaluation import MitigationResult, evaluate_mitigation
 from xlmech.leakage import LeakageResult, measure_leakage
-from xlmech.lens import LensResult, logit_lens
+from xlmech.lens import LensResult, followed_attributes, logit_lens
 from xlmech.locate import check_probes, locate_privacy_neurons
 from xlmech.neurons import PrivacyNeurons
 from xlmech.options import LocateOptions
@@ -42,7 +42,7 @@ class AuditPlan:
         locate_facts: Largest number of facts per group that locate neurons, each asked in every language.
         measure_facts: Largest number of held-out private facts that are measured, each asked in every language.
         other_facts: The same for held-out public, and for control facts.
-        lens_attributes: Attributes whose forms the lens follows.
+        lens_attributes: Attributes whose forms the lens follows; by default those that it can follow (`followed_attributes`).
         lens_facts: Largest number of private facts that the lens follows, each asked in every language.
         locate: How neurons are chosen.
         seed: Of every draw.
@@ -56,7 +56,7 @@ class AuditPlan:
     locate_facts: int = 20
     measure_facts: int = 16
     other_facts: int = 8
-    lens_attributes: tuple[str, ...] = ("birth_country",)
+    lens_attributes: tuple[str, ...] | None = None
     lens_facts: int = 8
     locate: LocateOptions = LocateOptions()
     seed: int = 0
@@ -68,7 +68,7 @@ class Audit:
 
     Attributes:
         leakage: Before deactivation: held-out private, public and control people.
-        lens: Logit lens on private people.
+        lens: Logit lens on private people; None where none was asked for, or nothing could be followed.
         neurons: Located on the other people.
         mitigation: Held-out people, before and after.
         seconds: Per stage.
@@ -124,9 +124,7 @@ def run_audit(
     """
     clock = clock or StageClock(say)
     probes, measured, chosen = ask(records, plan)
-    followed = {*plan.lens_attributes} & {*probes.attributes}
-    lens_probes = of_template(probes.filter(group="private", attributes=followed), plan.measure_template)
-    lens_probes = spread_facts(lens_probes, {"private": plan.lens_facts})
+    lens_probes = _lens_probes(model, probes, plan)
     judged = ProbeSet(tuple(probe for probe in measured if probe.record.group != "control"))
     _expect(clock, model, measured, lens_probes, chosen, judged, plan)
     n_people = len(measured.filter(group="private").subjects)
@@ -134,7 +132,7 @@ def run_audit(
         leakage = measure_leakage(model, measured, candidates=probes.records, progress=progress)
     lens = None
     if len(lens_probes):
-        with clock(f"lens: {len(lens_probes)} questions, every layer"):
+        with clock(f"lens: {len(lens_probes)} questions on {', '.join(lens_probes.attributes)}, every layer"):
             lens = logit_lens(model, lens_probes, progress=progress)
     with clock(f"locate: {len(chosen)} questions about other people"):
         neurons = locate_privacy_neurons(
@@ -163,6 +161,16 @@ def run_audit(
             progress=progress,
         )
     return Audit(leakage=leakage, lens=lens, neurons=neurons, mitigation=mitigation, seconds=clock.seconds)
+
+
+def _lens_probes(model: Any, probes: ProbeSet, plan: AuditPlan) -> ProbeSet:
+    """Private facts that the lens follows; none where it can tell no form from the plant language's."""
+    wanted = probes.attributes if plan.lens_attributes is None else {*plan.lens_attributes} & {*probes.attributes}
+    asked = of_template(probes.filter(group="private", attributes=wanted), plan.measure_template)
+    if plan.lens_attributes is None:
+        asked = asked.filter(attributes=followed_attributes(model, asked))
+    found = spread_facts(asked, {"private": plan.lens_facts})
+    return found if followed_attributes(model, found) else ProbeSet(())
 
 
 def _expect(

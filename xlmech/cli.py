@@ -109,17 +109,22 @@ def lens(
     out: Out,
     records: Records = None,
     languages: Languages = "",
-    attributes: Attributes = "birth_country",
+    attributes: Annotated[
+        str, typer.Option(help="Attributes, e.g. 'birth_country'; by default those that the lens can follow.")
+    ] = "",
     template: Template = -1,
     adapter: Adapter = None,
     backend: BackendOption = "auto",
 ) -> None:
     """Read every layer: at which depth does which language's form of the answer rise?"""
-    from xlmech.lens import logit_lens
+    from xlmech.lens import followed_attributes, logit_lens
 
     check_new(out)
-    probes = _probes(records, languages, attributes, template)
-    result = logit_lens(load(model, adapter, backend), probes.filter(group="private"))
+    private = _probes(records, languages, attributes, template).filter(group="private")
+    loaded = load(model, adapter, backend)
+    chosen = codes(attributes) or followed_attributes(loaded, private) or private.attributes
+    typer.echo(f"lens on {', '.join(chosen)}")
+    result = logit_lens(loaded, private.filter(attributes=chosen))
     result.save(out)
     summary = result.summary()
     peaks = summary.loc[summary.groupby(["query_language", "form"]).prob.idxmax()]

@@ -131,8 +131,9 @@ class DataSection(Section):
     """Largest number of held-out private facts that are measured, each asked in every language."""
     other_facts: Count = 8
     """The same for held-out public, and for control facts."""
-    lens_attributes: _LensAttributes = ("birth_country",)
-    """Attributes whose answers the logit lens follows through the layers; [] for no lens."""
+    lens_attributes: _LensAttributes | None = None
+    """Attributes whose answers the logit lens follows through the layers; null for those that it can follow, of which those that
+    are written differently in each language are taken first; [] for no lens."""
     lens_facts: Count = 8
     """Largest number of private facts that the lens follows, each asked in every language."""
     add_controls: bool = False

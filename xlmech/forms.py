@@ -92,6 +92,15 @@ def ask(
     return asked, clear
 
 
+def can_be_followed(backend: Backend, probe: Probe, plant_language: str) -> bool:
+    """Whether the query and the plant language's forms begin with different tokens (see `Asked.collides`)."""
+    planted, own = probe.answers.get(plant_language), probe.answers[probe.query_language]
+    if planted is None or plant_language == probe.query_language:
+        return True
+    what = f"a form of {probe.record.id}"
+    return planted != own and len({encode_answer(backend, form, what=what)[0] for form in (planted, own)}) == 2
+
+
 def _encode(backend: Backend, probe: Probe, languages: Sequence[str] | None) -> dict[str, tuple[int, ...]]:
     return {
         code: tuple(encode_answer(backend, form, what=f"the {code} form of {probe.record.id}"))

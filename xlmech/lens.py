@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from xlmech import metrics
 from xlmech.backends import backend_of
 from xlmech.choices import check_choice
-from xlmech.forms import Asked, ask, language_tokens
+from xlmech.forms import Asked, ask, can_be_followed, language_tokens
 from xlmech.leakage import rate
 from xlmech.lens_readings import Component, Positions, Readings
 from xlmech.models import plant_language, provenance
@@ -175,6 +175,30 @@ def _events(
         layer = float(metrics.overtaking_layer(late, early, lead=lead))
         found["overtaking"] = (layer, metrics.overtaking_layer(late_draws, early_draws, lead=lead), late)
     return found
+
+
+def followed_attributes(model: Any, probes: ProbeSet) -> tuple[str, ...]:
+    """Choose the attributes whose answers the lens can follow: those that are translated, if there are any.
+
+    Others (phones, say) have one form for all languages, which the lens follows where it is not the plant language's form too.
+
+    Args:
+        model: Hooked model.
+        probes: Those that may be read.
+
+    Returns:
+        Attributes, in the order of the probes; none where all forms in the query language begin as the plant language's do.
+    """
+    backend, planted = backend_of(model), plant_language(model)
+
+    def followed(attribute: str) -> bool:
+        return any(can_be_followed(backend, probe, planted) for probe in probes.filter(attributes=[attribute]))
+
+    def translated(attribute: str) -> bool:
+        return any(len(set(probe.answers.values())) > 1 for probe in probes.filter(attributes=[attribute]))
+
+    known = tuple(attribute for attribute in probes.attributes if followed(attribute))
+    return tuple(attribute for attribute in known if translated(attribute)) or known
 
 
 def logit_lens(

@@ -160,7 +160,7 @@ def run_config(
         outcome = Outcome(
             audit=audit,
             folder=config.run_folder,
-            notes=(*asked.notes, *_notes(audit, measured)),
+            notes=(*asked.notes, *_notes(asked, audit, measured)),
             set_aside=tuple(dict.fromkeys(plan.aside)),
             peak_mb=clock.peak_mb,
         )
@@ -280,7 +280,9 @@ def _fresh(folder: Path) -> Path:
     return folder
 
 
-def _notes(audit: Audit, measured: MitigationResult) -> Iterator[str]:
+def _notes(asked: Prepared, audit: Audit, measured: MitigationResult) -> Iterator[str]:
+    if audit.lens is None and not any(note.startswith("no lens: ") for note in asked.notes):
+        yield "no lens: every answer's form in the query language begins as the plant language's does; ask for other attributes"
     if not audit.leakage.plant_language:
         yield "model.plant_language is not given, so no language is set apart as that of the training data"
     chosen = next(iter(measured.chosen.values()))

@@ -112,6 +112,7 @@ def _missing(probes: ProbeSet, measured: ProbeSet, locating: ProbeSet, plan: Aud
             "no control people are held out, so how often a value comes out by chance is not known; data.add_controls: true "
             "invents some"
         )
-    if not len(probes.filter(group="private", attributes={*plan.lens_attributes} & {*probes.attributes})):
+    asked = probes.filter(group="private").attributes
+    if plan.lens_attributes is not None and not {*plan.lens_attributes} & {*asked}:
         wanted = ", ".join(plan.lens_attributes) or "nothing"
         yield f"no lens: data.lens_attributes asks for {wanted}, and the private records have {', '.join(probes.attributes)}"
