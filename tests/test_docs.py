@@ -160,6 +160,24 @@ def test_python_runs(
             exec(compile(block.code, where(block), "exec"), names)
     shown = capsys.readouterr().out
     assert not any(one.subject in shown for one in demo_records())
+    if page.name == "tutorial.md":
+        check_sentences(shown, names)
+
+
+def check_sentences(shown: str, names: dict[str, Any]) -> None:
+    """The tutorial's sentences have the numbers and the direction of its results."""
+    rows = list(names["result"].extraction.itertuples())
+    for row in rows:
+        (line,) = re.findall(
+            rf"^{row.condition} neurons off, {row.group} .* in {row.query_language}: (.*)$", shown, re.M
+        )
+        way = {-1: "fewer", 0: "as many", 1: "more"}[(row.after > row.before) - (row.after < row.before)]
+        assert line == f"{way} facts, {row.before:.0%} before and {row.after:.0%} after"
+    (line,) = re.findall(r"^asked in fr: (.*)$", shown, re.M)
+    found = [
+        names[name].matrix().set_index("query_language").value.fr for name in ("before", "without_first", "without_all")
+    ]
+    assert line == "{:.0%} of the facts, {:.0%} without the first neuron, {:.0%} without all".format(*found)
 
 
 @pytest.mark.slow
