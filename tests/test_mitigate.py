@@ -31,6 +31,7 @@ from xlmech.mitigate import _load, _notes, prepare, run_config
 from xlmech.models import Source
 from xlmech.probes import ANSWER_END, ProbeSet, build_probes
 from xlmech.records import load_records, save_records
+from xlmech.run_folders import is_finished
 
 CONFIG = """
 model:
@@ -232,7 +233,7 @@ def test_a_checkpoint_that_does_nothing_is_not_exported(copy: Path) -> None:
     assert result.exit_code == 4, result.output
     told = " ".join(result.stdout.split())
     assert "checkpoint: not written, since no effect was measured: extraction over all query languages was" in told
-    assert "set export.without_effect: true" in told
+    assert "export.without_effect: true writes it all the same" in told
     assert not (copy / "mitigated").exists() and Audit.load(copy / "run" / "results").neurons.universal
     found = json.loads((copy / "run" / "summary.json").read_text(encoding="utf-8"))
     assert found["checkpoint"] is None and "it did not fall" in found["export_refused"]
@@ -263,6 +264,10 @@ def test_asked_for_all_the_same_it_is_exported_without_measuring_again(
     monkeypatch.setattr("xlmech.mitigate.run_audit", None)
     path = config_in(copy, ("top_k: 4", "top_k: 1"), more=f"{EXPORT}  without_effect: true\n")
     lines: list[str] = []
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="disk full"):
+        patch.setattr("xlmech.mitigate.export_model", Mock(side_effect=OSError("disk full")))
+        run_config(read_config(path), resume=True)
+    assert is_finished(copy / "run")  # or all would be measured again
     outcome = run_config(read_config(path), resume=True, say=lines.append)
     assert outcome.checkpoint == copy / "mitigated" and not outcome.refused
     assert any(line.startswith("export: ") for line in lines)

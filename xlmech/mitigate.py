@@ -40,10 +40,6 @@ CONFIG, SUMMARY, EXPORTED = "config.yaml", "summary.json", "mitigation_exported"
 """In a run folder: the config that was used, what was found, and in `results` what was measured with the exported neurons."""
 
 _MAY_CHANGE = ("export.folder", "export.without_effect")
-_REMEDY = (
-    "try more neurons (locate.top_k), export.neurons: union, another locate.method or more people, or set export.without_effect: "
-    "true for a checkpoint all the same, whose card says so"
-)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -178,8 +174,8 @@ def _exported(config: Config, outcome: Outcome, measured: MitigationResult, cloc
     neurons = getattr(outcome.audit.neurons, section.neurons)
     effect = effect_of(measured, len(neurons))
     if not (effect.measured or section.without_effect):
-        refused = f"no effect was measured: {effect.text}; {_REMEDY}"
-        say(f"no checkpoint is written, since {refused}")
+        refused = f"no effect was measured: {effect.text}; export.without_effect: true writes it all the same"
+        say("export: no checkpoint is written, since no effect was measured")
         return replace(outcome, refused=refused)
     with clock(f"export: into {config.checkpoint_folder}"):
         manifest = _export(config, section, outcome.audit, measured, say)
@@ -196,12 +192,11 @@ def _exported_later(config: Config, outcome: Outcome, say: Report, show: Report 
         return outcome
     folder = outcome.folder / "results" / EXPORTED
     measured = MitigationResult.load(folder) if folder.is_dir() else outcome.audit.mitigation
-    with opened(outcome.folder, say=say) as run:
+    with opened(outcome.folder, say=say, state="finished") as run:
         clock = StageClock(say, log=run.log, show=show)
         outcome = _exported(config, outcome, measured, clock, say)
         config.save(outcome.folder / CONFIG)
         _write_summary(outcome)
-        run.finish()
     return outcome
 
 
@@ -285,9 +280,11 @@ def _notes(asked: Prepared, audit: Audit, measured: MitigationResult) -> Iterato
         yield "no lens: every answer's form in the query language begins as the plant language's does; ask for other attributes"
     if not audit.leakage.plant_language:
         yield "model.plant_language is not given, so no language is set apart as that of the training data"
-    chosen = next(iter(measured.chosen.values()))
-    if not (effect := effect_of(measured, chosen)).measured:
-        yield f"no effect of deactivation was measured: {effect.text}"
+    effect = effect_of(measured, next(iter(measured.chosen.values())))
+    more = "; try more neurons (locate.top_k), export.neurons: union, another locate.method, or more people"
+    if not effect.measured:
+        leaked = bool(audit.leakage.matrix().value.any())
+        yield f"no effect of deactivation was measured: {effect.text}{more if leaked else ''}"
 
 
 def _load(config: Config) -> Any:

@@ -79,7 +79,7 @@ def is_finished(folder: Path) -> bool:
 
 
 @contextmanager
-def opened(folder: Path, *, say: Callable[[str], None] = lambda _: None) -> Iterator[RunFolder]:
+def opened(folder: Path, *, say: Callable[[str], None] = lambda _: None, state: str = "running") -> Iterator[RunFolder]:
     """Work in a run folder, new or begun earlier, which no other process may do at the same time.
 
     A folder that is new and in which nothing was finished vanishes when the block fails.
@@ -87,6 +87,7 @@ def opened(folder: Path, *, say: Callable[[str], None] = lambda _: None) -> Iter
     Args:
         folder: The run folder.
         say: Called with a sentence where a process that died is followed.
+        state: What the folder says of the run meanwhile; a finished one to which something is added stays "finished".
 
     Raises:
         RuntimeError: Another process works in it (names process, machine and since when).
@@ -108,9 +109,9 @@ def opened(folder: Path, *, say: Callable[[str], None] = lambda _: None) -> Iter
         if (folder / _HOLDER).is_file():
             say(f"{_holder(folder)} worked in {folder} and is gone; its finished parts are used")
         _write(folder / _HOLDER, {"pid": os.getpid(), "host": socket.gethostname(), "since": _now()})
-        state = {"started": _now()} | _state(folder)
-        session = 1 + int(state.get("sessions", 0))
-        _write_state(folder, state | {"state": "running", "sessions": session})
+        known = {"started": _now()} | _state(folder)
+        session = 1 + int(known.get("sessions", 0))
+        _write_state(folder, known | {"state": state, "sessions": session})
         run.log("opened", pid=os.getpid(), host=socket.gethostname(), session=session)
         yield run
     except BaseException as error:
