@@ -273,7 +273,7 @@ def test_a_bridge_of_a_multimodal_model_has_no_processor_either(tokenizer: Any, 
 
     before, network = AutoProcessor.from_pretrained, multimodal()
     network.config.architectures = [type(network).__name__]
-    checkpoint = Checkpoint(model=network, tokenizer=tokenizer, name="somebody/seeing")
+    checkpoint = Checkpoint(model=network, tokenizer=tokenizer, name="an-owner/seeing")
     assert models._bridge(checkpoint, torch.device("cpu"), torch.float32).cfg.is_multimodal
     assert calls == []
     assert AutoProcessor.from_pretrained == before

@@ -180,9 +180,8 @@ def _pretrained(
     model = load_whole(source, dtype=dtype, trust_remote_code=trust_remote_code, **options)
     if "key_mapping" in options:
         model.config.architectures = [type(model).__name__]
-        vars(model).pop(
-            "_weight_conversions", None
-        )  # by which it would be saved under the multimodal model's names again
+        # By these it would be saved under the multimodal model's names again.
+        vars(model).pop("_weight_conversions", None)
     return model.eval()
 
 

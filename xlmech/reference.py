@@ -65,10 +65,7 @@ def check_reference(backend: Backend, reference: Reference) -> None:
                 f"this version of TransformerLens keeps no keys and values of a {reference.architecture}, from which answers are "
                 "continued; use another version of it"
             )
-        rows = [
-            whole.select(torch.tensor([row], device=backend.device)).until(length)
-            for row, length in enumerate(_PREFIXES)
-        ]
+        rows = [whole.select(torch.tensor([row])).until(length) for row, length in enumerate(_PREFIXES)]
         after = [slice(length, length + _NEW) for length in _PREFIXES]
         new = torch.stack([tokens[row, part] for row, part in enumerate(after)])
         continued, _ = backend.hidden(new, KeyValues.join(rows))

@@ -120,19 +120,18 @@ def check_finite(source: str | Path, model: Any) -> None:
 
 
 def check_tokenizer(source: str | Path, model: Any, tokenizer: Any) -> None:
-    """Raise ValueError where text gives tokens that the model does not have, or where most of its tokens never occur.
+    """Raise ValueError where text gives tokens that the model does not have, or where many of its tokens never occur.
 
-    Special tokens beyond the embedding are let pass, but for those that begin or end a text: Gemma 3's text models share the
-    tokenizer of those that see images.
+    Special tokens beyond the embedding pass, unless they begin or end a text: Gemma 3's text models share the tokenizer of those
+    that see images.
     """
     rows, count = len(model.get_input_embeddings().weight), len(tokenizer)
     remedy = "pass the tokenizer that the model was trained with as tokenizer="
     beyond = sorted(token for token, index in _text_tokens(tokenizer) if index >= rows) if count > rows else []
-    ends = {tokenizer.bos_token_id, tokenizer.eos_token_id} - {None}
-    if beyond or any(index >= rows for index in ends):
+    if beyond:
         raise ValueError(
-            f"{source}: the tokenizer has {count} tokens and the model's embedding {rows}: {len(beyond)} tokens of text (such as "
-            f"{some(beyond)}) have no embedding. It is another model's tokenizer, or the embedding was not resized; {remedy}"
+            f"{source}: the tokenizer has {count} tokens and the model's embedding {rows}: {len(beyond)} of them "
+            f"({some(beyond)}) have no embedding. It is another model's tokenizer, or the embedding was not resized; {remedy}"
         )
     if rows - count > max(_UNUSED_ROWS, _UNUSED_SHARE * rows):
         raise ValueError(
@@ -142,8 +141,9 @@ def check_tokenizer(source: str | Path, model: Any, tokenizer: Any) -> None:
 
 
 def _text_tokens(tokenizer: Any) -> Iterator[tuple[str, int]]:
-    """Tokens that ordinary text can hold, and those that begin or end one."""
+    """Tokens that ordinary text can hold, and those that begin or end one, with their ids."""
     special = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
+    special -= {tokenizer.bos_token_id, tokenizer.eos_token_id}
     return ((token, index) for token, index in tokenizer.get_vocab().items() if index not in special)
 
 
