@@ -90,8 +90,6 @@ def cases() -> Iterator[Case]:
 
 
 CASES = list(cases())
-NOT_YET = {("locate_privacy_neurons", "baseline"), ("locate_privacy_neurons", "neutral")}
-"""Checked only after the model was asked whether it knows the answers."""
 
 
 @pytest.fixture
@@ -118,6 +116,7 @@ def arguments(model: Any, probes: ProbeSet, tmp_path: Path) -> dict[str, tuple[t
         "export_model": (("demo", chosen, tmp_path / "new"), {}),
         "base_knowledge": ((model,), {}),
         "attribute_neurons": ((model, probes), {}),
+        "invent_controls": ((records, 2), {}),
         "locate_privacy_neurons": ((model, probes), {}),
         "LeakageResult.matrix": ((leakage({"en": [1.0]}),), {}),
         "measure_leakage": ((model, probes), {}),
@@ -171,7 +170,7 @@ def test_choices_are_found() -> None:
     assert len(CASES) > 70
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if (case.function, case.parameter) not in NOT_YET], ids=str)
+@pytest.mark.parametrize("case", CASES, ids=str)
 def test_a_strange_choice_is_refused_before_the_model_runs(
     case: Case, arguments: dict[str, tuple[tuple[Any, ...], dict[str, Any]]], resting: None
 ) -> None:

@@ -239,6 +239,8 @@ def absence_of(
 ) -> tuple[str, Float[torch.Tensor, "layer neuron"] | None]:
     """Name the path's baseline, "" where there is no path, and give its activations, None for a mean still to be taken."""
     check_choice("mode", mode, Replacement)
+    if isinstance(baseline, str):
+        check_choice("baseline", baseline, Baseline)
     if method != "integrated_gradients":
         if baseline is not None:
             raise ValueError(
@@ -252,11 +254,7 @@ def absence_of(
         raise ValueError("mode and values are of an intervention; integrated gradients take baseline= in their place")
     if isinstance(baseline, torch.Tensor):
         return "given", _of_shape(backend, "a baseline", baseline)
-    if baseline == "zero":
-        return "zero", zero_baseline(backend)
-    if baseline in ("mean", None):
-        return "mean", None
-    raise ValueError(f"unknown baseline {baseline!r}; use 'mean', 'zero' or a (layer, neuron) tensor")
+    return ("zero", zero_baseline(backend)) if baseline == "zero" else ("mean", None)
 
 
 def _of_shape(

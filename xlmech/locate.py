@@ -19,7 +19,7 @@ from xlmech.contributions import where_of
 from xlmech.known import check_known
 from xlmech.models import provenance
 from xlmech.neurons import NeuronSet, PrivacyNeurons, candidates, chosen_frame, select_specific, select_universal
-from xlmech.neutral import needed_for_text
+from xlmech.neutral import check_texts, needed_for_text
 from xlmech.options import Baseline, LocateOptions
 from xlmech.probes import ProbeSet
 from xlmech.refine import refine_universal
@@ -98,9 +98,11 @@ def locate_privacy_neurons(
     options = _with_count(options, top_k, backend)
     asked = _Attribution(model, options, mode, values, controls, progress)
     asked.check(private[:1])
+    neutral = neutral if neutral is not None else _choosing(private.languages)
+    check_texts(neutral)
     if check_leakage:
         check_known(model, private, controls, max_answer_tokens=options.max_answer_tokens, progress=progress)
-    spared = _spared(model, neutral if neutral is not None else _choosing(private.languages), options.spare)
+    spared = _spared(model, neutral, options.spare)
     taken, languages = spared.clone(), private.languages
     rounds: list[pd.DataFrame] = []
     ablated, intact = NeuronSet(frozenset(), backend.n_layers, backend.d_mlp, source.model), torch.empty(0)

@@ -108,7 +108,9 @@ def invent_controls(
         raise ValueError(f"give a positive number of control people, got {n}")
     people = tuple(people)
     known = (*people, *planted, *demo_records())
-    wanted = {record.attribute for record in people if record.group == "private"} & set(attributes or ATTRIBUTES)
+    wanted = {record.attribute for record in people if record.group == "private"}
+    if attributes is not None:
+        wanted &= set(check_choices("attribute", attributes, ATTRIBUTES))
     stream = np.random.SeedSequence(seed, spawn_key=(_CONTROL_STREAM,))
     fakers = _fakers(("en_US", *_CONTROL_LOCALES), int(stream.generate_state(1)[0]))
     taken = _possible_parts(_fakers(_NAME_LOCALES, 0)) | {part for record in known for part in _parts(record.subject)}
