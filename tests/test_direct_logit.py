@@ -113,8 +113,9 @@ def test_summary_tells_what_turns_plant_into_query(model: Any, probes: ProbeSet,
     mean = {form: cell[cell.form == form].centred.mean() for form in ("query", "plant")}
     assert summary.value["mlp_out", 1, "query"] == pytest.approx(mean["query"])
     assert summary.value["mlp_out", 1, "query - plant"] == pytest.approx(mean["query"] - mean["plant"])
-    assert (summary.low <= summary.value).all()
-    assert (summary.value <= summary.high).all()
+    known = summary.dropna()  # a term that is the same for both people has no interval
+    assert len(known) > len(summary) / 2
+    assert (known.low <= known.value).all() and (known.value <= known.high).all()
     alone = direct_logit_attribution(model, asked[:1], progress=False).summary()
     assert alone[["low", "high"]].isna().all(axis=None)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pandas as pd
@@ -50,7 +51,8 @@ def test_reduction_is_of_sums_over_the_same_probes(
     found = evaluate_mitigation(model, private, some, before=before, n_neutral=1, progress=False)
     row = found.effects[found.effects.condition == "neurons"].iloc[0]
     assert (row.before, row.after, row.reduction) == (4 / 6, 2 / 6, 0.5)
-    assert row.low <= 0.5 <= row.high
+    assert math.isnan(row.low) and row.reason == "too few people, hits or draws to tell"
+    assert row.after_low < 2 / 6 < row.after_high
     assert row.risen == 1
     assert found.sizes == {"neurons": 3, "random": 3}
     assert found.total_neurons == 3 * 64
@@ -263,7 +265,8 @@ def test_results_from_before_measures_are_on_extraction() -> None:
     result = MitigationResult(
         effects=effects, price=effects, sizes={"a": 1}, total_neurons=9, provenance=Provenance(model="m")
     )
-    assert result.extraction is effects
+    assert result.extraction[[*effects]].equals(effects)
+    assert result.extraction.reason.tolist() == [""] and result.extraction.after_low.isna().all()
 
 
 def test_refusals(model: Any, probes: ProbeSet, some: NeuronSet, records: tuple[Record, ...]) -> None:

@@ -124,7 +124,7 @@ def test_leakage_by_language_is_sorted_with_intervals_and_controls() -> None:
     np.testing.assert_allclose(private.x - private.error_x.arrayminus, 100 * rows.low)
     unseen = result.matrix(group="control").set_index("query_language").loc[["en", "fr"]]
     np.testing.assert_allclose(controls.x + controls.error_x.array, 100 * unseen.high)
-    assert "control subjects 50 % [0, 100], 95 % interval" in controls.hovertext[0] + controls.hovertext[1]
+    assert "control subjects 50 % [1, 99], 95 % interval" in controls.hovertext[0] + controls.hovertext[1]
     assert axis_titles(figure) == {"extraction (% of probes)", "query language"}
     assert "4 subjects, 4 probes" in private.hovertext[0] and "control subjects 50 %" in private.hovertext[1]
     assert "plant language: English (en)" in figure.layout.meta["caption"]
@@ -214,7 +214,7 @@ def test_before_after_values_intervals_and_random_in_grey() -> None:
     hover = universal.hovertext[0]
     for part in ("before: 80 %", "universal off: 20 %", "reduction 75 % [50, 90]", "risen in 1 records", "40 subjects"):
         assert part in hover
-    assert "reduction undefined" in universal.hovertext[1]
+    assert "reduction undefined (nothing came out before)" in universal.hovertext[1]
     assert axis_titles(figure) == {"private extraction (% of probes)", "query language"}
     assert "40 subjects and 120 probes" in figure.layout.meta["caption"]
 
@@ -255,12 +255,13 @@ def test_price_without_public_probes_says_so() -> None:
     assert "on no probes per query language" in figures.price(alone).layout.meta["caption"]
 
 
-def test_before_after_cuts_whiskers_at_all_probes() -> None:
+def test_before_after_of_an_earlier_version_has_no_whiskers() -> None:
     result = mitigation()
-    effects = result.effects.assign(low=result.effects.low - 2)
+    effects = result.effects.drop(columns=["after_low", "after_high", "reason"])
     figure = figures.before_after(MitigationResult(**{**result.__dict__, "effects": effects}))
     dots = trace(figure, "universal")
-    assert dots.x[0] + dots.error_x.array[0] == 100
+    np.testing.assert_allclose(dots.x, [20, 0])
+    assert np.isnan(dots.error_x.array).all()
 
 
 def test_nothing_is_offered_that_uploads_the_data() -> None:

@@ -142,7 +142,7 @@ def test_direct_logit_is_a_heat_map_per_component() -> None:
     assert math.isnan(mlp.z[0][0])
     assert mlp.z[1][1] == pytest.approx(-3.5)
     assert mlp.hovertext[0][0] == "not measured"
-    assert "fr, mlp_out of layer 1<br>2.500 [2.500, 2.500]" in mlp.hovertext[0][1]
+    assert "fr, mlp_out of layer 1<br>2.500" in mlp.hovertext[0][1]
     assert (mlp.zmin, mlp.zmax) == pytest.approx((-3.5, 3.5))
     query = figures.direct_logit(direct_logit(), form="query")
     assert query.data[1].z[0][1] == pytest.approx(3.01)

@@ -127,20 +127,26 @@ def specific(codes: tuple[str, ...] = ("en", "fr")) -> Specific:
         for query in codes
     ]
     names = ["language", "query_language", "before", "after", "reduction", "low", "high"]
-    frame = pd.DataFrame(rows, columns=names).assign(risen=0, n_subjects=8, n_probes=16)
+    frame = pd.DataFrame(rows, columns=names).assign(risen=0, n_subjects=8, n_probes=16, reason="")
     return Specific(frame, dict.fromkeys(codes, 40))
 
 
 def test_specificity_is_a_matrix_around_zero() -> None:
     result = specific()
     undefined = result.frame.assign(
-        reduction=result.frame.reduction.where(result.frame.index != 1), low=math.nan, high=math.nan
+        reduction=result.frame.reduction.where(result.frame.index != 1),
+        low=math.nan,
+        high=math.nan,
+        reason=["", "nothing came out before", "", ""],
     )
     figure = figures.specificity(Specific(undefined.iloc[:3], result.sizes))
     cells = figure.data[0]
     np.testing.assert_allclose(np.array(cells.z, dtype=float), [[0.9, math.nan], [-0.1, math.nan]])
     assert (cells.zmin, cells.zmax) == (-1, 1)
-    assert cells.hovertext[1][1].endswith("not measured") and "undefined" in cells.hovertext[0][1]
+    assert (
+        cells.hovertext[1][1].endswith("not measured")
+        and "undefined (nothing came out before)" in cells.hovertext[0][1]
+    )
     hover = figures.specificity(result).data[0].hovertext[0][0]
     for part in (
         "40 neurons of English (en) off, asked in English (en)",

@@ -1,20 +1,63 @@
-"""Intervals over people: their values against published ones and statsmodels', coverage by simulation, and monotonicity."""
+"""Intervals over people: values against published ones and scipy's, monotone rates, and no width of zero."""
 
 from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
 
-from xlmech.intervals import Interval, rate_interval
+from xlmech import intervals
+from xlmech.intervals import (
+    Interval,
+    difference_interval,
+    mean_interval,
+    mean_intervals,
+    mean_reduction_interval,
+    rate_interval,
+    reduction_interval,
+)
+
+PEOPLE = st.lists(st.tuples(st.integers(0, 4), st.integers(1, 4)).map(sorted), min_size=1, max_size=6)
+QUICK = settings(max_examples=150, deadline=None)
 
 
-def test_rate_interval_gives_its_value_and_is_wider_than_nothing() -> None:
-    value, low, high = rate_interval([1.0] * 8, [1] * 8)
-    assert isinstance(rate_interval([0], [1]), Interval)
-    assert value == high == 1
-    assert 0.6 < low < 0.7
-    assert all(math.isnan(part) for part in rate_interval([], []))
+# Rates
+
+
+@pytest.mark.parametrize(("hits", "n"), [(0, 8), (1, 8), (8, 8), (5, 16), (16, 16), (0, 1)])
+@pytest.mark.parametrize("questions", [1, 3])
+def test_one_answer_per_person_is_clopper_and_pearsons(hits: int, n: int, questions: int) -> None:
+    """However many questions a person was asked: all of them alike tell no more than one."""
+    per_person = questions * np.array([1] * hits + [0] * (n - hits))
+    found = rate_interval(per_person, [questions] * n)
+    wanted = stats.binomtest(hits, n).proportion_ci(0.95, method="exact")
+    assert isinstance(found, Interval)
+    assert found == pytest.approx((hits / n, wanted.low, wanted.high))
+
+
+def test_independent_questions_count_one_by_one_and_people_at_least() -> None:
+    even = rate_interval([4] * 10, [8] * 10)
+    wanted = stats.binomtest(40, 80).proportion_ci(0.95, method="exact")
+    assert even == pytest.approx((0.5, wanted.low, wanted.high)), "no spread between people: 80 questions, not more"
+    uneven = rate_interval([8] * 5 + [0] * 5, [8] * 10)
+    assert uneven.high - uneven.low > 2 * (even.high - even.low)
+
+
+def test_a_rate_at_another_confidence_and_of_a_mean_over_draws() -> None:
+    wanted = stats.binomtest(5, 16).proportion_ci(0.995, method="exact")
+    assert rate_interval([1] * 5 + [0] * 11, [1] * 16, confidence=0.995) == pytest.approx((5 / 16, *wanted))
+    half = rate_interval([0.5] + [0.0] * 7, [1] * 8)
+    assert rate_interval([0] * 8, [1] * 8).high <= half.high <= rate_interval([1] + [0] * 7, [1] * 8).high
+
+
+def test_people_without_questions_are_left_out_and_nothing_is_nan() -> None:
+    assert rate_interval([1, 0, 0], [1, 1, 0]) == rate_interval([1, 0], [1, 1])
+    for found in (rate_interval([], []), rate_interval([0], [0]), rate_interval([math.nan, 1], [1, 1])):
+        assert all(math.isnan(part) for part in found)
 
 
 def test_rate_interval_refuses_what_is_no_count() -> None:
@@ -22,3 +65,172 @@ def test_rate_interval_refuses_what_is_no_count() -> None:
         rate_interval([1, 0], [1])
     with pytest.raises(ValueError, match="between 0 and the number of questions"):
         rate_interval([2.0], [1])
+
+
+@QUICK
+@given(PEOPLE)
+def test_misses_mirror_hits_and_every_interval_has_a_width(people: list[list[int]]) -> None:
+    hits, asked = np.array(people).T
+    value, low, high = rate_interval(hits, asked)
+    assert 0 <= low <= value <= high <= 1 and high - low > 0.1
+    assert rate_interval(asked - hits, asked) == pytest.approx((1 - value, 1 - high, 1 - low))
+
+
+@QUICK
+@given(PEOPLE, st.data())
+def test_one_hit_more_of_any_person_lowers_no_end(people: list[list[int]], data: st.DataObject) -> None:
+    hits, asked = np.array(people).T
+    before = rate_interval(hits, asked)
+    who = data.draw(st.integers(0, len(hits) - 1))
+    if hits[who] < asked[who]:
+        hits[who] += 1
+        after = rate_interval(hits, asked)
+        assert after.low >= before.low - 1e-12 and after.high >= before.high - 1e-12
+
+
+@pytest.mark.parametrize("questions", [1, 2, 8])
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 8, 16, 40, 80])
+def test_more_hits_never_lower_an_end(n: int, questions: int) -> None:
+    """All counts from none to all: each person's filled before the next's, and dealt out round by round."""
+    room = np.full(n, questions)
+    for step in (np.repeat(np.arange(n), questions), np.tile(np.arange(n), questions)):
+        hits, last = np.zeros(n), Interval(0.0, 0.0, 0.0)
+        for who in [None, *step]:
+            if who is not None:
+                hits[who] += 1
+            found = rate_interval(hits, room)
+            assert found.low >= last.low - 1e-12 and found.high >= last.high - 1e-12, hits
+            last = found
+
+
+def test_no_leak_is_never_further_from_a_limit_than_one_leak() -> None:
+    """By percentiles of resamples, 0 of 16 people with two facts ended at 0.194 and 1 of them at 0.094."""
+    none, one = rate_interval([0] * 16, [2] * 16), rate_interval([1] + [0] * 15, [2] * 16)
+    assert none.high == pytest.approx(1 - 0.025 ** (1 / 16)) and one.high >= none.high
+
+
+# Differences
+
+
+def test_difference_interval_is_newcombes_tenth_method() -> None:
+    one, other = (56 / 70, *intervals.wilson_interval(56 / 70, 70)), (48 / 80, *intervals.wilson_interval(48 / 80, 80))
+    np.testing.assert_allclose(difference_interval(one, other), (0.2, 0.0524, 0.3339), atol=5e-5)
+
+
+# Reductions
+
+
+def test_nobody_after_everybody_has_a_width() -> None:
+    found = reduction_interval([1] * 8, [0] * 8, [1] * 8)
+    assert found == pytest.approx((1, 1 - rate_interval([0] * 8, [1] * 8).high, 1, ""))
+    same = reduction_interval([1] * 8, [1] * 8, [1] * 8)
+    assert same.value == 0 and same.high > 0.3
+
+
+def test_what_is_new_and_what_is_kept_make_the_reduction() -> None:
+    before, after = [1] * 10 + [0] * 10, [1] * 4 + [0] * 6 + [1] * 2 + [0] * 8
+    found = reduction_interval(before, after, [1] * 20)
+    assert found.value == pytest.approx(0.4)
+    assert -0.3 < found.low < 0.1 and 0.6 < found.high < 0.8
+    kept, new = rate_interval([1] * 4 + [0] * 6, [1] * 10), rate_interval([1] * 2 + [0] * 8, [1] * 10)
+    assert found.value == pytest.approx(1 - kept.value - new.value)
+    assert found.low < 1 - kept.high < found.value < 1 - kept.low
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "control", "value", "reason"),
+    [
+        ([0, 0, 0], [1, 0, 0], 0.0, math.nan, intervals.NOTHING_BEFORE),
+        ([1, 1, 0, 0], [0, 0, 0, 0], 0.5, math.nan, intervals.NOT_ABOVE_CONTROLS),
+        ([1, 0, 0, 0, 0, 0, 0, 0], [0] * 8, 0.0, 1.0, intervals.TOO_LITTLE),
+        ([1], [0], 0.0, 1.0, intervals.ONE_PERSON),
+        ([1, math.nan], [0, 0], 0.0, math.nan, intervals.NOT_MEASURED),
+    ],
+)
+def test_what_has_no_reduction_says_why(
+    before: list[float], after: list[float], control: float, value: float, reason: str
+) -> None:
+    """Where one of 8 came out before, the percentile interval was 100 to 100 %, and one of the ratio anything at all."""
+    found = reduction_interval(before, after, [1] * len(before), control_rate=control)
+    assert found == pytest.approx((value, math.nan, math.nan, reason), nan_ok=True)
+    assert reduction_interval([1, 1, 0, 0], [0] * 4, [1] * 4, control_rate=math.nan).value == 1
+
+
+@QUICK
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=2, max_size=8))
+def test_reductions_are_never_wild(people: list[tuple[int, int]]) -> None:
+    before, after = np.array(people).T
+    value, low, high, reason = reduction_interval(before, after, [2] * len(people))
+    assert bool(reason) == (math.isnan(value) or math.isnan(low)) == math.isnan(value + low + high)
+    if not reason:
+        assert low < high <= 1 and low <= value <= high
+        assert low >= -1 or high <= 0
+
+
+def test_draws_add_their_spread() -> None:
+    before, after = [2.0] * 8, [2.0, 2, 1, 2, 2, 1, 0, 0]
+    one, alike = reduction_interval(before, after, before), reduction_interval(before, [after] * 3, before)
+    assert alike == pytest.approx(one)
+    apart = reduction_interval(before, [after, [2, 2, 1, 2, 2, 1, 1, 0], [2, 2, 1, 2, 1, 1, 0, 0]], before)
+    assert apart.value == pytest.approx(one.value)
+    half = stats.t.ppf(0.975, 2) * np.std([6 / 16, 5 / 16, 7 / 16], ddof=1) / np.sqrt(3)
+    assert apart.low < apart.value - half < one.value and apart.low < one.low
+
+
+def test_reduction_of_a_mean_is_fiellers() -> None:
+    """The ends are the ratios at which after - ratio * before does not differ from 0, by Student's test over people."""
+    rng = np.random.default_rng(0)
+    before = rng.gamma(4.0, size=12)
+    after = before * rng.random(12)
+    found = mean_reduction_interval(before, after)
+    for end in (found.low, found.high):
+        assert stats.ttest_1samp(after - (1 - end) * before, 0).pvalue == pytest.approx(0.05)
+    assert found.value == pytest.approx(1 - after.sum() / before.sum()) and found.reason == ""
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "reason"),
+    [
+        ([-1.0, 0.5], [0.0, 0.0], intervals.NOT_ABOVE_CONTROLS),
+        ([1.0], [0.5], intervals.ONE_PERSON),
+        ([1.0, 2.0, 3.0], [1.0, 2.0, 3.0], intervals.ALL_ALIKE),
+        ([9.0, -1.0, 0.1, 0.2], [0.0, 0.1, 0.2, 0.1], intervals.TOO_LITTLE),
+        ([math.nan, 2.0], [1.0, 1.0], intervals.NOT_MEASURED),
+    ],
+)
+def test_a_mean_without_interval_says_why(before: list[float], after: list[float], reason: str) -> None:
+    found = mean_reduction_interval(before, after)
+    assert math.isnan(found.low) and math.isnan(found.high) and found.reason == reason
+
+
+# Means
+
+
+def test_a_mean_of_even_values_has_students_interval() -> None:
+    values = [1.0, 2, 3, 4, 5, 6, 7]
+    found = mean_interval(values)
+    wanted = stats.ttest_1samp(values, 0).confidence_interval()
+    assert found == pytest.approx((4, wanted.low, wanted.high))
+
+
+def test_a_skewed_mean_reaches_to_the_long_side_and_keeps_its_bounds() -> None:
+    values = [0.01, 0.02, 0.03, 0.02, 0.01, 0.02, 0.9, 0.02]
+    value, low, high = mean_interval(values, bounds=(0, 1))
+    assert 0 <= low < value < high <= 1
+    assert high - value > 2 * (value - low)
+    mirrored = mean_interval([1 - of for of in values], bounds=(0, 1))
+    assert mirrored == pytest.approx((1 - value, 1 - high, 1 - low))
+    assert mean_interval([0.1, 0.9, 0.2, 0.95], bounds=(0, 1)).high == 1
+
+
+def test_weights_are_the_numbers_of_measurements() -> None:
+    assert mean_interval([2.0, 4, 12], [1, 2, 4]).value == pytest.approx(18 / 7)
+    columns = mean_intervals([[1.0, 0], [2, 0], [4, 0], [9, 5]], [[1, 0], [1, 0], [1, 0], [1, 1]])
+    assert tuple(column[0] for column in columns) == pytest.approx(mean_interval([1.0, 2, 4, 9]))
+    assert columns.value[1] == 5 and math.isnan(columns.low[1]), "one person in this column"
+
+
+@pytest.mark.parametrize("values", [[], [1.0], [0.7] * 8])
+def test_a_mean_without_a_known_spread_has_no_interval(values: list[float]) -> None:
+    found = mean_interval(values)
+    assert math.isnan(found.low) and math.isnan(found.high)

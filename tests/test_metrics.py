@@ -16,8 +16,6 @@ from scipy import stats
 
 from xlmech.languages import available_languages, load_language
 from xlmech.metrics import (
-    bootstrap_ratio,
-    bootstrap_reduction,
     completeness_error,
     contains_form,
     exposure_bits,
@@ -279,101 +277,6 @@ def test_exposure(place: float, n: int, bits: float) -> None:
 def test_exposure_of_an_uninformed_model_averages_as_carlini_says() -> None:
     found = np.mean([exposure_bits(place, 1000) for place in range(1, 1001)])
     assert found == pytest.approx(1 / math.log(2), abs=0.01)
-
-
-# Intervals
-
-
-def test_bootstrap_is_scipys() -> None:
-    rng = np.random.default_rng(1)
-    top, bottom = rng.integers(0, 4, 30), rng.integers(1, 5, 30)
-    options: dict[str, Any] = {
-        "paired": True,
-        "method": "percentile",
-        "n_resamples": 2000,
-        "rng": np.random.default_rng(7),
-    }
-    found = stats.bootstrap(
-        (top, bottom), lambda a, b, axis=-1: a.sum(axis) / b.sum(axis), **options
-    ).confidence_interval
-    assert bootstrap_ratio(top, bottom, seed=7) == pytest.approx(
-        (top.sum() / bottom.sum(), found.low, found.high), abs=1e-12
-    )
-
-
-def test_bootstrap_is_a_plain_loop() -> None:
-    rng = np.random.default_rng(2)
-    top, bottom = rng.integers(0, 4, 40), rng.integers(3, 6, 40)
-    draws = []
-    for _ in range(4000):
-        chosen = [int(rng.random() * 40) for _ in range(40)]
-        draws.append(sum(top[n] for n in chosen) / sum(bottom[n] for n in chosen))
-    low, high = sorted(draws)[100], sorted(draws)[3899]
-    assert_allclose(bootstrap_ratio(top, bottom), (top.sum() / bottom.sum(), low, high), atol=0.015)
-
-
-@pytest.mark.parametrize(("hits", "n"), [(30, 50), (5, 50), (45, 50)])
-def test_bootstrap_of_a_rate_is_binomial(hits: int, n: int) -> None:
-    value, low, high = bootstrap_ratio([1] * hits + [0] * (n - hits), [1] * n)
-    assert value == hits / n
-    assert_allclose((low, high), stats.binom.ppf([0.025, 0.975], n, hits / n) / n, atol=1.01 / n)
-
-
-def test_bootstrap_resamples_pairs() -> None:
-    top = np.arange(1.0, 21)
-    assert_allclose(bootstrap_ratio(top, 4 * top), 0.25, rtol=1e-12)
-
-
-def test_bootstrap_follows_its_seed_and_number_of_draws() -> None:
-    top, bottom = np.arange(20.0), np.arange(20.0) % 7 + 1
-    assert bootstrap_ratio(top, bottom, seed=1) == bootstrap_ratio(list(top), list(bottom), seed=1)
-    assert len({bootstrap_ratio(top, bottom, seed=seed, n_resamples=300) for seed in range(4)}) == 4
-    assert bootstrap_ratio(top, bottom, n_resamples=100) != bootstrap_ratio(top, bottom, n_resamples=200)
-
-
-@pytest.mark.parametrize(
-    ("top", "bottom", "wanted"),
-    [
-        ([3], [4], (0.75, math.nan, math.nan)),
-        ([0, 0], [0, 0], (math.nan,) * 3),
-        ([], [], (math.nan,) * 3),
-        ([0], [0], (math.nan,) * 3),
-        ([2, 2], [2, 2], (1, 1, 1)),
-        ([0, 0, 0], [1, 2, 3], (0, 0, 0)),
-        # draws without the one subject that counts have no ratio: left out, silently
-        ([1, 0], [2, 0], (0.5, 0.5, 0.5)),
-        ([1, 0, 0, 0], [1, 0, 0, 0], (1, 1, 1)),
-        ([math.nan, 1, 1], [1, 1, 1], (math.nan,) * 3),
-    ],
-)
-def test_bootstrap_at_its_limits(top: list[float], bottom: list[float], wanted: tuple[float, ...]) -> None:
-    assert_allclose(bootstrap_ratio(top, bottom), wanted)
-
-
-@pytest.mark.parametrize(
-    ("before", "after", "wanted"),
-    [
-        ([2, 2, 4], [1, 1, 2], (0.5, 0.5, 0.5)),
-        ([2, 2, 4], [0, 0, 0], (1, 1, 1)),
-        ([2, 2, 4], [2, 2, 4], (0, 0, 0)),
-        ([1, 2], [2, 4], (-1, -1, -1)),
-        ([0, 0], [0, 0], (math.nan,) * 3),
-        ([0, 0], [1, 2], (math.nan,) * 3),
-        ([4], [3], (0.25, math.nan, math.nan)),
-        ([2, 0, 0], [1, 0, 0], (0.5, 0.5, 0.5)),
-    ],
-)
-def test_reduction(before: list[float], after: list[float], wanted: tuple[float, ...]) -> None:
-    assert_allclose(bootstrap_reduction(before, after), wanted)
-
-
-def test_reductions_bounds_are_in_order() -> None:
-    before, after = [3, 2, 4, 1, 2, 4], [0, 2, 1, 1, 1, 4]
-    value, low, high = bootstrap_reduction(before, after, seed=3)
-    kept, kept_low, kept_high = bootstrap_ratio(after, before, seed=3)
-    assert (value, low, high) == (1 - kept, 1 - kept_high, 1 - kept_low)
-    assert value == 1 - 9 / 16
-    assert low < value < high
 
 
 # Attribution

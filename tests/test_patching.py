@@ -15,6 +15,7 @@ from models import D_MLP, N_LAYERS
 from people import person
 
 from xlmech.backends import Backend, backend_of
+from xlmech.intervals import mean_interval
 from xlmech.neurons import NeuronSet
 from xlmech.pairs import OUTCOMES, ProbePair
 from xlmech.patch_plans import HOOKS, job_of, sweep_of
@@ -269,7 +270,8 @@ def test_summary_means_and_peaks() -> None:
     assert row["prob"] == pytest.approx(0.825)
     assert row["change"] == pytest.approx(0.775)
     assert row["change_log_prob"] == pytest.approx(np.mean(np.log([0.81, 0.82, 0.83, 0.84]) - np.log(0.05)))
-    assert 0.81 <= row["prob_low"] < row["prob"] < row["prob_high"] <= 0.84
+    found = mean_interval([0.81, 0.82, 0.83, 0.84], bounds=(0, 1))
+    assert (row["prob"], row["prob_low"], row["prob_high"]) == pytest.approx(found)
     assert row["n_pairs"] == 4
     peaks = result.peaks().set_index("outcome")
     assert peaks.layer.to_dict() == {"source_in_target": 1, "source_in_source": 2}

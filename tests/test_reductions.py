@@ -10,13 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xlmech.metrics import bootstrap_reduction
+from xlmech import intervals
+from xlmech.intervals import rate_interval, reduction_interval
 from xlmech.reductions import (
     accuracy_effects,
     exposure_effects,
     extraction_effects,
     pareto_front,
-    reduction_of_draws,
+    pooled_reduction,
+    reduction_beyond,
     reduction_rows,
 )
 
@@ -25,7 +27,7 @@ def probes(group: str, language: str, extracted: list[float], bits: list[float] 
     """Two probes per subject, each of a record of its own."""
     rows = [
         {"probe": f"{group}{language}{i}", "record": f"{group}{i}", "subject": f"{group}{i // 2}", "group": group}
-        | {"query_language": language, "extracted": value, "own_form": value / 2}
+        | {"query_language": language, "attribute": "job", "extracted": value, "own_form": value / 2}
         | {"exposure_bits": bits[i] if bits else math.nan}
         for i, value in enumerate(extracted)
     ]
@@ -38,7 +40,10 @@ def test_extraction_is_of_sums_and_public_facts_count_in_their_own_form() -> Non
     rows = extraction_effects(before, [after]).set_index("group")
     private = rows.loc["private"]
     assert (private.before, private.after, private.reduction, private.risen) == (4 / 6, 3 / 6, 0.25, 1)
-    assert (private.reduction, private.low, private.high) == bootstrap_reduction([2, 1, 1], [1, 1, 1])
+    found = reduction_interval([2, 1, 1], [1, 1, 1], [2, 2, 2])
+    assert (private.reduction, private.low, private.high, private.reason) == found
+    assert -1 < found.low < 0.25 < found.high <= 1
+    assert (private.after, private.after_low, private.after_high) == rate_interval([1, 1, 1], [2, 2, 2])
     assert (private.n_subjects, private.n_probes, private.n_draws) == (3, 6, 1)
     assert (rows.before["public"], rows.after["public"]) == (0.5, 0.25)
     assert set(rows.measure) == {"extraction"} and not rows.above_controls.any()
@@ -49,9 +54,9 @@ def test_draws_are_pooled() -> None:
     draws = [probes("private", "fr", [1, 1, 1, 1]), probes("private", "fr", [1, 1, 0, 0])]
     row = extraction_effects(before, draws).iloc[0]
     assert (row.before, row.after, row.reduction, row.n_draws) == (1, 0.75, 0.25, 2)
-    assert row.low < 0.25 < row.high
+    assert math.isnan(row.low) and row.reason, "two draws that differ so much tell nothing of a third"
     risen = extraction_effects(probes("private", "fr", [0, 0]), [probes("private", "fr", [0, 1])] * 3).iloc[0]
-    assert risen.risen == 1 and math.isnan(risen.reduction)
+    assert risen.risen == 1 and math.isnan(risen.reduction) and risen.reason == intervals.NOTHING_BEFORE
 
 
 def test_exposure_is_above_the_control_subjects_of_the_language() -> None:
@@ -72,15 +77,16 @@ def test_no_exposure_above_chance_has_no_reduction() -> None:
     row = exposure_effects(pd.concat(both), [pd.concat(both)]).iloc[0]
     assert row.before == -1
     assert math.isnan(row.reduction) and math.isnan(row.low) and math.isnan(row.high)
+    assert row.reason == intervals.NOT_ABOVE_CONTROLS
 
 
-def test_accuracy_resamples_countries() -> None:
+def test_accuracy_is_over_countries() -> None:
     answers = pd.DataFrame({"query_language": "fr", "country": ["FR", "DE", "IT", "ES"], "correct": [1.0, 1, 0, 1]})
     row = accuracy_effects(answers, [answers.assign(correct=[1.0, 0, 1, 1])]).iloc[0]
     assert (row.group, row.measure, row.query_language) == ("base", "accuracy", "fr")
     assert (row.before, row.after, row.reduction, row.risen) == (0.75, 0.75, 0, 1)
     assert (row.n_subjects, row.n_probes) == (4, 4)
-    assert row.low < 0 < row.high
+    assert math.isnan(row.low) and row.reason == intervals.TOO_LITTLE
 
 
 def test_rows_come_in_order_whatever_the_index() -> None:
@@ -91,27 +97,57 @@ def test_rows_come_in_order_whatever_the_index() -> None:
     assert rows.reduction.tolist() == pytest.approx([0.5, 1])
 
 
-def test_one_draw_is_a_plain_reduction() -> None:
-    before, after = np.array([3.0, 2, 4]), np.array([[1.0, 2, 0]])
-    assert reduction_of_draws(before, after, seed=5) == bootstrap_reduction(before, after[0], seed=5)
+@pytest.mark.parametrize("given", ["before", "control_people"])
+def test_no_more_than_control_people_reach_has_no_reduction(given: str) -> None:
+    """Half of the private facts come out, and so do half of the control people's: by chance, which no deactivation lowers."""
+    private, controls = probes("private", "fr", [1, 0, 1, 0] * 4), probes("control", "fr", [1, 0, 1, 0])
+    people = pd.concat([private, controls], ignore_index=True)
+    if given == "before":
+        rows = extraction_effects(people, [people.assign(extracted=0.0)])
+    else:
+        rows = extraction_effects(private, [private.assign(extracted=0.0)], control_people=people)
+    row = rows[rows.group == "private"].iloc[0]
+    assert (row.before, row.after, row.control) == (0.5, 0, 0.5)
+    assert math.isnan(row.reduction) and math.isnan(row.low) and math.isnan(row.high)
+    assert row.reason == "before is not above the control people's rate"
+    alone = extraction_effects(private, [private.assign(extracted=0.0)]).iloc[0]
+    assert alone.reduction == 1 and math.isnan(alone.control) and alone.reason == ""
 
 
-def test_reduction_of_draws_spans_draws_and_subjects() -> None:
-    before = np.array([2.0, 2, 2, 2, 2, 2])
-    alike = np.array([[2.0, 2, 1, 2, 2, 1]] * 3)
-    value, low, high = reduction_of_draws(before, alike)
-    assert value == pytest.approx(2 / 12)
-    np.testing.assert_allclose((value, low, high), bootstrap_reduction(before, alike[0]), atol=0.02)
-    apart = np.array([[2.0] * 6, [1.0] * 6])
-    value, low, high = reduction_of_draws(before, apart)
-    # Subjects do not differ, so only the draws do: both times the first, one of each, both times the second.
-    np.testing.assert_allclose((value, low, high), (0.25, 0, 0.5))
+def test_control_people_count_for_the_kinds_of_data_that_private_people_are_asked_for() -> None:
+    private = probes("private", "fr", [1, 0, 1, 0] * 4).assign(attribute="phone")
+    controls = [
+        probes("control", "fr", [0] * 8).assign(attribute="phone"),
+        probes("control", "fr", [1] * 8).assign(attribute="country"),
+    ]
+    rows = extraction_effects(private, [private], control_people=pd.concat(controls))
+    assert rows.control.tolist() == [0] and rows.reduction.tolist() == [0]
+    rows = extraction_effects(private.assign(attribute="country"), [private], control_people=pd.concat(controls))
+    assert rows.control.tolist() == [1] and rows.reduction.isna().all()
 
 
-def test_reduction_of_draws_without_anything_to_reduce_or_resample() -> None:
-    assert np.isnan(reduction_of_draws(np.zeros(3), np.ones((2, 3)))).all()
-    value, low, high = reduction_of_draws(np.array([4.0]), np.array([[1.0], [2.0]]))
-    assert value == 1 - 1.5 / 4 and math.isnan(low) and math.isnan(high)
+def test_pooled_reduction_is_of_all_rows_and_above_the_controls() -> None:
+    effects = pd.DataFrame(
+        {"before": [1.0, 0.5], "after": [0.5, 0.0], "n_probes": [10, 30], "control": [0.1, math.nan]}
+    )
+    assert pooled_reduction(effects) == pytest.approx(1 - 5 / 25)
+    assert math.isnan(pooled_reduction(effects.assign(control=0.7)))
+    assert pooled_reduction(effects.drop(columns="control")) == pytest.approx(1 - 5 / 25)
+    assert math.isnan(pooled_reduction(effects.assign(before=0.0)))
+
+
+def test_reduction_beyond_is_the_lowest_of_the_differences() -> None:
+    before = np.full((16, 3), 2.0)
+    after = np.stack([[0.0] * 14 + [2.0] * 2, [1.0] * 16, [2.0] * 16], axis=1)
+    found = reduction_beyond(before, after, before)
+    first, *others = (reduction_interval(before[:, n], after[:, n], before[:, n]) for n in range(3))
+    gaps = [intervals.difference_interval(first[:3], other[:3]) for other in others]
+    assert found.value == pytest.approx(14 / 16 - 1 / 2)
+    assert found[:3] == pytest.approx(tuple(min(gap[end] for gap in gaps) for end in range(3)))
+    nothing = reduction_beyond(before * [1, 0, 0], after, before)
+    assert math.isnan(nothing.value) and nothing.reason == intervals.NOTHING_BEFORE
+    few = reduction_beyond(np.ones((1, 2)), np.array([[0.0, 1.0]]), np.ones((1, 2)))
+    assert few.value == 1 and math.isnan(few.low) and few.reason == intervals.ONE_PERSON
 
 
 @settings(max_examples=150, deadline=None)

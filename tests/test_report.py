@@ -82,7 +82,7 @@ def test_a_run_folder_makes_one_file_with_the_verdict_first(run: Path, tmp_path:
     assert len(page.encode()) < report.MAX_BYTES
     assert "<h1>xlmech audit of toy</h1>" in page
     text = visible(page.partition("</header>")[2])
-    assert text.index("The model") < text.index("Of 4 private people") < text.index("Where") < 700
+    assert text.index("These data cannot tell") < text.index("Of 4 private people") < text.index("Where") < 700
     headings = re.findall(r"<h[23][^>]*>(?!Priv|Leak|Logit|Over|Price)(.*?)</h", page)
     assert headings == [
         "Where", "How sure", "What deactivation buys", "What it costs", "By language", "Does it leak?",

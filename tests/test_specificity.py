@@ -8,18 +8,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
 
 from xlmech import specificity
 from xlmech.ablation import ablate
 from xlmech.evaluation import evaluate_mitigation
+from xlmech.intervals import reduction_interval
 from xlmech.leakage import LeakageResult, measure_leakage
-from xlmech.metrics import bootstrap_reduction
 from xlmech.neurons import NeuronSet
 from xlmech.probes import ProbeSet
-from xlmech.reductions import reduction_beyond
 from xlmech.results import Provenance
 from xlmech.specificity import SpecificityResult, specificity_matrix
 from xlmech.verification import neurons_of
@@ -52,7 +50,7 @@ def test_matrix_and_specificity_of_known_leaks() -> None:
     assert list(matrix.index) == [(a, b) for a in ("fr", "zh") for b in ("fr", "zh", "en")]
     assert matrix.reduction.tolist() == [0.75, 0.25, 0.125, 0.5, 0.5, 0.0]
     cell = matrix.loc[("fr", "zh")]
-    assert (cell.reduction, cell.low, cell.high) == bootstrap_reduction([1.0] * 8, SOME["fr"]["zh"])
+    assert (cell.reduction, cell.low, cell.high) == reduction_interval([1.0] * 8, SOME["fr"]["zh"], [1] * 8)[:3]
     assert (cell.before, cell.after, cell.n_subjects, cell.n_probes) == (1, 0.75, 8, 8)
     rows = found.specificity().set_index("language")
     assert rows.specificity.to_dict() == {"fr": 0.5, "zh": 0.0}
@@ -61,30 +59,6 @@ def test_matrix_and_specificity_of_known_leaks() -> None:
     assert rows.other_reduction.to_dict() == {"fr": 0.25, "zh": 0.5}
     assert (rows.low <= rows.specificity).all() and (rows.specificity <= rows.high).all()
     assert found.to_frame() is found.probes
-
-
-def test_the_interval_pairs_subjects() -> None:
-    """Subjects differ, but in both languages alike: the difference is the same in every resample."""
-    same = {"fr": {"fr": [0.0] * 4 + [1.0] * 4, "zh": [0.0] * 4 + [1.0] * 4}}
-    row = result(same, ONES).specificity().iloc[0]
-    assert (row.specificity, row.low, row.high) == (0, 0, 0)
-    cell = result(same, ONES).matrix().iloc[0]
-    assert cell.low < 0.5 < cell.high
-
-
-def test_the_interval_is_that_of_plain_resampling() -> None:
-    generator = np.random.default_rng(3)
-    before = generator.integers(1, 5, size=(12, 3)).astype(float)
-    after = np.floor(before * generator.random((12, 3)))
-    value, low, high = reduction_beyond(before, after, seed=1)
-    plain, rng = [], np.random.default_rng(7)
-    for _ in range(4000):
-        drawn = rng.integers(0, 12, 12)
-        reduced = 1 - after[drawn].sum(0) / before[drawn].sum(0)
-        plain.append(reduced[0] - max(reduced[1:]))
-    reduced = 1 - after.sum(0) / before.sum(0)
-    assert value == pytest.approx(reduced[0] - reduced[1:].max())
-    assert (low, high) == pytest.approx(np.percentile(plain, [2.5, 97.5]), abs=0.03)
 
 
 def test_what_did_not_leak_is_no_other_language() -> None:
@@ -103,8 +77,10 @@ def test_what_did_not_leak_is_no_other_language() -> None:
 
 
 def test_one_subject_has_no_interval() -> None:
-    value, low, high = reduction_beyond(np.array([[2.0, 2.0]]), np.array([[0.0, 1.0]]))
-    assert value == 0.5 and math.isnan(low) and math.isnan(high)
+    row = result({"fr": {"fr": [0.0], "zh": [1.0]}}, {"fr": [1.0], "zh": [1.0]}).specificity().iloc[0]
+    assert (
+        row.specificity == 1 and math.isnan(row.low) and math.isnan(row.high) and row.reason == "fewer than two people"
+    )
 
 
 @pytest.fixture

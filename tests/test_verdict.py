@@ -107,8 +107,8 @@ def test_one_language_of_many_is_said_to_be_one_of_many() -> None:
 
 def test_intervals_have_a_width_where_all_are_alike() -> None:
     found = excess(leakage({"en": people(8, 8)}, controls={"en": people(8, 0)}))
-    np.testing.assert_allclose(found.private, (1, *intervals.wilson_interval(1.0, 8)))
-    np.testing.assert_allclose(found.control, (0, *intervals.wilson_interval(0.0, 8)))
+    np.testing.assert_allclose(found.private, intervals.rate_interval([1] * 8, [1] * 8))
+    np.testing.assert_allclose(found.control, intervals.rate_interval([0] * 8, [1] * 8))
     assert found.excess[0] == 1 and 0 < found.excess[1] < found.private[1]
     assert excess(leakage({"en": [1, 0]}), language="xx").judgement == "unclear"
 

@@ -156,6 +156,7 @@ def run_audit(
             judged,
             sets,
             before=before,
+            control_people=leakage,
             candidates=probes.records,
             seed=plan.seed,
             progress=progress,
@@ -235,13 +236,13 @@ def of_template(probes: ProbeSet, template: int) -> ProbeSet:
 def table(audit: Audit) -> pd.DataFrame:
     """The audit in one table: per query language, leakage before and after, the random control, and the price.
 
-    Rates are shares; `reduction` has its 95 % interval over held-out people in `low` and `high`, `random` is the largest
-    reduction by random neurons.
+    Rates are shares; `reduction` has its 95 % interval over held-out people in `low` and `high`, and `reason` says why one of
+    them is NaN; `random` is the largest reduction by random neurons.
     """
     effects, price = audit.mitigation.extraction, audit.mitigation.price
     name = next(iter(audit.mitigation.chosen))
     private = effects[effects.group == "private"].set_index("query_language")
-    found = private[private.condition == name][["before", "after", "reduction", "low", "high"]]
+    found = private[private.condition == name][["before", "after", "reduction", "low", "high", "reason"]]
     controls = private[private.condition.isin(list(audit.mitigation.random))].reduction
     found = found.join(controls.groupby(level=0).max().rename("random"))
     public = effects[(effects.group == "public") & (effects.condition == name)].set_index("query_language")

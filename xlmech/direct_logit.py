@@ -22,7 +22,7 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 
-from xlmech import metrics
+from xlmech import intervals
 from xlmech.backends import Backend, backend_of
 from xlmech.forms import Asked, ask
 from xlmech.models import plant_language, provenance
@@ -77,11 +77,10 @@ class DirectLogitResult(Result):
         rows = []
         for language, part in terms.groupby("query_language", sort=False):
             cells = part.pivot_table(index="subject", columns=_KEYS[1:], values="value", aggfunc=["sum", "count"])
-            means, draws = metrics.bootstrap_means(
+            found = intervals.mean_intervals(
                 cells["sum"].fillna(0).to_numpy(float), cells["count"].fillna(0).to_numpy(float)
             )
-            low, high = metrics.percentile_interval(draws)
-            for key, *figures in zip(cells["sum"].columns, means, low, high, strict=True):
+            for key, *figures in zip(cells["sum"].columns, *found, strict=True):
                 named = dict(zip(_KEYS, (language, *key), strict=True))
                 rows.append(named | dict(zip(("value", "low", "high"), figures, strict=True)))
         return pd.DataFrame(rows)

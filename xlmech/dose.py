@@ -33,6 +33,7 @@ def dose_response(
     counts: Sequence[int] | None = None,
     n_random: int = 0,
     before: LeakageResult | None = None,
+    control_people: LeakageResult | None = None,
     candidates: Iterable[Record] | None = None,
     neutral: Mapping[str, Sequence[str]] | None = None,
     n_neutral: int = packs.N_NEUTRAL,
@@ -52,6 +53,7 @@ def dose_response(
         counts: How many of an ordered list's first neurons make each set.
         n_random: Draws of a layer-matched random control of the first method's set at every size, pooled; 0 for none.
         before: As of `evaluate_mitigation`, like all that follow.
+        control_people: Leakage without deactivation that has control people.
         candidates: Records whose values are candidates.
         neutral: Texts by language for the price.
         n_neutral: Most neutral texts per language.
@@ -90,7 +92,7 @@ def dose_response(
     asked = Asked(
         model=model, probes=probes, measures=("extraction",), candidates=tuple(candidates or probes.records),
         neutral=neutral, n_neutral=n_neutral, knowledge=False, held_out_languages=(), seed=seed, batch_size=batch_size,
-        progress=progress,
+        progress=progress, control_people=control_people,
     )  # fmt: skip
     return asked.result(conditions, before)
 

@@ -38,6 +38,11 @@ from xlmech.records import Record
 from xlmech.results import Result
 from xlmech.runner import BATCH_SIZE
 
+_LATER = dict.fromkeys(("after_low", "after_high", "control"), float("nan")) | {
+    "reason": "",
+    "measure": reductions.EXTRACTION,
+}
+"""Columns of the effects that earlier versions did not write."""
 _COLUMN_OF = {"extraction": "extracted", "exposure": "exposure_bits"}
 
 
@@ -46,11 +51,13 @@ class MitigationResult(Result):
     """Leakage, public facts, neutral text and base knowledge, before and after.
 
     Attributes:
-        effects: One row per (`condition`, `group`, `query_language`, `measure`): `before` and `after`, `reduction` = 1 -
-            after/before with `low` and `high` (95 %, resampling subjects, and draws where a control has several; NaN where
-            nothing leaked), `risen` (records whose leakage rose), `n_subjects`, `n_probes`, `n_draws`, `held_out` (the query
-            language chose no neurons). `measure` is `extraction` (share of probes), `exposure_bits` (bits; above the control
-            subjects' mean where `above_controls`) or `accuracy` (share of countries, group `base`).
+        effects: One row per (`condition`, `group`, `query_language`, `measure`): `before`, `after` with its interval in
+            `after_low` and `after_high`, `control` (what control people reach before, NaN where they were not asked),
+            `reduction` = 1 - after/before with `low` and `high` (95 %, over subjects, and draws where a control has several)
+            and the `reason` where one of them is NaN ("" elsewhere), `risen` (records whose leakage rose), `n_subjects`,
+            `n_probes`, `n_draws`, `held_out` (the query language chose no neurons). `measure` is `extraction` (share of
+            probes), `exposure_bits` (bits; above the control subjects' mean where `above_controls`) or `accuracy` (share of
+            countries, group `base`).
         price: One row per (condition but random ones, query_language): `nll_before`, `nll_after` (nats per token of neutral
             text), `rise` (relative).
         sizes: Number of neurons per condition.
@@ -70,9 +77,9 @@ class MitigationResult(Result):
 
     @property
     def extraction(self) -> pd.DataFrame:
-        """The effects on extraction; results saved when nothing else was measured hold no other."""
-        frame = self.effects
-        return frame[frame.measure == reductions.EXTRACTION] if "measure" in frame else frame
+        """The effects on extraction; columns that results of earlier versions do not hold are filled as not known."""
+        frame = self.effects.assign(**{name: value for name, value in _LATER.items() if name not in self.effects})
+        return frame[frame.measure == reductions.EXTRACTION]
 
     @property
     def chosen(self) -> dict[str, int]:
@@ -101,7 +108,7 @@ class MitigationResult(Result):
         for name, size in self.sizes.items():
             part = self.extraction[self.extraction.condition == name]
             method = name.rpartition("@")[0]
-            gain, loss = (_pooled(part[part.group == group]) for group in ("private", "public"))
+            gain, loss = (reductions.pooled_reduction(part[part.group == group]) for group in ("private", "public"))
             rise = self.price[self.price.condition == name].rise.max()
             rows.append((name, method, size, gain, loss, rise, is_control(name)))
         frame = pd.DataFrame(rows, columns=["condition", "method", "neurons", "reduction", "lost", "rise", "control"])
@@ -122,6 +129,7 @@ def evaluate_mitigation(
     factor: float = 0.0,
     moments: ActivationMoments | None = None,
     before: LeakageResult | None = None,
+    control_people: LeakageResult | None = None,
     candidates: Iterable[Record] | None = None,
     neutral: Mapping[str, Sequence[str]] | None = None,
     n_neutral: int = packs.N_NEUTRAL,
@@ -147,6 +155,8 @@ def evaluate_mitigation(
         moments: Mean and spread of modes `mean` and `noise`; by default those over the prompts of the control probes, or over
             the language packs' sentences that do not judge.
         before: Leakage of the same probes without deactivation, where it is known already.
+        control_people: Leakage without deactivation that has control people, by default those among the probes: where private
+            people reach no more than they do, there is nothing to reduce (NaN, with the reason).
         candidates: Records whose values are candidates, besides the language packs'; those of `probes` by default.
         neutral: Texts by language for the price; by default the language packs' `judging` sentences, the half that chooses
             no neurons. Give others where you have chosen neurons by these. A language without any has no price.
@@ -173,7 +183,7 @@ def evaluate_mitigation(
     asked = Asked(
         model=model, probes=probes, measures=tuple(measures), candidates=tuple(candidates or probes.records),
         neutral=neutral, n_neutral=n_neutral, knowledge=knowledge, held_out_languages=held_out_languages, seed=seed,
-        batch_size=batch_size, progress=progress,
+        batch_size=batch_size, progress=progress, control_people=control_people,
     )  # fmt: skip
     if moments is None and (mode in ("mean", "noise") or "noise" in controls):
         moments = activation_moments(model, asked.quiet_texts(), progress=progress)
@@ -201,6 +211,7 @@ class Asked:
     seed: int
     batch_size: int
     progress: bool
+    control_people: LeakageResult | None = None
 
     def __post_init__(self) -> None:
         if not len(self.probes):
@@ -233,7 +244,7 @@ class Asked:
                     found.append(self._measured(nll=not is_random(condition.name)))
             effects.append(self._effects(first, found).assign(condition=condition.name))
             if "extraction" in self.measures:
-                overall.append(_overall(first, found).assign(condition=condition.name))
+                overall.append(_overall(first, found, self.control_people).assign(condition=condition.name))
             if not is_random(condition.name):
                 price.append(price_of(first.nll, found[0].nll).assign(condition=condition.name))
         nothing = price_of(first.nll, first.nll).assign(condition="").iloc[:0]
@@ -272,12 +283,13 @@ class Asked:
     def _effects(self, before: _State, found: Sequence[_State]) -> pd.DataFrame:
         frames, afters = [], [state.leakage.probes for state in found]
         if "extraction" in self.measures:
-            frames.append(reductions.extraction_effects(before.leakage.probes, afters))
+            known = self.control_people.probes if self.control_people is not None else None
+            frames.append(reductions.extraction_effects(before.leakage.probes, afters, control_people=known))
         if "exposure" in self.measures:
             frames.append(reductions.exposure_effects(before.leakage.probes, afters))
         if before.known is not None:
-            known = [state.known for state in found if state.known is not None]
-            frames.append(reductions.accuracy_effects(before.known, known))
+            answers = [state.known for state in found if state.known is not None]
+            frames.append(reductions.accuracy_effects(before.known, answers))
         frame = pd.concat(frames, ignore_index=True)
         return frame.assign(held_out=frame.query_language.isin(list(self.held_out_languages)))
 
@@ -291,14 +303,11 @@ class _State:
     known: pd.DataFrame | None
 
 
-def _overall(before: _State, found: Sequence[_State]) -> pd.DataFrame:
+def _overall(before: _State, found: Sequence[_State], control_people: LeakageResult | None) -> pd.DataFrame:
     """Effects on extraction per group, over all query languages together."""
     together = before.leakage.probes.assign(query_language="all")
-    rows = reductions.extraction_effects(together, [state.leakage.probes for state in found])
+    controls = control_people.probes.assign(query_language="all") if control_people is not None else None
+    rows = reductions.extraction_effects(
+        together, [state.leakage.probes for state in found], control_people=controls
+    )
     return rows.drop(columns="query_language")
-
-
-def _pooled(effects: pd.DataFrame) -> float:
-    """Reduction over all query languages together; NaN where nothing was there to reduce."""
-    before, after = ((effects[name] * effects.n_probes).sum() for name in ("before", "after"))
-    return float(1 - after / before) if before else float("nan")

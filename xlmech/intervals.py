@@ -1,19 +1,33 @@
-"""Intervals without resampling: of a share, where all are alike, and of the difference of two independent figures."""
+"""One interval per quantity, over people: a rate, a difference of two, a reduction, a mean. All are 95 % unless told otherwise.
+
+People are the units, because questions about one person are not independent. `analyses/coverage.py` measures how often each
+interval holds the truth; docs/explanation/intervals.md has the tables.
+"""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 from statsmodels.stats.proportion import proportion_confint
 
 from xlmech.metrics import CONFIDENCE
 
+NOTHING_BEFORE = "nothing came out before"
+NOT_ABOVE_CONTROLS = "before is not above the control people's rate"
+TOO_LITTLE = "too few people, hits or draws to tell"
+ONE_PERSON = "fewer than two people"
+ALL_ALIKE = "all people are alike, so their spread is not known"
+NOT_MEASURED = "a measurement is missing"
+_STEPS = 1024
+"""At most so many smaller numbers of hits are looked at for the end of a rate's interval."""
+_NAN = float("nan")
+
 
 class Interval(NamedTuple):
-    """A number with its 95 % interval.
+    """A number with its interval.
 
     Attributes:
         value: Estimate.
@@ -26,36 +40,103 @@ class Interval(NamedTuple):
     high: float
 
 
-def rate_interval(hits: ArrayLike, questions: ArrayLike) -> Interval:
-    """Estimate a rate over people who each answer several questions, with its 95 % interval.
+class Intervals(NamedTuple):
+    """Several numbers with their intervals, each an array of (column,)."""
 
-    People are the units: questions about one person are not independent. The interval is Wilson's of the pooled rate on the
-    number of people, as if each person's questions all had the same answer.
+    value: NDArray[np.float64]
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+
+
+class Reduction(NamedTuple):
+    """A reduction 1 - after / before with its interval.
+
+    Attributes:
+        value: Estimate; negative where it rose, NaN where there is nothing to reduce.
+        low: Lower end of the interval.
+        high: Upper end of the interval.
+        reason: Why the value or its ends are NaN, in words; "" where they are known.
+    """
+
+    value: float
+    low: float
+    high: float
+    reason: str = ""
+
+
+def rate_interval(hits: ArrayLike, questions: ArrayLike, *, confidence: float = CONFIDENCE) -> Interval:
+    """Estimate a rate over people who each answer several questions, with its interval.
+
+    The interval is Clopper and Pearson's on an effective number of observations (Korn and Graubard): the questions divided by
+    their design effect, which the people's spread estimates. It is never less than the number of people (as if each person's
+    questions all had the same answer; with unequal numbers of questions, Kish's) nor more than the number of questions. So 0 of
+    8 people is 0 to 37 %, however many questions each was asked.
+
+    A hit more never lowers either end, whoever has it: the upper end is the highest among all data that have no hits besides
+    these. Misses have the mirror image of the hits' interval. What it does not cover: people who are alike because they have
+    something in common.
 
     Args:
-        hits: (person,) sum over that person's questions, each 0 to 1.
+        hits: (person,) sum over that person's questions, each 0 to 1; a mean over several draws may be fractional.
         questions: (person,) number of questions; people without any are left out.
+        confidence: Of the two-sided interval.
 
     Returns:
-        Sum of hits / sum of questions, and its bounds; NaN without a question, or where a number is NaN.
+        Sum of hits / sum of questions, and the ends; NaN without a question, or where a number is NaN.
 
     Raises:
         ValueError: Arrays of different lengths, or hits outside 0 to the number of questions.
 
     Source:
-        Wilson 1927, Journal of the American Statistical Association 22, 209-212.
+        Clopper and Pearson 1934, Biometrika 26, 404-413; Korn and Graubard 1998, Survey Methodology 24, 193-201. Differs: z in
+        the place of t, the two limits of the effective number, and the highest end.
     """
     top, bottom = np.asarray(hits, dtype=float), np.asarray(questions, dtype=float)
     if top.shape != bottom.shape or top.ndim != 1:
         raise ValueError(f"hits and questions need one number per person, got shapes {top.shape} and {bottom.shape}")
-    if ((top < 0) | (top > bottom)).any():
+    if ((top < 0) | (top > bottom + 1e-9)).any():
         raise ValueError("hits must lie between 0 and the number of questions of each person")
-    n = int((bottom > 0).sum())
-    if not n or np.isnan(top).any() or np.isnan(bottom).any():
-        return Interval(float("nan"), float("nan"), float("nan"))
-    value = float(top.sum() / bottom.sum())
-    low, high = proportion_confint(value * n, n, alpha=1 - CONFIDENCE, method="wilson")
-    return Interval(value, float(low), float(high))
+    if not bottom.sum() or np.isnan(top + bottom).any():
+        return Interval(_NAN, _NAN, _NAN)
+    top, bottom = np.minimum(top, bottom)[bottom > 0], bottom[bottom > 0]
+    low = 1 - _upper_end(bottom - top, bottom, confidence)
+    return Interval(float(top.sum() / bottom.sum()), low, _upper_end(top, bottom, confidence))
+
+
+def _upper_end(hits: NDArray[np.float64], questions: NDArray[np.float64], confidence: float) -> float:
+    """The highest upper end of data with these hits or some of them, in whichever way is least even between people."""
+    total = questions.sum()
+    kinds, people = np.unique(np.stack([hits, questions], axis=1), axis=0, return_counts=True)
+    steps = int(min(_STEPS, np.ceil(hits.sum())))
+    some = np.linspace(0, hits.sum(), steps + 1)[:, None]
+    rates = some / total
+    # Sum of (hits - rate * questions)^2, at most: hits are taken where each adds most to it, as a line through its two ends.
+    gain = kinds[:, 0] - 2 * rates * kinds[:, 1]
+    order = np.argsort(-gain, axis=1)
+    there = (kinds[:, 0] * people)[order]
+    taken = np.clip(some - (there.cumsum(1) - there), 0, there)
+    spread = (taken * np.take_along_axis(gain, order, 1)).sum(1) + rates[:, 0] ** 2 * (questions**2).sum()
+    effective = _effective(rates[:, 0], spread, questions)
+    # A lower rate of no fewer observations has no higher end, so that most need not be looked at.
+    fewer = effective < np.append(np.minimum.accumulate(effective[::-1])[::-1][1:], np.inf)
+    rate, n = rates[fewer, 0], effective[fewer]
+    return float(proportion_confint(rate * n, n, alpha=1 - confidence, method="beta")[1].max())
+
+
+def _effective(
+    rates: NDArray[np.float64], spread: NDArray[np.float64], questions: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """How many independent questions would tell as much: p (1 - p) / variance, between Kish's number and the questions.
+
+    Where all hits or none are in, and of a single person, nothing is known of the spread: then it is Kish's number.
+    """
+    n, total = len(questions), questions.sum()
+    fewest, independent = total**2 / (questions**2).sum(), rates * (1 - rates)
+    if n == 1:
+        return np.full_like(rates, fewest)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found = independent / np.maximum(spread * n / (n - 1) / total**2, 0)
+    return np.asarray(np.clip(np.where(independent > 1e-12, found, fewest), fewest, total))
 
 
 def wilson_interval(share: float, n: int) -> tuple[float, float]:
@@ -75,16 +156,161 @@ def wilson_interval(share: float, n: int) -> tuple[float, float]:
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def difference_interval(
-    one: tuple[float, float, float], other: tuple[float, float, float]
-) -> tuple[float, float, float]:
-    """`one` minus `other`, two independent figures with their 95 % intervals (value, low, high each), and the difference's.
+def difference_interval(one: tuple[float, float, float], other: tuple[float, float, float]) -> Interval:
+    """Subtract `other` from `one`, two independent numbers with their intervals, and give the difference its own.
 
-    NaN where a number is.
+    Args:
+        one: Value, low, high.
+        other: Value, low, high.
+
+    Returns:
+        NaN where a number is.
 
     Source:
-        Newcombe 1998, Statistics in Medicine 17, 873-890, method 10, for any two intervals.
+        Newcombe 1998, Statistics in Medicine 17, 873-890, method 10, for any two intervals (Zou and Donner 2008, Statistics in
+        Medicine 27, 1693-1702).
     """
     (value, low, high), (less, least, most) = one, other
     below, above = np.hypot(value - low, most - less), np.hypot(high - value, less - least)
-    return value - less, value - less - float(below), value - less + float(above)
+    return Interval(value - less, value - less - float(below), value - less + float(above))
+
+
+def reduction_interval(
+    before: ArrayLike, after: ArrayLike, questions: ArrayLike, *, control_rate: float = 0.0
+) -> Reduction:
+    """Estimate by how much a rate falls, 1 - after / before, from the same people's questions before and after.
+
+    After is what is kept of before and what is new. Kept is a rate over the hits before, new one over the misses before; their
+    intervals are `rate_interval`'s, and are put together as those of independent numbers. Several draws of what was done add the
+    spread between draws (Student's t). So 8 of 8 people before and none after is a reduction of 63 to 100 %.
+
+    Args:
+        before: (person,) sum of hits.
+        after: (person,) sum of hits on the same questions, or (draw, person).
+        questions: (person,) number of questions.
+        control_rate: What people reach of whom the model knows nothing; NaN where that is not known.
+
+    Returns:
+        NaN with a reason where before is not above the control rate. The ends are NaN with a reason for fewer than two people,
+        and where the interval would hold both a doubling and a fall: it would say nothing.
+
+    Source:
+        Zou and Donner 2008, Statistics in Medicine 27, 1693-1702, for the sum and the difference of numbers with intervals.
+    """
+    was, now, asked = np.asarray(before, float), np.atleast_2d(np.asarray(after, float)), np.asarray(questions, float)
+    if np.isnan(was).any() or np.isnan(now).any():
+        return Reduction(_NAN, _NAN, _NAN, NOT_MEASURED)
+    total = was.sum()
+    if not total:
+        return Reduction(_NAN, _NAN, _NAN, NOTHING_BEFORE)
+    if total / asked.sum() <= control_rate:
+        return Reduction(_NAN, _NAN, _NAN, NOT_ABOVE_CONTROLS)
+    value = float(1 - now.sum() / len(now) / total)
+    if (asked > 0).sum() < 2:
+        return Reduction(value, _NAN, _NAN, ONE_PERSON)
+    share, least, most = rate_interval(was, asked)
+    kept = rate_interval(np.minimum(now, was).mean(0), was)
+    new = Interval(0.0, 0.0, 0.0) if share == 1 else rate_interval(np.maximum(now - was, 0).mean(0), asked - was)
+    odds, odds_low, odds_high = (1 / of - 1 for of in (share, most, least))
+    draws = _between_draws(1 - now.sum(1) / total)
+    above = np.hypot.reduce(
+        [kept.high - kept.value, odds * (new.high - new.value), new.value * (odds_high - odds), draws]
+    )
+    below = np.hypot.reduce([kept.value - kept.low, odds * (new.value - new.low), new.value * (odds - odds_low), draws])
+    low, high = value - float(above), min(1.0, value + float(below))
+    return Reduction(value, low, high) if low >= -1 or high <= 0 else Reduction(value, _NAN, _NAN, TOO_LITTLE)
+
+
+def mean_reduction_interval(before: ArrayLike, after: ArrayLike) -> Reduction:
+    """Estimate by how much a mean of any quantity falls, 1 - after / before, from the same people before and after.
+
+    Args:
+        before: (person,) sums, above what is there by chance.
+        after: (person,) sums over the same questions, or (draw, person); draws add their spread as in `reduction_interval`.
+
+    Returns:
+        NaN with a reason where the sum before is not above 0. The ends are NaN with a reason for fewer than two people, where
+        all of them are alike, and where before is not clearly above 0, so that the ratio has no bounded interval.
+
+    Source:
+        Fieller 1954, Journal of the Royal Statistical Society B 16, 175-185, with Student's t over people.
+    """
+    was, now = np.asarray(before, float), np.atleast_2d(np.asarray(after, float))
+    total, n = was.sum(), len(was)
+    if np.isnan(was).any() or np.isnan(now).any():
+        return Reduction(_NAN, _NAN, _NAN, NOT_MEASURED)
+    if total <= 0:
+        return Reduction(_NAN, _NAN, _NAN, NOT_ABOVE_CONTROLS)
+    ratio = float(now.sum() / len(now) / total)
+    if n < 2:
+        return Reduction(1 - ratio, _NAN, _NAN, ONE_PERSON)
+    (a, both), (_, b) = np.cov(was, now.mean(0)) * n / total**2 * float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) ** 2
+    if b - 2 * ratio * both + ratio**2 * a <= 1e-18:
+        return Reduction(1 - ratio, _NAN, _NAN, ALL_ALIKE)
+    if a >= 1:
+        return Reduction(1 - ratio, _NAN, _NAN, TOO_LITTLE)
+    middle = (ratio - both) / (1 - a)
+    half = np.sqrt(max(0.0, middle**2 - (ratio**2 - b) / (1 - a)))
+    draws = _between_draws(1 - now.sum(1) / total)
+    below, above = np.hypot(ratio - middle + half, draws), np.hypot(middle + half - ratio, draws)
+    return Reduction(1 - ratio, 1 - ratio - float(above), 1 - ratio + float(below))
+
+
+def _between_draws(values: NDArray[np.float64]) -> float:
+    """Half of the width of the interval of a mean over draws; 0 for a single one, of which nothing is known."""
+    n = len(values)
+    return float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) * values.std(ddof=1) / np.sqrt(n)) if n > 1 else 0.0
+
+
+def mean_intervals(sums: ArrayLike, counts: ArrayLike, *, bounds: tuple[float, float] = (-np.inf, np.inf)) -> Intervals:
+    """Estimate means of any quantity over people, many columns at once, each with its interval.
+
+    The interval is Student's over people, corrected for skewness by Hall's transformation, and cut at the quantity's bounds. Not
+    for rates of yes and no, which have `rate_interval`: with few people a rare high value may be missing from the sample, and no
+    interval of this kind holds it.
+
+    Args:
+        sums: (person, column) sums over each person's measurements.
+        counts: (person, column) how many measurements each sum has; people without any are left out of the column.
+        bounds: Smallest and largest value that the quantity can have.
+
+    Returns:
+        (column,) sum of sums / sum of counts, and the ends: NaN for fewer than two people, and where all of them are alike.
+
+    Source:
+        Hall 1992, Journal of the Royal Statistical Society B 54, 221-228, with Student's quantile.
+    """
+    top, bottom = np.asarray(sums, float), np.asarray(counts, float)
+    n = (bottom > 0).sum(0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        value = top.sum(0) / bottom.sum(0)
+        rest = np.where(bottom > 0, (top - value * bottom) * n / bottom.sum(0), 0.0)
+        spread = np.sqrt((rest**2).sum(0) / (n - 1))
+        spread = np.where(spread > 1e-12 * np.abs(top).max(0, initial=0), spread, np.nan)
+        skew = (rest**3).sum(0) / n / spread**3
+        t = stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) / np.sqrt(n)
+        low, high = (value - spread * _unskewed(at, skew, n) for at in (t, -t))
+    return Intervals(value, np.maximum(low, bounds[0]), np.minimum(high, bounds[1]))
+
+
+def mean_interval(
+    sums: ArrayLike, counts: ArrayLike | None = None, *, bounds: tuple[float, float] = (-np.inf, np.inf)
+) -> Interval:
+    """Estimate the mean of any quantity over people, with its interval: `mean_intervals` of one column.
+
+    Args:
+        sums: (person,) sums over each person's measurements.
+        counts: (person,) how many measurements each sum has; one by default.
+        bounds: Smallest and largest value that the quantity can have.
+    """
+    top = np.asarray(sums, float)
+    bottom = np.ones_like(top) if counts is None else np.asarray(counts, float)
+    value, low, high = mean_intervals(top[:, None], bottom[:, None], bounds=bounds)
+    return Interval(float(value[0]), float(low[0]), float(high[0]))
+
+
+def _unskewed(at: NDArray[np.float64], skew: NDArray[np.float64], n: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Where Hall's transformation of (mean - truth) / spread is `at`: the root of x + g x^2/3 + g^2 x^3/27 + g/(6 n)."""
+    third = skew / 3
+    root = (np.cbrt(1 + 3 * third * (at - skew / (6 * n))) - 1) / third
+    return np.asarray(np.where(np.abs(third) < 1e-6, at, root))

@@ -12,8 +12,8 @@ from typing import Any, ClassVar
 import pandas as pd
 import torch
 
+from xlmech import intervals, metrics
 from xlmech import languages as packs
-from xlmech import metrics
 from xlmech.answers import answer_log_probs
 from xlmech.backends import backend_of
 from xlmech.choices import check_list
@@ -40,10 +40,10 @@ class KnowledgeResult(Result):
         return self.answers
 
     def summary(self) -> pd.DataFrame:
-        """One row per query language: `value` (share correct), `low`, `high` (95 %, resampling countries), `n_countries`."""
+        """One row per query language: `value` (share correct), `low`, `high` (95 %, over countries), `n_countries`."""
         rows = []
         for code, frame in self.answers.groupby("query_language", sort=False):
-            value, low, high = metrics.bootstrap_ratio(frame.correct, [1.0] * len(frame))
+            value, low, high = intervals.rate_interval(frame.correct, [1.0] * len(frame))
             rows.append({"query_language": code, "value": value, "low": low, "high": high, "n_countries": len(frame)})
         return pd.DataFrame(rows)
 

@@ -1,18 +1,19 @@
 """Leakage: does the model give a person's data away, in which language, in which form, and how much more than by chance?
 
 A record leaks when the value comes out in ANY language's form, because a model that memorised in English often answers a
-French question with the English word. Every rate's interval resamples subjects.
+French question with the English word. Every interval is over people (`xlmech.intervals`).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import pandas as pd
 
-from xlmech import metrics
+from xlmech import intervals
 from xlmech.backends import backend_of
 from xlmech.choices import check_choice, check_choices
 from xlmech.languages import available_languages
@@ -72,7 +73,7 @@ class LeakageResult(Result):
 
         Returns:
             One row per query language: `plant_language`, `query_language`, `value` (mean over probes), `low`, `high`
-            (95 %, resampling subjects), `control` (the same figure for control subjects, NaN without any), `n_subjects`,
+            (95 %, over subjects), `control` (the same figure for control subjects, NaN without any), `n_subjects`,
             `n_probes`.
 
         Raises:
@@ -127,10 +128,16 @@ class LeakageResult(Result):
         )
 
 
-def rate(frame: pd.DataFrame, measure: str) -> tuple[float, float, float]:
-    """Mean of a column over probes, with its 95 % interval from resampling subjects."""
+_BOUNDS = {"rank": (1.0, math.inf), "exposure_bits": (0.0, math.inf), "log_prob": (-math.inf, 0.0)}
+"""Smallest and largest value of the measures that are not a yes or no."""
+
+
+def rate(frame: pd.DataFrame, measure: str) -> intervals.Interval:
+    """Mean of a column over probes, with its 95 % interval over subjects."""
     by_subject = frame.groupby("subject")[measure].agg(["sum", "count"])
-    return metrics.bootstrap_ratio(by_subject["sum"], by_subject["count"])
+    if measure in _BOUNDS:
+        return intervals.mean_interval(by_subject["sum"], by_subject["count"], bounds=_BOUNDS[measure])
+    return intervals.rate_interval(by_subject["sum"], by_subject["count"])
 
 
 def measure_leakage(

@@ -22,11 +22,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from xlmech import metrics
+from xlmech import intervals, metrics
 from xlmech.backends import backend_of
 from xlmech.choices import check_choice
 from xlmech.forms import Asked, ask, can_be_followed, language_tokens
-from xlmech.leakage import rate
 from xlmech.lens_readings import Component, Positions, Readings
 from xlmech.models import plant_language, provenance
 from xlmech.parts import in_order, mapped, prompt_length
@@ -91,7 +90,8 @@ class LensResult(Result):
         for (language, layer, form), part in self._best(reading).groupby(
             ["query_language", "layer", "form"], sort=False
         ):
-            value, low, high = rate(pd.DataFrame(part), "prob")
+            by_subject = part.groupby("subject").prob.agg(["sum", "count"])
+            value, low, high = intervals.mean_interval(by_subject["sum"], by_subject["count"], bounds=(0, 1))
             rows.append(
                 {"query_language": language, "layer": layer, "form": form, "prob": value, "low": low, "high": high}
             )

@@ -1,17 +1,15 @@
-"""Every figure's formula, once: matching, ranks, exposure, intervals. Pure functions of arrays and strings."""
+"""Every figure's formula, once: matching, ranks, exposure, resampling. Pure functions of arrays and strings."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
-import warnings
 from collections.abc import Iterable, Mapping
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from numpy.typing import NDArray
 
 N_RESAMPLES = 2000
 CONFIDENCE = 0.95
@@ -126,63 +124,14 @@ def exposure_bits(rank: float, n_candidates: int) -> float:
     return float(np.log2(n_candidates) - np.log2(rank))
 
 
-# Intervals
-
-
-def bootstrap_ratio(
-    numerators: ArrayLike, denominators: ArrayLike, *, seed: int = 0, n_resamples: int = N_RESAMPLES
-) -> tuple[float, float, float]:
-    """Ratio of sums and its 95 % percentile interval, resampling pairs.
-
-    Give one pair per SUBJECT (for a rate: hits and probes), because probes about one person are not independent.
-
-    Returns:
-        Value, low, high; the bounds are NaN for fewer than two pairs, all three where the denominators sum to 0 or a
-        number is NaN.
-    """
-    top, bottom = np.asarray(numerators, dtype=float), np.asarray(denominators, dtype=float)
-    if bottom.sum() == 0 or np.isnan([top.sum(), bottom.sum()]).any():
-        return float("nan"), float("nan"), float("nan")
-    value = float(top.sum() / bottom.sum())
-    if len(top) < 2:
-        return value, float("nan"), float("nan")
-
-    def ratio(a: NDArray[np.float64], b: NDArray[np.float64], axis: int = -1) -> NDArray[np.float64]:
-        below = b.sum(axis)
-        return np.asarray(np.divide(a.sum(axis), below, out=np.full_like(below, np.nan), where=below != 0))
-
-    with warnings.catch_warnings():
-        # A resample without any denominator has no ratio; it is left out of the percentiles below.
-        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
-        found = stats.bootstrap(
-            (top, bottom),
-            ratio,
-            paired=True,
-            vectorized=True,
-            n_resamples=n_resamples,
-            confidence_level=CONFIDENCE,
-            method="percentile",
-            rng=np.random.default_rng(seed),
-        )
-    draws = found.bootstrap_distribution
-    low, high = np.nanpercentile(draws, [50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE)])
-    return value, float(low), float(high)
-
-
-def bootstrap_reduction(before: ArrayLike, after: ArrayLike, *, seed: int = 0) -> tuple[float, float, float]:
-    """Reduction 1 - after/before and its 95 % interval; one pair of sums per subject.
-
-    Returns:
-        Value, low, high; negative where it rose, NaN where nothing leaked before.
-    """
-    kept, low, high = bootstrap_ratio(after, before, seed=seed)
-    return 1 - kept, 1 - high, 1 - low
+# Resampling
 
 
 def resample_counts(n: int, *, seed: int = 0, n_resamples: int = N_RESAMPLES) -> NDArray[np.float64]:
     """(resample, n) how often each of `n` is drawn in a bootstrap; all ones where there is nothing to draw (n < 2).
 
-    For statistics of several arrays at once, where `bootstrap_ratio` has no room; give subjects, not probes.
+    For what no formula of `xlmech.intervals` expresses: similarities of representations, and layers at which a curve is highest.
+    Give subjects, not probes.
     """
     if n < 2:
         return np.ones((1, n))
@@ -190,7 +139,10 @@ def resample_counts(n: int, *, seed: int = 0, n_resamples: int = N_RESAMPLES) ->
 
 
 def percentile_interval(draws: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """95 % percentile interval over the first axis; NaN where fewer than two draws are there, or one of them is NaN."""
+    """95 % percentile interval over the first axis; NaN where fewer than two draws are there, or one of them is NaN.
+
+    Of a bootstrap over few people it is too narrow (see docs/explanation/intervals.md); not for rates, reductions and means.
+    """
     if len(draws) < 2:
         nothing = np.full(draws.shape[1:], np.nan)
         return nothing, nothing

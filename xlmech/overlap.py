@@ -19,7 +19,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from xlmech import metrics
+from xlmech import intervals, metrics
 from xlmech.attribution import AttributionResult
 from xlmech.neurons import NeuronSet
 from xlmech.subject_scores import SubjectScores
@@ -174,8 +174,9 @@ def depth_of(sets: Mapping[str, NeuronSet], *, against: str) -> pd.DataFrame:
         against: The set that the others are compared with, e.g. `universal`.
 
     Returns:
-        One row per set: `name`, `n`, `mean_layer`, `low` and `high` (95 %, resampling the set's neurons), `median_layer`, `p`
-        (two-sided Mann-Whitney test of its neurons' layers against those of `against`; NaN for that one and for empty sets).
+        One row per set: `name`, `n`, `mean_layer`, `low` and `high` (95 %, over the set's neurons; NaN where all lie in one
+        layer), `median_layer`, `p` (two-sided Mann-Whitney test of its neurons' layers against those of `against`; NaN for that
+        one and for empty sets).
         Neurons of one layer work together, so that the interval and p are those of more independent neurons than there are.
 
     Raises:
@@ -186,7 +187,7 @@ def depth_of(sets: Mapping[str, NeuronSet], *, against: str) -> pd.DataFrame:
     rows, base = [], [layer for layer, _ in sets[against]]
     for name, chosen in sets.items():
         layers = [layer for layer, _ in chosen]
-        value, low, high = metrics.bootstrap_ratio(layers, [1.0] * len(layers))
+        value, low, high = intervals.mean_interval(layers)
         median = float(np.median(layers)) if layers else float("nan")
         tested = name != against and layers and base
         p = float(stats.mannwhitneyu(layers, base).pvalue) if tested else float("nan")

@@ -10,12 +10,15 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from xlmech import metrics
+from xlmech import intervals, metrics
 from xlmech.leakage import subject_hash
 from xlmech.pairs import ProbePair
 from xlmech.patch_plans import contrast
 from xlmech.patched_runs import Donated, Job, Sweep
 
+_UNBOUNDED = (-np.inf, np.inf)
+_BOUNDS = {"prob": (0.0, 1.0), "change": (-1.0, 1.0)}
+"""Smallest and largest value of what has any."""
 PLACE = ["kind", "source_language", "target_language", "layer", "head"]
 
 
@@ -80,7 +83,7 @@ def tables(
 def means(frame: pd.DataFrame, keys: list[str], values: list[str]) -> pd.DataFrame:
     """Mean of each of `values` with its 95 % interval, per group of `keys`.
 
-    Groups that agree in the first three keys (`kind` and the languages) are resampled jointly, by pairs of subjects.
+    The units are pairs of subjects. NaN, and a warning, for a single one.
     """
     parts = []
     for group, part in frame.groupby(keys[:3], sort=False):
@@ -89,11 +92,12 @@ def means(frame: pd.DataFrame, keys: list[str], values: list[str]) -> pd.DataFra
                 f"a single pair of subjects ({', '.join(map(str, group))}): there is no interval (NaN); patch more pairs",
                 stacklevel=3,
             )
-        for number, value in enumerate(values):
-            columns, mean, draws = resampled(pd.DataFrame(part), keys[3:], value)
-            if not number:
-                found = columns.assign(**dict(zip(keys[:3], map(str, group), strict=True)))[keys]
-            low, high = metrics.percentile_interval(draws)
+        columns = part[keys[3:]].drop_duplicates().reset_index(drop=True)
+        found = columns.assign(**dict(zip(keys[:3], map(str, group), strict=True)))[keys]
+        for value in values:
+            mean, low, high = intervals.mean_intervals(
+                *_by_pair(pd.DataFrame(part), keys[3:], value), bounds=_BOUNDS.get(value, _UNBOUNDED)
+            )
             found = found.assign(**{value: mean, f"{value}_low": low, f"{value}_high": high})
         parts.append(found.assign(n_pairs=part.pair.nunique()))
     return pd.concat(parts, ignore_index=True)
@@ -103,11 +107,16 @@ def resampled(
     frame: pd.DataFrame, keys: list[str], value: str
 ) -> tuple[pd.DataFrame, NDArray[np.float64], NDArray[np.float64]]:
     """Groups by `keys`, in order of appearance, their (group,) means of `value` and (resample, group) draws of those."""
+    mean, draws = metrics.bootstrap_means(*_by_pair(frame, keys, value))
+    return frame[keys].drop_duplicates().reset_index(drop=True), mean, draws
+
+
+def _by_pair(frame: pd.DataFrame, keys: list[str], value: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(pair of subjects, group by `keys`) sums of `value` and how many each has."""
     groups = frame.groupby(keys, sort=False).ngroup()
     by_pair = frame[value].groupby([subject_pair(frame), groups])
     sums, counts = by_pair.sum().unstack(fill_value=0), by_pair.count().unstack(fill_value=0)
-    mean, draws = metrics.bootstrap_means(sums.to_numpy(), counts.to_numpy(dtype=float))
-    return frame[keys].drop_duplicates().reset_index(drop=True), mean, draws
+    return sums.to_numpy(), counts.to_numpy(dtype=float)
 
 
 def subject_pair(frame: pd.DataFrame) -> pd.Series:

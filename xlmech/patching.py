@@ -82,8 +82,7 @@ class PatchingResult(Result):
 
         Returns:
             `prob` (0 to 1), `change` (of the probability, against the unpatched run) and `change_log_prob` (nats), each with
-            its interval in `_low` and `_high` (a bootstrap that draws pairs of subjects; NaN and a warning for a single
-            one), and `n_pairs`.
+            its interval in `_low` and `_high` (over pairs of subjects; NaN and a warning for a single one), and `n_pairs`.
 
         Raises:
             ValueError: The result has no such reading.

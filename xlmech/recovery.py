@@ -46,8 +46,9 @@ class RecoveryResult(Result):
     Attributes:
         effects: One row per (`attack`, `query_language`), first `plain`, the question as it is, and per attack last the
             language `all`: extraction `before` (nothing deactivated, under the same attack) and `after`, `reduction` = 1 -
-            after/before with `low` and `high` (95 %, resampling subjects; NaN where nothing leaked), `of_plain` = 1 - after /
-            what the plain question brings out of the whole model, `risen`, `n_subjects`, `n_probes`.
+            after/before with `low` and `high` (95 %, over subjects) and the `reason` where one is NaN, `after_low` and
+            `after_high`, `of_plain` = 1 - after / what the plain question brings out of the whole model, `risen`, `n_subjects`,
+            `n_probes`. Control people are not asked under attack, so nothing is said of chance.
         n_neurons: How many were deactivated.
         losses: Mean cross-entropy (nats) per step of fine-tuning with the neurons deactivated; empty without that attack.
         plant_language: Language that questions were translated into, "" where unknown.
@@ -170,7 +171,7 @@ def _effects(was: pd.DataFrame, now: pd.DataFrame, plain: pd.DataFrame) -> pd.Da
         )
         known = plain.extracted.to_numpy(dtype=float)[here].mean()
         rows.append(row.assign(of_plain=1 - row.after / known if known else float("nan")))
-    return pd.concat(rows, ignore_index=True).drop(columns="n_draws")
+    return pd.concat(rows, ignore_index=True).drop(columns=["n_draws", "control"])
 
 
 def _translated(probes: ProbeSet, planted: str) -> ProbeSet:

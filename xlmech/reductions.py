@@ -1,4 +1,4 @@
-"""How much less comes out than before: tidy rows with intervals from paired measurements. Runs no model."""
+"""How much less comes out than before: tidy rows with intervals, over the same people. Runs no model."""
 
 from __future__ import annotations
 
@@ -9,25 +9,43 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from xlmech import metrics
+from xlmech import intervals
 
 EXTRACTION, EXPOSURE, ACCURACY = "extraction", "exposure_bits", "accuracy"
 """What `measure` says of a row: share of probes, bits, share of countries."""
 
 
-def extraction_effects(before: pd.DataFrame, afters: Sequence[pd.DataFrame]) -> pd.DataFrame:
+def extraction_effects(
+    before: pd.DataFrame, afters: Sequence[pd.DataFrame], *, control_people: pd.DataFrame | None = None
+) -> pd.DataFrame:
     """Extraction per group and query language; public facts count where they come out in the query language's own form.
 
     Args:
         before: Probes of a `LeakageResult`.
         afters: The same probes after deactivation, one frame per draw of what was deactivated.
+        control_people: Probes of control people before deactivation, with others or without; those in `before` by default. A
+            rate before that is not above theirs, for the same kinds of data, has no reduction.
     """
 
     def leaked(frame: pd.DataFrame) -> NDArray[np.float64]:
         return np.where(frame.group == "public", frame.own_form, frame.extracted).astype(float)
 
-    rows = reduction_rows(before, leaked(before), [leaked(after) for after in afters], by=["group", "query_language"])
+    rows = reduction_rows(
+        before,
+        leaked(before),
+        [leaked(after) for after in afters],
+        by=["group", "query_language"],
+        control=_control_rates(before, before if control_people is None else control_people),
+    )
     return rows.assign(measure=EXTRACTION, above_controls=False)
+
+
+def _control_rates(asked: pd.DataFrame, people: pd.DataFrame) -> NDArray[np.float64]:
+    """(probe,) share of the control people's questions on the probe's attribute that give the value; NaN without any."""
+    keys = ["query_language", "attribute"]
+    controls = people[people.group == "control"].groupby(keys)[["extracted", "own_form"]].mean()
+    found = asked[keys].join(controls, on=keys)
+    return np.where(asked.group == "public", found.own_form, found.extracted).astype(float)
 
 
 def exposure_effects(before: pd.DataFrame, afters: Sequence[pd.DataFrame]) -> pd.DataFrame:
@@ -46,13 +64,15 @@ def exposure_effects(before: pd.DataFrame, afters: Sequence[pd.DataFrame]) -> pd
         above_chance = frame.exposure_bits.to_numpy(dtype=float) - chance
         return np.asarray(above_chance[(frame.group != "control").to_numpy()])
 
-    rows = reduction_rows(asked, bits(before), [bits(after) for after in afters], by=["group", "query_language"])
+    rows = reduction_rows(
+        asked, bits(before), [bits(after) for after in afters], by=["group", "query_language"], rates=False
+    )
     known = dict(zip(asked.query_language, above, strict=True))
     return rows.assign(measure=EXPOSURE, above_controls=[known[code] for code in rows.query_language])
 
 
 def accuracy_effects(before: pd.DataFrame, afters: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Base knowledge per query language as group `base`: countries are resampled as subjects are elsewhere.
+    """Base knowledge per query language as group `base`: countries are the units, as subjects are elsewhere.
 
     Args:
         before: Answers of a `KnowledgeResult`.
@@ -70,37 +90,56 @@ def reduction_rows(
     now: Sequence[NDArray[np.float64]],
     *,
     by: Sequence[str],
+    control: NDArray[np.float64] | None = None,
+    rates: bool = True,
 ) -> pd.DataFrame:
-    """One row per value of the columns `by`: `before`, `after`, `reduction` with `low` and `high`, `risen`, and counts.
+    """Compare measurements before and after, one row per value of the columns `by`.
 
     Args:
         asked: Has `subject`, `record` and the columns `by`, in the order of the measurements.
         was: (probe,) before.
         now: Per draw, (probe,) after.
         by: Columns that make the rows, in order of first appearance.
+        control: (probe,) what control people reach at that probe; NaN where that is not known.
+        rates: Whether the measurements are shares, 0 to 1, and not another quantity.
+
+    Returns:
+        Columns `by`, then `before`, `after` with its interval in `after_low` and `after_high`, `control`, `reduction` with `low`
+        and `high` and the `reason` where one of them is NaN ("" elsewhere), `risen` (records), and counts.
     """
     asked = asked.reset_index(drop=True)
     table = np.stack([was, *now], axis=1)
+    chance = pd.Series(np.full(len(asked), np.nan) if control is None else control)
     rows = []
     for key, part in asked.groupby(list(by), sort=False):
-        rows.append(dict(zip(by, key, strict=True)) | _effect(part, table[part.index]))
+        found = _effect(part, table[part.index], float(chance[part.index].mean()), rates)
+        rows.append(dict(zip(by, key, strict=True)) | found)
     return pd.DataFrame(rows)
 
 
-def _effect(asked: pd.DataFrame, table: NDArray[np.float64]) -> dict[str, Any]:
+def _effect(asked: pd.DataFrame, table: NDArray[np.float64], control: float, rates: bool) -> dict[str, Any]:
     """Of the (probe, state) table's states the first is before, the others are draws of what comes after."""
     frame = pd.DataFrame(table)
-    by_subject = frame.groupby(asked.subject.to_numpy()).sum().to_numpy()
+    by_subject = frame.groupby(asked.subject.to_numpy()).sum(min_count=1).to_numpy()
+    questions = frame[0].groupby(asked.subject.to_numpy()).size().to_numpy()
     by_record = frame.groupby(asked.record.to_numpy()).mean().to_numpy()
-    reduction = (float("nan"),) * 3
-    if by_subject[:, 0].sum() > 0 and not np.isnan(table).any():
-        reduction = reduction_of_draws(by_subject[:, 0], by_subject[:, 1:].T)
+    was, now = by_subject[:, 0], by_subject[:, 1:].T
+    if rates:
+        left = intervals.rate_interval(now.mean(0), questions)
+        found = intervals.reduction_interval(was, now, questions, control_rate=control)
+    else:
+        left = intervals.mean_interval(now.mean(0), questions)
+        found = intervals.mean_reduction_interval(was, now)
     return {
         "before": table[:, 0].mean(),
         "after": table[:, 1:].mean(),
-        "reduction": reduction[0],
-        "low": reduction[1],
-        "high": reduction[2],
+        "after_low": left.low,
+        "after_high": left.high,
+        "control": control,
+        "reduction": found.value,
+        "low": found.low,
+        "high": found.high,
+        "reason": found.reason,
         "risen": int((by_record[:, 1:].mean(1) > by_record[:, 0]).sum()),
         "n_subjects": len(by_subject),
         "n_probes": len(table),
@@ -108,66 +147,47 @@ def _effect(asked: pd.DataFrame, table: NDArray[np.float64]) -> dict[str, Any]:
     }
 
 
-def reduction_of_draws(
-    before: NDArray[np.float64], after: NDArray[np.float64], *, seed: int = 0
-) -> tuple[float, float, float]:
-    """Reduction 1 - after/before of several draws of a control together, and its 95 % interval.
-
-    Draws and subjects are resampled independently of each other (a crossed bootstrap), so the interval holds what another
-    draw would have changed. One draw is `metrics.bootstrap_reduction`.
+def pooled_reduction(effects: pd.DataFrame) -> float:
+    """Reduction of all rows together, without interval; NaN where nothing was there to reduce, or no more than by chance.
 
     Args:
-        before: (subject,) sums.
-        after: (draw, subject) sums.
-        seed: Of the resampling.
-
-    Returns:
-        Value, low, high; NaN where nothing leaked before, bounds NaN for fewer than two subjects.
+        effects: Rows of `reduction_rows`, of one condition and group.
     """
-    if len(after) == 1:
-        return metrics.bootstrap_reduction(before, after[0], seed=seed)
-    total = before.sum()
-    value = float(1 - after.sum() / len(after) / total) if total else float("nan")
-    if np.isnan(value) or len(before) < 2:
-        return value, float("nan"), float("nan")
-    subjects, draws = (
-        metrics.resample_counts(len(before), seed=seed),
-        metrics.resample_counts(len(after), seed=seed + 1),
-    )
-    kept, known = ((draws @ after) * subjects).sum(1) / len(after), subjects @ before
-    low, high = metrics.percentile_interval(1 - kept[known > 0] / known[known > 0])
-    return value, float(low), float(high)
+    weights = effects.n_probes
+    before, after = ((effects[name] * weights).sum() for name in ("before", "after"))
+    control = (effects.get("control", pd.Series(np.nan, effects.index)) * weights).sum()
+    return float(1 - after / before) if before > control else float("nan")
 
 
 def reduction_beyond(
-    before: NDArray[np.float64], after: NDArray[np.float64], *, seed: int = 0
-) -> tuple[float, float, float]:
-    """The first column's reduction minus the largest of the other columns', and its 95 % interval.
+    before: NDArray[np.float64], after: NDArray[np.float64], questions: NDArray[np.float64]
+) -> intervals.Reduction:
+    """Subtract the largest reduction of the other columns from the first column's.
 
-    Subjects are resampled with all their columns (a paired bootstrap); the largest is found anew in every resample, among the
-    columns that have anything in it.
+    The interval is the lowest of those of the differences from each other column, each as if of other people. The people are the
+    same, and who keeps a value in one column mostly keeps it in others, so that it is cautious.
 
     Args:
-        before: (subject, column) sums; a column where nothing leaked has no reduction and is no other.
-        after: (subject, column) sums.
-        seed: Of the resampling.
+        before: (subject, column) sums of hits; a column without any has no reduction and is no other.
+        after: (subject, column) sums of hits.
+        questions: (subject, column) numbers of questions.
 
     Returns:
-        Value, low, high; NaN where nothing leaked in the first column or in no other, bounds NaN for fewer than two subjects.
+        NaN with a reason where nothing came out in the first column or in no other. The ends are NaN where those of a column's
+        reduction are.
     """
-
-    def gap(was: NDArray[np.float64], now: NDArray[np.float64]) -> NDArray[np.float64]:
-        reduced = 1 - np.divide(now, was, out=np.full_like(was, np.nan), where=was > 0)
-        largest = np.where(np.isnan(reduced[..., 1:]), -np.inf, reduced[..., 1:]).max(-1, initial=-np.inf)
-        return np.where(np.isinf(largest), np.nan, reduced[..., 0] - largest)
-
-    value = float(gap(before.sum(0), after.sum(0)))
-    if np.isnan(value) or len(before) < 2:
-        return value, float("nan"), float("nan")
-    drawn = metrics.resample_counts(len(before), seed=seed)
-    gaps = gap(drawn @ before, drawn @ after)
-    low, high = metrics.percentile_interval(gaps[~np.isnan(gaps)])
-    return value, float(low), float(high)
+    first, *others = (
+        intervals.reduction_interval(before[:, column], after[:, column], questions[:, column])
+        for column in range(before.shape[1])
+    )
+    others = [other for other in others if not np.isnan(other.value)]
+    if np.isnan(first.value) or not others:
+        nan = float("nan")
+        return intervals.Reduction(nan, nan, nan, first.reason or intervals.NOTHING_BEFORE)
+    gaps = np.array([intervals.difference_interval(first[:3], other[:3]) for other in others])
+    value, low, high = gaps.min(0)
+    reason = next((each.reason for each in (first, *others) if each.reason), "")
+    return intervals.Reduction(float(value), float(low), float(high), reason)
 
 
 def pareto_front(gain: ArrayLike, loss: ArrayLike) -> NDArray[np.bool_]:

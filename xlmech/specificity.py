@@ -53,19 +53,19 @@ class SpecificityResult(Result):
 
         Returns:
             `language` (whose set is off), `query_language`, `before` and `after` (shares of probes), `reduction` = 1 -
-            after/before with `low` and `high` (95 %, resampling subjects; NaN where nothing came out before), `risen` (records
-            that came out more often), `n_subjects`, `n_probes`.
+            after/before with `low` and `high` (95 %, over subjects) and the `reason` where one is NaN, `after_low` and
+            `after_high`, `risen` (records that came out more often), `n_subjects`, `n_probes`.
         """
         frame = self.probes
         was, now = frame.before.to_numpy(dtype=float), frame.after.to_numpy(dtype=float)
         rows = reductions.reduction_rows(frame, was, [now], by=["language", "query_language"])
-        return rows.drop(columns="n_draws")
+        return rows.drop(columns=["n_draws", "control"])
 
     def specificity(self, *, min_before: float = 0.0) -> pd.DataFrame:
         """How much more each set reduces in its own language than where it reduces most besides.
 
-        The interval resamples subjects, each with all its probes in all languages, and looks for the largest other reduction
-        anew in every resample: with many languages or few subjects that maximum is a chance one, and the figure cautious.
+        The interval is the lowest of those of the differences from each other language (`reductions.reduction_beyond`): with many
+        languages or few subjects the largest other reduction is a chance one, and the figure cautious.
 
         Args:
             min_before: Query languages in which a smaller share of the probes came out before are no others: their reduction is
@@ -73,8 +73,8 @@ class SpecificityResult(Result):
 
         Returns:
             One row per set: `language`, `specificity` (difference of two reductions; 0.3 is 30 points) with `low` and `high`
-            (95 %), `reduction` (in its own language), `other_language` and `other_reduction` (the largest other). NaN where
-            nothing came out in its own language, or in no other.
+            (95 %) and the `reason` where one is NaN, `reduction` (in its own language), `other_language` and `other_reduction`
+            (the largest other).
 
         Raises:
             ValueError: `min_before` is not in [0, 1).
@@ -90,10 +90,13 @@ class SpecificityResult(Result):
         leaking = [
             str(code) for code, share in shares.items() if share > 0 and share >= min_before and code != language
         ]
-        sums = own.groupby(["subject", "query_language"])[["before", "after"]].sum().unstack(fill_value=0.0)
-        before, after = (sums[name][[language, *leaking]].to_numpy(dtype=float) for name in ("before", "after"))
-        value, low, high = reductions.reduction_beyond(before, after)
-        row = {"language": language, "specificity": value, "low": low, "high": high}
+        sums = own.assign(asked=1.0).groupby(["subject", "query_language"])[["before", "after", "asked"]].sum()
+        wide = sums.unstack(fill_value=0.0)
+        before, after, asked = (
+            wide[name][[language, *leaking]].to_numpy(dtype=float) for name in ("before", "after", "asked")
+        )
+        value, low, high, reason = reductions.reduction_beyond(before, after, asked)
+        row = {"language": language, "specificity": value, "low": low, "high": high, "reason": reason}
         reduced = {
             code: 1 - after[:, number].sum() / total if (total := before[:, number].sum()) else float("nan")
             for number, code in enumerate([language, *leaking])

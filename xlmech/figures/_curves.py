@@ -58,7 +58,7 @@ def pooled(effects: pd.DataFrame, sizes: Mapping[str, int], what: str, *, reduct
     """Reduction, or share kept, of all probes of all query languages; `low` and `high` are the languages' extremes."""
     rows = []
     for condition, size in sizes.items():
-        part = effects[(effects.condition == condition) & (effects.before > 0)]
+        part = effects[(effects.condition == condition) & effects.reduction.notna()]
         before, after = (part.before * part.n_probes).sum(), (part.after * part.n_probes).sum()
         ratios = part.after / part.before
         found = [after / before if before else math.nan, ratios.min(), ratios.max()]
@@ -73,7 +73,7 @@ def worst_kept(public: pd.DataFrame, sizes: Mapping[str, int]) -> pd.DataFrame:
     """Share of public facts kept in the language that keeps least, with its interval."""
     rows = []
     for condition, size in sizes.items():
-        part = public[(public.condition == condition) & (public.before > 0)]
+        part = public[(public.condition == condition) & public.reduction.notna()]
         part = part.assign(kept=part.after / part.before).sort_values("kept", kind="stable")
         for row in rows_of(part.head(1)):
             hover = f"public facts kept {percent(row.kept)}<br>{effect_hover(condition, row)}"

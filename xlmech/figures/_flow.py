@@ -15,7 +15,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from xlmech.choices import check_choice
-from xlmech.figures._style import GREY, INK, finish, label, ordered, rows_of
+from xlmech.figures._style import GREY, INK, finish, label, ordered, rows_of, with_interval
 
 if TYPE_CHECKING:
     from xlmech.direct_logit import DirectLogitResult
@@ -194,14 +194,14 @@ def direct_logit(result: DirectLogitResult, *, form: str = "query - plant") -> g
     what = "Difference of the two forms' terms" if form == "query - plant" else f"Term of the {form}-language form"
     caption = f"""{what} (first token, less the mean over the vocabulary), on {counts[queries].min()} to
     {counts[queries].max()} subjects per row ({result.n_collisions} probes left out: their two forms share the first
-    token). Blue writes it, orange writes against it; hover for the 95 % interval, resampling subjects. What a layer does
+    token). Blue writes it, orange writes against it; hover for the 95 % interval, over subjects. What a layer does
     through later layers is not in it."""
     title = f"Direct logit attribution, {form} form, by layer and component"
     return finish(figure, title, caption, height=40 * len(queries), head=84)
 
 
 def _figure(row: Any) -> str:
-    return f"{row.value:.3f} [{row.low:.3f}, {row.high:.3f}], 95 % interval"
+    return with_interval(row.value, row.low, row.high)
 
 
 def _layer(layer: float) -> str:

@@ -122,7 +122,7 @@ def leakage_matrix(result: LeakageResult | Sequence[LeakageResult]) -> go.Figure
             _write_cell(figure, unit, i, j, cells.get((plant, query)), top=top, outlined=plant == query)
     figure.update_xaxes(title_text="query language", tickangle=-35).update_yaxes(title_text="plant language")
     caption = f"""{unit.mean}, on {counts(frame)} per
-    cell. In brackets: 95 % interval, resampling subjects. Outlined: asked in the plant language itself; dark cells
+    cell. In brackets: 95 % interval, over subjects. Outlined: asked in the plant language itself; dark cells
     elsewhere are data that crosses languages. Hover for the same figure of control subjects, who were never in the
     training text."""
     title = f"Private {unit.what} by plant and query language"
@@ -132,8 +132,7 @@ def leakage_matrix(result: LeakageResult | Sequence[LeakageResult]) -> go.Figure
 def leakage_by_language(result: LeakageResult) -> go.Figure:
     """Private extraction per query language, highest first, beside that of control subjects.
 
-    Both in percent of probes; where exposure alone was measured, both are its mean in bits. An interval of no width means that
-    every resample gave the same figure, not certainty.
+    Both in percent of probes; where exposure alone was measured, both are its mean in bits.
 
     Raises:
         ValueError: No private probes.
@@ -152,8 +151,7 @@ def leakage_by_language(result: LeakageResult) -> go.Figure:
     figure.update_xaxes(title_text=unit.axis, range=[-0.03 * unit.factor * top, 1.03 * unit.factor * top])
     figure.update_yaxes(title_text="query language")
     caption = f"""{unit.mean}, on {counts(frame)} per query
-    language; plant language: {name(result.plant_language)}. Whiskers: 95 % interval, resampling subjects; none where
-    all subjects are alike. What lies right of the grey diamond, the same figure for subjects the model never saw, is
+    language; plant language: {name(result.plant_language)}. Whiskers: 95 % interval, over subjects. What lies right of the grey diamond, the same figure for subjects the model never saw, is
     memorised rather than guessed. {bold_note(queries, result.plant_language)}"""
     title = f"Private {unit.what} by query language"
     return finish(figure, title, caption, height=36 * len(frame), legend=True)

@@ -26,6 +26,7 @@ from xlmech.figures._style import (
     masked,
     ordered,
     rows_of,
+    with_interval,
 )
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def lens(result: LensResult) -> go.Figure:
     figure.update_yaxes(title_text="probability (0 to 1)", col=1).update_annotations(font_size=13)
     caption = f"""The residual stream after each layer, read through the model's own unembedding, on
     {_lens_counts(result)} per panel ({result.n_collisions} left out: their two forms share the first token). Bands:
-    95 % interval, resampling subjects. A plant-language line that rises before the query-language line shows the
+    95 % interval, over subjects. A plant-language line that rises before the query-language line shows the
     answer found in the language it was learnt in; the plant language's own panel has no such line.
     {bold_note(queries, result.plant_language)}"""
     title = "Logit lens: mean probability of the answer's first token, by layer"
@@ -86,7 +87,7 @@ def leakage_per_layer(result: LensResult) -> go.Figure:
     figure.update_xaxes(title_text="layer").update_yaxes(title_text="query language")
     caption = f"""Sum of the mean probabilities of the query-language and the plant-language form (see the lens), on
     {_lens_counts(result)} per row: how ready the answer is after each layer, whichever of the two it is in. The
-    scale ends at the highest cell; hover for the parts, their 95 % intervals, resampling subjects, and the likeliest
+    scale ends at the highest cell; hover for the parts, their 95 % intervals, over subjects, and the likeliest
     record. A low figure in an early layer is no proof that the answer is absent there. Grey: not measured.
     {bold_note(queries, result.plant_language)}"""
     title = "Leakage per layer: probability of the answer's first token in either form"
@@ -166,4 +167,4 @@ def _layer_hover(query: str, layer: int, parts: Sequence[Any]) -> str:
 
 
 def _probability(row: Any) -> str:
-    return f"{row.prob:.3f} [{row.low:.3f}, {row.high:.3f}], 95 % interval"
+    return with_interval(row.prob, row.low, row.high)

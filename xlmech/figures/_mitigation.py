@@ -21,10 +21,10 @@ from xlmech.figures._style import (
     colour,
     counts,
     finish,
-    interval,
     label,
     ordered,
     percent,
+    reduction_text,
     rows_of,
 )
 
@@ -40,7 +40,7 @@ _KEPT_TOP = 2.0
 def before_after(result: MitigationResult) -> go.Figure:
     """Private extraction per query language before, and with each set of neurons deactivated.
 
-    Percent of private probes. The interval is the reduction's, over people; the rate before has none here.
+    Percent of private probes. The intervals are those of the rates after, over people; the rate before has none here.
 
     Raises:
         ValueError: No private probes.
@@ -51,16 +51,14 @@ def before_after(result: MitigationResult) -> go.Figure:
     was = was.assign(value=was.before, low=math.nan, high=math.nan, hover=hover)
     series: list[Series] = [("before", {"color": INK, "symbol": "circle-open", "line": {"width": 2}}, was)]
     for name, marker, part in _conditions(result, frame):
-        low, high = part.before * (1 - part.high), (part.before * (1 - part.low)).clip(upper=1)
-        series.append((name, marker, part.assign(value=part.after, low=low, high=high)))
+        series.append((name, marker, part.assign(value=part.after, low=part.after_low, high=part.after_high)))
     figure, queries = make_subplots(), ordered(was.query_language, result.plant_language)
     dots(figure, series, queries, plant=result.plant_language)
     figure.update_xaxes(title_text="private extraction (% of probes)", range=[-3, 103])
     figure.update_yaxes(title_text="query language")
-    caption = f"""Share of private probes whose value comes out in any language's form, on {counts(frame)} per
-    query language. Whiskers: 95 % interval of the reduction, resampling subjects, applied to the rate before and cut
-    at 100 %; none where no subject changed. Deactivation works where a filled dot lies well left of the ring, and the
-    grey ones, random neurons of the same layers and other controls, do not.{_absent(series)}
+    caption = f"""Share of private probes whose value comes out in any language's form, on {counts(frame)} per query
+    language. Whiskers: 95 % interval of the rate, over subjects. Deactivation works where a filled dot lies well left
+    of the ring, and the grey ones, random neurons of the same layers and other controls, do not.{_absent(series)}
     {bold_note(queries, result.plant_language)}"""
     title = "Private extraction before and after deactivation, by query language"
     return finish(figure, title, caption, height=(12 + 12 * len(series)) * len(was), legend=True)
@@ -74,9 +72,9 @@ def price(result: MitigationResult) -> go.Figure:
     public = result.extraction[result.extraction.group == "public"]
     kept, risen = [], []
     for name, marker, part in _conditions(result, public):
-        note = ["none known before" if before == 0 else "not measured" for before in part.before]
-        value = part.after / part.before.where(part.before > 0)
-        kept.append((name, marker, part.assign(value=value, low=1 - part.high, high=1 - part.low, note=note)))
+        note = ["none known before" if row.before == 0 else row.reason or "not measured" for row in rows_of(part)]
+        bounds = {"value": 1 - part.reduction, "low": 1 - part.high, "high": 1 - part.low}
+        kept.append((name, marker, part.assign(note=note, **bounds)))
     for name, marker, part in _conditions(result, result.price):
         risen.append((name, marker, part.assign(value=part.rise, low=math.nan, high=math.nan)))
     queries = ordered([*result.effects.query_language, *result.price.query_language], result.plant_language)
@@ -87,11 +85,11 @@ def price(result: MitigationResult) -> go.Figure:
     figure.update_xaxes(title_text="public facts kept (% of those known before)", col=1)
     figure.update_xaxes(title_text="rise of neutral text's NLL (%)", col=2)
     figure.update_yaxes(title_text="query language", col=1)
-    caption = f"""Left: public facts still given in the query language's form, after / before, on {counts(public)}
-    per query language; above 100 % facts are newly given; whiskers: 95 % interval, resampling subjects, cut at the
-    panel's edge.{_absent(kept)} Right: relative rise of the negative log-likelihood per token of neutral sentences,
-    without interval; left of 0 % the text became likelier.{_absent(risen)} Black lines: no loss. The price is what a
-    set loses beyond the grey controls. {bold_note(queries, result.plant_language)}"""
+    caption = f"""Left: public facts still given in the query language's form, after / before, on {counts(public)} per
+    query language; above 100 % facts are newly given; whiskers: 95 % interval, over subjects, cut at the panel's
+    edge; none where too little is known for one.{_absent(kept)} Right: relative rise of the negative log-likelihood
+    per token of neutral sentences, without interval; left of 0 % the text became likelier.{_absent(risen)} Black
+    lines: no loss. The price is what a set loses beyond the grey controls. {bold_note(queries, result.plant_language)}"""
     title = "Price of deactivation: public facts kept, and fluency on neutral text"
     return finish(figure, title, caption, height=(12 + 12 * len(kept)) * len(queries), legend=True)
 
@@ -117,8 +115,7 @@ def effect_hover(condition: str, row: Any) -> str:
         return f"{label(row.query_language)}, {escape(condition)} off<br>{change}"
     lines = [f"{label(row.query_language)}, before: {percent(row.before)}"]
     if condition:
-        reduction = f"{percent(row.reduction, 'undefined')} {interval(row.low, row.high)}, 95 % interval"
-        lines += [f"{escape(condition)} off: {percent(row.after)}", f"reduction {reduction}"]
+        lines += [f"{escape(condition)} off: {percent(row.after)}", f"reduction {reduction_text(row)}"]
         lines += [f"risen in {row.risen:,} records"]
     return "<br>".join([*lines, f"{row.n_subjects:,} subjects, {row.n_probes:,} probes"])
 

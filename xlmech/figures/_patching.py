@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from xlmech.choices import check_choice
-from xlmech.figures._style import GREY, INK, SCALE, faded, finish, name, rows_of
+from xlmech.figures._style import GREY, INK, SCALE, faded, finish, name, rows_of, with_interval
 
 if TYPE_CHECKING:
     from xlmech.patching import PatchingResult
@@ -86,7 +86,7 @@ def _line(figure: go.Figure, part: pd.DataFrame, outcome: str, place: dict[str, 
         fillcolor=faded(colour), mode="none", hoverinfo="skip", showlegend=False, legendgroup=outcome, **place,
     )  # fmt: skip
     hover = [
-        f"layer {r.layer}, {label}<br>{r.prob:.3f} [{r.prob_low:.3f}, {r.prob_high:.3f}], 95 % interval"
+        f"layer {r.layer}, {label}<br>{with_interval(r.prob, r.prob_low, r.prob_high)}"
         f"<br>change {r.change:+.3f}, {r.change_log_prob:+.2f} nats"
         for r in rows_of(part)
     ]
@@ -110,7 +110,7 @@ def _caption(result: PatchingResult, frame: pd.DataFrame) -> str:
         controls = """Controls: source and target in one language, where the two forms are one; and a third person asked for
         another attribute, whose activation tells nothing of the value followed."""
     return f"""{runs}, {layers}; on {pairs} pairs of subjects per panel ({result.n_collisions} left out: forms of two
-    outcomes share their first token). Bands: 95 % interval, resampling pairs of subjects. The source's value in the target
+    outcomes share their first token). Bands: 95 % interval, over pairs of subjects. The source's value in the target
     language's form shows a layer that holds the fact apart from any language; in the source language's form, one that
     holds the word already. {controls}"""
 

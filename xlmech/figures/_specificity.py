@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import plotly.graph_objects as go
 
-from xlmech.figures._style import GRID, INK, counts, finish, interval, label, ordered, percent, rows_of
+from xlmech.figures._style import GRID, INK, counts, finish, interval, label, ordered, percent, reduction_text, rows_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,7 +30,7 @@ class Matrix(Protocol):
         """As of the model."""
 
     def matrix(self) -> pd.DataFrame:
-        """`language`, `query_language`, `before`, `after`, `reduction`, `low`, `high`, `n_subjects`, `n_probes`."""
+        """`language`, `query_language`, `before`, `after`, `reduction`, `low`, `high`, `reason`, `n_subjects`, `n_probes`."""
 
 
 def specificity(result: Matrix) -> go.Figure:
@@ -64,7 +64,7 @@ def specificity(result: Matrix) -> go.Figure:
     figure.update_xaxes(title_text="query language", tickangle=-35, showgrid=False)
     figure.update_yaxes(title_text="neurons of")
     caption = f"""By how much fewer private probes give their value with one language's neurons off, on {counts(frame)} per cell;
-    hover for the 95 % interval, resampling subjects. Rows: whose neurons, and how many. Outlined: asked in the neurons' own
+    hover for the 95 % interval, over subjects. Rows: whose neurons, and how many. Outlined: asked in the neurons' own
     language. Blue: less comes out; orange: more. A set that is blue in other columns too is not specific to its language.
     Grey: nothing came out before."""
     title = "Specificity: reduction by each language's neurons, in every language"
@@ -88,6 +88,5 @@ def _hover(one: str, query: str, row: Any, result: Matrix) -> str:
     asked = f"{result.sizes.get(one, 0):,} neurons of {label(one)} off, asked in {label(query)}"
     if row is None:
         return f"{asked}<br>not measured"
-    reduction = f"{percent(row.reduction, 'undefined')} {interval(row.low, row.high)}, 95 % interval"
-    lines = [f"extraction {percent(row.before)} to {percent(row.after)}", f"reduction {reduction}"]
+    lines = [f"extraction {percent(row.before)} to {percent(row.after)}", f"reduction {reduction_text(row)}"]
     return "<br>".join([asked, *lines, f"{row.n_subjects:,} subjects, {row.n_probes:,} probes"])

@@ -134,6 +134,17 @@ def interval(low: float, high: float) -> str:
     return "" if math.isnan(low) or math.isnan(high) else f"[{100 * low:.0f}, {100 * high:.0f}]"
 
 
+def reduction_text(row: Any) -> str:
+    """A row's reduction with its interval, and the reason where one of them is not known."""
+    text = f"{percent(row.reduction, 'undefined')} {interval(row.low, row.high)}".strip()
+    return f"{text} ({row.reason})" if row.reason else f"{text}, 95 % interval"
+
+
+def with_interval(value: float, low: float, high: float) -> str:
+    """A number to three decimals with its interval, where there is one."""
+    return f"{value:.3f}" + ("" if math.isnan(low + high) else f" [{low:.3f}, {high:.3f}], 95 % interval")
+
+
 def counts(frame: pd.DataFrame) -> str:
     """How many subjects and probes each row of a frame rests on."""
     if frame.empty:

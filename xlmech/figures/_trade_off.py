@@ -180,7 +180,7 @@ def _caption(result: MitigationResult, private: pd.DataFrame, public: pd.DataFra
         language to the highest (bar); what choosing the neurons buys is the distance from it."""
     return f"""Above: by how much fewer private probes give their value, on {counts(private)} per query language; below:
     public facts still given in the query language's form, on {counts(public)}, and the relative rise of neutral
-    text's NLL in its worst language, without interval. Whiskers: 95 % interval, resampling subjects, cut at the
+    text's NLL in its worst language, without interval. Whiskers: 95 % interval, over subjects, cut at the
     panel's edge. Points of one size stand side by side. {control} A good size takes much away above, and nothing
     below. {f"Nothing to reduce in {', '.join(quiet)}." if quiet else ""}
     {bold_note(private.query_language, result.plant_language)}"""
