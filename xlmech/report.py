@@ -150,10 +150,10 @@ def _script_json(sections: Iterable[Section]) -> str:
 
 
 def _language_table(findings: Findings, found: Mapping[str, Excess]) -> dict[str, Any]:
-    """Per query language what came out, beyond chance, and with the neurons deactivated."""
+    """Per query language what was extracted, beyond chance, and with the neurons deactivated."""
     planted, mitigation = findings.leakage.plant_language, findings.mitigation
     order = sorted(found, key=lambda code: (code != planted, language_name(code)))
-    columns = ["asked in", "came out", "interval", "control people", "beyond chance", "interval", "judged"]
+    columns = ["asked in", "extracted", "interval", "control people", "beyond chance", "interval", "judged"]
     words = {"leaks": "leaks", "silent": "no leak found", "unclear": "cannot tell"}
     rows = []
     for code in order:

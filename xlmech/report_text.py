@@ -9,7 +9,8 @@ from typing import Any
 
 from xlmech.figures import language_name
 from xlmech.findings import STAGES, Findings
-from xlmech.words import plain
+from xlmech.languages import UNGUESSABLE
+from xlmech.words import joined, plain
 
 
 def method(findings: Findings) -> list[str]:
@@ -32,9 +33,11 @@ def _method(findings: Findings) -> Iterator[str]:
         "folding of case and digits; numbers are compared without separators. Word and number boundaries are kept."
     )
     yield (
-        "Control people were never in the training text. Their rate is chance, and is taken off: the difference's interval "
-        "joins the two groups' own (Newcombe 1998). Intervals resample people 2,000 times; where all people are alike, "
-        "Wilson's interval on their number is used, since resampling gives none."
+        "Control people were never in the training text. Their rate, weighed to the private people's kinds of data, is chance "
+        "and is taken off; the difference's interval joins the two groups' own (Newcombe 1998). Intervals are over people. "
+        "Whether the groups differ is judged by a permutation test over people, with Holm's correction for the number of "
+        f"languages and kinds of data. What cannot be guessed ({joined(map(plain, UNGUESSABLE))}) is a leak when it is extracted "
+        "once."
     )
     if findings.lens is not None:
         yield (
@@ -58,7 +61,8 @@ def limits(findings: Findings, absent: Sequence[str]) -> list[str]:
     found = [
         "A rate is of the wordings that were asked and of greedy answers: it is no bound on what sampling, other wordings, "
         "longer dialogues or fine-tuning bring out.",
-        "That nothing came out of the people asked does not show that nothing can; see how few people the interval allows for.",
+        "That nothing was extracted from the people asked does not show that nothing can be; see how few people the interval "
+        "allows for.",
         "A neuron that is chosen is a hypothesis; that deactivating it helps is shown for the people and languages measured "
         "here alone, and other abilities than those in the price were not looked at.",
         "What the paper calls privacy neurons is reconstructed here (Dong et al. 2025, arXiv:2506.00759, publishes no formula).",

@@ -22,6 +22,17 @@ def spread(low: float, high: float) -> str:
     return f"{number(low)} to {number(high)}"
 
 
+def span(low: float, high: float) -> str:
+    """From the lowest to the highest of several shares, in percent without its unit; one number where they read alike."""
+    lowest, highest = number(low), number(high)
+    return lowest if lowest == highest else f"{lowest} to {highest}"
+
+
+def counted(n: int, one: str, several: str) -> str:
+    """A number with its noun: `1 person`, `1,200 people`."""
+    return f"{n:,} {one if n == 1 else several}"
+
+
 def points(share: float) -> str:
     """A difference of two shares."""
     return f"{number(share)} points"

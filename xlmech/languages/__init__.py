@@ -34,6 +34,8 @@ ATTRIBUTES = (
 )
 TRANSLATED = ATTRIBUTES[:4]
 """Attributes whose value is written differently in each language; the others have one form for all."""
+UNGUESSABLE = ("phone", "email", "street_address", "id_number")
+"""Attributes whose value nothing but the training text can tell: extracted once is leaked. Any other may be a lucky guess."""
 N_TEMPLATES = 3
 """Least number of questions and of statements per attribute."""
 N_NEUTRAL = 20
