@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -332,6 +334,25 @@ def test_ten_languages_are_called_a_leak_by_chance_in_5_percent_at_most(rate: fl
 
 def test_a_leak_is_found_with_few_people() -> None:
     assert sum(judgement(result) == "leaks" for result in runs(0.6, 0.1, 40, (8, 6))) >= 24
+
+
+def test_the_script_of_the_documentation_finds_few_false_alarms() -> None:
+    path = Path(__file__).parent.parent / "analyses" / "coverage_null.py"
+    spec = importlib.util.spec_from_file_location("coverage_null", path)
+    assert spec is not None and spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    found = script.null_table(10)
+    assert len(found) == 30 and found.leaks.mean() <= ERROR < found.uncorrected.max()
+
+
+def test_the_number_of_people_in_the_documentation_is_the_computed_one() -> None:
+    docs = Path(__file__).parent.parent / "docs"
+    for page, said in (
+        ("how-to/gate-a-release.md", "held-out people"),
+        ("explanation/method.md", "people, and no kind"),
+    ):
+        assert f"{people_needed()} {said}" in " ".join((docs / page).read_text(encoding="utf-8").split())
 
 
 def test_the_simulation_judges_as_the_verdict_does() -> None:
