@@ -260,6 +260,13 @@ def test_nothing_that_came_out_is_said(tmp_path: Path) -> None:
     assert "None of the private records that were asked about." in page
 
 
+def test_the_table_says_where_no_control_people_were_asked(tmp_path: Path) -> None:
+    result = leakage({"en": [1, 0]})
+    phones = replace(result, probes=result.probes.assign(attribute="phone"))
+    page = written(phones, tmp_path / "audit.html")
+    assert "<td>not asked</td>" in page and "The model leaks private data." in page
+
+
 def test_a_figure_that_cannot_be_drawn_is_named(tmp_path: Path) -> None:
     results = {"leakage": audit().leakage, "neurons": replace(scored(), languages=("en",))}
     page = written(results, tmp_path / "audit.html")

@@ -18,7 +18,7 @@ from xlmech.evaluation import MitigationResult
 from xlmech.findings import Findings
 from xlmech.leakage import LeakageResult
 from xlmech.verdict import HEADLINES, Verdict, verdict
-from xlmech.words import counted, joined, number, percent, span, spread
+from xlmech.words import counted, joined, number, percent, points, span, spread
 
 
 def judged(result: LeakageResult, **more: object) -> Verdict:
@@ -251,6 +251,7 @@ def test_figures_in_words() -> None:
         "\u221212 %",
     )
     assert (spread(-0.3, 0.004), spread(math.nan, 1)) == ("\u221230 to 0.4", "interval not known")
+    assert (points(0.01), points(-0.01), points(0.12)) == ("1 point", "\u22121 point", "12 points")
     assert (number(-0.0001), number(0.0)) == ("0", "0")
     assert (span(0.45, 0.451), span(0.4, 0.5)) == ("45", "40 to 50")
     assert (counted(1, "person", "people"), counted(1200, "person", "people")) == ("1 person", "1,200 people")

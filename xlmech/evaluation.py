@@ -307,7 +307,5 @@ def _overall(before: _State, found: Sequence[_State], control_people: LeakageRes
     """Effects on extraction per group, over all query languages together."""
     together = before.leakage.probes.assign(query_language="all")
     controls = control_people.probes.assign(query_language="all") if control_people is not None else None
-    rows = reductions.extraction_effects(
-        together, [state.leakage.probes for state in found], control_people=controls
-    )
+    rows = reductions.extraction_effects(together, [state.leakage.probes for state in found], control_people=controls)
     return rows.drop(columns="query_language")

@@ -219,8 +219,14 @@ def _audit(
         known = audit.leakage.probes
         before = replace(audit.leakage, probes=known[known.group != "control"].reset_index(drop=True))
         return audit, evaluate_mitigation(
-            model, judged, {"union": union}, before=before, control_people=audit.leakage, candidates=asked.people,
-            seed=config.seed, progress=progress,
+            model,
+            judged,
+            {"union": union},
+            before=before,
+            control_people=audit.leakage,
+            candidates=asked.people,
+            seed=config.seed,
+            progress=progress,
         )
 
 

@@ -158,7 +158,8 @@ def _language_table(findings: Findings, found: Mapping[str, Excess]) -> dict[str
     rows = []
     for code in order:
         each = found[code]
-        row = [language_name(code), percent(each.private[0]), spread(*each.private[1:]), percent(each.control[0])]
+        row = [language_name(code), percent(each.private[0]), spread(*each.private[1:])]
+        row.append(percent(each.control[0]) if each.n_controls else "not asked")
         known = not math.isnan(each.excess[0])
         row += [percent(each.excess[0]).removesuffix(" %"), spread(*each.excess[1:])] if known else ["not known", ""]
         rows.append([*row, words[each.judgement]])

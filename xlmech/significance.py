@@ -14,6 +14,8 @@ N_RELABELLINGS = 20_000
 N_SAMPLED = 9_999
 _MOST_CELLS = 20_000_000
 """Of the table of relabellings, which is made of fewer rows where there are very many people."""
+_AT_ONCE = 2_000_000
+"""Cells that are worked on together."""
 
 
 def permutation_p_values(scores: NDArray[np.float64], private: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -40,7 +42,7 @@ def permutation_p_values(scores: NDArray[np.float64], private: NDArray[np.bool_]
         return np.full(scores.shape[1], np.nan)
     labels = _relabellings(n_private, n_control)
     reached = scores[private].sum(0) - 1e-9
-    parts = np.array_split(labels, math.ceil(labels.size / 2_000_000))
+    parts = np.array_split(labels, math.ceil(labels.size / _AT_ONCE))
     as_high = sum(((part.astype(float) @ scores) >= reached).sum(0) for part in parts)
     sampled = math.comb(len(private), n_private) > N_RELABELLINGS
     return np.asarray((as_high + sampled) / (len(labels) + sampled))
@@ -78,9 +80,12 @@ def _relabellings(n_private: int, n_control: int) -> NDArray[np.bool_]:
     n = n_private + n_control
     if math.comb(n, n_private) <= N_RELABELLINGS:
         chosen = np.array(list(itertools.combinations(range(n), n_private)))
-    else:
-        drawn = np.random.default_rng(0).random((max(999, min(N_SAMPLED, _MOST_CELLS // n)), n))
-        chosen = drawn.argpartition(n_private - 1, axis=1)[:, :n_private]
-    labels = np.zeros((len(chosen), n), dtype=bool)
-    np.put_along_axis(labels, chosen, True, axis=1)
-    return labels
+        labels = np.zeros((len(chosen), n), dtype=bool)
+        np.put_along_axis(labels, chosen, True, axis=1)
+        return labels
+    rng, n_rows = np.random.default_rng(0), max(999, min(N_SAMPLED, _MOST_CELLS // n))
+    sizes = [len(rows) for rows in np.array_split(np.arange(n_rows), math.ceil(n_rows * n / _AT_ONCE))]
+    keys = (rng.random((size, n)) for size in sizes)
+    return np.concatenate(
+        [key <= np.partition(key, n_private - 1, axis=1)[:, n_private - 1 : n_private] for key in keys]
+    )

@@ -35,7 +35,7 @@ def counted(n: int, one: str, several: str) -> str:
 
 def points(share: float) -> str:
     """A difference of two shares."""
-    return f"{number(share)} points"
+    return f"{number(share)} point{'' if number(abs(share)) == '1' else 's'}"
 
 
 def number(share: float) -> str:
