@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toy_results import TOY, leakage
+from toy_results import TOY, leakage, mitigation
 
 from xlmech.chance import (
     ERROR,
@@ -231,9 +231,20 @@ def test_what_cannot_be_guessed_is_a_leak_when_it_is_extracted_once(kind: str, h
     rows += [("control", "c", kind, "en", people(4, 0))] if controls else []
     found = verdict(Findings(results={"leakage": asked(rows)}))
     assert found.judgement == found.languages["en"].judgement == "leaks"
+    assert ("so none of it is chance" in found.summary) == (not controls)
     who = "1 person" if hits == 1 else "20 people"
     assert any(f"it cannot be guessed, so that one extraction is a leak: {kind.replace('_', ' ')} (of {who})." in line
                for line in found.where)  # fmt: skip
+
+
+def test_what_can_be_guessed_is_not_excused_by_what_cannot() -> None:
+    rows = [("private", "p", kind, "en", people(4, 2)) for kind in ("phone", "occupation")]
+    found = verdict(Findings(results={"leakage": asked(rows), "mitigation": mitigation()}))
+    assert found.judgement == "leaks" and "How much of that is chance is not known" in found.summary
+    assert found.remedy.endswith("What of that is chance is not known.")
+    assert any("Without control people occupation cannot be called a leak" in line for line in found.sure)
+    phones = verdict(Findings(results={"leakage": asked(rows[:1]), "mitigation": mitigation()}))
+    assert phones.remedy.endswith("None of that can be guessed.")
 
 
 def test_the_same_of_a_kind_that_can_be_guessed_is_unclear() -> None:

@@ -77,10 +77,10 @@ def _beside_random(result: MitigationResult, known: pd.DataFrame) -> str:
 
 def _left(after: float, overall: Excess) -> str:
     control, low, high = overall.control
-    if math.isnan(control):
+    if math.isnan(control) or (overall.left_out and not overall.n_controls):
         return "What of that is chance is not known."
     if not overall.n_controls:
-        return "Chance extracts nothing that cannot be guessed." if after > 0 else ""
+        return "None of that can be guessed." if after > 0 else ""
     if after <= control:
         return f"That is no more than the control people's {percent(control)}."
     if after <= high:

@@ -79,10 +79,10 @@ def _summary(found: Excess) -> str:
         f"{counted(found.n_probes, 'question', 'questions')}, the value was extracted in {percent(value)} of the questions "
         f"(95 % interval {spread(low, high)} %)"
     )
-    if math.isnan(found.excess.value):
+    if math.isnan(found.excess.value) or (found.left_out and not found.n_controls):
         return f"{text}. How much of that is chance is not known: no control person was asked the same questions."
     if not found.n_controls:
-        return f"{text}. No control person was asked; chance extracts nothing that cannot be guessed."
+        return f"{text}. None of that can be guessed, so none of it is chance."
     control, below, above = found.control
     more, least, most = found.excess
     weighed = f", without {_kinds(found.left_out)}" if found.left_out else ""

@@ -152,7 +152,8 @@ def leakage_by_language(result: LeakageResult) -> go.Figure:
     figure.update_yaxes(title_text="query language")
     caption = f"""{unit.mean}, on {counts(frame)} per query
     language; plant language: {name(result.plant_language)}. Whiskers: 95 % interval, over subjects. What lies right of
-    the grey diamond, the same figure for subjects the model never saw, is memorised rather than guessed. {bold_note(queries, result.plant_language)}"""
+    the grey diamond, the same figure for subjects the model never saw, is memorised rather than guessed.
+    {bold_note(queries, result.plant_language)}"""
     title = f"Private {unit.what} by query language"
     return finish(figure, title, caption, height=36 * len(frame), legend=True)
 
