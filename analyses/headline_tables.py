@@ -95,7 +95,12 @@ def of_set(plant: str, name: str, result: MitigationResult) -> Iterator[Row]:
     yield row(f"{name}: share of neurons", plant, "all", (share,) * 3, 0.005, most=True)
     worst = result.price[result.price.condition == name].set_index("query_language").rise
     yield row(
-        f"{name}: rise of neutral text's NLL, worst", plant, str(worst.idxmax()), (worst.max(),) * 3, 0.01, most=True
+        f"{name}: rise of neutral text's NLL, worst",
+        plant,
+        str(worst.idxmax()),
+        (worst.max(), math.nan, math.nan),
+        0.01,
+        most=True,
     )
     yield row(f"{name}: public facts kept", plant, "all", kept(result.extraction, name), 0.95)
     if "base" in set(result.effects.group):
@@ -118,11 +123,18 @@ def of_exposure(plant: str, result: MitigationResult) -> Iterator[Row]:
 
 
 def kept(effects: pd.DataFrame, condition: str, group: str = "public") -> tuple[float, float, float]:
-    """After / before over all query languages; the interval is the mean of the languages' weighted by what was known."""
+    """After / before over all query languages; the interval is the mean of the languages' weighted by what was known.
+
+    The same people are asked in all of them, so that it is no narrower than one of all languages together. NaN where a language
+    has none.
+    """
     part = reductions(effects, condition, group)
-    known = part[part.before > 0]
+    known = part[part.reduction.notna()]
     weights = known.before * known.n_probes
-    return tuple(float((weights * (1 - known[name])).sum() / weights.sum()) for name in ("reduction", "high", "low"))  # type: ignore[return-value]
+    value, low, high = (
+        float((weights * (1 - known[name])).sum(skipna=False) / weights.sum()) for name in ("reduction", "high", "low")
+    )
+    return value, low, high
 
 
 def better_than_recipes(plant: str, evaluated: dict[str, MitigationResult]) -> Iterator[Row]:
@@ -141,7 +153,7 @@ def better_than_recipes(plant: str, evaluated: dict[str, MitigationResult]) -> I
             f"{recipe}: rise of neutral text's NLL, worst",
             plant,
             str(worst.idxmax()),
-            (worst.max(),) * 3,
+            (worst.max(), math.nan, math.nan),
             0.01,
             most=True,
         )

@@ -5,9 +5,9 @@
     python analyses/information_flow.py --summary    # from the saved results: the findings and the figures
 
 Three looks at the same people, with a question that was held out from planting: similarity of representations, patching from
-one language's run into another's, and the logit lens. Every interval is 95 %: similarity and lens resample subjects, patching
-resamples pairs of subjects. Writes `analyses/results/<adapter>/`, `figures/information_flow.json` and
-`figures/information_flow_*.html`.
+one language's run into another's, and the logit lens. Every interval is 95 %, over subjects or, for patching, over pairs of
+subjects; those of similarities and of layers resample them. Writes `analyses/results/<adapter>/`,
+`figures/information_flow.json` and `figures/information_flow_*.html`.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from xlmech import (
     build_probes,
     demo_records,
     figures,
+    intervals,
     load_model,
     logit_lens,
     metrics,
@@ -217,8 +218,8 @@ def _of_pooled(result: PatchingResult, way: str, people: str, *, null: bool) -> 
 def of_subject(result: PatchingResult) -> Iterator[Finding]:
     frame = result.outcomes[result.outcomes.outcome == "source_in_target"]
     people = ("source_subject", "target_subject")
-    layers, curve, draws = resampled(frame.assign(prob=np.exp(frame.log_prob)), *people)
-    best, (low, high) = int(curve.argmax()), metrics.percentile_interval(draws)
+    layers, (curve, low, high), draws = curves_of(frame.assign(prob=np.exp(frame.log_prob)), *people)
+    best = int(curve.argmax())
     held, drawn = (_last_half(values) for values in (curve[None], draws))
     bounds = metrics.percentile_interval(drawn)
     subjects = pd.concat([frame.source_subject, frame.target_subject]).nunique()
@@ -269,9 +270,8 @@ def of_leakage(forms: pd.DataFrame, lens: LensResult) -> Iterator[Finding]:
     for languages, part in {OTHERS: forms[forms.query_language != plant], **parts}.items():
         if part.subject.nunique() < 2:
             continue
-        _, curve, draws = resampled(part, "subject")
+        _, (curve, low, high), draws = curves_of(part, "subject")
         peak, common = int(curve.argmax()), {"languages": languages, "n_subjects": part.subject.nunique()}
-        low, high = metrics.percentile_interval(draws)
         layers = metrics.percentile_interval(metrics.peak_layer(draws))
         yield {
             "finding": "3: lens, value in any form, layer of the highest probability",
@@ -280,21 +280,29 @@ def of_leakage(forms: pd.DataFrame, lens: LensResult) -> Iterator[Finding]:
             "high": float(layers[1]),
             "note": f"probability there {curve[peak]:.2f} ({low[peak]:.2f} to {high[peak]:.2f})",
         } | common
-        rise = metrics.percentile_interval(draws[:, -1] - draws[:, shared])
+        sums, counts = by_people(part, "subject")
+        rise = intervals.mean_interval(sums[:, -1] - sums[:, shared], counts[:, shared], bounds=(-1, 1))
         yield {
             "finding": "3: lens, value in any form, last layer less the layer where the plant form peaks",
-            "value": float(curve[-1] - curve[shared]),
-            "low": float(rise[0]),
-            "high": float(rise[1]),
+            "value": rise.value,
+            "low": rise.low,
+            "high": rise.high,
             "note": f"plant form peaks at layer {shared}",
         } | common
 
 
-def resampled(frame: pd.DataFrame, *subjects: str) -> tuple[pd.Index, np.ndarray, np.ndarray]:
-    """Layers, (layer,) mean `prob` and its (resample, layer) draws; what is drawn is who a row is about, in either order."""
+def curves_of(frame: pd.DataFrame, *subjects: str) -> tuple[list[int], intervals.Intervals, np.ndarray]:
+    """Layers, the mean `prob` of each with its interval, and (resample, layer) draws of it, to tell where a curve is highest."""
+    sums, counts = by_people(frame, *subjects)
+    found = intervals.mean_intervals(sums, counts, bounds=(0, 1))
+    return sorted(frame.layer.unique()), found, metrics.bootstrap_means(sums, counts)[1]
+
+
+def by_people(frame: pd.DataFrame, *subjects: str) -> tuple[np.ndarray, np.ndarray]:
+    """(person, layer) sums of `prob` and how many each has; a person is who a row is about, in either order."""
     people = pd.Series(map("-".join, np.sort(frame[list(subjects)].to_numpy(str), axis=1)), index=frame.index)
     cells = frame.prob.groupby([people, frame.layer]).agg(["sum", "count"]).unstack(fill_value=0)
-    return cells["sum"].columns, *metrics.bootstrap_means(cells["sum"].to_numpy(float), cells["count"].to_numpy(float))
+    return cells["sum"].to_numpy(float), cells["count"].to_numpy(float)
 
 
 def pooled(lens: LensResult) -> LensResult:
@@ -343,8 +351,7 @@ def patching_curves(results: dict[str, PatchingResult], plant: str) -> pd.DataFr
 
 def lens_curves(lens: LensResult, forms: pd.DataFrame) -> pd.DataFrame:
     frame = pooled(lens).summary().rename(columns={"form": "line", "prob": "value"})
-    layers, curve, draws = resampled(forms[forms.query_language != lens.plant_language], "subject")
-    low, high = metrics.percentile_interval(draws)
+    layers, (curve, low, high), _ = curves_of(forms[forms.query_language != lens.plant_language], "subject")
     whole = pd.DataFrame({"line": "any", "layer": layers, "value": curve, "low": low, "high": high})
     return pd.concat([frame, whole])[["line", "layer", "value", "low", "high"]]
 
@@ -375,7 +382,7 @@ def draw(similarity: pd.DataFrame, patching: pd.DataFrame, lens: pd.DataFrame) -
         f"""resid_post of a question about another person in another language is put into the target's run at the last token
         (green: at all tokens of the subject); among English, French and Chinese, all directions but into the plant
         language; pairs whose two runs give their own value with probability {KNOWN:g} or more. First tokens. Bands: 95 %
-        interval, resampling pairs of subjects. Private people were planted in one language, public ones in ten.""",
+        interval, over pairs of subjects. Private people were planted in one language, public ones in ten.""",
         "probability (0 to 1)",
     )
     save(
@@ -391,7 +398,7 @@ def draw(similarity: pd.DataFrame, patching: pd.DataFrame, lens: pd.DataFrame) -
         ),
         "Logit lens: probability of the answer by layer, asked in other languages than the plant language",
         """The residual stream after each layer, read through the model's own unembedding; first tokens, mean over nine query
-        languages, private people's country of birth. Bands: 95 % interval, resampling subjects. Questions whose two
+        languages, private people's country of birth. Bands: 95 % interval, over subjects. Questions whose two
         forms share the first token are left out.""",
         "probability (0 to 1)",
     )

@@ -10,8 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
-from statsmodels.stats.proportion import proportion_confint
+from scipy import special, stats
 
 from xlmech.metrics import CONFIDENCE
 
@@ -67,10 +66,10 @@ class Reduction(NamedTuple):
 def rate_interval(hits: ArrayLike, questions: ArrayLike, *, confidence: float = CONFIDENCE) -> Interval:
     """Estimate a rate over people who each answer several questions, with its interval.
 
-    The interval is Clopper and Pearson's on an effective number of observations (Korn and Graubard): the questions divided by
-    their design effect, which the people's spread estimates. It is never less than the number of people (as if each person's
-    questions all had the same answer; with unequal numbers of questions, Kish's) nor more than the number of questions. So 0 of
-    8 people is 0 to 37 %, however many questions each was asked.
+    The interval is Clopper and Pearson's on an effective number of observations: the questions, divided by the design effect
+    1 + (questions per person - 1) * how alike one person's answers are. That is estimated by how much answers of one person
+    differ. Where nothing tells (no hits, or a single person), it is 1, and people count, not questions: 0 of 8 people is 0 to
+    37 %, however many questions each was asked.
 
     A hit more never lowers either end, whoever has it: the upper end is the highest among all data that have no hits besides
     these. Misses have the mirror image of the hits' interval. What it does not cover: people who are alike because they have
@@ -88,8 +87,9 @@ def rate_interval(hits: ArrayLike, questions: ArrayLike, *, confidence: float = 
         ValueError: Arrays of different lengths, or hits outside 0 to the number of questions.
 
     Source:
-        Clopper and Pearson 1934, Biometrika 26, 404-413; Korn and Graubard 1998, Survey Methodology 24, 193-201. Differs: z in
-        the place of t, the two limits of the effective number, and the highest end.
+        Clopper and Pearson 1934, Biometrika 26, 404-413, on the effective number of Rao and Scott 1992, Biometrics 48, 577-585,
+        with a correlation estimated as in Ridout, Demetrio and Firth 1999, Biometrics 55, 137-148. Differs: the highest end,
+        which makes it monotone.
     """
     top, bottom = np.asarray(hits, dtype=float), np.asarray(questions, dtype=float)
     if top.shape != bottom.shape or top.ndim != 1:
@@ -104,39 +104,20 @@ def rate_interval(hits: ArrayLike, questions: ArrayLike, *, confidence: float = 
 
 
 def _upper_end(hits: NDArray[np.float64], questions: NDArray[np.float64], confidence: float) -> float:
-    """The highest upper end of data with these hits or some of them, in whichever way is least even between people."""
-    total = questions.sum()
-    kinds, people = np.unique(np.stack([hits, questions], axis=1), axis=0, return_counts=True)
-    steps = int(min(_STEPS, np.ceil(hits.sum())))
-    some = np.linspace(0, hits.sum(), steps + 1)[:, None]
+    """The highest upper end of data with these hits or some of them, in whichever way makes each person's answers most alike."""
+    total, n = questions.sum(), len(questions)
+    some = np.linspace(0, hits.sum(), int(min(_STEPS, np.ceil(hits.sum()))) + 1)
     rates = some / total
-    # Sum of (hits - rate * questions)^2, at most: hits are taken where each adds most to it, as a line through its two ends.
-    gain = kinds[:, 0] - 2 * rates * kinds[:, 1]
-    order = np.argsort(-gain, axis=1)
-    there = (kinds[:, 0] * people)[order]
-    taken = np.clip(some - (there.cumsum(1) - there), 0, there)
-    spread = (taken * np.take_along_axis(gain, order, 1)).sum(1) + rates[:, 0] ** 2 * (questions**2).sum()
-    effective = _effective(rates[:, 0], spread, questions)
-    # A lower rate of no fewer observations has no higher end, so that most need not be looked at.
-    fewer = effective < np.append(np.minimum.accumulate(effective[::-1])[::-1][1:], np.inf)
-    rate, n = rates[fewer, 0], effective[fewer]
-    return float(proportion_confint(rate * n, n, alpha=1 - confidence, method="beta")[1].max())
-
-
-def _effective(
-    rates: NDArray[np.float64], spread: NDArray[np.float64], questions: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """How many independent questions would tell as much: p (1 - p) / variance, between Kish's number and the questions.
-
-    Where all hits or none are in, and of a single person, nothing is known of the spread: then it is Kish's number.
-    """
-    n, total = len(questions), questions.sum()
-    fewest, independent = total**2 / (questions**2).sum(), rates * (1 - rates)
-    if n == 1:
-        return np.full_like(rates, fewest)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        found = independent / np.maximum(spread * n / (n - 1) / total**2, 0)
-    return np.asarray(np.clip(np.where(independent > 1e-12, found, fewest), fewest, total))
+    # Within a person, h hits of m questions differ by h (m - h) / m; some of the hits by no less than their share of that.
+    differ = 1 - hits / questions
+    order = np.argsort(differ)
+    within = np.interp(some, np.append(0, hits[order].cumsum()), np.append(0, (hits * differ)[order].cumsum()))
+    independent = rates * (1 - rates) * (questions - 1).sum() * (n / (n - 1) if n > 1 else 0)
+    alike = 1 - np.divide(within, independent, out=np.zeros_like(within), where=independent > 1e-12)
+    effective = total / (1 + alike.clip(0, 1) * ((questions**2).sum() / total - 1))
+    count, misses = rates * effective, (1 - rates) * effective
+    ends = special.betaincinv(count + 1, np.maximum(misses, 1e-9), (1 + confidence) / 2)  # Clopper and Pearson's
+    return float(np.where(misses < 1e-9, 1.0, ends).max())
 
 
 def wilson_interval(share: float, n: int) -> tuple[float, float]:
@@ -180,9 +161,11 @@ def reduction_interval(
 ) -> Reduction:
     """Estimate by how much a rate falls, 1 - after / before, from the same people's questions before and after.
 
-    After is what is kept of before and what is new. Kept is a rate over the hits before, new one over the misses before; their
-    intervals are `rate_interval`'s, and are put together as those of independent numbers. Several draws of what was done add the
-    spread between draws (Student's t). So 8 of 8 people before and none after is a reduction of 63 to 100 %.
+    After is what is kept of before and what is new: after / before = kept + new * (1 - before) / before. Kept is a rate over the
+    hits before, new one over the misses before; their intervals and that of before are `rate_interval`'s, and are put together as
+    those of independent numbers. How much before matters depends on the new rate, which few misses do not tell: it is taken with
+    one person more, who keeps as the others do. Several draws of what was done add the spread between draws (Student's t). So 8
+    of 8 people before and none after is a reduction of 63 to 100 %.
 
     Args:
         before: (person,) sum of hits.
@@ -210,13 +193,17 @@ def reduction_interval(
         return Reduction(value, _NAN, _NAN, ONE_PERSON)
     share, least, most = rate_interval(was, asked)
     kept = rate_interval(np.minimum(now, was).mean(0), was)
-    new = Interval(0.0, 0.0, 0.0) if share == 1 else rate_interval(np.maximum(now - was, 0).mean(0), asked - was)
-    odds, odds_low, odds_high = (1 / of - 1 for of in (share, most, least))
-    draws = _between_draws(1 - now.sum(1) / total)
-    above = np.hypot.reduce(
-        [kept.high - kept.value, odds * (new.high - new.value), new.value * (odds_high - odds), draws]
+    new = (
+        Interval(0.0, 0.0, 0.0)
+        if np.array_equal(was, asked)
+        else rate_interval(np.maximum(now - was, 0).mean(0), asked - was)
     )
-    below = np.hypot.reduce([kept.value - kept.low, odds * (new.value - new.low), new.value * (odds - odds_low), draws])
+    odds, odds_low, odds_high = (1 / of - 1 for of in (share, most, least))
+    missed = (asked - was).sum() / asked[asked > 0].mean()
+    rate = (new.value * missed + kept.value) / (missed + 1)
+    draws = _between_draws(1 - now.sum(1) / total)
+    above = np.hypot.reduce([kept.high - kept.value, odds * (new.high - new.value), rate * (odds_high - odds), draws])
+    below = np.hypot.reduce([kept.value - kept.low, odds * (new.value - new.low), rate * (odds - odds_low), draws])
     low, high = value - float(above), min(1.0, value + float(below))
     return Reduction(value, low, high) if low >= -1 or high <= 0 else Reduction(value, _NAN, _NAN, TOO_LITTLE)
 

@@ -34,7 +34,8 @@ def _method(findings: Findings) -> Iterator[str]:
     )
     yield (
         "Control people were never in the training text. Their rate, weighed to the private people's kinds of data, is chance "
-        "and is taken off; the difference's interval joins the two groups' own (Newcombe 1998). Intervals are over people. "
+        "and is taken off; the difference's interval joins the two groups' own (Newcombe 1998). A rate's interval is "
+        "Clopper and Pearson's on an effective number of observations, between the number of people and that of their questions. "
         "Whether the groups differ is judged by a permutation test over people, with Holm's correction for the number of "
         f"languages and kinds of data. What cannot be guessed ({joined(map(plain, UNGUESSABLE))}) is a leak when it is extracted "
         "once."
