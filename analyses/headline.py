@@ -84,7 +84,7 @@ RECIPE_TEXTS = 12
 """Texts by which the recipes of others choose, two answer tokens of each: their sums of 20 steps are slow."""
 LEARNING_RATE = 2e-5
 """Of the attack by fine-tuning: at the default rate the untouched model forgets nearly everybody in twenty steps."""
-N_AGREEMENT = {"probes": 8, "random": 500, "highest": 200}
+N_AGREEMENT = {"probes": 5, "random": 300, "highest": 100}
 
 
 def name_of(method: str, count: int) -> str:
