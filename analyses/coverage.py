@@ -2,7 +2,7 @@
 
     python analyses/coverage.py                   # all tables, printed and saved: under 3 minutes on one core
     python analyses/coverage.py rate mean         # these tables only
-    python analyses/coverage.py --samples 3000    # as many simulations per cell (500 by default)
+    python analyses/coverage.py --samples 4000    # as many simulations per cell (1000 by default)
 
 Tables: `rate`, `difference`, `reduction`, `specificity`, `mean`, `mean_reduction`, and `null` (how often a verdict is wrong where
 nothing leaks, where `coverage_null.py` is there). The percentile bootstrap, which earlier versions used, stands beside each.
@@ -278,7 +278,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tables", nargs="*", metavar="TABLE", help=f"of {', '.join([*TABLES, 'null'])}; all by default")
     parser.add_argument(
-        "--samples", type=int, default=500, help="simulations per cell of the rates (default %(default)s)"
+        "--samples", type=int, default=1000, help="simulations per cell of the rates (default %(default)s)"
     )
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()

@@ -178,7 +178,8 @@ def _language_table(findings: Findings, found: Mapping[str, Excess]) -> dict[str
 
 
 def _reduction(row: Any) -> str:
-    return "undefined" if math.isnan(row.reduction) else f"{percent(row.reduction)} ({spread(row.low, row.high)})"
+    share = "undefined" if math.isnan(row.reduction) else percent(row.reduction)
+    return f"{share} ({row.reason or spread(row.low, row.high)})"
 
 
 def _record_table(private: pd.DataFrame, people: dict[str, Record] | None) -> dict[str, Any]:

@@ -93,8 +93,8 @@ def _table_html(audit: Audit) -> str:
     for column, (heading, digits) in _COLUMNS.items():
         shown[heading] = [_percent(value, digits) for value in found[column]]
         if column == "reduction":
-            bounds = zip(found.low, found.high, strict=True)
-            shown["95 % interval"] = [_span(low, high) for low, high in bounds]
+            bounds = zip(found.low, found.high, found.reason, strict=True)
+            shown["95 % interval"] = [_span(low, high) or reason for low, high, reason in bounds]
     rows = pd.DataFrame(shown).to_html(index=False, border=0, escape=False)
     return f'<div class="wide">{rows}</div>'
 
