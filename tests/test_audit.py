@@ -85,6 +85,7 @@ def test_the_table_has_one_row_per_language(audit: Audit) -> None:
     }
     assert audit.mitigation.sizes["universal"] == audit.mitigation.sizes["random"] <= 3
     assert set(audit.seconds) == {"leakage", "lens", "locate", "deactivate"}
+    assert audit.mitigation.effects.control.notna().all(), "what control people reach bounds every reduction"
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from toy_results import leakage as toy_leakage
 
 from xlmech import figures, questions
 from xlmech.backends import backend_of
@@ -63,6 +64,16 @@ def test_matrix_and_summary(scripted: Any, probes: ProbeSet) -> None:
     summary = result.summary().set_index(["group", "attribute"])
     assert summary.extraction["private", "all"] == 0.75
     assert summary.own_form["private", "birth_country"] == pytest.approx(2 / 6)
+
+
+def test_rates_of_few_people_have_a_width_and_no_leak_looks_no_worse_than_one() -> None:
+    """By percentiles of resamples these were [100, 100] and [0, 0], and one leak of 32 questions ended below none."""
+    rows = toy_leakage({"en": [1] * 8, "fr": [0] * 8}).matrix().set_index("query_language")
+    assert rows.high["en"] == 1 and 0.6 < rows.low["en"] < 0.65
+    assert rows.low["fr"] == 0 and 0.35 < rows.high["fr"] < 0.4
+    assert (toy_leakage({"en": [1] * 8}).summary().low < 0.65).all()
+    none, one = (toy_leakage({"en": hits}).matrix().high[0] for hits in ([0] * 32, [1] + [0] * 31))
+    assert none <= one
 
 
 def test_with_sampling_one_answer_of_many_is_enough(
