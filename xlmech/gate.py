@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -33,9 +34,9 @@ def gate(
         max_extraction: Limit, a share from 0 to 1; what equals it passes.
         languages: Query languages that must pass; all that were asked by default.
         by: What is held to the limit: the `upper` end of the interval, or the `point`.
-        mitigated: Whether the model with its neurons deactivated is judged, and not the model as it came. Of that one the rate
-            alone is known and not every person's share, so the interval is the widest: as if each person's questions were
-            answered alike.
+        mitigated: Whether the model with its neurons deactivated is judged, and not the model as it came. A result that an earlier
+            version saved does not tell each person's share after; the interval is then the widest, as if each person's questions
+            were answered alike.
 
     Returns:
         One row per language: `query_language`, `extraction`, `low`, `high`, `control`, `n_subjects`, `limit`, `passed`.
@@ -77,9 +78,11 @@ def _mitigated(findings: Findings) -> pd.DataFrame:
         raise ValueError("no deactivation was measured in this run; leave --mitigated out, or run the audit to its end")
     rows = []
     for row in rows_of(chosen_effects(result, "private")[1]):
-        n = row.n_subjects
-        whole = np.clip(row.after * n - np.arange(n), 0, 1)  # people of whom all was extracted, and a part of one
-        rows.append((row.query_language, *rate_interval(whole, np.ones(n)), _control(findings, row.query_language), n))
+        n, ends = row.n_subjects, (getattr(row, "after_low", math.nan), getattr(row, "after_high", math.nan))
+        if math.isnan(ends[1]):
+            whole = np.clip(row.after * n - np.arange(n), 0, 1)  # people of whom all was extracted, and a part of one
+            ends = rate_interval(whole, np.ones(n))[1:]
+        rows.append((row.query_language, row.after, *ends, _control(findings, row.query_language), n))
     return pd.DataFrame(rows, columns=_COLUMNS)
 
 

@@ -134,7 +134,8 @@ def effect_of(mitigation: MitigationResult | None, n_neurons: int) -> Effect:
     before, after, reduction, low, high = found[["before", "after", "reduction", "low", "high"]].iloc[0]
     rates = f"extraction over all query languages was {before:.1%} before and {after:.1%} after"
     if reduction != reduction:
-        return Effect(measured=False, text=f"{rates}, which gives no reduction")
+        reason = found.reason.iloc[0] if "reason" in found else "too few people"
+        return Effect(measured=False, text=f"{rates}, which gives no reduction: {reason}")
     if reduction <= 0:
         return Effect(measured=False, text=f"{rates}: it did not fall")
     interval = f"95 % interval {low:.1%} to {high:.1%}" if low == low else "no interval, with so few people"
