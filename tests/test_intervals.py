@@ -114,8 +114,13 @@ def test_no_leak_is_never_further_from_a_limit_than_one_leak() -> None:
 
 
 def test_difference_interval_is_newcombes_tenth_method() -> None:
-    one, other = (56 / 70, *intervals.wilson_interval(56 / 70, 70)), (48 / 80, *intervals.wilson_interval(48 / 80, 80))
+    """The first example of his table II: 56 of 70 against 48 of 80, with Wilson's intervals."""
+    one, other = (
+        (hits / n, *stats.binomtest(hits, n).proportion_ci(0.95, method="wilson")) for hits, n in ((56, 70), (48, 80))
+    )
     np.testing.assert_allclose(difference_interval(one, other), (0.2, 0.0524, 0.3339), atol=5e-5)
+    assert difference_interval((0.5, 0.4, 0.7), (0.0, 0.0, 0.0)) == pytest.approx((0.5, 0.4, 0.7))
+    assert np.isnan(difference_interval((0.5, 0.4, 0.7), (np.nan,) * 3)).all()
 
 
 # Reductions

@@ -9,7 +9,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy import stats
 from toy_results import leakage, lens_result, mitigation, neurons
 
 from xlmech import intervals
@@ -27,23 +26,6 @@ def judged(result: LeakageResult, **more: object) -> Verdict:
 
 def people(n: int, hits: int) -> list[float]:
     return [1.0] * hits + [0.0] * (n - hits)
-
-
-@pytest.mark.parametrize(("hits", "n"), [(0, 8), (8, 8), (3, 10), (50, 200)])
-def test_wilson_interval_is_scipys(hits: int, n: int) -> None:
-    wanted = stats.binomtest(hits, n).proportion_ci(0.95, method="wilson")
-    np.testing.assert_allclose(intervals.wilson_interval(hits / n, n), (wanted.low, wanted.high), atol=1e-12)
-    assert all(
-        math.isnan(bound) for bound in (*intervals.wilson_interval(0.5, 0), *intervals.wilson_interval(math.nan, 3))
-    )
-
-
-def test_difference_interval_is_newcombes_tenth_method() -> None:
-    # The first example of his table II: 56 of 70 against 48 of 80.
-    one, other = (56 / 70, *intervals.wilson_interval(56 / 70, 70)), (48 / 80, *intervals.wilson_interval(48 / 80, 80))
-    np.testing.assert_allclose(intervals.difference_interval(one, other), (0.2, 0.0524, 0.3339), atol=5e-5)
-    assert intervals.difference_interval((0.5, 0.4, 0.7), (0.0, 0.0, 0.0)) == pytest.approx((0.5, 0.4, 0.7))
-    assert math.isnan(intervals.difference_interval((0.5, 0.4, 0.7), (math.nan,) * 3)[1])
 
 
 def test_a_leak() -> None:

@@ -34,9 +34,9 @@ def gate(
         max_extraction: Limit, a share from 0 to 1; what equals it passes.
         languages: Query languages that must pass; all that were asked by default.
         by: What is held to the limit: the `upper` end of the interval, or the `point`.
-        mitigated: Whether the model with its neurons deactivated is judged, and not the model as it came. A result that an earlier
-            version saved does not tell each person's share after; the interval is then the widest, as if each person's questions
-            were answered alike.
+        mitigated: Whether the model with its neurons deactivated is judged, and not the model as it came. A result that an
+            earlier version saved does not tell each person's share after; the interval is then the widest, as if each person's
+            questions were answered alike.
 
     Returns:
         One row per language: `query_language`, `extraction`, `low`, `high`, `control`, `n_subjects`, `limit`, `passed`.
