@@ -367,7 +367,7 @@ def own_model(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any, records:
     taught(tokenizer, known, steps=100).save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
     data = "data:\n  records: records.jsonl\n  languages: [en, fr]\n"
-    export = "export:\n  folder: mitigated\n"
+    export = "export:\n  folder: mitigated\n  without_effect: true\n"
     (folder / "own.yaml").write_text(f"model:\n  source: model\n{data}{export}", encoding="utf-8")
     return folder
 

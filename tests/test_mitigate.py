@@ -146,7 +146,7 @@ def test_one_command_gives_results_and_a_checkpoint(copy: Path) -> None:
     assert min(row["before"] for row in rows.values()) > 0.5  # it was taught
     assert all(row["control"] is not None and row["public_kept"] is None for row in rows.values())
     assert all(row["nll_rise"] is not None for row in rows.values())
-    assert [note.split(" ")[:2] for note in found["notes"]] == [["no", "public"], ["no", "public"]]
+    assert [note.split(" ")[:2] for note in found["notes"]] == [["no", "public"], ["no", "public"], ["no", "effect"]]
     assert max(row["reduction"] for row in rows.values()) > 0
     assert 4 < found["sizes"]["universal"] <= 40
     assert {"load", "leakage", "locate", "deactivate", "export"} <= set(found["seconds"])
@@ -227,7 +227,7 @@ EXPORT = "export:\n  folder: mitigated\n"
 
 
 def test_a_checkpoint_that_does_nothing_is_not_exported(copy: Path) -> None:
-    """One neuron of 192 changes nothing: the run ends with all results, a status of its own and no checkpoint."""
+    """One neuron of 192, three people: the run ends with all results, a status of its own and no checkpoint."""
     path = config_in(copy, ("top_k: 4", "top_k: 1"), more=EXPORT)
     result = CliRunner().invoke(app, ["run", str(path)])
     assert result.exit_code == 4, result.output
@@ -236,7 +236,7 @@ def test_a_checkpoint_that_does_nothing_is_not_exported(copy: Path) -> None:
     assert "export.without_effect: true writes it all the same" in told
     assert not (copy / "mitigated").exists() and Audit.load(copy / "run" / "results").neurons.universal
     found = json.loads((copy / "run" / "summary.json").read_text(encoding="utf-8"))
-    assert found["checkpoint"] is None and "it did not fall" in found["export_refused"]
+    assert found["checkpoint"] is None and "cannot be told from none" in found["export_refused"]
     assert json.loads((copy / "run" / "run.json").read_text(encoding="utf-8"))["state"] == "finished"
     again = CliRunner().invoke(app, ["run", str(path), "--resume", "--json"])
     assert again.exit_code == 4 and json.loads(again.stdout) == found
@@ -272,7 +272,7 @@ def test_asked_for_all_the_same_it_is_exported_without_measuring_again(
     assert outcome.checkpoint == copy / "mitigated" and not outcome.refused
     assert any(line.startswith("export: ") for line in lines)
     manifest = load_manifest(copy / "mitigated")
-    assert manifest.effective is False and "it did not fall" in manifest.effect
+    assert manifest.effective is False and "cannot be told from none" in manifest.effect
     assert outcome.summary()["export_refused"] is None
     assert run_config(read_config(path), resume=True).checkpoint == copy / "mitigated"
     assert read_config(copy / "run" / "config.yaml").export == read_config(path).export

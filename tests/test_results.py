@@ -121,7 +121,7 @@ def test_files_of_a_result(tmp_path: Path) -> None:
         "provenance": dataclasses.asdict(SOURCE),
         "shapes": {"scores": [2, 3, 4]},
         "parts": ["chosen"],
-        "fields": {"languages": ["fr", "zh"], "rule": "min", "model": "tiny"},
+        "fields": {"languages": ["fr", "zh"], "rule": "min", "model": "tiny", "options": {}},
     }
 
 
