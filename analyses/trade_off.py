@@ -36,7 +36,8 @@ def main() -> None:
     known = audit.leakage.probes
     before = dataclasses.replace(audit.leakage, probes=known[known.group != "control"].reset_index(drop=True))
     result = dose_response(
-        model, judged, ranking, counts=counts, before=before, candidates=probes.records, n_neutral=NEUTRAL_SENTENCES
+        model, judged, ranking, counts=counts, before=before, control_people=audit.leakage, candidates=probes.records,
+        n_neutral=NEUTRAL_SENTENCES,
     )
     shutil.rmtree(FIGURES / "trade_off", ignore_errors=True)
     result.save(FIGURES / "trade_off")
