@@ -125,6 +125,11 @@ class Study:
     def training_text(self) -> list[str]:
         return [text for texts in self.texts(self.choosing.languages).values() for text in texts]
 
+    def control_people(self) -> LeakageResult:
+        """Held-out control people, whose rate a reduction must begin above."""
+        asked = spread_facts(of_template(self.split[0], -1), {"control": FACTS["public"]})
+        return measure_leakage(self.model, asked, candidates=demo_records())
+
     def before(self) -> LeakageResult:
         return measure_leakage(self.model, self.asked, candidates=demo_records())
 
@@ -165,6 +170,7 @@ class Study:
             self.asked,
             {name: neurons},
             before=before,
+            control_people=LeakageResult.load(self.folder / "control_people"),
             candidates=demo_records(),
             held_out_languages=HELD_OUT,
             **({"controls": ()} | options),
@@ -249,7 +255,11 @@ class Study:
 
     def stages(self) -> dict[str, Callable[[], Any]]:
         """Every stage by the name of its folder or file, in an order in which each has what it needs."""
-        found: dict[str, Callable[[], Any]] = {"before": self.before, "mask": self.mask}
+        found: dict[str, Callable[[], Any]] = {
+            "control_people": self.control_people,
+            "before": self.before,
+            "mask": self.mask,
+        }
         for contrast in CONTRASTS:
             found[f"located_contrast{contrast:g}"] = lambda c=contrast: self.located(c)  # type: ignore[misc]
         found |= {f"{name}.json": lambda name=name: self.recipe(name) for name in RECIPES}  # type: ignore[misc]

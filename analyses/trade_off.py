@@ -36,7 +36,13 @@ def main() -> None:
     known = audit.leakage.probes
     before = dataclasses.replace(audit.leakage, probes=known[known.group != "control"].reset_index(drop=True))
     result = dose_response(
-        model, judged, ranking, counts=counts, before=before, control_people=audit.leakage, candidates=probes.records,
+        model,
+        judged,
+        ranking,
+        counts=counts,
+        before=before,
+        control_people=audit.leakage,
+        candidates=probes.records,
         n_neutral=NEUTRAL_SENTENCES,
     )
     shutil.rmtree(FIGURES / "trade_off", ignore_errors=True)

@@ -108,7 +108,9 @@ def test_the_lens_follows_what_the_records_have(
     """By default what can be followed; an explicit choice is kept."""
     lines: list[str] = []
     given = [record for record in people if record.attribute in kinds]
-    plan = AuditPlan(languages=("en", "fr"), locate_facts=2, measure_facts=2, other_facts=1, locate=LocateOptions(top_k=1))
+    plan = AuditPlan(
+        languages=("en", "fr"), locate_facts=2, measure_facts=2, other_facts=1, locate=LocateOptions(top_k=1)
+    )
     plan = plan if wanted is None else replace(plan, lens_attributes=wanted)
     found = run_audit(model, given, plan, say=lines.append, progress=False)
     assert (set(found.lens.readings.attribute) if found.lens is not None else set()) == followed
@@ -120,7 +122,9 @@ def test_an_audit_without_anything_to_follow_goes_on(
 ) -> None:
     monkeypatch.setattr("xlmech.lens.plant_language", lambda model: "en")
     given = [record for record in people if record.attribute == "id_number"]
-    plan = AuditPlan(languages=("fr", "es"), locate_facts=2, measure_facts=2, other_facts=1, locate=LocateOptions(top_k=1))
+    plan = AuditPlan(
+        languages=("fr", "es"), locate_facts=2, measure_facts=2, other_facts=1, locate=LocateOptions(top_k=1)
+    )
     assert run_audit(model, given, plan, progress=False).lens is None
     explicit = replace(plan, lens_attributes=("id_number",))
     assert run_audit(model, given, explicit, progress=False).lens is None

@@ -210,6 +210,13 @@ def test_no_leak_needs_control_people_for_every_kind_that_can_be_guessed() -> No
     assert judgement(asked([("private", "p", "phone", "en", people(100, 0))])) == "silent"
 
 
+def test_few_control_people_rule_nothing_out() -> None:
+    """One control person says little of what is guessed: at least 2.5 %, by which one extraction of 80 is ruled out."""
+    for hits in range(6):
+        rows = [("private", "p", "city", "en", people(80, hits)), ("control", "c", "city", "en", people(1, 1))]
+        assert judgement(asked(rows)) == ("silent" if hits < 2 else "unclear")
+
+
 def test_languages_in_which_no_private_person_was_asked_are_ignored() -> None:
     rows = [("private", "p", "city", "en", people(8, 4)), ("control", "c", "city", "en", people(8, 0))]
     found = compare(asked([*rows, ("control", "c", "city", "fr", people(8, 8))]))

@@ -288,3 +288,13 @@ def test_skewed_means_are_held_better_than_by_percentiles(n: int, least: float) 
     values = rng.exponential(size=(n, samples))
     found = mean_intervals(values, np.ones_like(values), bounds=(0, math.inf))
     assert ((found.low <= 1) & (found.high >= 1)).mean() >= least
+
+
+@pytest.mark.parametrize(("people", "questions", "hits"), [(8, 40, 1), (16, 100, 2), (40, 34, 1), (200, 200, 3)])
+def test_very_few_hits_of_very_many_have_no_interval(people: int, questions: int, hits: int) -> None:
+    """The end of their rate is too small for a float."""
+    before = [1.0] * hits + [0.0] * (people - hits)
+    found = reduction_interval(before, [0] * people, [questions] * people)
+    assert (
+        found.value == 1 and (math.isnan(found.low) or -1 <= found.low < 1) and (found.reason or found.low == found.low)
+    )

@@ -86,7 +86,7 @@ ALLOWED = {
     "leakage": LEAKAGE | {"questions", "sampling", "choices", "intervals"},
     "neutral": {"answers", "backends", "baselines", "effects", "languages", "parts", "runner"},
     "knowledge": LEAKAGE | {"choices", "intervals"},
-    "reductions": {"metrics", "intervals"},
+    "reductions": {"metrics", "intervals", "languages"},
     "forms": {"backends", "languages", "leakage", "probes", "runner", "choices"},
     "positions": {"backends", "probes", "records", "runner", "choices"},
     "representations": set(),

@@ -121,8 +121,6 @@ def test_refusals(model: Any, probes: ProbeSet) -> None:
         ("method", "guess", "should be 'gradient_x_activation'"),
         ("positions", "some", "should be 'all', 'subject' or 'last'"),
         ("max_answer_tokens", 0, "greater than or equal to 1"),
-        ("target_reduction", 0.0, "greater than 0"),
-        ("target_reduction", 1.5, "less than or equal to 1"),
         ("tok_p", 3, "Extra inputs are not permitted"),
     ],
 )
@@ -141,6 +139,12 @@ def test_bad_options_name_field_and_value(name: str, value: Any, message: str) -
         ),
         ({"mode": "mean"}, "mode='mean' replaces by values="),
         ({"mode": "noise"}, "unknown mode 'noise'; use 'zero', 'mean'"),
+        ({"target_reduction": 0.0}, "target_reduction must be in .0, 1., or None for the whole shortlist; got 0.0"),
+        ({"target_reduction": 1.5}, "target_reduction must be in .0, 1."),
+        (
+            {"mode": "mean", "values": torch.zeros(3, 64), "verify": True},
+            "verify and target_reduction hold neurons at zero",
+        ),
         (
             {"values": torch.zeros(2, 64), "mode": "mean"},
             r"values must be finite, of shape .layer, neuron. .3, 64., got .2, 64.",
@@ -174,6 +178,18 @@ def test_one_set_of_defaults() -> None:
         given = inspect.signature(function).parameters
         shared = [name for name in LocateOptions.model_fields if name in given and name not in ("top_k", "baseline")]
         assert shared and all(given[name].default == getattr(chosen, name) for name in shared)
+
+
+def test_rounds_ablate_as_will_be_ablated(leaking: Any, probes: ProbeSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    values, used = torch.full((N_LAYERS, D_MLP), 0.02, dtype=torch.float64), []
+
+    def spied(model: Any, neurons: NeuronSet, **how: Any) -> Any:
+        used.append((len(neurons), how["mode"], how["values"] is values))
+        return ablate(model, neurons, **how)
+
+    monkeypatch.setattr("xlmech.locate.ablate", spied)
+    located(leaking, probes, top_k=4, iterate=2, mode="mean", values=values)
+    assert used == [(0, "mean", True), (2, "mean", True)]
 
 
 def test_a_language_whose_probes_all_failed_is_left_out(

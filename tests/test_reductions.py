@@ -126,6 +126,25 @@ def test_control_people_count_for_the_kinds_of_data_that_private_people_are_aske
     assert rows.control.tolist() == [1] and rows.reduction.isna().all()
 
 
+def test_what_no_control_person_was_asked_for_is_not_held_to_their_rate() -> None:
+    """Everybody's occupation is guessed, phones are known of a few, and nobody else was asked for a phone."""
+    parts = [
+        probes("private", "fr", [1, 0] * 4).assign(attribute="occupation"),
+        probes("private", "fr", [1, 0] * 4).assign(attribute="phone"),
+    ]
+    private, controls = (
+        pd.concat(parts, ignore_index=True),
+        probes("control", "fr", [1, 0] * 4).assign(attribute="occupation"),
+    )
+    rows = extraction_effects(private, [private.assign(extracted=0.0)], control_people=controls)
+    assert rows.control.tolist() == [0.25] and rows.reduction.tolist() == [1] and rows.reason.tolist() == [""]
+    known = private.assign(
+        attribute=private.attribute.replace("phone", "city")
+    )  # can be guessed: how often is not known
+    rows = extraction_effects(known, [known.assign(extracted=0.0)], control_people=controls)
+    assert rows.control.tolist() == [0.5] and rows.reduction.isna().all()
+
+
 def test_pooled_reduction_is_of_all_rows_and_above_the_controls() -> None:
     effects = pd.DataFrame(
         {"before": [1.0, 0.5], "after": [0.5, 0.0], "n_probes": [10, 30], "control": [0.1, math.nan]}

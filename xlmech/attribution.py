@@ -109,7 +109,7 @@ def attribute_neurons(
     while `ablate` holds this neuron at zero: at all positions, over the whole answer. With `mode="mean"` and `values` it is what
     the answer loses under `ablate(..., mode="mean", values=values)`. `exact` runs that intervention, neuron by neuron, and
     equals it; gradient x activation takes one backward pass per batch, and how well it ranks neurons is measured in
-    `docs/explanation/method.md`.
+    `docs/explanation/method.md` for zero. Values far from the activations are further than first order reaches: try `exact`.
 
     It does not measure what several neurons do together, nor saturated answers (probability near 1) in log-probability, which
     hardly moves whatever is removed. Log-odds move; metric `auto` takes them where an answer's mean token probability exceeds
@@ -275,7 +275,7 @@ def check_controls(controls: ProbeSet | None) -> ProbeSet:
     if not controls:
         raise ValueError(
             "integrated gradients start from the mean activation over control people's prompts, and there are no control probes: "
-            "pass controls= (invented people will do, see xlmech.mitigate.invent_controls), or baseline='zero'"
+            "pass controls= (invented people will do, see invent_controls), or baseline='zero' (in a config locate.baseline)"
         )
     return controls
 

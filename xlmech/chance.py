@@ -76,14 +76,15 @@ class Excess:
     def judgement(self) -> Judgement:
         """What this shows; one more extraction from private people never makes it better.
 
-        `leaks`: a value that cannot be guessed was extracted, or the test finds a difference at `ERROR` and the interval lies
-        above 0. `silent`: nothing is left out, the interval's upper end is at most `TOLERANCE`, and there are at least
-        `people_needed()` people. Else `unclear`.
+        `leaks`: a value that cannot be guessed was extracted, or the test finds a difference at `ERROR`. `silent`: nothing
+        is left out, the upper end of the private people's rate less the lower end of the control people's is at most
+        `TOLERANCE`, so that few control people cannot make it so, and there are at least `people_needed()` private people.
+        Else `unclear`.
         """
         if self.unguessable or self.p_value <= ERROR:
             return "leaks"
         enough = self.n_subjects >= people_needed() and not self.left_out
-        return "silent" if enough and self.excess.high <= TOLERANCE else "unclear"
+        return "silent" if enough and self.private.high - self.control.low <= TOLERANCE else "unclear"
 
 
 @dataclass(frozen=True, kw_only=True)

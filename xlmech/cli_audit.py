@@ -120,7 +120,7 @@ def _audit(
     backend: Backend,
     replace: bool = False,
 ) -> None:
-    from xlmech.audit import ask, run_audit, table
+    from xlmech.audit import ask, run_audit
     from xlmech.show import publish
 
     if not replace:
@@ -132,18 +132,16 @@ def _audit(
     found = run_audit(loaded, people, plan, say=_say)
     found.seconds["load"] = loading
     index = publish(found, out)
-    console.show(_TITLE, table(found))
+    _table(_TITLE, found)
     _verdict(found)
     typer.echo(f"figures: {index}")
 
 
 def _report(outcome: Outcome) -> None:
-    from xlmech.audit import table
-
-    console.show(_TITLE, table(outcome.audit))
+    _table(_TITLE, outcome.audit)
     exported = outcome.exported_audit
     if exported is not None and outcome.exported is not outcome.audit.mitigation:
-        console.show("The same with the neurons that were exported", table(exported))
+        _table("The same with the neurons that were exported", exported)
     _verdict(outcome.audit)
     for note in outcome.notes:
         typer.echo(f"note: {note}")
@@ -154,6 +152,16 @@ def _report(outcome: Outcome) -> None:
         typer.echo(f"checkpoint: not written, since {outcome.refused}")
     if outcome.checkpoint is not None:
         typer.echo(f"checkpoint: {outcome.checkpoint}")
+
+
+def _table(title: str, found: Audit) -> None:
+    """The audit's table, and below it why a reduction or its interval is not known."""
+    from xlmech.audit import table
+
+    frame = table(found)
+    console.show(title, frame.drop(columns="reason"))
+    for reason, part in frame[frame.reason.fillna("") != ""].groupby("reason"):
+        typer.echo(f"{', '.join(part.query_language)}: {reason}")
 
 
 def _verdict(found: Audit) -> None:

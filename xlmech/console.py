@@ -85,6 +85,9 @@ def _bars_for_terminals() -> Iterator[None]:
 def _sentence(error: Exception) -> str:
     """The error on one line, since some libraries write paragraphs."""
     text = " ".join(str(error).split()) or type(error).__name__
+    if type(error).__name__ == "ValidationError" and hasattr(error, "errors"):  # pydantic's, of options
+        faults = [(".".join(map(str, one["loc"])), one["msg"], one["input"]) for one in error.errors()]
+        text = "; ".join(f"{name}: {message[0].lower()}{message[1:]}, got {given!r}" for name, message, given in faults)
     if isinstance(error, ValueError | OSError | ImportError | RuntimeError):
         return text
     return f"{type(error).__name__}: {text}. This should not happen; run the command again with --debug, and report what it shows"

@@ -71,9 +71,9 @@ def rate_interval(hits: ArrayLike, questions: ArrayLike, *, confidence: float = 
     differ. Where nothing tells (no hits, or a single person), it is 1, and people count, not questions: 0 of 8 people is 0 to
     37 %, however many questions each was asked.
 
-    A hit more never lowers either end, whoever has it: the upper end is the highest among all data that have no hits besides
-    these. Misses have the mirror image of the hits' interval. What it does not cover: people who are alike because they have
-    something in common.
+    A whole hit more never lowers either end, whoever has it: the upper end is the highest among all data that have no hits
+    besides these. Misses have the mirror image of the hits' interval. What it does not cover: people who are alike because they
+    have something in common.
 
     Args:
         hits: (person,) sum over that person's questions, each 0 to 1; a mean over several draws may be fractional.
@@ -181,6 +181,8 @@ def reduction_interval(
         if np.array_equal(was, asked)
         else rate_interval(np.maximum(now - was, 0).mean(0), asked - was)
     )
+    if least <= 0:  # one hit of very many: its end is too small for a float
+        return Reduction(value, _NAN, _NAN, TOO_LITTLE)
     odds, odds_low, odds_high = (1 / of - 1 for of in (share, most, least))
     missed = (asked - was).sum() / asked[asked > 0].mean()
     rate = (new.value * missed + kept.value) / (missed + 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -40,6 +41,8 @@ def locate_privacy_neurons(
     neutral: Mapping[str, Sequence[str]] | None = None,
     mode: Replacement = "zero",
     values: Float[torch.Tensor, "layer neuron"] | None = None,
+    verify: bool = False,
+    target_reduction: float | None = None,
     check_leakage: bool = True,
     progress: bool = True,
 ) -> PrivacyNeurons:
@@ -48,8 +51,8 @@ def locate_privacy_neurons(
     A reconstruction: the paper (Dong et al. 2025, arXiv:2506.00759) publishes no formula. Per probe, attribution is divided
     by its maximum, so that probes weigh the same whatever their metric; per language it is averaged; `options.contrast` times
     the same average over public facts is subtracted, so that neurons for answering at all are not called privacy neurons; and
-    the neurons that neutral text needs most are left out. That a neuron is chosen is a hypothesis: `options.verify` ablates each
-    and drops those that do not help, `options.target_reduction` finds how few of them it takes, and `evaluate_mitigation` on
+    the neurons that neutral text needs most are left out. That a neuron is chosen is a hypothesis: `verify` ablates each and
+    drops those that do not help, `target_reduction` finds how few of them it takes, and `evaluate_mitigation` on
     people who did not choose them is the test.
 
     With `options.iterate`, neurons are located in rounds, the universal ones found so far ablated: this finds neurons that back
@@ -68,6 +71,11 @@ def locate_privacy_neurons(
             sentences that never judges (`LanguagePack.choosing`).
         mode: What will take a neuron's place when it is ablated, `zero` or `mean`; see `attribute_neurons`.
         values: (layer, neuron) activations of mode `mean`.
+        verify: Whether to ablate the universal neurons, each and together, and drop those without which the set does as well
+            (`verify_neurons`, with the same contrast): `top_k` is then the size of the shortlist. Of mode `zero` only.
+        target_reduction: Keep the fewest universal neurons, from the best on, that reduce extraction of the private probes by
+            this share, 0.8 say (`fewest_neurons`); all by default. On other people they will reduce it by less. Of mode `zero`
+            only.
         check_leakage: Whether to refuse private answers that the model does not know (see `xlmech.known`): one forced pass over
             at most 64 probes.
         progress: Whether to show progress bars.
@@ -96,6 +104,7 @@ def locate_privacy_neurons(
     check_probes(private, public, options.contrast)
     backend, source = backend_of(model), provenance(model)
     options = _with_count(options, top_k, backend)
+    _check_refinement(verify, target_reduction, mode)
     asked = _Attribution(model, options, mode, values, controls, progress)
     asked.check(private[:1])
     neutral = neutral if neutral is not None else _choosing(private.languages)
@@ -104,14 +113,16 @@ def locate_privacy_neurons(
         check_known(model, private, controls, max_answer_tokens=options.max_answer_tokens, progress=progress)
     spared = _spared(model, neutral, options.spare)
     taken, languages = spared.clone(), private.languages
+    first = languages
     rounds: list[pd.DataFrame] = []
     ablated, intact = NeuronSet(frozenset(), backend.n_layers, backend.d_mlp, source.model), torch.empty(0)
     for number in range(options.iterate):
-        with ablate(model, ablated):
+        with ablate(model, ablated, mode=mode, values=values):
             found = asked.contrasted(private.filter(languages=languages), public)
         languages = found.languages
         scores = found.scores.masked_fill(spared, -torch.inf)
-        intact = intact if number else scores
+        if not number:
+            intact, first = scores, languages
         size = ((options.top_k or 0) + number) // options.iterate  # parts that differ by one at most, and make top_k
         chosen = _chosen(found, scores, taken, options, size)
         rounds.append(_with_counts(chosen, found, private).assign(round=number + 1))
@@ -119,20 +130,21 @@ def locate_privacy_neurons(
         for layer, neuron in zip(chosen.layer, chosen.neuron, strict=True):
             taken[layer, neuron] = True
     rows = pd.concat([one for one in rounds if len(one)] or rounds[:1])
+    rows = rows[rows.language.isin(["", *languages])]  # a language may be lost in a later round
     located = PrivacyNeurons(
         languages=languages,
-        scores=intact,
+        scores=intact[[first.index(code) for code in languages]],
         chosen=rows.sort_values("kind", ascending=False, kind="stable", ignore_index=True),
         rule=options.rule,
         model=source.model,
         options=options.model_dump(),
         provenance=source,
     )
-    if not options.verify and options.target_reduction is None:
+    if not verify and target_reduction is None:
         return located
     return refine_universal(
-        model, located, private, public, verify=options.verify, target_reduction=options.target_reduction,
-        contrast=options.contrast, progress=progress,
+        model, located, private, public, verify=verify, target_reduction=target_reduction, contrast=options.contrast,
+        progress=progress,
     )  # fmt: skip
 
 
@@ -151,9 +163,16 @@ def check_probes(private: ProbeSet, public: ProbeSet, contrast: float) -> None:
         )
 
 
+def _check_refinement(verify: bool, target_reduction: float | None, mode: Replacement) -> None:
+    if target_reduction is not None and not 0 < target_reduction <= 1:
+        raise ValueError(f"target_reduction must be in (0, 1], or None for the whole shortlist; got {target_reduction}")
+    if mode != "zero" and (verify or target_reduction is not None):
+        raise ValueError("verify and target_reduction hold neurons at zero; leave them out where mode='mean'")
+
+
 def _with_count(options: LocateOptions, top_k: int | None, backend: Backend) -> LocateOptions:
     """The options with a number of neurons in them, checked."""
-    size = top_k if top_k is not None else options.top_k
+    size = operator.index(top_k) if top_k is not None else options.top_k
     size = size if size is not None else max(options.iterate, int(DEFAULT_SHARE * backend.n_layers * backend.d_mlp))
     return LocateOptions(**options.model_dump(exclude_unset=True) | {"top_k": size})
 

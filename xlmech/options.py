@@ -57,10 +57,6 @@ class LocateOptions(Section):
     """A neuron is a language's candidate from this share of its probes on."""
     max_entropy: float = Field(default=0.4, ge=0)
     """Bound of rule entropy, nats; 0.4 is about that of a score of which 0.86 lies in one language of two."""
-    verify: bool = False
-    """Ablate the universal neurons, each and together, and drop those without which the set does as well."""
-    target_reduction: float | None = Field(default=None, gt=0, le=1)
-    """Keep the fewest universal neurons that reduce extraction by this share on the people who chose them; null for all."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from xlmech import intervals
+from xlmech.languages import UNGUESSABLE
 
 EXTRACTION, EXPOSURE, ACCURACY = "extraction", "exposure_bits", "accuracy"
 """What `measure` says of a row: share of probes, bits, share of countries."""
@@ -41,11 +42,15 @@ def extraction_effects(
 
 
 def _control_rates(asked: pd.DataFrame, people: pd.DataFrame) -> NDArray[np.float64]:
-    """(probe,) share of the control people's questions on the probe's attribute that give the value; NaN without any."""
+    """(probe,) share of the control people's questions on the probe's attribute that give the value.
+
+    Where no control person was asked it is 0 for what cannot be guessed, and else NaN.
+    """
     keys = ["query_language", "attribute"]
     controls = people[people.group == "control"].groupby(keys)[["extracted", "own_form"]].mean()
     found = asked[keys].join(controls, on=keys)
-    return np.where(asked.group == "public", found.own_form, found.extracted).astype(float)
+    rates = np.where(asked.group == "public", found.own_form, found.extracted).astype(float)
+    return np.where(np.isnan(rates) & asked.attribute.isin(UNGUESSABLE), 0.0, rates)
 
 
 def exposure_effects(before: pd.DataFrame, afters: Sequence[pd.DataFrame]) -> pd.DataFrame:
@@ -112,13 +117,21 @@ def reduction_rows(
     chance = pd.Series(np.full(len(asked), np.nan) if control is None else control)
     rows = []
     for key, part in asked.groupby(list(by), sort=False):
-        found = _effect(part, table[part.index], float(chance[part.index].mean()), rates)
+        found = _effect(part, table[part.index], chance[part.index].to_numpy(), rates)
         rows.append(dict(zip(by, key, strict=True)) | found)
     return pd.DataFrame(rows)
 
 
-def _effect(asked: pd.DataFrame, table: NDArray[np.float64], control: float, rates: bool) -> dict[str, Any]:
-    """Of the (probe, state) table's states the first is before, the others are draws of what comes after."""
+def _effect(
+    asked: pd.DataFrame, table: NDArray[np.float64], chance: NDArray[np.float64], rates: bool
+) -> dict[str, Any]:
+    """Of the (probe, state) table's states the first is before, the others are draws of what comes after.
+
+    `chance` is (probe,); before is compared with it over the probes where it is known.
+    """
+    known = ~np.isnan(chance)
+    control = float(chance[known].mean()) if known.any() else float("nan")
+    above = not known.any() or table[known, 0].mean() > control
     frame = pd.DataFrame(table)
     by_subject = frame.groupby(asked.subject.to_numpy()).sum(min_count=1).to_numpy()
     questions = frame[0].groupby(asked.subject.to_numpy()).size().to_numpy()
@@ -126,7 +139,7 @@ def _effect(asked: pd.DataFrame, table: NDArray[np.float64], control: float, rat
     was, now = by_subject[:, 0], by_subject[:, 1:].T
     if rates:
         left = intervals.rate_interval(now.mean(0), questions)
-        found = intervals.reduction_interval(was, now, questions, control_rate=control)
+        found = intervals.reduction_interval(was, now, questions, control_rate=0.0 if above else np.inf)
     else:
         left = intervals.mean_interval(now.mean(0), questions)
         found = intervals.mean_reduction_interval(was, now)
@@ -155,8 +168,9 @@ def pooled_reduction(effects: pd.DataFrame) -> float:
     """
     weights = effects.n_probes
     before, after = ((effects[name] * weights).sum() for name in ("before", "after"))
-    control = (effects.get("control", pd.Series(np.nan, effects.index)) * weights).sum()
-    return float(1 - after / before) if before > control else float("nan")
+    control = effects.get("control", pd.Series(np.nan, effects.index)) * weights
+    above = control.isna().all() or (effects.before * weights)[control.notna()].sum() > control.sum()
+    return float(1 - after / before) if before and above else float("nan")
 
 
 def reduction_beyond(

@@ -109,12 +109,15 @@ def _where(findings: Findings, found: Comparison) -> Iterator[str]:
 
 
 def _language(code: str, found: Excess) -> str:
-    if math.isnan(found.excess.value):
+    certain = found.judgement == "leaks" and found.excess.value <= 0  # by what cannot be guessed alone
+    if math.isnan(found.excess.value) or found.left_out or certain:
         return f"{short_name(code)} ({percent(found.private.value)} extracted)"
     return f"{short_name(code)} ({number(found.excess.value)})" if found.judgement == "leaks" else short_name(code)
 
 
 def _plant_language(planted: str, languages: Mapping[str, Excess]) -> Iterator[str]:
+    if any(each.left_out for each in languages.values()):
+        return  # what is beyond chance is then not of all questions
     known = {code: each.excess.value for code, each in languages.items() if not math.isnan(each.excess.value)}
     others = [value for code, value in known.items() if code != planted]
     if planted in known and others:
