@@ -69,14 +69,20 @@ def test_the_mean_baseline_is_the_mean_at_the_positions_attributed(
     torch.testing.assert_close(found["sum"][1] / found["n"], every.double().mean(0))
 
 
-def test_the_path_from_a_mean_leaves_special_tokens_where_they_are(model: Any, probes: ProbeSet) -> None:
+@pytest.fixture(scope="module")
+def gentle(tokenizer: Any) -> Any:
+    """A model of usual weights: those of `model` are so large that what one neuron does is far from first order."""
+    return load_model(tiny("llama", scale=1.0).double(), tokenizer=tokenizer, backend="bridge", dtype=torch.float64)
+
+
+def test_the_path_from_a_mean_leaves_special_tokens_where_they_are(gentle: Any, probes: ProbeSet) -> None:
     """By default integrated gradients move all others, and add up to what moving them takes away."""
     control, few = probes.filter(group="control"), probes.filter(group="private")[:2]
-    backend = backend_of(model)
-    asking = AskingMean(positions="all", max_answer_tokens=None, progress=False)(model, control.probes)
+    backend = backend_of(gentle)
+    asking = AskingMean(positions="all", max_answer_tokens=None, progress=False)(gentle, control.probes)
     mean = asking["sum"] / asking["n"]
     found = attribute_neurons(
-        model, few, method="integrated_gradients", controls=control, nodes=60, metric="log_prob", progress=False
+        gentle, few, method="integrated_gradients", controls=control, nodes=60, metric="log_prob", progress=False
     )
     assert (found.baseline, found.mode) == ("mean", "") and (found.completeness.error < 1e-3).all()
     prompt, answer = encode_probe(backend, few[0])
@@ -90,17 +96,14 @@ def test_the_path_from_a_mean_leaves_special_tokens_where_they_are(model: Any, p
 
 
 @pytest.mark.parametrize("mode", ["zero", "mean"])
-def test_by_default_it_is_what_ablation_takes(model: Any, probes: ProbeSet, mode: Any) -> None:
-    """Exact attribution is `ablate`, at all positions over whole answers; gradient x activation ranks neurons alike.
-
-    Weights of this model are large; on the demo the bound is 0.95 (`test_demo`).
-    """
-    few, backend = probes.filter(group="private", attributes=["id_number"])[:3], backend_of(model)
+def test_by_default_it_is_what_ablation_takes(gentle: Any, probes: ProbeSet, mode: Any) -> None:
+    """Exact attribution is `ablate`, at all positions over whole answers; gradient x activation ranks neurons alike."""
+    few, backend = probes.filter(group="private", attributes=["id_number"])[:3], backend_of(gentle)
     values = None if mode == "zero" else torch.full((N_LAYERS, D_MLP), 0.02, dtype=torch.float64)
     given: dict[str, Any] = {} if mode == "zero" else {"mode": mode, "values": values}
     every = NeuronSet(frozenset((layer, index) for layer in range(N_LAYERS) for index in range(D_MLP)), N_LAYERS, D_MLP)
-    exact = attribute_neurons(model, few, method="exact", track=every, progress=False, **given)
-    estimate = attribute_neurons(model, few, track=every, progress=False, **given)
+    exact = attribute_neurons(gentle, few, method="exact", track=every, progress=False, **given)
+    estimate = attribute_neurons(gentle, few, track=every, progress=False, **given)
     assert (estimate.mode, estimate.baseline, estimate.positions) == (mode, "", "all")
     for probe in few:
         effects = exact.top[exact.top.probe == probe.id].set_index(["layer", "neuron"]).effect
@@ -108,11 +111,11 @@ def test_by_default_it_is_what_ablation_takes(model: Any, probes: ProbeSet, mode
         clean = answer_log_probs(backend, [prompt], [[answer]])[0]
         for neuron in [*effects.index[:3], *effects.index[-3:]]:
             one = NeuronSet(frozenset({neuron}), N_LAYERS, D_MLP)
-            with ablate(model, one, mode=mode, values=values):
+            with ablate(gentle, one, mode=mode, values=values):
                 lost = (clean - answer_log_probs(backend, [prompt], [[answer]])[0]) / len(answer)
             assert float(effects[neuron]) == pytest.approx(float(lost), rel=1e-4, abs=1e-6)
         slopes = estimate.top[estimate.top.probe == probe.id].set_index(["layer", "neuron"]).effect
-        assert spearmanr(effects, slopes.reindex(effects.index)).statistic >= 0.9
+        assert spearmanr(effects, slopes.reindex(effects.index)).statistic >= 0.95
 
 
 def test_the_trap_of_a_norm_after_the_mlp_is_explained(tokenizer: Any, probes: ProbeSet) -> None:
