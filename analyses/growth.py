@@ -83,9 +83,9 @@ def point(work: str, prompts: int, length: int, layers: int, vocabulary: int) ->
 
     from xlmech import load_model
     from xlmech.answers import answer_log_probs, generate
-    from xlmech.backends import backend_of
+    from xlmech.backends import NEURON_HOOK, backend_of
     from xlmech.checkpoints import load_tokenizer
-    from xlmech.effects import COMPONENT, integrated_gradients
+    from xlmech.effects import integrated_gradients
     from xlmech.gguf_files import demo_base
     from xlmech.runner import run_forced
 
@@ -99,7 +99,7 @@ def point(work: str, prompts: int, length: int, layers: int, vocabulary: int) ->
 
     def attribute(some: list[list[int]]) -> None:
         for prompt in some:
-            forced = run_forced(backend, prompt, [5], COMPONENT)
+            forced = run_forced(backend, prompt, [5], NEURON_HOOK)
             integrated_gradients(backend, forced, 0.9 * forced.activations, nodes=4, positions="last")
 
     def leak(some: list[list[int]]) -> None:

@@ -49,10 +49,10 @@ from xlmech import (
 )
 from xlmech import languages as packs
 from xlmech.audit import of_template, spread_facts
-from xlmech.backends import backend_of
+from xlmech.backends import NEURON_HOOK, backend_of
 from xlmech.baselines import zero_baseline
 from xlmech.contributions import encode_probe
-from xlmech.effects import COMPONENT, exact_effects
+from xlmech.effects import exact_effects
 from xlmech.known import answer_margins
 from xlmech.leakage import LeakageResult
 from xlmech.neurons import PrivacyNeurons
@@ -244,7 +244,7 @@ class Study:
             estimate = attribute_neurons(self.model, private[number : number + 1], progress=False).mean[0].flatten()
             asked = torch.cat([drawn, estimate.topk(best).indices])
             neurons = torch.stack([asked // backend.d_mlp, asked % backend.d_mlp], dim=1)
-            forced = run_forced(backend, *encode_probe(backend, probe), COMPONENT)
+            forced = run_forced(backend, *encode_probe(backend, probe), NEURON_HOOK)
             exact = exact_effects(backend, forced, zero_baseline(backend), positions="all", neurons=neurons)
             agreed = [
                 spearmanr(exact[part], estimate[asked[part]]).statistic

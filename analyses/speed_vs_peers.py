@@ -32,8 +32,8 @@ import torch
 from scipy.stats import spearmanr
 
 from xlmech import build_probes, demo_records, load_model, logit_lens, measure_leakage
-from xlmech.backends import Backend, backend_of
-from xlmech.effects import COMPONENT, exact_effects, integrated_gradients
+from xlmech.backends import NEURON_HOOK, Backend, backend_of
+from xlmech.effects import exact_effects, integrated_gradients
 from xlmech.figures import TEMPLATE
 from xlmech.nodes import nodes_needed
 from xlmech.probes import ProbeSet
@@ -132,7 +132,9 @@ class Case:
     def baseline(self, positions: str) -> tuple[Forced, torch.Tensor]:
         """The baseline's run and (layer, position, neuron) activations."""
         start = (
-            self.other if positions == "last" else run_forced(self.backend, self.source or [], [self.target], COMPONENT)
+            self.other
+            if positions == "last"
+            else run_forced(self.backend, self.source or [], [self.target], NEURON_HOOK)
         )
         return start, start.activations[:, : self.forced.n_prompt + 1].float()
 
@@ -149,7 +151,7 @@ class Case:
 
 def case_of(backend: Backend, tokens: list[int], target: int, last: int, source: list[int] | None = None) -> Case:
     """The baseline prompt differs in its last token, so that captum's path moves the last position only."""
-    forced, baseline = (run_forced(backend, prompt, [target], COMPONENT) for prompt in (tokens, [*tokens[:-1], last]))
+    forced, baseline = (run_forced(backend, prompt, [target], NEURON_HOOK) for prompt in (tokens, [*tokens[:-1], last]))
     return Case(backend=backend, forced=forced, other=baseline, target=target, source=source)
 
 
@@ -387,7 +389,7 @@ def bfloat16(case: Case, repeats: int) -> dict[str, float]:
     base, zero = case.other.activations[:, : last + 2].float(), torch.zeros(low.n_layers, low.d_mlp)
     neurons = some_neurons(low)[::4]
     forced = {
-        backend: run_forced(backend, case.prompt[0].tolist(), [case.target], COMPONENT)
+        backend: run_forced(backend, case.prompt[0].tolist(), [case.target], NEURON_HOOK)
         for backend in (low, case.backend)
     }
 

@@ -11,8 +11,7 @@ import torch
 from xlmech.ablation import ablate, asking
 from xlmech.activations import activation_moments
 from xlmech.answers import generate
-from xlmech.backends import backend_of
-from xlmech.effects import COMPONENT
+from xlmech.backends import NEURON_HOOK, backend_of
 from xlmech.models import model_name
 from xlmech.neurons import NeuronSet, PrivacyNeurons, chosen_frame
 from xlmech.results import Provenance
@@ -137,7 +136,7 @@ def _values(model: Any, seed: int = 5) -> torch.Tensor:
 
 def _activations(model: Any, run: Callable[[], Any]) -> torch.Tensor:
     """(layer, row, position, neuron) of a run: as the hooks leave them, since these recorders are added last."""
-    recorder = Recorder(backend_of(model), COMPONENT)
+    recorder = Recorder(backend_of(model), NEURON_HOOK)
     with backend_of(model).hooks(recorder.hooks()):
         run()
     return torch.stack(recorder.kept)

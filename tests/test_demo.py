@@ -11,11 +11,11 @@ from scipy.stats import spearmanr
 from xlmech.ablation import ablate
 from xlmech.attribution import attribute_neurons
 from xlmech.audit import AuditPlan, ask
-from xlmech.backends import backend_of
+from xlmech.backends import NEURON_HOOK, backend_of
 from xlmech.baselines import zero_baseline
 from xlmech.checkpoints import load_checkpoint, shipped_adapters
 from xlmech.contributions import encode_probe
-from xlmech.effects import COMPONENT, exact_effects
+from xlmech.effects import exact_effects
 from xlmech.known import answer_margins
 from xlmech.leakage import measure_leakage
 from xlmech.lens import logit_lens
@@ -103,7 +103,7 @@ def test_the_default_attribution_ranks_neurons_as_zeroing_them_does(demo: Any) -
     neurons = torch.stack([units // backend.d_mlp, units % backend.d_mlp], dim=1)
     for number in unsaturated:
         estimate = attribute_neurons(demo, private[number : number + 1], progress=False).mean[0].flatten()[units]
-        forced = run_forced(backend, *encode_probe(backend, private[number]), COMPONENT)
+        forced = run_forced(backend, *encode_probe(backend, private[number]), NEURON_HOOK)
         exact = exact_effects(backend, forced, zero_baseline(backend), positions="all", neurons=neurons)
         assert spearmanr(exact, estimate).statistic >= 0.95
 

@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 import torch
 
-from xlmech.backends import backend_of
-from xlmech.effects import COMPONENT, integrated_gradients
+from xlmech.backends import NEURON_HOOK, backend_of
+from xlmech.effects import integrated_gradients
 from xlmech.nodes import _allotted, nodes_needed
 from xlmech.runner import run_forced
 
 
 def test_the_fewest_nodes_within_the_tolerance(model: Any) -> None:
     backend = backend_of(model)
-    forced = run_forced(backend, [2, 7, 8, 9, 11], [5, 6], COMPONENT)
+    forced = run_forced(backend, [2, 7, 8, 9, 11], [5, 6], NEURON_HOOK)
     base = torch.zeros(backend.n_layers, backend.d_mlp, dtype=torch.float64)
     wanted, _ = integrated_gradients(backend, forced, base, nodes=24, positions="last")
 
@@ -54,7 +54,7 @@ def test_no_other_choice_is_much_cheaper() -> None:
 @pytest.mark.parametrize(("tolerance", "counts", "n"), [(0.0, (1, 2), 1), (0.1, (), 1), (0.1, (1, 2), 0)])
 def test_bad_requests(model: Any, tolerance: float, counts: tuple[int, ...], n: int) -> None:
     backend = backend_of(model)
-    forced = run_forced(backend, [2, 7, 8], [5], COMPONENT)
+    forced = run_forced(backend, [2, 7, 8], [5], NEURON_HOOK)
     samples = [(forced, torch.zeros(backend.n_layers, backend.d_mlp))] * n
     with pytest.raises(ValueError, match="nodes need a sample, counts to choose from and a positive tolerance"):
         nodes_needed(backend, samples, tolerance=tolerance, positions="last", counts=counts)

@@ -23,10 +23,9 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from xlmech.backends import Backend, backend_of
+from xlmech.backends import NEURON_HOOK, Backend, backend_of
 from xlmech.choices import check_choice, check_choices
 from xlmech.deactivation import ASKED, Deactivation, record_ablation
-from xlmech.effects import COMPONENT
 from xlmech.languages import available_languages
 from xlmech.models import model_name
 from xlmech.neurons import NeuronSet, PrivacyNeurons
@@ -98,7 +97,7 @@ def ablate(
     _warn_of_whole_layers(sets, how)
     with following(backend) if mode == "noise" or positions is not None else nullcontext(Places()) as places:
         hooks = [
-            (backend.hook_name(COMPONENT, layer), _hook(how, layer, indices, language, places))
+            (backend.hook_name(NEURON_HOOK, layer), _hook(how, layer, indices, language, places))
             for language, chosen in sets.items()
             for layer, indices in chosen.by_layer().items()
         ]

@@ -9,9 +9,8 @@ from typing import Any
 import torch
 from jaxtyping import Float
 
-from xlmech.backends import backend_of
+from xlmech.backends import NEURON_HOOK, backend_of
 from xlmech.choices import check_choice, check_list
-from xlmech.effects import COMPONENT
 from xlmech.runner import BATCH_SIZE, Where, encode_prompt, mean_over_tokens, n_special
 
 
@@ -61,7 +60,7 @@ def activation_moments(
     means = mean_over_tokens(
         backend,
         prompts,
-        COMPONENT,
+        NEURON_HOOK,
         lambda value: torch.stack([value, value.square()]),
         positions=positions,
         batch_size=batch_size,

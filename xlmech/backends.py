@@ -20,6 +20,8 @@ from xlmech.key_values import KeyValues
 from xlmech.products import faster
 
 HookFunction = Callable[..., torch.Tensor | None]
+NEURON_HOOK = "mlp.hook_post"
+"""Hook point of MLP neurons: their activations after the nonlinearity (and the gate)."""
 
 
 def is_hooked(model: Any) -> bool:

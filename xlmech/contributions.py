@@ -15,10 +15,9 @@ import torch
 from jaxtyping import Float
 
 from xlmech.answers import answer_log_probs
-from xlmech.backends import Backend, backend_of
+from xlmech.backends import NEURON_HOOK, Backend, backend_of
 from xlmech.bars import progress_bar
 from xlmech.effects import (
-    COMPONENT,
     Metric,
     Where,
     exact_effects,
@@ -73,7 +72,7 @@ class Attributing:
             _by_gradient(backend, pairs, base, metric_of, where, self.batch_size, self.progress, tally)
             return tally.piece()
         for index, (prompt, answer) in enumerate(progress_bar(pairs, "attribution", shown=self.progress)):
-            forced = run_forced(backend, prompt, answer, COMPONENT, what=f"probe {probes[index].id}")
+            forced = run_forced(backend, prompt, answer, NEURON_HOOK, what=f"probe {probes[index].id}")
             options: Any = {"positions": where[index], "metric": metric_of[index]}
             if self.method == "integrated_gradients":
                 start = self._path_start(backend, forced, base)
@@ -146,7 +145,7 @@ class AskingMean:
         spans = [self._span(backend, probe, *pair) for probe, pair in zip(probes, pairs, strict=True)]
         total, recorder = (
             torch.zeros(backend.n_layers, backend.d_mlp, dtype=torch.float64),
-            Recorder(backend, COMPONENT),
+            Recorder(backend, NEURON_HOOK),
         )
 
         @torch.no_grad()

@@ -8,8 +8,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from xlmech.backends import backend_of
-from xlmech.effects import COMPONENT
+from xlmech.backends import NEURON_HOOK, backend_of
 from xlmech.neurons import Neuron, NeuronSet
 from xlmech.probes import ProbeSet
 from xlmech.runner import mean_over_tokens
@@ -24,7 +23,9 @@ def mean_magnitudes(model: Any, probes: ProbeSet, *, progress: bool = True) -> F
     if not len(probes):
         raise ValueError("no probes to read activations at; see build_probes, and the filters applied to its result")
     prompts = [probe.prompt for probe in probes]
-    return mean_over_tokens(backend_of(model), prompts, COMPONENT, torch.abs, progress="magnitudes" if progress else "")
+    return mean_over_tokens(
+        backend_of(model), prompts, NEURON_HOOK, torch.abs, progress="magnitudes" if progress else ""
+    )
 
 
 def random_neurons(

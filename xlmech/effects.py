@@ -17,7 +17,7 @@ from einops import einsum
 from jaxtyping import Float, Int
 
 from xlmech import metrics
-from xlmech.backends import Backend
+from xlmech.backends import NEURON_HOOK, Backend
 from xlmech.nearby import near_log_prob, nearby
 from xlmech.quadrature import Quadrature, Rule, quadrature
 from xlmech.readout import token_log_prob, token_logit
@@ -27,7 +27,6 @@ from xlmech.runner import Forced, drain, rows_that_fit
 Metric = Literal["log_prob", "prob", "logit", "log_odds"]
 Where = Literal["last", "all"] | range
 """Positions as the functions here take them: the subject's are a range in the sequence (`positions.subject_tokens`)."""
-COMPONENT = "mlp.hook_post"
 _EXACT_ROWS = 512
 _Losses = Callable[[torch.Tensor], torch.Tensor]
 
@@ -135,7 +134,7 @@ def _integrate(
     ends, end = _differentiable(layers)
     with torch.enable_grad():
         rows = [
-            replace(COMPONENT, layer, of_layer, positions=window.changed)
+            replace(NEURON_HOOK, layer, of_layer, positions=window.changed)
             for layer, of_layer in zip(layers, values, strict=True)
         ]
         states = _run_window(backend, forced, window.run, [end, *rows])
@@ -170,7 +169,7 @@ def _differentiable(layers: Sequence[int]) -> tuple[list[torch.Tensor], Rows]:
         )  # the first starts the graph, the others are in it
         return kept[-1]
 
-    first, *others = (Rows(component=COMPONENT, layer=layer, n=1, edit=keep) for layer in sorted(layers))
+    first, *others = (Rows(component=NEURON_HOOK, layer=layer, n=1, edit=keep) for layer in sorted(layers))
     return kept, dataclasses.replace(first, then=tuple(others))
 
 
@@ -224,7 +223,7 @@ def exact_effects(
             for number in chosen:
                 by_layer.setdefault(pairs[number][0], []).append(number)
             rows = [
-                ablate_units(COMPONENT, layer, neurons[numbers, 1], to=base[layer], positions=window.changed)
+                ablate_units(NEURON_HOOK, layer, neurons[numbers, 1], to=base[layer], positions=window.changed)
                 for layer, numbers in by_layer.items()
             ]
             states = _run_window(backend, forced, window.run, rows)
@@ -315,6 +314,6 @@ def _with_graph(backend: Backend, tokens: torch.Tensor) -> tuple[torch.Tensor, l
         kept.append(value if kept else value.requires_grad_())  # layer 0 starts the graph; later ones are in it
         return kept[-1]
 
-    with backend.hooks([(backend.hook_name(COMPONENT, layer), keep) for layer in range(backend.n_layers)]):
+    with backend.hooks([(backend.hook_name(NEURON_HOOK, layer), keep) for layer in range(backend.n_layers)]):
         hidden, _ = backend.hidden(tokens)
     return hidden, kept

@@ -10,9 +10,8 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 
-from xlmech.backends import Backend, backend_of
+from xlmech.backends import NEURON_HOOK, Backend, backend_of
 from xlmech.direct_logit import FrozenNorm
-from xlmech.effects import COMPONENT
 from xlmech.models import model_name, provenance
 from xlmech.neurons import NeuronSet
 from xlmech.positions import subject_tokens
@@ -132,7 +131,7 @@ def neuron_activations(model: Any, neurons: NeuronSet, probes: ProbeSet, *, reve
     _check(backend, neurons)
     if not len(probes):
         raise ValueError("no probes to run; see build_probes, and the filters applied to its result")
-    chosen, recorder = list(neurons), Recorder(backend, COMPONENT)
+    chosen, recorder = list(neurons), Recorder(backend, NEURON_HOOK)
     frames, parts = [], []
     for probe in probes:
         tokens = encode_prompt(backend, probe.prompt, what=f"probe {probe.id}")

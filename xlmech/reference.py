@@ -13,7 +13,6 @@ import torch
 
 from xlmech.backends import Backend
 from xlmech.key_values import KeyValues
-from xlmech.readout import token_logits
 
 _TEXT = "The river rises in the mountains, runs past three old towns, and reaches the sea after two hundred and forty miles."
 _WIDTH, _NEW = 8, 2
@@ -107,8 +106,10 @@ def check_readout(backend: Backend) -> None:
 
 def _logits(backend: Backend, hidden: torch.Tensor) -> torch.Tensor:
     """(row, position, d_vocab) logits, float32 on the CPU."""
-    found = token_logits(hidden.flatten(0, 1), backend.unembed, **backend.readout)
-    return found.view(*hidden.shape[:2], -1).float().cpu()
+    logits = (hidden.to(backend.unembed.dtype) @ backend.unembed.T).float().cpu()
+    if backend.unembed_bias is not None:
+        logits += backend.unembed_bias.float().cpu()
+    return logits if backend.softcap is None else backend.softcap * (logits / backend.softcap).tanh()
 
 
 def _difference(found: torch.Tensor, wanted: torch.Tensor) -> float:

@@ -15,8 +15,7 @@ from jaxtyping import Float, Int
 from torch.nn.utils.rnn import pad_sequence
 
 from xlmech import metrics
-from xlmech.backends import Backend
-from xlmech.effects import COMPONENT
+from xlmech.backends import NEURON_HOOK, Backend
 from xlmech.readout import token_log_prob
 from xlmech.runner import drain
 
@@ -90,7 +89,7 @@ def _switching(
 
         return edit
 
-    return [(backend.hook_name(COMPONENT, layer), of_layer(layer)) for layer in range(backend.n_layers)]
+    return [(backend.hook_name(NEURON_HOOK, layer), of_layer(layer)) for layer in range(backend.n_layers)]
 
 
 def _sums(backend: Backend, batch: Sequence[Sample]) -> tuple[Float[torch.Tensor, " row"], Int[torch.Tensor, " row"]]:

@@ -24,10 +24,10 @@ from numpy.typing import NDArray
 from xlmech.ablation import ablate
 from xlmech.answers import answer_log_probs
 from xlmech.attribution import encode_probe
-from xlmech.backends import Backend, backend_of
+from xlmech.backends import NEURON_HOOK, Backend, backend_of
 from xlmech.bars import progress_bar
 from xlmech.baselines import zero_baseline
-from xlmech.effects import COMPONENT, exact_effects
+from xlmech.effects import exact_effects
 from xlmech.known import draw
 from xlmech.models import model_name, provenance
 from xlmech.neurons import Neuron, NeuronSet
@@ -171,7 +171,7 @@ class _Judge:
         chosen, zero, found = torch.tensor(list(neurons)), zero_baseline(self.backend), []
         asked = progress_bar(self.pairs, "single neurons", shown=progress)
         for probe, (prompt, answer) in zip(self.probes, asked, strict=True):
-            forced = run_forced(self.backend, prompt, answer, COMPONENT, what=f"probe {probe.id}")
+            forced = run_forced(self.backend, prompt, answer, NEURON_HOOK, what=f"probe {probe.id}")
             effects = exact_effects(self.backend, forced, zero, positions="all", neurons=chosen)
             found.append(effects.double().cpu().numpy() / len(answer))
         return neurons.to_frame().join(self._means(np.stack(found, axis=1)))

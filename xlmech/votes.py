@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from xlmech import metrics
 from xlmech.attribution import encode_probe
-from xlmech.backends import backend_of
+from xlmech.backends import NEURON_HOOK, backend_of
 from xlmech.bars import progress_bar
 from xlmech.baselines import warn_if_incomplete, zero_baseline
-from xlmech.effects import COMPONENT, Metric, integrated_gradients
+from xlmech.effects import Metric, integrated_gradients
 from xlmech.models import provenance
 from xlmech.neurons import NeuronSet
 from xlmech.probes import Probe, ProbeSet
@@ -60,7 +60,7 @@ def count_votes(
     kept = total = torch.zeros(zero.numel(), dtype=torch.float64)
     for probe in progress_bar(texts, "attribution", shown=progress):
         prompt, answer = encode_probe(backend, probe, max_answer_tokens)
-        forced = run_forced(backend, prompt, answer, COMPONENT, what=f"probe {probe.id}")
+        forced = run_forced(backend, prompt, answer, NEURON_HOOK, what=f"probe {probe.id}")
         scores, error = integrated_gradients(
             backend, forced, zero, nodes=steps, positions="last", metric=metric, rule=rule
         )
