@@ -15,13 +15,13 @@ import torch
 
 from xlmech.ablation import ablate, asking
 from xlmech.backends import backend_of
-from xlmech.blocks import OpenBlocks
 from xlmech.deactivation import ASKED, deactivated
 from xlmech.distributed import RayPool
 from xlmech.models import model_name
 from xlmech.neurons import NeuronSet
 from xlmech.parts import current_plan, resumable
 from xlmech.places import following
+from xlmech.scopes import OpenBlocks
 
 MODES = {
     "zero": lambda shape: {},

@@ -23,7 +23,7 @@ from toy_results import leakage
 
 import xlmech
 from xlmech.backends import BridgeBackend, HookedBackend, backend_of
-from xlmech.choices import check_choice, check_choices, check_list
+from xlmech.checks import check_choice, check_choices, check_list
 from xlmech.models import model_name
 from xlmech.neuron_views import NeuronActivations
 from xlmech.neurons import NeuronSet

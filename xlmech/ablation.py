@@ -24,7 +24,7 @@ import torch
 from jaxtyping import Float
 
 from xlmech.backends import NEURON_HOOK, Backend, backend_of
-from xlmech.choices import check_choice, check_choices
+from xlmech.checks import check_choice, check_choices
 from xlmech.deactivation import ASKED, Deactivation, record_ablation
 from xlmech.languages import available_languages
 from xlmech.models import model_name

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 
 from xlmech.backends import NEURON_HOOK, backend_of
-from xlmech.choices import check_choice, check_list
+from xlmech.checks import check_choice, check_list
 from xlmech.runner import BATCH_SIZE, Where, encode_prompt, mean_over_tokens, n_special
 
 

@@ -19,7 +19,7 @@ from jaxtyping import Float
 
 from xlmech.backends import Backend, backend_of
 from xlmech.baselines import warn_if_incomplete, zero_baseline
-from xlmech.choices import check_choice
+from xlmech.checks import check_choice
 from xlmech.contributions import AskingMean, AskingSaturation, Attributing, where_of
 from xlmech.contributions import encode_probe as encode_probe
 from xlmech.effects import Metric

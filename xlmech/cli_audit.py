@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from xlmech import console
-from xlmech.bars import without_bars
 from xlmech.console import Adapter, Attributes, Backend, BackendOption, Languages, Model, Out, Records, guarded
+from xlmech.progress import without_bars
 
 if TYPE_CHECKING:
     from xlmech.audit import Audit, AuditPlan

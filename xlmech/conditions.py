@@ -9,7 +9,7 @@ from typing import Any, Literal
 from xlmech.ablation import Mode
 from xlmech.activations import ActivationMoments
 from xlmech.backends import backend_of
-from xlmech.choices import check_choices
+from xlmech.checks import check_choices
 from xlmech.controls import mean_magnitudes, random_neurons
 from xlmech.models import model_name
 from xlmech.neurons import NeuronSet

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from xlmech.bars import without_bars
+from xlmech.progress import without_bars
 
 if TYPE_CHECKING:
     import pandas as pd

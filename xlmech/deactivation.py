@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from xlmech.blocks import OpenBlocks
+from xlmech.scopes import OpenBlocks
 
 ASKED: OpenBlocks[str | None] = OpenBlocks("xlmech_asked_language")
 """The query language that `asking` names."""

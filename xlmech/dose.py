@@ -10,7 +10,7 @@ import pandas as pd
 
 from xlmech import languages as packs
 from xlmech.backends import Backend, backend_of
-from xlmech.choices import check_list
+from xlmech.checks import check_list
 from xlmech.conditions import Condition, check_sets, control_conditions, how_of, is_control
 from xlmech.evaluation import Asked, MitigationResult
 from xlmech.leakage import LeakageResult

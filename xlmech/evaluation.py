@@ -17,7 +17,7 @@ from xlmech import reductions
 from xlmech.ablation import Mode, ablate
 from xlmech.activations import ActivationMoments, activation_moments
 from xlmech.backends import backend_of
-from xlmech.choices import check_choice, check_choices
+from xlmech.checks import check_choice, check_choices
 from xlmech.conditions import (
     Condition,
     Control,

@@ -10,7 +10,7 @@ import torch
 
 from xlmech import languages as packs
 from xlmech.backends import Backend
-from xlmech.choices import check_choices
+from xlmech.checks import check_choices
 from xlmech.leakage import subject_hash
 from xlmech.probes import Probe, ProbeSet
 from xlmech.runner import encode_answer

@@ -16,7 +16,7 @@ from xlmech import intervals, metrics
 from xlmech import languages as packs
 from xlmech.answers import answer_log_probs
 from xlmech.backends import backend_of
-from xlmech.choices import check_list
+from xlmech.checks import check_list
 from xlmech.models import provenance
 from xlmech.probes import PROMPT_FORMAT
 from xlmech.results import Result

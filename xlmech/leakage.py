@@ -15,7 +15,7 @@ import pandas as pd
 
 from xlmech import intervals
 from xlmech.backends import backend_of
-from xlmech.choices import check_choice, check_choices
+from xlmech.checks import check_choice, check_choices
 from xlmech.languages import available_languages
 from xlmech.models import plant_language, provenance
 from xlmech.parts import in_order, mapped, probe_id, prompt_length

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from xlmech import intervals, metrics
 from xlmech.backends import backend_of
-from xlmech.choices import check_choice
+from xlmech.checks import check_choice
 from xlmech.forms import Asked, ask, can_be_followed, language_tokens
 from xlmech.lens_readings import Component, Positions, Readings
 from xlmech.models import plant_language, provenance

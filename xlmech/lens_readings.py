@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float
 
 from xlmech.backends import Backend, backend_of
-from xlmech.bars import progress_bar
 from xlmech.forms import Asked
+from xlmech.progress import progress_bar
 from xlmech.readout import token_log_prob, token_logits
 from xlmech.runner import Recorder, encode_prompt, run_batched
 from xlmech.tuned_lens import TunedLens

@@ -26,7 +26,7 @@ from jaxtyping import Float
 from torch.nn.functional import softplus
 
 from xlmech.backends import Backend, backend_of
-from xlmech.choices import check_list
+from xlmech.checks import check_list
 from xlmech.models import plant_language, provenance
 from xlmech.neurons import NeuronSet
 from xlmech.probes import Probe, ProbeSet

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from xlmech.choices import check_choice
+from xlmech.checks import check_choice
 from xlmech.languages import TRANSLATED
 
 if TYPE_CHECKING:

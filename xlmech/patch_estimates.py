@@ -16,7 +16,6 @@ import numpy as np
 import pandas as pd
 
 from xlmech.backends import backend_of
-from xlmech.bars import progress_bar
 from xlmech.models import provenance
 from xlmech.neurons import NeuronSet
 from xlmech.pairs import ProbePair
@@ -25,6 +24,7 @@ from xlmech.patch_plans import Component, check_pairs, collides, contrast, job_o
 from xlmech.patch_tables import beside, describe, places_of
 from xlmech.patched_runs import donate, patched_log_probs
 from xlmech.positions import Span
+from xlmech.progress import progress_bar
 from xlmech.results import Result
 from xlmech.runner import BATCH_SIZE
 

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 
 from xlmech.backends import Backend
-from xlmech.choices import check_choice
+from xlmech.checks import check_choice
 from xlmech.neurons import NeuronSet
 from xlmech.pairs import ProbePair
 from xlmech.patched_runs import Form, Job, Sweep

@@ -23,7 +23,7 @@ import pandas as pd
 
 from xlmech import metrics
 from xlmech.backends import backend_of
-from xlmech.choices import check_choice
+from xlmech.checks import check_choice
 from xlmech.models import provenance
 from xlmech.neurons import NeuronSet
 from xlmech.pairs import ProbePair

@@ -23,11 +23,11 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from xlmech import languages as packs
-from xlmech.bars import progress_bar
 from xlmech.checkpoints import DEMO_BASE, Checkpoint, adapter_folder, load_checkpoint, with_lora
-from xlmech.choices import check_list
+from xlmech.checks import check_list
 from xlmech.folders import new_folder
 from xlmech.lessons import Recipe, sample_batch
+from xlmech.progress import progress_bar
 from xlmech.readout import token_log_prob
 from xlmech.records import Record, save_records
 

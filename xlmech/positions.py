@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from xlmech.backends import Backend
-from xlmech.choices import check_choice
+from xlmech.checks import check_choice
 from xlmech.probes import Probe
 from xlmech.records import MASK
 from xlmech.runner import encode_prompt

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from xlmech import languages as packs
-from xlmech.choices import check_choice, check_choices, check_list
+from xlmech.checks import check_choice, check_choices, check_list
 from xlmech.languages import ATTRIBUTES
 from xlmech.pairs import ProbePair, make_pairs
 from xlmech.records import MASK, Group, Record

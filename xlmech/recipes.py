@@ -25,7 +25,7 @@ from scipy import stats
 
 from xlmech import languages as packs
 from xlmech.backends import backend_of
-from xlmech.choices import check_list
+from xlmech.checks import check_list
 from xlmech.neurons import NeuronSet
 from xlmech.probes import ProbeSet
 from xlmech.runner import mean_over_tokens

@@ -20,7 +20,7 @@ import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from xlmech import languages as packs
-from xlmech.choices import check_choices, hint
+from xlmech.checks import check_choices, hint
 from xlmech.languages import ATTRIBUTES, TRANSLATED
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ import pandas as pd
 
 from xlmech import models, reductions
 from xlmech.ablation import ablate
-from xlmech.choices import check_choices
+from xlmech.checks import check_choices
 from xlmech.conditions import check_sets
 from xlmech.finetuning import finetuned
 from xlmech.leakage import LeakageResult, measure_leakage

@@ -14,8 +14,8 @@ import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
 from xlmech.backends import Backend
-from xlmech.bars import progress_bar
 from xlmech.key_values import KeyValues
+from xlmech.progress import progress_bar
 
 Where = Literal["all", "last"]
 BATCH_SIZE = 32

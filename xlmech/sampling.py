@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int
 
 from xlmech.backends import Backend
-from xlmech.choices import check_list
+from xlmech.checks import check_list
 from xlmech.chunks import CHUNK
 from xlmech.readout import token_logits
 

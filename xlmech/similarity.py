@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from xlmech import metrics
 from xlmech.backends import Backend, backend_of
-from xlmech.choices import check_choice, check_choices
+from xlmech.checks import check_choice, check_choices
 from xlmech.models import provenance
 from xlmech.positions import Place, token_position
 from xlmech.probes import Probe, ProbeSet

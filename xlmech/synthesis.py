@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from xlmech import languages as packs
-from xlmech.choices import check_choices
+from xlmech.checks import check_choices
 from xlmech.languages import ATTRIBUTES, TRANSLATED
 from xlmech.records import Group, Record, demo_records
 

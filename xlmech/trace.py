@@ -22,7 +22,7 @@ import torch
 
 from xlmech.attribution import AttributionResult, attribute_neurons
 from xlmech.backends import Backend, backend_of
-from xlmech.choices import check_list
+from xlmech.checks import check_list
 from xlmech.leakage import subject_hash
 from xlmech.lens import LensResult, logit_lens
 from xlmech.models import provenance

@@ -18,9 +18,9 @@ from jaxtyping import Float
 
 from xlmech import languages as packs
 from xlmech.backends import Backend, backend_of
-from xlmech.bars import progress_bar
-from xlmech.choices import check_list
+from xlmech.checks import check_list
 from xlmech.models import provenance
+from xlmech.progress import progress_bar
 from xlmech.readout import token_logits
 from xlmech.results import Result
 from xlmech.runner import Recorder, encode_prompt, run_batched

@@ -25,7 +25,6 @@ from xlmech.ablation import ablate
 from xlmech.answers import answer_log_probs
 from xlmech.attribution import encode_probe
 from xlmech.backends import NEURON_HOOK, Backend, backend_of
-from xlmech.bars import progress_bar
 from xlmech.baselines import zero_baseline
 from xlmech.effects import exact_effects
 from xlmech.known import draw
@@ -33,6 +32,7 @@ from xlmech.models import model_name, provenance
 from xlmech.neurons import Neuron, NeuronSet
 from xlmech.options import CONTRAST
 from xlmech.probes import ProbeSet
+from xlmech.progress import progress_bar
 from xlmech.results import Result
 from xlmech.runner import run_forced
 

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from xlmech import metrics
 from xlmech.attribution import encode_probe
 from xlmech.backends import NEURON_HOOK, backend_of
-from xlmech.bars import progress_bar
 from xlmech.baselines import warn_if_incomplete, zero_baseline
 from xlmech.effects import Metric, integrated_gradients
 from xlmech.models import provenance
 from xlmech.neurons import NeuronSet
 from xlmech.probes import Probe, ProbeSet
+from xlmech.progress import progress_bar
 from xlmech.quadrature import Quadrature
 from xlmech.runner import run_forced
 

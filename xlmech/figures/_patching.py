@@ -10,7 +10,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from xlmech.choices import check_choice
+from xlmech.checks import check_choice
 from xlmech.figures._style import GREY, INK, SCALE, faded, finish, name, rows_of, with_interval
 
 if TYPE_CHECKING:

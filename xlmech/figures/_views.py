@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import pandas as pd
 
-from xlmech.choices import check_choice, check_choices
+from xlmech.checks import check_choice, check_choices
 from xlmech.figures._style import rows_of
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from typing import Any, Literal
 from babel import localedata
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
-from xlmech.choices import hint
+from xlmech.checks import hint
 
 ATTRIBUTES = (
     "occupation",
