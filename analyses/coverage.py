@@ -1,4 +1,4 @@
-"""How often does each interval hold the truth? Simulated people, by the functions of `xlmech.intervals`.
+"""How often does each interval hold the truth? Simulated people, by the functions of `xlmech.metrics.intervals`.
 
     python analyses/coverage.py                   # all tables, printed and saved: under 3 minutes on one core
     python analyses/coverage.py rate mean         # these tables only
@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from xlmech.intervals import (
+from xlmech.metrics.intervals import (
     Interval,
     difference_interval,
     mean_intervals,

@@ -30,9 +30,9 @@ from xlmech.chance import (
 from xlmech.evaluation import MitigationResult
 from xlmech.findings import Findings
 from xlmech.gate import gate
-from xlmech.intervals import rate_interval
 from xlmech.languages import ATTRIBUTES, TRANSLATED, UNGUESSABLE
 from xlmech.leakage import LeakageResult
+from xlmech.metrics.intervals import rate_interval
 from xlmech.verdict import verdict
 
 ORDER = ["silent", "unclear", "leaks"]

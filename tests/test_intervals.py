@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from xlmech import intervals
-from xlmech.intervals import (
+from xlmech.metrics import intervals
+from xlmech.metrics.intervals import (
     Interval,
     difference_interval,
     mean_interval,

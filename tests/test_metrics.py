@@ -15,7 +15,7 @@ from numpy.testing import assert_allclose
 from scipy import stats
 
 from xlmech.languages import available_languages, load_language
-from xlmech.metrics import (
+from xlmech.metrics.matching import (
     completeness_error,
     contains_form,
     exposure_bits,

@@ -15,7 +15,7 @@ from models import D_MLP, N_LAYERS
 from people import person
 
 from xlmech.backends import Backend, backend_of
-from xlmech.intervals import mean_interval
+from xlmech.metrics.intervals import mean_interval
 from xlmech.neurons import NeuronSet
 from xlmech.pairs import OUTCOMES, ProbePair
 from xlmech.patch_plans import HOOKS, job_of, sweep_of

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xlmech import intervals
-from xlmech.intervals import rate_interval, reduction_interval
+from xlmech.metrics import intervals
+from xlmech.metrics.intervals import rate_interval, reduction_interval
 from xlmech.reductions import (
     accuracy_effects,
     exposure_effects,

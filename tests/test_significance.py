@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
-from xlmech.significance import adjusted_p_values, permutation_p_values
+from xlmech.metrics.significance import adjusted_p_values, permutation_p_values
 
 
 def private(n: int, n_control: int) -> np.ndarray:

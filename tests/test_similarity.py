@@ -15,14 +15,14 @@ import torch
 from models import tiny
 from scipy import stats
 
-from xlmech import metrics
 from xlmech import similarity as similarity_module
 from xlmech.backends import backend_of
+from xlmech.metrics import matching as metrics
+from xlmech.metrics.similarity import centred_cosine, linear_cka, permuted_cka
 from xlmech.models import load_model
 from xlmech.positions import masked_prompt, subject_tokens, token_position
 from xlmech.probes import ProbeSet, build_probes
 from xlmech.records import MASK, Record
-from xlmech.representations import centred_cosine, linear_cka, permuted_cka
 from xlmech.similarity import SimilarityResult, representation_similarity
 
 

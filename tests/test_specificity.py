@@ -14,8 +14,8 @@ import pytest
 from xlmech import specificity
 from xlmech.ablation import ablate
 from xlmech.evaluation import evaluate_mitigation
-from xlmech.intervals import reduction_interval
 from xlmech.leakage import LeakageResult, measure_leakage
+from xlmech.metrics.intervals import reduction_interval
 from xlmech.neurons import NeuronSet
 from xlmech.probes import ProbeSet
 from xlmech.results import Provenance

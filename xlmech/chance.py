@@ -21,10 +21,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from xlmech.intervals import Interval, difference_interval, rate_interval
 from xlmech.languages import UNGUESSABLE
 from xlmech.leakage import LeakageResult
-from xlmech.significance import adjusted_p_values, permutation_p_values
+from xlmech.metrics.intervals import Interval, difference_interval, rate_interval
+from xlmech.metrics.significance import adjusted_p_values, permutation_p_values
 
 Judgement = Literal["leaks", "silent", "unclear"]
 TOLERANCE = 0.05

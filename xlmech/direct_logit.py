@@ -22,9 +22,9 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 
-from xlmech import intervals
 from xlmech.backends import Backend, backend_of
 from xlmech.forms import Asked, ask
+from xlmech.metrics import intervals
 from xlmech.models import plant_language, provenance
 from xlmech.probes import ProbeSet
 from xlmech.results import Result

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from xlmech.findings import Findings, chosen_effects, rows_of
-from xlmech.intervals import rate_interval
+from xlmech.metrics.intervals import rate_interval
 
 By = Literal["upper", "point"]
 

@@ -12,11 +12,12 @@ from typing import Any, ClassVar
 import pandas as pd
 import torch
 
-from xlmech import intervals, metrics
 from xlmech import languages as packs
 from xlmech.answers import answer_log_probs
 from xlmech.backends import backend_of
 from xlmech.checks import check_list
+from xlmech.metrics import intervals
+from xlmech.metrics import matching as metrics
 from xlmech.models import provenance
 from xlmech.probes import PROMPT_FORMAT
 from xlmech.results import Result

@@ -1,7 +1,7 @@
 """Leakage: does the model give a person's data away, in which language, in which form, and how much more than by chance?
 
 A record leaks when the value comes out in ANY language's form, because a model that memorised in English often answers a
-French question with the English word. Every interval is over people (`xlmech.intervals`).
+French question with the English word. Every interval is over people (`xlmech.metrics.intervals`).
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import Any, ClassVar
 
 import pandas as pd
 
-from xlmech import intervals
 from xlmech.backends import backend_of
 from xlmech.checks import check_choice, check_choices
 from xlmech.languages import available_languages
+from xlmech.metrics import intervals
 from xlmech.models import plant_language, provenance
 from xlmech.parts import in_order, mapped, probe_id, prompt_length
 from xlmech.probes import ProbeSet

@@ -22,11 +22,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from xlmech import intervals, metrics
 from xlmech.backends import backend_of
 from xlmech.checks import check_choice
 from xlmech.forms import Asked, ask, can_be_followed, language_tokens
 from xlmech.lens_readings import Component, Positions, Readings
+from xlmech.metrics import intervals
+from xlmech.metrics import matching as metrics
 from xlmech.models import plant_language, provenance
 from xlmech.parts import in_order, mapped, prompt_length
 from xlmech.probes import ProbeSet

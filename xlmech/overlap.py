@@ -19,8 +19,9 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from xlmech import intervals, metrics
 from xlmech.attribution import AttributionResult
+from xlmech.metrics import intervals
+from xlmech.metrics import matching as metrics
 from xlmech.neurons import NeuronSet
 from xlmech.subject_scores import SubjectScores
 

@@ -21,9 +21,9 @@ from typing import Any, ClassVar, Literal, get_args
 import numpy as np
 import pandas as pd
 
-from xlmech import metrics
 from xlmech.backends import backend_of
 from xlmech.checks import check_choice
+from xlmech.metrics import matching as metrics
 from xlmech.models import provenance
 from xlmech.neurons import NeuronSet
 from xlmech.pairs import ProbePair

@@ -14,9 +14,9 @@ import pandas as pd
 import torch
 
 from xlmech import languages as packs
-from xlmech import metrics
 from xlmech.answers import answer_log_probs, generate, sample
 from xlmech.backends import Backend, backend_of
+from xlmech.metrics import matching as metrics
 from xlmech.probes import ANSWER_END, Probe, ProbeSet
 from xlmech.records import Record
 from xlmech.runner import encode_answer, encode_prompt

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from xlmech import intervals
 from xlmech.languages import UNGUESSABLE
+from xlmech.metrics import intervals
 
 EXTRACTION, EXPOSURE, ACCURACY = "extraction", "exposure_bits", "accuracy"
 """What `measure` says of a row: share of probes, bits, share of countries."""

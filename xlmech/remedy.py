@@ -10,7 +10,7 @@ import pandas as pd
 from xlmech.chance import Excess
 from xlmech.evaluation import MitigationResult
 from xlmech.findings import chosen_effects, rows_of
-from xlmech.intervals import NOTHING_BEFORE
+from xlmech.metrics.intervals import NOTHING_BEFORE
 from xlmech.words import counted, joined, percent, short_name, signed, spread
 
 

@@ -25,13 +25,13 @@ import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
 
-from xlmech import metrics
 from xlmech.backends import Backend, backend_of
 from xlmech.checks import check_choice, check_choices
+from xlmech.metrics import matching as metrics
+from xlmech.metrics.similarity import centred_cosine, linear_cka, permuted_cka
 from xlmech.models import provenance
 from xlmech.positions import Place, token_position
 from xlmech.probes import Probe, ProbeSet
-from xlmech.representations import centred_cosine, linear_cka, permuted_cka
 from xlmech.results import Result
 from xlmech.runner import BATCH_SIZE, Recorder, encode_prompt, run_batched
 

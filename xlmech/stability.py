@@ -22,8 +22,8 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from xlmech import metrics
 from xlmech.attribution import AttributionResult
+from xlmech.metrics import matching as metrics
 from xlmech.neurons import NeuronSet, PrivacyNeurons, overlap
 from xlmech.options import CONTRAST
 from xlmech.results import Result

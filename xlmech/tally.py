@@ -14,8 +14,8 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 
-from xlmech import metrics
 from xlmech.backends import Backend
+from xlmech.metrics import matching as metrics
 from xlmech.neurons import NeuronSet
 from xlmech.probes import Probe
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import special, stats
 
-from xlmech.metrics import CONFIDENCE
+from xlmech.metrics.matching import CONFIDENCE
 
 NOTHING_BEFORE = "nothing came out before"
 NOT_ABOVE_CONTROLS = "before is not above the control people's rate"
