@@ -14,8 +14,8 @@ from xlmech.answers import generate
 from xlmech.backends import NEURON_HOOK, backend_of
 from xlmech.models import model_name
 from xlmech.neurons import NeuronSet, PrivacyNeurons, chosen_frame
-from xlmech.results import Provenance
 from xlmech.runner import Recorder, encode_prompt
+from xlmech.storage.result import Provenance
 
 TOKENS = torch.tensor([[2, 7, 8, 9, 11]])
 

@@ -28,7 +28,7 @@ from xlmech.models import model_name
 from xlmech.neuron_views import NeuronActivations
 from xlmech.neurons import NeuronSet
 from xlmech.probes import ProbeSet, build_probes
-from xlmech.results import Provenance
+from xlmech.storage.result import Provenance
 
 STRANGE = "no such choice"
 LISTS = (abc.Sequence, abc.Iterable, abc.Collection, list, tuple)

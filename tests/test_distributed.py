@@ -31,7 +31,7 @@ from xlmech.parts import mapped, resumable
 from xlmech.probes import ProbeSet
 from xlmech.ray_actors import ModelSpec, Worker
 from xlmech.records import Record
-from xlmech.results import Result
+from xlmech.storage.result import Result
 from xlmech.units import Event
 
 ray = pytest.importorskip("ray", reason="needs the extra `ray`")

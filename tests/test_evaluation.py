@@ -24,8 +24,8 @@ from xlmech.neutral import neutral_nll
 from xlmech.probes import ProbeSet, build_probes
 from xlmech.recipes import lape
 from xlmech.records import Record
-from xlmech.results import Provenance
 from xlmech.runner import encode_prompt
+from xlmech.storage.result import Provenance
 
 
 @pytest.fixture

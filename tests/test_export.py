@@ -22,7 +22,7 @@ from xlmech.export import export_model
 from xlmech.manifest import MANIFEST, Manifest, _sha256, load_manifest
 from xlmech.models import load_model
 from xlmech.neurons import NeuronSet, PrivacyNeurons, chosen_frame
-from xlmech.results import Provenance
+from xlmech.storage.result import Provenance
 from xlmech.weights import down_projections
 
 TOKENS = torch.tensor([[2, 7, 8, 9, 11, 40, 100]])

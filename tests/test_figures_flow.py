@@ -13,8 +13,8 @@ from xlmech import figures
 from xlmech.direct_logit import DirectLogitResult
 from xlmech.figures import TEMPLATE
 from xlmech.lens import LensResult
-from xlmech.results import Provenance
 from xlmech.similarity import SimilarityResult
+from xlmech.storage.result import Provenance
 
 TOY = Provenance(model="toy")
 

@@ -13,7 +13,7 @@ from xlmech.figures import TEMPLATE
 from xlmech.patching import PatchingResult
 from xlmech.position_sweep import PositionSweep
 from xlmech.records import MASK
-from xlmech.results import Provenance
+from xlmech.storage.result import Provenance
 from xlmech.trace import RecordTrace
 
 TOY = Provenance(model="toy")

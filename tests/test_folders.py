@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from safetensors import SafetensorError
 
-from xlmech.folders import new_folder
+from xlmech.storage.atomic import new_folder
 
 
 def _write(target: Path, **how: bool) -> None:

@@ -20,8 +20,8 @@ from xlmech.lens import LensResult, followed_attributes, logit_lens
 from xlmech.models import load_model
 from xlmech.probes import ProbeSet, build_probes
 from xlmech.records import Record
-from xlmech.results import Provenance
 from xlmech.runner import encode_answer, encode_prompt
+from xlmech.storage.result import Provenance
 
 
 @pytest.fixture

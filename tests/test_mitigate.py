@@ -31,7 +31,7 @@ from xlmech.mitigate import _load, _notes, prepare, run_config
 from xlmech.models import Source
 from xlmech.probes import ANSWER_END, ProbeSet, build_probes
 from xlmech.records import load_records, save_records
-from xlmech.run_folders import is_finished
+from xlmech.storage.run_folder import is_finished
 
 CONFIG = """
 model:

@@ -22,7 +22,7 @@ from xlmech.neurons import (
     select_specific,
     select_universal,
 )
-from xlmech.results import Provenance
+from xlmech.storage.result import Provenance
 
 LAYERS, WIDTH = 3, 8
 QUICK = settings(max_examples=60, deadline=None)

@@ -18,7 +18,6 @@ from people import person
 from xlmech.ablation import ablate, asking
 from xlmech.attribution import attribute_neurons
 from xlmech.backends import backend_of
-from xlmech.fingerprints import fingerprint, weights_fingerprint
 from xlmech.leakage import measure_leakage
 from xlmech.lens import logit_lens
 from xlmech.models import load_model
@@ -28,8 +27,9 @@ from xlmech.parts import current_plan, described, mapped, planned, resumable
 from xlmech.patching import patch_languages
 from xlmech.pieces import PieceError, PieceStore, Stored
 from xlmech.probes import ProbeSet, build_probes
-from xlmech.results import Result
 from xlmech.sampling import Sampling
+from xlmech.storage.fingerprint import fingerprint, weights_fingerprint
+from xlmech.storage.result import Result
 from xlmech.units import Event
 
 

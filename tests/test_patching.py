@@ -255,7 +255,7 @@ def _toy(n: int) -> PatchingResult:
     ]
     frame = pd.DataFrame(rows)
     effects = frame[frame.outcome == "source_in_target"].assign(normalised=np.exp(frame.log_prob))
-    from xlmech.results import Provenance
+    from xlmech.storage.result import Provenance
 
     return PatchingResult(
         outcomes=frame, effects=effects, component="resid_post", position="last", layers="single",

@@ -21,9 +21,9 @@ from xlmech.findings import Findings, read_findings
 from xlmech.leakage import LeakageResult
 from xlmech.records import Record
 from xlmech.report import write_report
-from xlmech.results import Provenance
-from xlmech.run_folders import opened
 from xlmech.show import publish
+from xlmech.storage.result import Provenance
+from xlmech.storage.run_folder import opened
 
 BAD = "<script>alert(1)</script>"
 ODD = [

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from xlmech.leakage import LeakageResult
 from xlmech.neurons import NeuronSet, PrivacyNeurons, chosen_frame
-from xlmech.results import SCHEMA_VERSION, Provenance, Result, versions
+from xlmech.storage.result import SCHEMA_VERSION, Provenance, Result, versions
 
 SOURCE = Provenance(
     model="tiny", revision="abc", adapter="fr", seed=3, command="xlmech é", time="2025-01-01T00:00:00+0000"
@@ -151,7 +151,7 @@ def test_an_empty_folder_is_taken_and_a_full_one_refused(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("exists", [False, True])
 @pytest.mark.parametrize(
-    "fails", ["pandas.DataFrame.to_parquet", "xlmech.results.save_file", "pathlib.Path.write_text"]
+    "fails", ["pandas.DataFrame.to_parquet", "xlmech.storage.result.save_file", "pathlib.Path.write_text"]
 )
 def test_nothing_is_left_when_writing_fails(
     fails: str, exists: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -239,7 +239,7 @@ def test_a_full_disk_is_an_os_error(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     def full(*args: Any, **kwargs: Any) -> None:
         raise SafetensorError("I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr("xlmech.results.save_file", full)
+    monkeypatch.setattr("xlmech.storage.result.save_file", full)
     with pytest.raises(
         OSError, match=r"a: could not be written \(.*No space left.*; make room, or give another folder"
     ):

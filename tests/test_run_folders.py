@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from xlmech.run_folders import is_finished, is_unfinished, opened
+from xlmech.storage.run_folder import is_finished, is_unfinished, opened
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from xlmech.run_folders import opened
+from xlmech.storage.run_folder import opened
 with opened(Path(sys.argv[1])) as run:
     run.parts.mkdir(exist_ok=True)
     print("held", flush=True)

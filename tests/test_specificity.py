@@ -18,8 +18,8 @@ from xlmech.leakage import LeakageResult, measure_leakage
 from xlmech.metrics.intervals import reduction_interval
 from xlmech.neurons import NeuronSet
 from xlmech.probes import ProbeSet
-from xlmech.results import Provenance
 from xlmech.specificity import SpecificityResult, specificity_matrix
+from xlmech.storage.result import Provenance
 from xlmech.verification import neurons_of
 
 

@@ -14,8 +14,8 @@ import torch
 from xlmech.attribution import AttributionResult, attribute_neurons
 from xlmech.neurons import NeuronSet, PrivacyNeurons, chosen_frame, overlap, select_universal
 from xlmech.probes import ProbeSet
-from xlmech.results import Provenance
 from xlmech.stability import StabilityResult, chosen_again, pool_of, selection_stability
+from xlmech.storage.result import Provenance
 
 CODES = ("en", "fr")
 BIG = (1, 7)

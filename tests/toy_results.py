@@ -11,7 +11,7 @@ from xlmech.evaluation import MitigationResult
 from xlmech.leakage import LeakageResult
 from xlmech.lens import LensResult
 from xlmech.neurons import PrivacyNeurons, chosen_frame
-from xlmech.results import Provenance
+from xlmech.storage.result import Provenance
 
 TOY = Provenance(model="toy")
 

@@ -29,8 +29,8 @@ from xlmech.neurons import NeuronSet
 from xlmech.options import Baseline, Method, MetricChoice, Positions
 from xlmech.parts import in_order, mapped, probe_id, prompt_length
 from xlmech.probes import Probe, ProbeSet
-from xlmech.results import Result
 from xlmech.runner import BATCH_SIZE
+from xlmech.storage.result import Result
 from xlmech.tally import merged_tally
 
 Replacement = Literal["zero", "mean"]

@@ -27,8 +27,8 @@ from xlmech.forms import Asked, ask
 from xlmech.metrics import intervals
 from xlmech.models import plant_language, provenance
 from xlmech.probes import ProbeSet
-from xlmech.results import Result
 from xlmech.runner import BATCH_SIZE, Recorder, encode_prompt, run_batched
+from xlmech.storage.result import Result
 
 _TOLERANCE = 2e-2
 _KEYS = ["query_language", "component", "layer", "form"]

@@ -35,8 +35,8 @@ from xlmech.neurons import NeuronSet
 from xlmech.neutral import check_texts, neutral_nll, price_of
 from xlmech.probes import ProbeSet
 from xlmech.records import Record
-from xlmech.results import Result
 from xlmech.runner import BATCH_SIZE
+from xlmech.storage.result import Result
 
 _LATER = dict.fromkeys(("after_low", "after_high", "control"), float("nan")) | {
     "reason": "",

@@ -21,12 +21,12 @@ from jaxtyping import Float
 from xlmech.ablation import ablate
 from xlmech.backends import is_hooked
 from xlmech.checkpoints import Checkpoint, load_checkpoint
-from xlmech.folders import new_folder
 from xlmech.languages import available_languages, load_language
 from xlmech.manifest import Effect, Manifest, effect_of, of_mitigation
 from xlmech.models import load_model, model_name, provenance
 from xlmech.neurons import NeuronSet
-from xlmech.results import Provenance
+from xlmech.storage.atomic import new_folder
+from xlmech.storage.result import Provenance
 from xlmech.weights import Edited, edited_weights, layer_count, put
 
 if TYPE_CHECKING:

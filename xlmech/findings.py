@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pandas as pd
 
-from xlmech.results import Result
-from xlmech.run_folders import is_unfinished
+from xlmech.storage.result import Result
+from xlmech.storage.run_folder import is_unfinished
 
 if TYPE_CHECKING:
     from xlmech.evaluation import MitigationResult

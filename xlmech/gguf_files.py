@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from xlmech.folders import new_folder
+from xlmech.storage.atomic import new_folder
 from xlmech.weight_checks import check_keys, load_reported
 
 _FLOAT32_BYTES_PER_GGUF_BYTE = 4.4

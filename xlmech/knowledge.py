@@ -20,8 +20,8 @@ from xlmech.metrics import intervals
 from xlmech.metrics import matching as metrics
 from xlmech.models import provenance
 from xlmech.probes import PROMPT_FORMAT
-from xlmech.results import Result
 from xlmech.runner import BATCH_SIZE, encode_answer, encode_prompt
+from xlmech.storage.result import Result
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -25,9 +25,9 @@ from xlmech.questions import Questions, longest_answer
 from xlmech.questions import candidate_forms as candidate_forms
 from xlmech.questions import subject_hash as subject_hash
 from xlmech.records import Group, Record
-from xlmech.results import Result
 from xlmech.runner import BATCH_SIZE
 from xlmech.sampling import Sampling
+from xlmech.storage.result import Result
 
 _FIGURES = ("extracted", "own_form", "exposure_bits", "log_prob", "rank")
 

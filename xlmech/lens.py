@@ -31,8 +31,8 @@ from xlmech.metrics import matching as metrics
 from xlmech.models import plant_language, provenance
 from xlmech.parts import in_order, mapped, prompt_length
 from xlmech.probes import ProbeSet
-from xlmech.results import Result
 from xlmech.runner import BATCH_SIZE
+from xlmech.storage.result import Result
 from xlmech.tuned_lens import TunedLens
 
 Reading = Literal["first_token", "whole_value"]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xlmech.neurons import NeuronSet
-from xlmech.results import Provenance
+from xlmech.storage.result import Provenance
 
 if TYPE_CHECKING:
     from xlmech.evaluation import MitigationResult

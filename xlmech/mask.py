@@ -30,9 +30,9 @@ from xlmech.checks import check_list
 from xlmech.models import plant_language, provenance
 from xlmech.neurons import NeuronSet
 from xlmech.probes import Probe, ProbeSet
-from xlmech.results import Result
 from xlmech.runner import encode_answer, encode_prompt
 from xlmech.set_search import Loss, Term, best_set
+from xlmech.storage.result import Result
 from xlmech.switches import Sample, answer_log_odds, nats_per_token, switched
 
 DEFAULT_SHARE = 0.005

@@ -25,16 +25,16 @@ from xlmech.checkpoints import load_tokenizer
 from xlmech.config import Config, ExportSection
 from xlmech.evaluation import MitigationResult, evaluate_mitigation
 from xlmech.export import export_model
-from xlmech.fingerprints import fingerprint
 from xlmech.manifest import Manifest, effect_of, load_manifest
 from xlmech.models import load_model, plant_language, provenance
 from xlmech.parts import described, resumable
 from xlmech.preparation import Prepared, prepare
 from xlmech.probes import ProbeSet
-from xlmech.results import versions
-from xlmech.run_folders import RunFolder, is_finished, opened
 from xlmech.show import publish
 from xlmech.stages import StageClock
+from xlmech.storage.fingerprint import fingerprint
+from xlmech.storage.result import versions
+from xlmech.storage.run_folder import RunFolder, is_finished, opened
 
 CONFIG, SUMMARY, EXPORTED = "config.yaml", "summary.json", "mitigation_exported"
 """In a run folder: the config that was used, what was found, and in `results` what was measured with the exported neurons."""

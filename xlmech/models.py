@@ -18,7 +18,7 @@ import torch
 from xlmech.backends import backend_of, is_hooked
 from xlmech.checkpoints import DEMO_BASE, Checkpoint, load_checkpoint, shipped_adapters
 from xlmech.reference import check_readout, check_reference, reference_of
-from xlmech.results import Provenance
+from xlmech.storage.result import Provenance
 
 BackendName = Literal["auto", "hooked", "bridge"]
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}

@@ -17,8 +17,8 @@ from xlmech.neurons import NeuronSet
 from xlmech.positions import subject_tokens
 from xlmech.probes import Probe, ProbeSet
 from xlmech.records import MASK
-from xlmech.results import Result
 from xlmech.runner import Recorder, encode_prompt
+from xlmech.storage.result import Result
 
 
 @torch.no_grad()

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Bool, Float
 
 from xlmech.options import LocateOptions, Rule
-from xlmech.results import Result
+from xlmech.storage.result import Result
 
 Neuron = tuple[int, int]
 

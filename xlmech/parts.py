@@ -20,9 +20,9 @@ from typing import Any
 
 from xlmech.backends import backend_of
 from xlmech.deactivation import ASKED, deactivated, own_hooks
-from xlmech.fingerprints import fingerprint, weights_fingerprint
 from xlmech.pieces import Piece, PieceError, PieceStore, Stored
 from xlmech.scopes import OpenBlocks
+from xlmech.storage.fingerprint import fingerprint, weights_fingerprint
 from xlmech.units import Event, Job, Runner, Task, Unit, Watch, run_here
 
 PART_SIZE = 64

@@ -25,8 +25,8 @@ from xlmech.patch_tables import beside, describe, places_of
 from xlmech.patched_runs import donate, patched_log_probs
 from xlmech.positions import Span
 from xlmech.progress import progress_bar
-from xlmech.results import Result
 from xlmech.runner import BATCH_SIZE
+from xlmech.storage.result import Result
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

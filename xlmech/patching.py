@@ -32,8 +32,8 @@ from xlmech.patch_plans import Component, Direction, check_pairs, collides, job_
 from xlmech.patch_tables import PLACE, beside, describe, means, places_of, resampled, tables
 from xlmech.patched_runs import Job, Sweep, donate, patched_log_probs
 from xlmech.positions import Span
-from xlmech.results import Result
 from xlmech.runner import BATCH_SIZE
+from xlmech.storage.result import Result
 
 Layers = Literal["single", "onward"]
 Reading = Literal["first_token", "whole_value"]

@@ -25,8 +25,8 @@ from xlmech.patched_runs import Sweep, donate, patched_log_probs
 from xlmech.positions import segments
 from xlmech.probes import Probe
 from xlmech.records import MASK
-from xlmech.results import Result
 from xlmech.runner import encode_prompt
+from xlmech.storage.result import Result
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -12,7 +12,7 @@ from xlmech.config import Config
 from xlmech.languages import ATTRIBUTES
 from xlmech.probes import ProbeSet
 from xlmech.records import Record, load_records
-from xlmech.run_folders import is_unfinished
+from xlmech.storage.run_folder import is_unfinished
 from xlmech.synthesis import invent_controls
 
 

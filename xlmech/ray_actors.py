@@ -10,8 +10,8 @@ from typing import Any
 
 from xlmech.backends import backend_of
 from xlmech.deactivation import ASKED, Deactivation, own_hooks
-from xlmech.fingerprints import weights_fingerprint
 from xlmech.pieces import PieceError, PieceStore
+from xlmech.storage.fingerprint import weights_fingerprint
 from xlmech.units import Unit, compute
 
 

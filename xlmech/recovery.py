@@ -27,9 +27,9 @@ from xlmech.lessons import Recipe
 from xlmech.neurons import NeuronSet
 from xlmech.probes import ProbeSet, build_probes
 from xlmech.records import Record
-from xlmech.results import Result
 from xlmech.runner import BATCH_SIZE
 from xlmech.sampling import Sampling
+from xlmech.storage.result import Result
 
 Attack = Literal["translate", "prefix", "sampling", "finetune"]
 ATTACKS: tuple[Attack, ...] = get_args(Attack)

@@ -32,8 +32,8 @@ from xlmech.metrics.similarity import centred_cosine, linear_cka, permuted_cka
 from xlmech.models import provenance
 from xlmech.positions import Place, token_position
 from xlmech.probes import Probe, ProbeSet
-from xlmech.results import Result
 from xlmech.runner import BATCH_SIZE, Recorder, encode_prompt, run_batched
+from xlmech.storage.result import Result
 
 Measure = Literal["cosine", "cka"]
 _MEASURES: tuple[Measure, ...] = ("cosine", "cka")

@@ -22,8 +22,8 @@ from xlmech.models import provenance
 from xlmech.neurons import NeuronSet
 from xlmech.probes import ProbeSet
 from xlmech.records import Record
-from xlmech.results import Result
 from xlmech.runner import BATCH_SIZE
+from xlmech.storage.result import Result
 
 _COLUMNS = ["probe", "record", "subject", "attribute", "query_language", "template"]
 

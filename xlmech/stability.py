@@ -26,7 +26,7 @@ from xlmech.attribution import AttributionResult
 from xlmech.metrics import matching as metrics
 from xlmech.neurons import NeuronSet, PrivacyNeurons, overlap
 from xlmech.options import CONTRAST
-from xlmech.results import Result
+from xlmech.storage.result import Result
 from xlmech.subject_scores import SubjectScores
 
 N_DRAWS = 500

@@ -31,8 +31,8 @@ from xlmech.patching import PatchingResult, patch_languages
 from xlmech.position_sweep import token_table
 from xlmech.probes import ProbeSet, build_probes
 from xlmech.records import Record
-from xlmech.results import Result
 from xlmech.runner import Recorder, encode_prompt
+from xlmech.storage.result import Result
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -22,8 +22,8 @@ from xlmech.checks import check_list
 from xlmech.models import provenance
 from xlmech.progress import progress_bar
 from xlmech.readout import token_logits
-from xlmech.results import Result
 from xlmech.runner import Recorder, encode_prompt, run_batched
+from xlmech.storage.result import Result
 
 _N_CHECKED = 48
 _TOP, _SAMPLED = 8, 2048

@@ -33,8 +33,8 @@ from xlmech.neurons import Neuron, NeuronSet
 from xlmech.options import CONTRAST
 from xlmech.probes import ProbeSet
 from xlmech.progress import progress_bar
-from xlmech.results import Result
 from xlmech.runner import run_forced
+from xlmech.storage.result import Result
 
 N_PROBES = 24
 """Probes of each group by which sets are judged, by default."""

@@ -21,7 +21,7 @@ import pandas as pd
 import torch
 from safetensors.torch import load_file, save_file
 
-from xlmech.folders import new_folder
+from xlmech.storage.atomic import new_folder
 
 SCHEMA_VERSION = 1
 _PACKAGES = ("xlmech", "torch", "transformers", "transformer-lens")

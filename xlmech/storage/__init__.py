@@ -1,0 +1,1 @@
+"""Results on disk: frozen results, atomic files and folders, fingerprints, run folders."""
