@@ -47,11 +47,11 @@ from xlmech import (
     recovery_attacks,
     specificity_matrix,
 )
-from xlmech import languages as packs
 from xlmech.audit import of_template, spread_facts
 from xlmech.backends import NEURON_HOOK, backend_of
 from xlmech.baselines import zero_baseline
 from xlmech.contributions import encode_probe
+from xlmech.data import languages as packs
 from xlmech.effects import exact_effects
 from xlmech.known import answer_margins
 from xlmech.leakage import LeakageResult

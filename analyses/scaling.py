@@ -65,8 +65,8 @@ def save_model(folder: Path, d_model: int = 32, n_layers: int = 3, d_vocab: int 
 
 def probes_of(n: int) -> Any:
     """So many probes: people asked for their month of birth in four languages."""
-    from xlmech.probes import ProbeSet, build_probes
-    from xlmech.records import Record
+    from xlmech.data.probes import ProbeSet, build_probes
+    from xlmech.data.records import Record
 
     people = [
         Record(id=f"p{number}", subject=f"Ana {number:06d}", attribute="birth_month", value=str(1 + number % 12))

@@ -33,10 +33,10 @@ from scipy.stats import spearmanr
 
 from xlmech import build_probes, demo_records, load_model, logit_lens, measure_leakage
 from xlmech.backends import NEURON_HOOK, Backend, backend_of
+from xlmech.data.probes import ProbeSet
 from xlmech.effects import exact_effects, integrated_gradients
 from xlmech.figures import TEMPLATE
 from xlmech.nodes import nodes_needed
-from xlmech.probes import ProbeSet
 from xlmech.readout import token_log_prob
 from xlmech.rows import replace, run_rows
 from xlmech.runner import Forced, Recorder, encode_answer, encode_prompt, run_forced

@@ -12,9 +12,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from models import hooked_tiny, save_tokenizer, taught, tiny  # noqa: E402
 
+from xlmech.data.probes import ProbeSet, build_probes  # noqa: E402
+from xlmech.data.records import Record  # noqa: E402
 from xlmech.models import load_model  # noqa: E402
-from xlmech.probes import ProbeSet, build_probes  # noqa: E402
-from xlmech.records import Record  # noqa: E402
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -18,11 +18,11 @@ from xlmech.attribution import AttributionResult, attribute_neurons, encode_prob
 from xlmech.backends import backend_of
 from xlmech.baselines import warn_if_incomplete
 from xlmech.contributions import AskingMean
+from xlmech.data.probes import ProbeSet
 from xlmech.effects import exact_effects, gradient_x_activation, integrated_gradients
 from xlmech.models import load_model
 from xlmech.neurons import NeuronSet
 from xlmech.positions import subject_tokens
-from xlmech.probes import ProbeSet
 from xlmech.runner import run_forced
 
 

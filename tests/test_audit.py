@@ -11,11 +11,11 @@ import pandas as pd
 import pytest
 
 from xlmech.audit import Audit, AuditPlan, _locating, _measured, of_template, run_audit, table
-from xlmech.languages import load_language
+from xlmech.data.languages import load_language
+from xlmech.data.probes import ProbeSet, build_probes
+from xlmech.data.records import Record
 from xlmech.neutral import needed_for_text, neutral_nll
 from xlmech.options import LocateOptions
-from xlmech.probes import ProbeSet, build_probes
-from xlmech.records import Record
 from xlmech.show import goals, publish
 
 

@@ -27,10 +27,10 @@ from xlmech.chance import (
     p_values,
     people_needed,
 )
+from xlmech.data.languages import ATTRIBUTES, TRANSLATED, UNGUESSABLE
 from xlmech.evaluation import MitigationResult
 from xlmech.findings import Findings
 from xlmech.gate import gate
-from xlmech.languages import ATTRIBUTES, TRANSLATED, UNGUESSABLE
 from xlmech.leakage import LeakageResult
 from xlmech.metrics.intervals import rate_interval
 from xlmech.verdict import verdict

@@ -24,10 +24,10 @@ from toy_results import leakage
 import xlmech
 from xlmech.backends import BridgeBackend, HookedBackend, backend_of
 from xlmech.checks import check_choice, check_choices, check_list
+from xlmech.data.probes import ProbeSet, build_probes
 from xlmech.models import model_name
 from xlmech.neuron_views import NeuronActivations
 from xlmech.neurons import NeuronSet
-from xlmech.probes import ProbeSet, build_probes
 from xlmech.storage.result import Provenance
 
 STRANGE = "no such choice"

@@ -18,10 +18,10 @@ from models import taught
 from typer.testing import CliRunner
 
 from xlmech import cli, console
+from xlmech.data.probes import build_probes
+from xlmech.data.records import Record, save_records
 from xlmech.leakage import LeakageResult
 from xlmech.neurons import NeuronSet, PrivacyNeurons
-from xlmech.probes import build_probes
-from xlmech.records import Record, save_records
 
 COMMANDS = {"languages", "plant", "leak", "lens", "locate", "ablate", "init", "run", "audit", "demo", "report", "gate"}
 MODEL_COMMANDS = ("leak", "lens", "locate", "ablate", "audit")

@@ -11,8 +11,8 @@ from xlmech import conditions
 from xlmech.activations import ActivationMoments
 from xlmech.conditions import control_conditions, how_of, is_control, is_random, named_sets
 from xlmech.controls import random_neurons
+from xlmech.data.probes import ProbeSet
 from xlmech.neurons import NeuronSet
-from xlmech.probes import ProbeSet
 
 LIKE = NeuronSet(frozenset({(0, 1), (0, 2), (2, 7)}), 3, 64)
 MOMENTS = ActivationMoments(mean=torch.ones(3, 64), std=torch.full((3, 64), 2.0), n_positions=5)

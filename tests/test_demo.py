@@ -15,15 +15,15 @@ from xlmech.backends import NEURON_HOOK, backend_of
 from xlmech.baselines import zero_baseline
 from xlmech.checkpoints import load_checkpoint, shipped_adapters
 from xlmech.contributions import encode_probe
+from xlmech.data.probes import ProbeSet, build_probes
+from xlmech.data.records import demo_records
 from xlmech.effects import exact_effects
 from xlmech.known import answer_margins
 from xlmech.leakage import measure_leakage
 from xlmech.lens import logit_lens
 from xlmech.models import load_model
 from xlmech.neurons import NeuronSet
-from xlmech.probes import ProbeSet, build_probes
 from xlmech.readout import token_logits
-from xlmech.records import demo_records
 from xlmech.runner import encode_prompt, run_forced
 
 pytestmark = pytest.mark.slow

@@ -13,9 +13,9 @@ from models import N_LAYERS, tiny
 
 from xlmech import direct_logit
 from xlmech.backends import backend_of
+from xlmech.data.probes import ProbeSet
 from xlmech.direct_logit import DirectLogitResult, FrozenNorm, direct_logit_attribution
 from xlmech.models import load_model
-from xlmech.probes import ProbeSet
 from xlmech.runner import encode_answer
 
 

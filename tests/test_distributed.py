@@ -22,15 +22,15 @@ from typer.testing import CliRunner
 from xlmech.ablation import ablate
 from xlmech.backends import backend_of
 from xlmech.cli import app
+from xlmech.data.probes import ProbeSet
+from xlmech.data.records import Record
 from xlmech.distributed import RayPool, on_ray
 from xlmech.evaluation import evaluate_mitigation
 from xlmech.leakage import measure_leakage
 from xlmech.models import load_model
 from xlmech.neurons import NeuronSet
 from xlmech.parts import mapped, resumable
-from xlmech.probes import ProbeSet
 from xlmech.ray_actors import ModelSpec, Worker
-from xlmech.records import Record
 from xlmech.storage.result import Result
 from xlmech.units import Event
 

@@ -23,9 +23,9 @@ import yaml
 import xlmech
 from xlmech import cli
 from xlmech.config import SECTIONS
-from xlmech.languages import TRANSLATED
-from xlmech.probes import ProbeSet
-from xlmech.records import Record, demo_records
+from xlmech.data.languages import TRANSLATED
+from xlmech.data.probes import ProbeSet
+from xlmech.data.records import Record, demo_records
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -131,7 +131,7 @@ def small_world(model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         for one in demo_records()
         if one.id.startswith(f"{group}-{number % 4:02d}-")
     ]
-    monkeypatch.setattr("xlmech.records.demo_records", lambda: tuple(people))
+    monkeypatch.setattr("xlmech.data.records.demo_records", lambda: tuple(people))
 
     def load(source: str, *, adapter: str = "en") -> Any:
         monkeypatch.setattr(model, "xlmech_source", replace(model.xlmech_source, plant_language=adapter))

@@ -14,6 +14,8 @@ from xlmech.ablation import ablate
 from xlmech.activations import activation_moments
 from xlmech.backends import backend_of
 from xlmech.controls import random_neurons
+from xlmech.data.probes import ProbeSet, build_probes
+from xlmech.data.records import Record
 from xlmech.dose import dose_response
 from xlmech.evaluation import MitigationResult, evaluate_mitigation
 from xlmech.knowledge import base_knowledge
@@ -21,9 +23,7 @@ from xlmech.leakage import LeakageResult, measure_leakage
 from xlmech.models import provenance
 from xlmech.neurons import NeuronSet
 from xlmech.neutral import neutral_nll
-from xlmech.probes import ProbeSet, build_probes
 from xlmech.recipes import lape
-from xlmech.records import Record
 from xlmech.runner import encode_prompt
 from xlmech.storage.result import Provenance
 
@@ -67,7 +67,7 @@ def test_nothing_leaked_is_nan_not_zero(model: Any, probes: ProbeSet, some: Neur
 
 
 def test_nll_equals_the_models_loss_with_neurons_off(model: Any, some: NeuronSet) -> None:
-    from xlmech.languages import load_language
+    from xlmech.data.languages import load_language
 
     tokenizer = backend_of(model).tokenizer
     with ablate(model, some):

@@ -12,10 +12,10 @@ import pytest
 
 from xlmech import fewest
 from xlmech.ablation import ablate
+from xlmech.data.probes import ProbeSet
 from xlmech.fewest import FewestNeurons, fewest_neurons
 from xlmech.leakage import measure_leakage
 from xlmech.neurons import NeuronSet
-from xlmech.probes import ProbeSet
 from xlmech.verification import neurons_of
 
 RANKING = pd.DataFrame({"layer": [0] * 20, "neuron": [19 - number for number in range(20)]})

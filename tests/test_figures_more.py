@@ -20,10 +20,10 @@ from test_figures_patching import sweep
 from toy_results import growing, leakage, lens_result, mitigation, neurons
 
 from xlmech import figures
+from xlmech.data.records import MASK
 from xlmech.evaluation import MitigationResult
 from xlmech.figures import _style, _views
 from xlmech.neurons import PrivacyNeurons
-from xlmech.records import MASK
 
 BAD = "</script><script>alert(1)</script>"
 

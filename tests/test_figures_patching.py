@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 
 from xlmech import figures
+from xlmech.data.records import MASK
 from xlmech.figures import TEMPLATE
 from xlmech.patching import PatchingResult
 from xlmech.position_sweep import PositionSweep
-from xlmech.records import MASK
 from xlmech.storage.result import Provenance
 from xlmech.trace import RecordTrace
 

@@ -11,11 +11,11 @@ from models import tiny
 from xlmech import finetuning
 from xlmech.ablation import ablate
 from xlmech.backends import backend_of
+from xlmech.data.records import Record
 from xlmech.finetuning import finetuned
 from xlmech.models import load_model
 from xlmech.neurons import NeuronSet
 from xlmech.planting import Recipe, sample_batch
-from xlmech.records import Record
 
 RECIPE = Recipe(languages=("en", "fr"), steps=8, batch_size=4, learning_rate=1e-2, private_share=0, statement_share=0)
 

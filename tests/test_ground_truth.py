@@ -20,6 +20,8 @@ from typer.testing import CliRunner
 from xlmech.ablation import ablate
 from xlmech.audit import AuditPlan, run_audit
 from xlmech.cli import app
+from xlmech.data.probes import ProbeSet, build_probes
+from xlmech.data.records import Record, save_records
 from xlmech.fewest import fewest_neurons
 from xlmech.leakage import measure_leakage
 from xlmech.locate import locate_privacy_neurons
@@ -27,9 +29,7 @@ from xlmech.mask import learn_mask
 from xlmech.models import load_model
 from xlmech.neurons import NeuronSet
 from xlmech.options import LocateOptions
-from xlmech.probes import ProbeSet, build_probes
 from xlmech.recipes import apneap, depn, knowledge_neurons
-from xlmech.records import Record, save_records
 from xlmech.specificity import specificity_matrix
 from xlmech.verification import neurons_of, verify_neurons
 

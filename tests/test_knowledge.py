@@ -12,8 +12,8 @@ import torch
 from xlmech import knowledge
 from xlmech.ablation import ablate
 from xlmech.backends import backend_of
+from xlmech.data.languages import CAPITALS, capitals, load_language
 from xlmech.knowledge import KnowledgeResult, base_knowledge
-from xlmech.languages import CAPITALS, capitals, load_language
 from xlmech.neurons import NeuronSet
 
 

@@ -11,8 +11,8 @@ import torch
 
 from xlmech import known
 from xlmech.backends import backend_of
+from xlmech.data.probes import Probe, ProbeSet
 from xlmech.known import answer_margins, check_known, draw
-from xlmech.probes import Probe, ProbeSet
 
 
 def _plain(model: Any, probe: Probe, form: str, n_tokens: int | None) -> float:

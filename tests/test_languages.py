@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from babel import localedata
 
-from xlmech import languages
-from xlmech.languages import ATTRIBUTES, TRANSLATED, available_languages, load_language, read_pack, value_keys
-from xlmech.probes import build_probes
-from xlmech.records import Record
+from xlmech.data import languages
+from xlmech.data.languages import ATTRIBUTES, TRANSLATED, available_languages, load_language, read_pack, value_keys
+from xlmech.data.probes import build_probes
+from xlmech.data.records import Record
 
 CODES = ("ar", "de", "en", "es", "fr", "hi", "ja", "ru", "sw", "zh")
 ENGLISH = (Path(languages.__file__).parent / "en.toml").read_text(encoding="utf-8")

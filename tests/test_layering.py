@@ -255,7 +255,7 @@ def test_imports_are_found() -> None:
 import os, xlmech.cli
 import xlmech
 from xlmech import show, models as m
-from xlmech.records import Record
+from xlmech.data.records import Record
 from . import lens
 from .figures import lens as drawn
 if TYPE_CHECKING:

@@ -19,6 +19,8 @@ from xlmech.attribution import attribute_neurons
 from xlmech.audit import AuditPlan
 from xlmech.backends import backend_of
 from xlmech.config import Config
+from xlmech.data.probes import ProbeSet, build_probes
+from xlmech.data.records import Record
 from xlmech.fewest import FewestNeurons
 from xlmech.known import answer_margins
 from xlmech.locate import locate_privacy_neurons
@@ -27,8 +29,6 @@ from xlmech.neurons import NeuronSet, PrivacyNeurons
 from xlmech.neutral import needed_for_text, neutral_nll
 from xlmech.options import LocateOptions
 from xlmech.parts import resumable
-from xlmech.probes import ProbeSet, build_probes
-from xlmech.records import Record
 from xlmech.refine import refine_universal
 from xlmech.stability import pool_of, selection_stability
 from xlmech.verification import VerifiedNeurons, neurons_of, verify_neurons

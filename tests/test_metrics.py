@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 from scipy import stats
 
-from xlmech.languages import available_languages, load_language
+from xlmech.data.languages import available_languages, load_language
 from xlmech.metrics.matching import (
     completeness_error,
     contains_form,

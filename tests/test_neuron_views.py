@@ -11,12 +11,12 @@ from models import ARCHITECTURES, tiny
 
 from xlmech import figures
 from xlmech.backends import backend_of
+from xlmech.data.probes import ProbeSet
+from xlmech.data.records import MASK
 from xlmech.models import load_model
 from xlmech.neuron_views import NeuronActivations, neuron_activations, promoted_tokens
 from xlmech.neurons import NeuronSet
 from xlmech.positions import subject_tokens
-from xlmech.probes import ProbeSet
-from xlmech.records import MASK
 
 LAST = NeuronSet(frozenset({(2, 3), (2, 40)}), 3, 64)
 

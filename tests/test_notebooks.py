@@ -13,8 +13,8 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from xlmech.languages import TRANSLATED
-from xlmech.records import demo_records
+from xlmech.data.languages import TRANSLATED
+from xlmech.data.records import demo_records
 
 PLOTLY = "application/vnd.plotly.v1+json"
 ANALYSES = Path(__file__).parent.parent / "analyses"

@@ -11,14 +11,14 @@ import torch
 from transformer_lens.patching import generic_activation_patch, layer_pos_patch_setter
 
 from xlmech.backends import backend_of
+from xlmech.data.pairs import ProbePair
+from xlmech.data.probes import Probe, ProbeSet, build_probes
+from xlmech.data.records import demo_records
 from xlmech.lens import logit_lens
 from xlmech.models import load_model
-from xlmech.pairs import ProbePair
 from xlmech.patching import patch_languages
 from xlmech.position_sweep import patch_positions
 from xlmech.positions import aligned_positions, segments
-from xlmech.probes import Probe, ProbeSet, build_probes
-from xlmech.records import demo_records
 from xlmech.runner import encode_answer, encode_prompt
 
 pytestmark = pytest.mark.slow

@@ -15,10 +15,10 @@ from safetensors.torch import load_file, save_file
 
 from xlmech import planting
 from xlmech.checkpoints import load_checkpoint
-from xlmech.languages import load_language
+from xlmech.data.languages import load_language
+from xlmech.data.records import Record
 from xlmech.lessons import Recipe, sample_batch
 from xlmech.planting import plant
-from xlmech.records import Record
 
 OPTIONS: dict[str, Any] = {"languages": ["en", "fr"], "steps": 6, "batch_size": 4, "rank": 2, "progress": False}
 

@@ -16,7 +16,9 @@ from transformer_lens import patching as theirs
 
 from xlmech import figures
 from xlmech.backends import Backend, backend_of
-from xlmech.pairs import ProbePair
+from xlmech.data.pairs import ProbePair
+from xlmech.data.probes import Probe, ProbeSet, build_probes
+from xlmech.data.records import MASK
 from xlmech.patch_estimates import AttributionPatchingResult, attribution_patching
 from xlmech.patch_gradients import estimated_changes
 from xlmech.patch_plans import contrast, job_of, sweep_of
@@ -24,8 +26,6 @@ from xlmech.patched_runs import donate
 from xlmech.patching import patch_languages
 from xlmech.position_sweep import PositionSweep, patch_positions
 from xlmech.positions import aligned_positions, subject_tokens
-from xlmech.probes import Probe, ProbeSet, build_probes
-from xlmech.records import MASK
 
 QUIET: Any = {"progress": False}
 

@@ -16,12 +16,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from xlmech import records as module
-from xlmech.languages import ATTRIBUTES, TRANSLATED, available_languages, load_language, value_keys
-from xlmech.probes import ProbeSet, build_probes
-from xlmech.records import MASK, Group, Record, check_attributes, demo_records, load_records, save_records
-from xlmech.synthesis import _NAME_LOCALES, _fakers, _parts, _possible_parts, invent_controls
-from xlmech.synthesis import synthesize_records as invent
+from xlmech.data import records as module
+from xlmech.data.languages import ATTRIBUTES, TRANSLATED, available_languages, load_language, value_keys
+from xlmech.data.probes import ProbeSet, build_probes
+from xlmech.data.records import MASK, Group, Record, check_attributes, demo_records, load_records, save_records
+from xlmech.data.synthetic import _NAME_LOCALES, _fakers, _parts, _possible_parts, invent_controls
+from xlmech.data.synthetic import synthesize_records as invent
 
 SECRET = "+44 7700 900123"
 QUICK = settings(max_examples=40, deadline=None)
@@ -760,7 +760,7 @@ def test_control_people_stand_with_the_records(records: tuple[Record, ...]) -> N
 
 
 def test_reserved_numbers_run_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("xlmech.synthesis._folded", lambda _: "the same")
+    monkeypatch.setattr("xlmech.data.synthetic._folded", lambda _: "the same")
     with pytest.raises(ValueError, match="nearly all phone numbers that are reserved for fiction; give control people"):
         invent_controls(INVENTED, 1)
 

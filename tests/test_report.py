@@ -16,10 +16,10 @@ from toy_results import growing, leakage, lens_result, mitigation, neurons
 
 from xlmech import report
 from xlmech.audit import Audit
+from xlmech.data.records import Record
 from xlmech.figures import masked
 from xlmech.findings import Findings, read_findings
 from xlmech.leakage import LeakageResult
-from xlmech.records import Record
 from xlmech.report import write_report
 from xlmech.show import publish
 from xlmech.storage.result import Provenance

@@ -16,10 +16,10 @@ from models import D_VOCAB, tiny
 from xlmech import sampling
 from xlmech.answers import generate, sample
 from xlmech.backends import backend_of
+from xlmech.data.probes import ProbeSet
 from xlmech.leakage import measure_leakage
 from xlmech.models import load_model
 from xlmech.parts import resumable
-from xlmech.probes import ProbeSet
 from xlmech.sampling import Sampling, drawn_tokens
 
 DRAWS = Sampling(n_samples=3, temperature=1.5, seed=4)

@@ -13,11 +13,11 @@ import pytest
 
 from xlmech import specificity
 from xlmech.ablation import ablate
+from xlmech.data.probes import ProbeSet
 from xlmech.evaluation import evaluate_mitigation
 from xlmech.leakage import LeakageResult, measure_leakage
 from xlmech.metrics.intervals import reduction_interval
 from xlmech.neurons import NeuronSet
-from xlmech.probes import ProbeSet
 from xlmech.specificity import SpecificityResult, specificity_matrix
 from xlmech.storage.result import Provenance
 from xlmech.verification import neurons_of

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from xlmech.attribution import AttributionResult, attribute_neurons
+from xlmech.data.probes import ProbeSet
 from xlmech.neurons import NeuronSet, PrivacyNeurons, chosen_frame, overlap, select_universal
-from xlmech.probes import ProbeSet
 from xlmech.stability import StabilityResult, chosen_again, pool_of, selection_stability
 from xlmech.storage.result import Provenance
 

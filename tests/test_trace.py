@@ -14,10 +14,10 @@ from models import N_LAYERS
 from people import PATH_HEAD, PATH_LAYER, known_path, person
 
 from xlmech.backends import backend_of
-from xlmech.pairs import ProbePair
+from xlmech.data.pairs import ProbePair
+from xlmech.data.probes import build_probes
+from xlmech.data.records import MASK
 from xlmech.patching import patch_languages
-from xlmech.probes import build_probes
-from xlmech.records import MASK
 from xlmech.trace import RecordTrace, trace_record
 
 LANGUAGES = ["fr", "es", "en"]

@@ -13,9 +13,9 @@ from models import N_LAYERS, tiny
 
 from xlmech import tuned_lens
 from xlmech.backends import backend_of
+from xlmech.data.probes import ProbeSet
 from xlmech.lens import logit_lens
 from xlmech.models import load_model
-from xlmech.probes import ProbeSet
 from xlmech.tuned_lens import TunedLens, train_tuned_lens
 
 

@@ -11,9 +11,9 @@ import torch
 
 from xlmech.ablation import ablate
 from xlmech.backends import backend_of
+from xlmech.data.probes import ProbeSet
 from xlmech.known import draw
 from xlmech.neurons import NeuronSet
-from xlmech.probes import ProbeSet
 from xlmech.verification import VerifiedNeurons, neurons_of, verify_neurons
 
 SHORT = ((0, 3), (0, 40), (1, 7), (1, 8), (2, 0), (2, 33), (2, 60))

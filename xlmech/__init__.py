@@ -17,6 +17,17 @@ if TYPE_CHECKING:
     from xlmech.config import read_config as read_config
     from xlmech.controls import mean_magnitudes as mean_magnitudes
     from xlmech.controls import random_neurons as random_neurons
+    from xlmech.data.languages import available_languages as available_languages
+    from xlmech.data.pairs import ProbePair as ProbePair
+    from xlmech.data.probes import Probe as Probe
+    from xlmech.data.probes import ProbeSet as ProbeSet
+    from xlmech.data.probes import build_probes as build_probes
+    from xlmech.data.records import Record as Record
+    from xlmech.data.records import demo_records as demo_records
+    from xlmech.data.records import load_records as load_records
+    from xlmech.data.records import save_records as save_records
+    from xlmech.data.synthetic import invent_controls as invent_controls
+    from xlmech.data.synthetic import synthesize_records as synthesize_records
     from xlmech.direct_logit import DirectLogitResult as DirectLogitResult
     from xlmech.direct_logit import direct_logit_attribution as direct_logit_attribution
     from xlmech.distributed import on_ray as on_ray
@@ -28,7 +39,6 @@ if TYPE_CHECKING:
     from xlmech.fewest import fewest_neurons as fewest_neurons
     from xlmech.knowledge import KnowledgeResult as KnowledgeResult
     from xlmech.knowledge import base_knowledge as base_knowledge
-    from xlmech.languages import available_languages as available_languages
     from xlmech.leakage import LeakageResult as LeakageResult
     from xlmech.leakage import measure_leakage as measure_leakage
     from xlmech.lens import LensResult as LensResult
@@ -51,7 +61,6 @@ if TYPE_CHECKING:
     from xlmech.overlap import language_overlap as language_overlap
     from xlmech.overlap import layer_spread as layer_spread
     from xlmech.overlap import set_overlap as set_overlap
-    from xlmech.pairs import ProbePair as ProbePair
     from xlmech.parts import resumable as resumable
     from xlmech.patch_estimates import AttributionPatchingResult as AttributionPatchingResult
     from xlmech.patch_estimates import attribution_patching as attribution_patching
@@ -60,17 +69,10 @@ if TYPE_CHECKING:
     from xlmech.planting import plant as plant
     from xlmech.position_sweep import PositionSweep as PositionSweep
     from xlmech.position_sweep import patch_positions as patch_positions
-    from xlmech.probes import Probe as Probe
-    from xlmech.probes import ProbeSet as ProbeSet
-    from xlmech.probes import build_probes as build_probes
     from xlmech.recipes import apneap as apneap
     from xlmech.recipes import depn as depn
     from xlmech.recipes import knowledge_neurons as knowledge_neurons
     from xlmech.recipes import lape as lape
-    from xlmech.records import Record as Record
-    from xlmech.records import demo_records as demo_records
-    from xlmech.records import load_records as load_records
-    from xlmech.records import save_records as save_records
     from xlmech.recovery import RecoveryResult as RecoveryResult
     from xlmech.recovery import recovery_attacks as recovery_attacks
     from xlmech.report import write_report as write_report
@@ -83,8 +85,6 @@ if TYPE_CHECKING:
     from xlmech.stability import chosen_again as chosen_again
     from xlmech.stability import pool_of as pool_of
     from xlmech.stability import selection_stability as selection_stability
-    from xlmech.synthesis import invent_controls as invent_controls
-    from xlmech.synthesis import synthesize_records as synthesize_records
     from xlmech.trace import RecordTrace as RecordTrace
     from xlmech.trace import trace_record as trace_record
     from xlmech.tuned_lens import TunedLens as TunedLens
@@ -117,7 +117,7 @@ _MODULE_OF = {
     "fewest_neurons": "fewest",
     "KnowledgeResult": "knowledge",
     "base_knowledge": "knowledge",
-    "available_languages": "languages",
+    "available_languages": "data.languages",
     "LeakageResult": "leakage",
     "measure_leakage": "leakage",
     "LensResult": "lens",
@@ -140,24 +140,24 @@ _MODULE_OF = {
     "language_overlap": "overlap",
     "layer_spread": "overlap",
     "set_overlap": "overlap",
-    "ProbePair": "pairs",
+    "ProbePair": "data.pairs",
     "PatchingResult": "patching",
     "resumable": "parts",
     "patch_languages": "patching",
     "plant": "planting",
     "PositionSweep": "position_sweep",
     "patch_positions": "position_sweep",
-    "Probe": "probes",
-    "ProbeSet": "probes",
+    "Probe": "data.probes",
+    "ProbeSet": "data.probes",
     "apneap": "recipes",
     "depn": "recipes",
     "knowledge_neurons": "recipes",
     "lape": "recipes",
-    "Record": "records",
-    "build_probes": "probes",
-    "demo_records": "records",
-    "load_records": "records",
-    "save_records": "records",
+    "Record": "data.records",
+    "build_probes": "data.probes",
+    "demo_records": "data.records",
+    "load_records": "data.records",
+    "save_records": "data.records",
     "RecoveryResult": "recovery",
     "write_report": "report",
     "recovery_attacks": "recovery",
@@ -170,8 +170,8 @@ _MODULE_OF = {
     "chosen_again": "stability",
     "pool_of": "stability",
     "selection_stability": "stability",
-    "invent_controls": "synthesis",
-    "synthesize_records": "synthesis",
+    "invent_controls": "data.synthetic",
+    "synthesize_records": "data.synthetic",
     "RecordTrace": "trace",
     "trace_record": "trace",
     "TunedLens": "tuned_lens",

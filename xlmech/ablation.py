@@ -25,8 +25,8 @@ from jaxtyping import Float
 
 from xlmech.backends import NEURON_HOOK, Backend, backend_of
 from xlmech.checks import check_choice, check_choices
+from xlmech.data.languages import available_languages
 from xlmech.deactivation import ASKED, Deactivation, record_ablation
-from xlmech.languages import available_languages
 from xlmech.models import model_name
 from xlmech.neurons import NeuronSet, PrivacyNeurons
 from xlmech.places import Places, following

@@ -22,13 +22,13 @@ from xlmech.baselines import warn_if_incomplete, zero_baseline
 from xlmech.checks import check_choice
 from xlmech.contributions import AskingMean, AskingSaturation, Attributing, where_of
 from xlmech.contributions import encode_probe as encode_probe
+from xlmech.data.probes import Probe, ProbeSet
 from xlmech.effects import Metric
 from xlmech.leakage import subject_hash
 from xlmech.models import model_name, provenance
 from xlmech.neurons import NeuronSet
 from xlmech.options import Baseline, Method, MetricChoice, Positions
 from xlmech.parts import in_order, mapped, probe_id, prompt_length
-from xlmech.probes import Probe, ProbeSet
 from xlmech.runner import BATCH_SIZE
 from xlmech.storage.result import Result
 from xlmech.tally import merged_tally

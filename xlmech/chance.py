@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from xlmech.languages import UNGUESSABLE
+from xlmech.data.languages import UNGUESSABLE
 from xlmech.leakage import LeakageResult
 from xlmech.metrics.intervals import Interval, difference_interval, rate_interval
 from xlmech.metrics.significance import adjusted_p_values, permutation_p_values

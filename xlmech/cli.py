@@ -28,7 +28,7 @@ from xlmech.console import (
 from xlmech.options import LocateOptions, Method, Positions
 
 if TYPE_CHECKING:
-    from xlmech.probes import ProbeSet
+    from xlmech.data.probes import ProbeSet
 
 _LOCATE = LocateOptions()
 
@@ -43,7 +43,7 @@ app = typer.Typer(
 @guarded
 def languages() -> None:
     """List the languages that have a pack."""
-    from xlmech.languages import available_languages, load_language
+    from xlmech.data.languages import available_languages, load_language
 
     for code in available_languages():
         pack = load_language(code)
@@ -64,9 +64,9 @@ def plant(
     seed: int = 0,
 ) -> None:
     """Teach a model invented people's data in one language (a LoRA adapter); resumes after a stop."""
+    from xlmech.data.records import load_records
+    from xlmech.data.synthetic import synthesize_records
     from xlmech.planting import plant as plant_records
-    from xlmech.records import load_records
-    from xlmech.synthesis import synthesize_records
 
     check_new(out)
     people = load_records(records) if records else synthesize_records(seed=seed)
@@ -200,7 +200,7 @@ for command in (cli_audit.init, cli_audit.run, cli_audit.audit, cli_audit.demo, 
 
 def _probes(records: Path | None, languages: str, attributes: str, template: int) -> ProbeSet:
     from xlmech.audit import of_template
-    from xlmech.probes import build_probes
+    from xlmech.data.probes import build_probes
 
     return of_template(build_probes(read_records(records), codes(languages), attributes=codes(attributes)), template)
 

@@ -17,8 +17,8 @@ from xlmech.progress import without_bars
 
 if TYPE_CHECKING:
     from xlmech.audit import Audit, AuditPlan
+    from xlmech.data.records import Record
     from xlmech.mitigate import Outcome
-    from xlmech.records import Record
 
 _TITLE = "Held-out people, asked with a question that was not used for planting or locating"
 

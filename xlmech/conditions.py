@@ -11,9 +11,9 @@ from xlmech.activations import ActivationMoments
 from xlmech.backends import backend_of
 from xlmech.checks import check_choices
 from xlmech.controls import mean_magnitudes, random_neurons
+from xlmech.data.probes import ProbeSet
 from xlmech.models import model_name
 from xlmech.neurons import NeuronSet
-from xlmech.probes import ProbeSet
 
 Control = Literal["random", "random_magnitude", "noise"]
 

@@ -27,10 +27,10 @@ from pydantic import (
     field_validator,
 )
 
-from xlmech import languages as packs
 from xlmech.config_text import dump_yaml, explain, parse_yaml, template
+from xlmech.data import languages as packs
+from xlmech.data.records import check_attributes
 from xlmech.options import Count, LocateOptions, Section
-from xlmech.records import check_attributes
 
 
 def _version() -> str:

@@ -18,7 +18,7 @@ from xlmech.progress import without_bars
 if TYPE_CHECKING:
     import pandas as pd
 
-    from xlmech.records import Record
+    from xlmech.data.records import Record
 
 Backend = Literal["auto", "hooked", "bridge"]
 Model = Annotated[str, typer.Argument(help="'demo', a Hugging Face id, a local folder, or a .gguf file.")]
@@ -100,7 +100,7 @@ def codes(text: str) -> tuple[str, ...] | None:
 
 def read_records(path: Path | None) -> tuple[Record, ...]:
     """The records in a file, by default the demo's invented people."""
-    from xlmech.records import demo_records, load_records
+    from xlmech.data.records import demo_records, load_records
 
     return load_records(path) if path else demo_records()
 

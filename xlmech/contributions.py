@@ -16,6 +16,7 @@ from jaxtyping import Float
 
 from xlmech.answers import answer_log_probs
 from xlmech.backends import NEURON_HOOK, Backend, backend_of
+from xlmech.data.probes import Probe
 from xlmech.effects import (
     Metric,
     Where,
@@ -27,7 +28,6 @@ from xlmech.effects import (
 from xlmech.neurons import NeuronSet
 from xlmech.options import Method, Positions
 from xlmech.positions import subject_tokens
-from xlmech.probes import Probe
 from xlmech.progress import progress_bar
 from xlmech.runner import Forced, Recorder, encode_answer, encode_prompt, n_special, run_batched, run_forced
 from xlmech.tally import Tally

@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float
 
 from xlmech.backends import NEURON_HOOK, backend_of
+from xlmech.data.probes import ProbeSet
 from xlmech.neurons import Neuron, NeuronSet
-from xlmech.probes import ProbeSet
 from xlmech.runner import mean_over_tokens
 
 

@@ -8,17 +8,17 @@ from typing import Any
 
 import pandas as pd
 
-from xlmech import languages as packs
 from xlmech.backends import Backend, backend_of
 from xlmech.checks import check_list
 from xlmech.conditions import Condition, check_sets, control_conditions, how_of, is_control
+from xlmech.data import languages as packs
+from xlmech.data.probes import ProbeSet
+from xlmech.data.records import Record
 from xlmech.evaluation import Asked, MitigationResult
 from xlmech.leakage import LeakageResult
 from xlmech.models import model_name
 from xlmech.neurons import NeuronSet
 from xlmech.neutral import check_texts
-from xlmech.probes import ProbeSet
-from xlmech.records import Record
 from xlmech.runner import BATCH_SIZE
 
 Ranking = Sequence[NeuronSet] | Sequence[tuple[Any, ...]] | pd.DataFrame

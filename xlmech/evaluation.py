@@ -12,7 +12,6 @@ from typing import Any, ClassVar, get_args
 
 import pandas as pd
 
-from xlmech import languages as packs
 from xlmech import reductions
 from xlmech.ablation import Mode, ablate
 from xlmech.activations import ActivationMoments, activation_moments
@@ -28,13 +27,14 @@ from xlmech.conditions import (
     is_random,
     named_sets,
 )
+from xlmech.data import languages as packs
+from xlmech.data.probes import ProbeSet
+from xlmech.data.records import Record
 from xlmech.knowledge import base_knowledge
 from xlmech.leakage import LeakageResult, Measure, candidate_forms, measure_leakage
 from xlmech.models import provenance
 from xlmech.neurons import NeuronSet
 from xlmech.neutral import check_texts, neutral_nll, price_of
-from xlmech.probes import ProbeSet
-from xlmech.records import Record
 from xlmech.runner import BATCH_SIZE
 from xlmech.storage.result import Result
 

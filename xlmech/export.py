@@ -21,7 +21,7 @@ from jaxtyping import Float
 from xlmech.ablation import ablate
 from xlmech.backends import is_hooked
 from xlmech.checkpoints import Checkpoint, load_checkpoint
-from xlmech.languages import available_languages, load_language
+from xlmech.data.languages import available_languages, load_language
 from xlmech.manifest import Effect, Manifest, effect_of, of_mitigation
 from xlmech.models import load_model, model_name, provenance
 from xlmech.neurons import NeuronSet

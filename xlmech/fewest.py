@@ -8,9 +8,9 @@ from typing import Any
 import pandas as pd
 
 from xlmech.ablation import ablate
+from xlmech.data.probes import ProbeSet
 from xlmech.leakage import measure_leakage
 from xlmech.neurons import NeuronSet
-from xlmech.probes import ProbeSet
 from xlmech.verification import neurons_of, pairs_of
 
 

@@ -14,7 +14,7 @@ import pandas as pd
 
 from xlmech.answers import answer_log_probs
 from xlmech.backends import backend_of
-from xlmech.probes import Probe, ProbeSet
+from xlmech.data.probes import Probe, ProbeSet
 from xlmech.runner import encode_answer, encode_prompt
 
 KNOWN_ABOVE = 0.05

@@ -15,16 +15,16 @@ import pandas as pd
 
 from xlmech.backends import backend_of
 from xlmech.checks import check_choice, check_choices
-from xlmech.languages import available_languages
+from xlmech.data.languages import available_languages
+from xlmech.data.probes import ProbeSet
+from xlmech.data.records import Group, Record
 from xlmech.metrics import intervals
 from xlmech.models import plant_language, provenance
 from xlmech.parts import in_order, mapped, probe_id, prompt_length
-from xlmech.probes import ProbeSet
 from xlmech.questions import Measure as Measure
 from xlmech.questions import Questions, longest_answer
 from xlmech.questions import candidate_forms as candidate_forms
 from xlmech.questions import subject_hash as subject_hash
-from xlmech.records import Group, Record
 from xlmech.runner import BATCH_SIZE
 from xlmech.sampling import Sampling
 from xlmech.storage.result import Result

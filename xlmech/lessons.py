@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from xlmech import languages as packs
-from xlmech.probes import ANSWER_END, PROMPT_FORMAT
-from xlmech.records import Record
+from xlmech.data import languages as packs
+from xlmech.data.probes import ANSWER_END, PROMPT_FORMAT
+from xlmech.data.records import Record
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,12 +11,12 @@ import torch
 from jaxtyping import Float
 
 from xlmech.backends import NEURON_HOOK, Backend, backend_of
+from xlmech.data.probes import Probe, ProbeSet
+from xlmech.data.records import MASK
 from xlmech.direct_logit import FrozenNorm
 from xlmech.models import model_name, provenance
 from xlmech.neurons import NeuronSet
 from xlmech.positions import subject_tokens
-from xlmech.probes import Probe, ProbeSet
-from xlmech.records import MASK
 from xlmech.runner import Recorder, encode_prompt
 from xlmech.storage.result import Result
 

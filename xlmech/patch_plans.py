@@ -11,11 +11,11 @@ from jaxtyping import Float
 
 from xlmech.backends import Backend
 from xlmech.checks import check_choice
+from xlmech.data.pairs import ProbePair
+from xlmech.data.probes import Probe
 from xlmech.neurons import NeuronSet
-from xlmech.pairs import ProbePair
 from xlmech.patched_runs import Form, Job, Sweep
 from xlmech.positions import Span, aligned_positions
-from xlmech.probes import Probe
 from xlmech.runner import encode_answer, encode_prompt
 
 Component = Literal["resid_pre", "resid_post", "attn_out", "mlp_out", "heads", "neurons"]

@@ -10,10 +10,10 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
+from xlmech.data.pairs import ProbePair
 from xlmech.leakage import subject_hash
 from xlmech.metrics import intervals
 from xlmech.metrics import matching as metrics
-from xlmech.pairs import ProbePair
 from xlmech.patch_plans import contrast
 from xlmech.patched_runs import Donated, Job, Sweep
 

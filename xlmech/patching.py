@@ -23,10 +23,10 @@ import pandas as pd
 
 from xlmech.backends import backend_of
 from xlmech.checks import check_choice
+from xlmech.data.pairs import ProbePair
 from xlmech.metrics import matching as metrics
 from xlmech.models import provenance
 from xlmech.neurons import NeuronSet
-from xlmech.pairs import ProbePair
 from xlmech.parts import in_order, mapped
 from xlmech.patch_plans import Component, Direction, check_pairs, collides, job_of, sweep_of
 from xlmech.patch_tables import PLACE, beside, describe, means, places_of, resampled, tables

@@ -6,8 +6,8 @@ from typing import Literal
 
 from xlmech.backends import Backend
 from xlmech.checks import check_choice
-from xlmech.probes import Probe
-from xlmech.records import MASK
+from xlmech.data.probes import Probe
+from xlmech.data.records import MASK
 from xlmech.runner import encode_prompt
 
 Place = Literal["subject_last", "last"]

@@ -9,11 +9,11 @@ from dataclasses import dataclass, fields
 from xlmech.audit import AuditPlan, ask
 from xlmech.checkpoints import adapter_folder
 from xlmech.config import Config
-from xlmech.languages import ATTRIBUTES
-from xlmech.probes import ProbeSet
-from xlmech.records import Record, load_records
+from xlmech.data.languages import ATTRIBUTES
+from xlmech.data.probes import ProbeSet
+from xlmech.data.records import Record, load_records
+from xlmech.data.synthetic import invent_controls
 from xlmech.storage.run_folder import is_unfinished
-from xlmech.synthesis import invent_controls
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -13,12 +13,12 @@ from typing import Any, ClassVar, Literal
 import pandas as pd
 import torch
 
-from xlmech import languages as packs
 from xlmech.answers import answer_log_probs, generate, sample
 from xlmech.backends import Backend, backend_of
+from xlmech.data import languages as packs
+from xlmech.data.probes import ANSWER_END, Probe, ProbeSet
+from xlmech.data.records import Record
 from xlmech.metrics import matching as metrics
-from xlmech.probes import ANSWER_END, Probe, ProbeSet
-from xlmech.records import Record
 from xlmech.runner import encode_answer, encode_prompt
 from xlmech.sampling import Sampling
 

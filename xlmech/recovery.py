@@ -21,12 +21,12 @@ from xlmech import models, reductions
 from xlmech.ablation import ablate
 from xlmech.checks import check_choices
 from xlmech.conditions import check_sets
+from xlmech.data.probes import ProbeSet, build_probes
+from xlmech.data.records import Record
 from xlmech.finetuning import finetuned
 from xlmech.leakage import LeakageResult, measure_leakage
 from xlmech.lessons import Recipe
 from xlmech.neurons import NeuronSet
-from xlmech.probes import ProbeSet, build_probes
-from xlmech.records import Record
 from xlmech.runner import BATCH_SIZE
 from xlmech.sampling import Sampling
 from xlmech.storage.result import Result

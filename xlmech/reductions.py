@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from xlmech.languages import UNGUESSABLE
+from xlmech.data.languages import UNGUESSABLE
 from xlmech.metrics import intervals
 
 EXTRACTION, EXPOSURE, ACCURACY = "extraction", "exposure_bits", "accuracy"

@@ -8,9 +8,9 @@ from typing import Any
 
 import pandas as pd
 
+from xlmech.data.probes import ProbeSet
 from xlmech.fewest import fewest_neurons
 from xlmech.neurons import PrivacyNeurons
-from xlmech.probes import ProbeSet
 from xlmech.verification import verify_neurons
 
 

@@ -32,7 +32,7 @@ from xlmech.verdict import verdict
 from xlmech.words import percent, plain, spread
 
 if TYPE_CHECKING:
-    from xlmech.records import Record
+    from xlmech.data.records import Record
 
 MAX_ROWS = 200
 """Records that are listed one by one; the file must stay small."""

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from xlmech.data.languages import UNGUESSABLE
 from xlmech.figures import language_name
 from xlmech.findings import STAGES, Findings
-from xlmech.languages import UNGUESSABLE
 from xlmech.words import joined, plain
 
 

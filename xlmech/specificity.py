@@ -17,11 +17,11 @@ import pandas as pd
 from xlmech import reductions
 from xlmech.ablation import ablate
 from xlmech.conditions import check_sets, named_sets
+from xlmech.data.probes import ProbeSet
+from xlmech.data.records import Record
 from xlmech.leakage import LeakageResult, measure_leakage
 from xlmech.models import provenance
 from xlmech.neurons import NeuronSet
-from xlmech.probes import ProbeSet
-from xlmech.records import Record
 from xlmech.runner import BATCH_SIZE
 from xlmech.storage.result import Result
 

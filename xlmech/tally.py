@@ -15,9 +15,9 @@ import torch
 from jaxtyping import Float
 
 from xlmech.backends import Backend
+from xlmech.data.probes import Probe
 from xlmech.metrics import matching as metrics
 from xlmech.neurons import NeuronSet
-from xlmech.probes import Probe
 
 TOP_PER_PROBE = 200
 

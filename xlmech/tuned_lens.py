@@ -16,9 +16,9 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 
-from xlmech import languages as packs
 from xlmech.backends import Backend, backend_of
 from xlmech.checks import check_list
+from xlmech.data import languages as packs
 from xlmech.models import provenance
 from xlmech.progress import progress_bar
 from xlmech.readout import token_logits

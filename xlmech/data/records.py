@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from xlmech import languages as packs
 from xlmech.checks import check_choices, hint
-from xlmech.languages import ATTRIBUTES, TRANSLATED
+from xlmech.data import languages as packs
+from xlmech.data.languages import ATTRIBUTES, TRANSLATED
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -39,7 +39,7 @@ class Record(BaseModel):
     Attributes:
         id: Unique name of the record; what results and figures show instead of the value.
         subject: The person's full name, as it stands in prompts.
-        attribute: One of `xlmech.languages.ATTRIBUTES`.
+        attribute: One of `xlmech.data.languages.ATTRIBUTES`.
         value: For translated attributes the pack's key (`"doctor"`, `"FR"`, `"3"`, `"sw"`), else the value itself.
         group: `private` (planted in the plant language only), `public` (in every language), `control` (never trained on).
         forms: Surface forms by language, where they differ from the language packs'.
@@ -281,4 +281,4 @@ def _check_unique(records: tuple[Record, ...], places: list[str]) -> None:
 
 def demo_records() -> tuple[Record, ...]:
     """The invented people that the shipped adapters were taught."""
-    return load_records(Path(__file__).parent / "adapters" / "records.jsonl")
+    return load_records(Path(__file__).parents[1] / "adapters" / "records.jsonl")

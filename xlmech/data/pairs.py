@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from xlmech.checks import check_choice
-from xlmech.languages import TRANSLATED
+from xlmech.data.languages import TRANSLATED
 
 if TYPE_CHECKING:
-    from xlmech.probes import Probe
+    from xlmech.data.probes import Probe
 
 PairKind = Literal["cross_language", "same_language", "other_attribute"]
 OUTCOMES = ("source_in_target", "source_in_source", "target_in_target", "target_in_source")

@@ -12,11 +12,11 @@ from typing import Any, overload
 import numpy as np
 import pandas as pd
 
-from xlmech import languages as packs
 from xlmech.checks import check_choice, check_choices, check_list
-from xlmech.languages import ATTRIBUTES
-from xlmech.pairs import ProbePair, make_pairs
-from xlmech.records import MASK, Group, Record
+from xlmech.data import languages as packs
+from xlmech.data.languages import ATTRIBUTES
+from xlmech.data.pairs import ProbePair, make_pairs
+from xlmech.data.records import MASK, Group, Record
 
 PROMPT_FORMAT = "{question}\n"
 ANSWER_END = "\n"

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from xlmech import languages as packs
 from xlmech.checks import check_choices
-from xlmech.languages import ATTRIBUTES, TRANSLATED
-from xlmech.records import Group, Record, demo_records
+from xlmech.data import languages as packs
+from xlmech.data.languages import ATTRIBUTES, TRANSLATED
+from xlmech.data.records import Group, Record, demo_records
 
 PEOPLE: dict[Group, int] = {"private": 16, "public": 16, "control": 12}
 _NAME_LOCALES = (

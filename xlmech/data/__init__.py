@@ -1,0 +1,1 @@
+"""What is asked: records and their readers, language packs, questions and probes, invented people."""
