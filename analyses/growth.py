@@ -83,10 +83,10 @@ def point(work: str, prompts: int, length: int, layers: int, vocabulary: int) ->
 
     from xlmech import load_model
     from xlmech.answers import answer_log_probs, generate
-    from xlmech.backends import NEURON_HOOK, backend_of
-    from xlmech.checkpoints import load_tokenizer
     from xlmech.effects import integrated_gradients
-    from xlmech.gguf_files import demo_base
+    from xlmech.models.backends import NEURON_HOOK, backend_of
+    from xlmech.models.checkpoints import load_tokenizer
+    from xlmech.models.gguf import demo_base
     from xlmech.runner import run_forced
 
     tokenizer = load_tokenizer(demo_base())
@@ -148,8 +148,8 @@ def in_own_process(*arguments: str) -> dict[str, float]:
 
 
 def loading(repeats: int = 3) -> list[dict[str, Any]]:
-    from xlmech.checkpoints import load_tokenizer
-    from xlmech.gguf_files import demo_base
+    from xlmech.models.checkpoints import load_tokenizer
+    from xlmech.models.gguf import demo_base
 
     rows = []
     with tempfile.TemporaryDirectory() as folder:

@@ -48,13 +48,13 @@ from xlmech import (
     specificity_matrix,
 )
 from xlmech.audit import of_template, spread_facts
-from xlmech.backends import NEURON_HOOK, backend_of
 from xlmech.baselines import zero_baseline
 from xlmech.contributions import encode_probe
 from xlmech.data import languages as packs
 from xlmech.effects import exact_effects
 from xlmech.known import answer_margins
 from xlmech.leakage import LeakageResult
+from xlmech.models.backends import NEURON_HOOK, backend_of
 from xlmech.neurons import PrivacyNeurons
 from xlmech.runner import run_forced
 

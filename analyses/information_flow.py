@@ -42,8 +42,8 @@ from xlmech import (
     representation_similarity,
 )
 from xlmech.audit import of_template
-from xlmech.checkpoints import shipped_adapters
 from xlmech.figures import faded, finish
+from xlmech.models.checkpoints import shipped_adapters
 
 FIGURES = Path(__file__).parent.parent / "figures"
 RESULTS = Path(__file__).parent / "results"

@@ -18,7 +18,7 @@ import pandas as pd
 
 from xlmech import build_probes, demo_records, load_model, measure_leakage, plant, save_records, synthesize_records
 from xlmech.audit import of_template, spread_facts
-from xlmech.checkpoints import ADAPTERS, shipped_adapters
+from xlmech.models.checkpoints import ADAPTERS, shipped_adapters
 
 FACTS = {"private": 32, "public": 16, "control": 16}
 FIGURE = Path(__file__).parent.parent / "figures" / "planting.json"

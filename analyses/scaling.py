@@ -7,7 +7,7 @@ Every point is a process of its own, on Llamas of random weights and a tokenizer
 `overhead`: leakage and attribution of the same probes in one go, in parts, and on Ray with 1, 2 and 4 actors. `growth`: leakage
 in parts of 1,000 to 100,000 probes: seconds, peak of resident memory, bytes of the result. `kills`: one run that is killed
 twenty times and continued, against one that is not. `models`: seconds and memory per stage of models of growing size, beside the
-formulas of `xlmech.costs`. `llama`: the formulas for Llama 3 8B and 70B.
+formulas of `xlmech.models.shape`. `llama`: the formulas for Llama 3 8B and 70B.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def probes_of(n: int) -> Any:
 def loaded(folder: str) -> Any:
     import torch
 
-    from xlmech.models import load_model
+    from xlmech.models.load import load_model
 
     torch.set_num_threads(1)
     return load_model(folder, backend="bridge", dtype="float32")
@@ -147,9 +147,9 @@ def one_model(folder: str, stage: str) -> dict[str, Any]:
     from transformers import AutoConfig
 
     from xlmech.attribution import attribute_neurons
-    from xlmech.costs import shape_of
     from xlmech.leakage import measure_leakage
     from xlmech.lens import logit_lens
+    from xlmech.models.shape import shape_of
 
     torch.set_num_threads(1)
     empty = resident_mb()
@@ -225,7 +225,7 @@ def models(folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def llama(_: Path) -> Iterator[dict[str, Any]]:
-    from xlmech.costs import LLAMA_3_8B, LLAMA_3_70B, Stage
+    from xlmech.models.shape import LLAMA_3_8B, LLAMA_3_70B, Stage
 
     for name, shape in (("Llama 3 8B", LLAMA_3_8B), ("Llama 3 70B", LLAMA_3_70B)):
         for stage in get_args(Stage):

@@ -32,10 +32,10 @@ import torch
 from scipy.stats import spearmanr
 
 from xlmech import build_probes, demo_records, load_model, logit_lens, measure_leakage
-from xlmech.backends import NEURON_HOOK, Backend, backend_of
 from xlmech.data.probes import ProbeSet
 from xlmech.effects import exact_effects, integrated_gradients
 from xlmech.figures import TEMPLATE
+from xlmech.models.backends import NEURON_HOOK, Backend, backend_of
 from xlmech.nodes import nodes_needed
 from xlmech.readout import token_log_prob
 from xlmech.rows import replace, run_rows

@@ -14,7 +14,7 @@ from models import hooked_tiny, save_tokenizer, taught, tiny  # noqa: E402
 
 from xlmech.data.probes import ProbeSet, build_probes  # noqa: E402
 from xlmech.data.records import Record  # noqa: E402
-from xlmech.models import load_model  # noqa: E402
+from xlmech.models.load import load_model  # noqa: E402
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -9,7 +9,7 @@ import torch
 from models import hooked_tiny, tiny
 
 from xlmech.data.records import Record
-from xlmech.models import load_model
+from xlmech.models.load import load_model
 
 PATH_LAYER, PATH_HEAD = 1, 2
 _KEYS = {"birth_country": ("FR", "JP", "BR", "IN", "KE"), "birth_month": ("1", "2", "3", "4", "5")}

@@ -11,8 +11,8 @@ import torch
 from xlmech.ablation import ablate, asking
 from xlmech.activations import activation_moments
 from xlmech.answers import generate
-from xlmech.backends import NEURON_HOOK, backend_of
-from xlmech.models import model_name
+from xlmech.models.backends import NEURON_HOOK, backend_of
+from xlmech.models.load import model_name
 from xlmech.neurons import NeuronSet, PrivacyNeurons, chosen_frame
 from xlmech.runner import Recorder, encode_prompt
 from xlmech.storage.result import Provenance

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from models import D_VOCAB
 
 from xlmech.answers import answer_log_probs, generate, run_prompts, sequence_nll
-from xlmech.backends import backend_of
+from xlmech.models.backends import backend_of
 
 
 def _full_logits(model: Any, tokens: list[int]) -> torch.Tensor:

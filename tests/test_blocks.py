@@ -14,13 +14,13 @@ import pytest
 import torch
 
 from xlmech.ablation import ablate, asking
-from xlmech.backends import backend_of
-from xlmech.deactivation import ASKED, deactivated
 from xlmech.distributed import RayPool
-from xlmech.models import model_name
+from xlmech.models.ablation_state import ASKED, deactivated
+from xlmech.models.backends import backend_of
+from xlmech.models.load import model_name
+from xlmech.models.sequence_positions import following
 from xlmech.neurons import NeuronSet
 from xlmech.parts import current_plan, resumable
-from xlmech.places import following
 from xlmech.scopes import OpenBlocks
 
 MODES = {

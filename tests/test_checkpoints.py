@@ -14,9 +14,9 @@ import torch
 from models import ALL_ARCHITECTURES, N_LAYERS, multimodal, tiny
 from safetensors.torch import load_file, save_file
 
-from xlmech import checkpoints
-from xlmech.checkpoints import adapter_folder, load_checkpoint, shipped_adapters
-from xlmech.weight_checks import check_tokenizer
+from xlmech.models import checkpoints
+from xlmech.models.checkpoints import adapter_folder, load_checkpoint, shipped_adapters
+from xlmech.models.weight_checks import check_tokenizer
 
 Tensors = dict[str, torch.Tensor]
 

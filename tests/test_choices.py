@@ -22,10 +22,10 @@ from test_figures_patching import patching, sweep
 from toy_results import leakage
 
 import xlmech
-from xlmech.backends import BridgeBackend, HookedBackend, backend_of
 from xlmech.checks import check_choice, check_choices, check_list
 from xlmech.data.probes import ProbeSet, build_probes
-from xlmech.models import model_name
+from xlmech.models.backends import BridgeBackend, HookedBackend, backend_of
+from xlmech.models.load import model_name
 from xlmech.neuron_views import NeuronActivations
 from xlmech.neurons import NeuronSet
 from xlmech.storage.result import Provenance

@@ -50,7 +50,7 @@ def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("a model was loaded")
 
     monkeypatch.setattr("xlmech.cli.load", load)
-    monkeypatch.setattr("xlmech.models.load_model", load)
+    monkeypatch.setattr("xlmech.models.load.load_model", load)
     monkeypatch.setattr("xlmech.planting.load_checkpoint", load)
 
 

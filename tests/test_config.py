@@ -19,7 +19,7 @@ from xlmech.config import (
     read_config,
     write_template,
 )
-from xlmech.models import BackendName
+from xlmech.models.load import BackendName
 from xlmech.options import LocateOptions, Method, Positions
 
 LEAST = "model:\n  source: demo\ndata:\n  records: records.csv\n"  # lines 1 to 4

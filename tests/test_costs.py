@@ -10,9 +10,9 @@ import torch
 from models import save_tokenizer, tiny
 from torch.utils.flop_counter import FlopCounterMode
 
-from xlmech import models
-from xlmech.costs import LLAMA_3_8B, LLAMA_3_70B, shape_of
-from xlmech.models import load_model
+from xlmech.models import load as models
+from xlmech.models.load import load_model
+from xlmech.models.shape import LLAMA_3_8B, LLAMA_3_70B, shape_of
 from xlmech.stages import StageClock
 from xlmech.units import Event, peak_bytes
 

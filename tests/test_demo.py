@@ -11,9 +11,7 @@ from scipy.stats import spearmanr
 from xlmech.ablation import ablate
 from xlmech.attribution import attribute_neurons
 from xlmech.audit import AuditPlan, ask
-from xlmech.backends import NEURON_HOOK, backend_of
 from xlmech.baselines import zero_baseline
-from xlmech.checkpoints import load_checkpoint, shipped_adapters
 from xlmech.contributions import encode_probe
 from xlmech.data.probes import ProbeSet, build_probes
 from xlmech.data.records import demo_records
@@ -21,7 +19,9 @@ from xlmech.effects import exact_effects
 from xlmech.known import answer_margins
 from xlmech.leakage import measure_leakage
 from xlmech.lens import logit_lens
-from xlmech.models import load_model
+from xlmech.models.backends import NEURON_HOOK, backend_of
+from xlmech.models.checkpoints import load_checkpoint, shipped_adapters
+from xlmech.models.load import load_model
 from xlmech.neurons import NeuronSet
 from xlmech.readout import token_logits
 from xlmech.runner import encode_prompt, run_forced

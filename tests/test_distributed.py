@@ -20,14 +20,14 @@ from test_parts import analyses, same
 from typer.testing import CliRunner
 
 from xlmech.ablation import ablate
-from xlmech.backends import backend_of
 from xlmech.cli import app
 from xlmech.data.probes import ProbeSet
 from xlmech.data.records import Record
 from xlmech.distributed import RayPool, on_ray
 from xlmech.evaluation import evaluate_mitigation
 from xlmech.leakage import measure_leakage
-from xlmech.models import load_model
+from xlmech.models.backends import backend_of
+from xlmech.models.load import load_model
 from xlmech.neurons import NeuronSet
 from xlmech.parts import mapped, resumable
 from xlmech.ray_actors import ModelSpec, Worker

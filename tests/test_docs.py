@@ -137,7 +137,7 @@ def small_world(model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setattr(model, "xlmech_source", replace(model.xlmech_source, plant_language=adapter))
         return model
 
-    monkeypatch.setattr("xlmech.models.load_model", load)
+    monkeypatch.setattr("xlmech.models.load.load_model", load)
     for module in ("locate", "verification"):  # a random model knows nobody
         monkeypatch.setattr(f"xlmech.{module}.check_known", Mock(), raising=False)
     monkeypatch.setattr(go.Figure, "show", lambda figure: None)

@@ -12,7 +12,6 @@ import torch
 from xlmech import evaluation
 from xlmech.ablation import ablate
 from xlmech.activations import activation_moments
-from xlmech.backends import backend_of
 from xlmech.controls import random_neurons
 from xlmech.data.probes import ProbeSet, build_probes
 from xlmech.data.records import Record
@@ -20,7 +19,8 @@ from xlmech.dose import dose_response
 from xlmech.evaluation import MitigationResult, evaluate_mitigation
 from xlmech.knowledge import base_knowledge
 from xlmech.leakage import LeakageResult, measure_leakage
-from xlmech.models import provenance
+from xlmech.models.backends import backend_of
+from xlmech.models.load import provenance
 from xlmech.neurons import NeuronSet
 from xlmech.neutral import neutral_nll
 from xlmech.recipes import lape

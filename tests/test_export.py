@@ -20,7 +20,7 @@ from xlmech.ablation import ablate
 from xlmech.evaluation import MitigationResult
 from xlmech.export import export_model
 from xlmech.manifest import MANIFEST, Manifest, _sha256, load_manifest
-from xlmech.models import load_model
+from xlmech.models.load import load_model
 from xlmech.neurons import NeuronSet, PrivacyNeurons, chosen_frame
 from xlmech.storage.result import Provenance
 from xlmech.weights import down_projections

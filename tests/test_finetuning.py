@@ -10,10 +10,10 @@ from models import tiny
 
 from xlmech import finetuning
 from xlmech.ablation import ablate
-from xlmech.backends import backend_of
 from xlmech.data.records import Record
 from xlmech.finetuning import finetuned
-from xlmech.models import load_model
+from xlmech.models.backends import backend_of
+from xlmech.models.load import load_model
 from xlmech.neurons import NeuronSet
 from xlmech.planting import Recipe, sample_batch
 

@@ -11,9 +11,9 @@ import torch
 from models import D_MLP, D_MODEL, D_VOCAB, N_CTX, N_LAYERS, tiny
 from safetensors import SafetensorError
 
-from xlmech import gguf_files
-from xlmech.checkpoints import load_checkpoint
-from xlmech.gguf_files import cache_dir, demo_base
+from xlmech.models import gguf as gguf_files
+from xlmech.models.checkpoints import load_checkpoint
+from xlmech.models.gguf import cache_dir, demo_base
 
 
 @pytest.fixture

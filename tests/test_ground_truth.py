@@ -26,7 +26,7 @@ from xlmech.fewest import fewest_neurons
 from xlmech.leakage import measure_leakage
 from xlmech.locate import locate_privacy_neurons
 from xlmech.mask import learn_mask
-from xlmech.models import load_model
+from xlmech.models.load import load_model
 from xlmech.neurons import NeuronSet
 from xlmech.options import LocateOptions
 from xlmech.recipes import apneap, depn, knowledge_neurons

@@ -11,9 +11,9 @@ import torch
 
 from xlmech import knowledge
 from xlmech.ablation import ablate
-from xlmech.backends import backend_of
 from xlmech.data.languages import CAPITALS, capitals, load_language
 from xlmech.knowledge import KnowledgeResult, base_knowledge
+from xlmech.models.backends import backend_of
 from xlmech.neurons import NeuronSet
 
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from xlmech import known
-from xlmech.backends import backend_of
 from xlmech.data.probes import Probe, ProbeSet
 from xlmech.known import answer_margins, check_known, draw
+from xlmech.models.backends import backend_of
 
 
 def _plain(model: Any, probe: Probe, form: str, n_tokens: int | None) -> float:

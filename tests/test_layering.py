@@ -254,7 +254,8 @@ def test_imports_are_found() -> None:
     code = """
 import os, xlmech.cli
 import xlmech
-from xlmech import show, models as m
+from xlmech import show
+from xlmech.models import load as m
 from xlmech.data.records import Record
 from . import lens
 from .figures import lens as drawn

@@ -17,14 +17,14 @@ from xlmech import cli, contributions
 from xlmech.ablation import ablate
 from xlmech.attribution import attribute_neurons
 from xlmech.audit import AuditPlan
-from xlmech.backends import backend_of
 from xlmech.config import Config
 from xlmech.data.probes import ProbeSet, build_probes
 from xlmech.data.records import Record
 from xlmech.fewest import FewestNeurons
 from xlmech.known import answer_margins
 from xlmech.locate import locate_privacy_neurons
-from xlmech.models import load_model, provenance
+from xlmech.models.backends import backend_of
+from xlmech.models.load import load_model, provenance
 from xlmech.neurons import NeuronSet, PrivacyNeurons
 from xlmech.neutral import needed_for_text, neutral_nll
 from xlmech.options import LocateOptions

@@ -13,11 +13,11 @@ from torch.nn.functional import softplus
 
 from xlmech.ablation import ablate
 from xlmech.answers import sequence_nll
-from xlmech.backends import backend_of
 from xlmech.data.probes import ProbeSet, build_probes
 from xlmech.data.records import Record
 from xlmech.mask import LearnedMask, learn_mask
-from xlmech.models import load_model
+from xlmech.models.backends import backend_of
+from xlmech.models.load import load_model
 from xlmech.neurons import NeuronSet
 from xlmech.set_search import Term, best_set
 from xlmech.switches import answer_log_odds, nats_per_token, switched

@@ -30,7 +30,7 @@ from xlmech.data.records import load_records, save_records
 from xlmech.evaluation import MitigationResult, evaluate_mitigation
 from xlmech.manifest import effect_of, load_manifest
 from xlmech.mitigate import _load, _notes, prepare, run_config
-from xlmech.models import Source
+from xlmech.models.load import Source
 from xlmech.storage.run_folder import is_finished
 
 CONFIG = """

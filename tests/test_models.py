@@ -13,11 +13,11 @@ import pytest
 import torch
 from models import ALL_ARCHITECTURES, D_VOCAB, N_LAYERS, multimodal, tiny
 
-from xlmech import models
-from xlmech.backends import BridgeBackend, backend_of
-from xlmech.checkpoints import Checkpoint
-from xlmech.key_values import KeyValues
-from xlmech.models import load_model, provenance
+from xlmech.models import load as models
+from xlmech.models.backends import BridgeBackend, backend_of
+from xlmech.models.checkpoints import Checkpoint
+from xlmech.models.kv_cache import KeyValues
+from xlmech.models.load import load_model, provenance
 from xlmech.readout import token_logits
 
 HAS_HOOKED = find_spec("transformer_lens.HookedTransformer") is not None
@@ -133,7 +133,7 @@ def test_base_names_the_architecture_of_a_folder(tmp_path: Path, tokenizer: Any)
 
 
 def test_an_unknown_output_transform_is_noticed(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("xlmech.backends.BridgeBackend.softcap", property(lambda self: 0.01))
+    monkeypatch.setattr("xlmech.models.backends.BridgeBackend.softcap", property(lambda self: 0.01))
     with pytest.raises(ValueError, match="output transform is not one that xlmech knows"):
         load_model(tiny("llama"), tokenizer=tokenizer, backend="bridge")
 
@@ -189,7 +189,9 @@ def test_a_spread_model_is_compared_too(tmp_path: Path, tokenizer: Any, monkeypa
     tiny("llama").save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     load_model(tmp_path, backend="bridge", device_map={"": "cpu"})
-    monkeypatch.setattr("xlmech.key_values.KeyValues.mask", lambda past, n_new: torch.ones(2, past.n_positions + n_new))
+    monkeypatch.setattr(
+        "xlmech.models.kv_cache.KeyValues.mask", lambda past, n_new: torch.ones(2, past.n_positions + n_new)
+    )
     with pytest.raises(ValueError, match="does not compute this LlamaForCausalLM"):
         load_model(tmp_path, backend="bridge", device_map={"": "cpu"})
 

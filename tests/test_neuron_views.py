@@ -10,10 +10,10 @@ import torch
 from models import ARCHITECTURES, tiny
 
 from xlmech import figures
-from xlmech.backends import backend_of
 from xlmech.data.probes import ProbeSet
 from xlmech.data.records import MASK
-from xlmech.models import load_model
+from xlmech.models.backends import backend_of
+from xlmech.models.load import load_model
 from xlmech.neuron_views import NeuronActivations, neuron_activations, promoted_tokens
 from xlmech.neurons import NeuronSet
 from xlmech.positions import subject_tokens

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from xlmech.backends import NEURON_HOOK, backend_of
 from xlmech.effects import integrated_gradients
+from xlmech.models.backends import NEURON_HOOK, backend_of
 from xlmech.nodes import _allotted, nodes_needed
 from xlmech.runner import run_forced
 

@@ -17,11 +17,11 @@ from people import person
 
 from xlmech.ablation import ablate, asking
 from xlmech.attribution import attribute_neurons
-from xlmech.backends import backend_of
 from xlmech.data.probes import ProbeSet, build_probes
 from xlmech.leakage import measure_leakage
 from xlmech.lens import logit_lens
-from xlmech.models import load_model
+from xlmech.models.backends import backend_of
+from xlmech.models.load import load_model
 from xlmech.neurons import NeuronSet
 from xlmech.neutral import neutral_nll
 from xlmech.parts import current_plan, described, mapped, planned, resumable

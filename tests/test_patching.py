@@ -14,11 +14,11 @@ import torch
 from models import D_MLP, N_LAYERS
 from people import person
 
-from xlmech.backends import Backend, backend_of
 from xlmech.data.pairs import OUTCOMES, ProbePair
 from xlmech.data.probes import Probe, ProbeSet, build_probes
 from xlmech.data.records import MASK, Record
 from xlmech.metrics.intervals import mean_interval
+from xlmech.models.backends import Backend, backend_of
 from xlmech.neurons import NeuronSet
 from xlmech.patch_plans import HOOKS, job_of, sweep_of
 from xlmech.patched_runs import donate, patched_log_probs

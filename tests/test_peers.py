@@ -10,12 +10,12 @@ import pytest
 import torch
 from transformer_lens.patching import generic_activation_patch, layer_pos_patch_setter
 
-from xlmech.backends import backend_of
 from xlmech.data.pairs import ProbePair
 from xlmech.data.probes import Probe, ProbeSet, build_probes
 from xlmech.data.records import demo_records
 from xlmech.lens import logit_lens
-from xlmech.models import load_model
+from xlmech.models.backends import backend_of
+from xlmech.models.load import load_model
 from xlmech.patching import patch_languages
 from xlmech.position_sweep import patch_positions
 from xlmech.positions import aligned_positions, segments

@@ -15,10 +15,10 @@ from people import PATH_HEAD, PATH_LAYER, known_path, person
 from transformer_lens import patching as theirs
 
 from xlmech import figures
-from xlmech.backends import Backend, backend_of
 from xlmech.data.pairs import ProbePair
 from xlmech.data.probes import Probe, ProbeSet, build_probes
 from xlmech.data.records import MASK
+from xlmech.models.backends import Backend, backend_of
 from xlmech.patch_estimates import AttributionPatchingResult, attribution_patching
 from xlmech.patch_gradients import estimated_changes
 from xlmech.patch_plans import contrast, job_of, sweep_of

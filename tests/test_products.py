@@ -8,10 +8,10 @@ import pytest
 import torch
 from models import tiny
 
-from xlmech import products
-from xlmech.backends import backend_of
-from xlmech.models import load_model
-from xlmech.products import by_onednn, faster, product
+from xlmech.models import onednn as products
+from xlmech.models.backends import backend_of
+from xlmech.models.load import load_model
+from xlmech.models.onednn import by_onednn, faster, product
 
 needs_onednn = pytest.mark.skipif(
     not by_onednn(torch.zeros(1)), reason="this build of torch has no oneDNN linear layer"

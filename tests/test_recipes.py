@@ -12,11 +12,11 @@ import torch
 from models import D_MLP, N_LAYERS, KeepFloat64, tiny
 
 from xlmech import recipes, votes
-from xlmech.backends import Backend, backend_of
 from xlmech.controls import mean_magnitudes, random_neurons
 from xlmech.data.languages import load_language
 from xlmech.data.probes import Probe, ProbeSet, build_probes
-from xlmech.models import load_model
+from xlmech.models.backends import Backend, backend_of
+from xlmech.models.load import load_model
 from xlmech.neurons import NeuronSet
 from xlmech.recipes import apneap, depn, knowledge_neurons, lape
 from xlmech.runner import mean_over_tokens

@@ -11,12 +11,12 @@ import torch
 
 from xlmech import recovery
 from xlmech.ablation import ablate
-from xlmech.backends import backend_of
 from xlmech.data.probes import ProbeSet
 from xlmech.data.records import Record
 from xlmech.finetuning import finetuned
 from xlmech.leakage import LeakageResult, measure_leakage
-from xlmech.models import provenance
+from xlmech.models.backends import backend_of
+from xlmech.models.load import provenance
 from xlmech.neurons import NeuronSet
 from xlmech.planting import Recipe
 from xlmech.recovery import ATTACKS, RecoveryResult, recovery_attacks

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from xlmech.backends import backend_of
 from xlmech.data.probes import ProbeSet
+from xlmech.models.backends import backend_of
 from xlmech.runner import encode_answer, encode_prompt, mean_over_tokens, run_batched, run_forced
 
 

@@ -15,10 +15,10 @@ from models import D_VOCAB, tiny
 
 from xlmech import sampling
 from xlmech.answers import generate, sample
-from xlmech.backends import backend_of
 from xlmech.data.probes import ProbeSet
 from xlmech.leakage import measure_leakage
-from xlmech.models import load_model
+from xlmech.models.backends import backend_of
+from xlmech.models.load import load_model
 from xlmech.parts import resumable
 from xlmech.sampling import Sampling, drawn_tokens
 

@@ -16,12 +16,12 @@ from models import tiny
 from scipy import stats
 
 from xlmech import similarity as similarity_module
-from xlmech.backends import backend_of
 from xlmech.data.probes import ProbeSet, build_probes
 from xlmech.data.records import MASK, Record
 from xlmech.metrics import matching as metrics
 from xlmech.metrics.similarity import centred_cosine, linear_cka, permuted_cka
-from xlmech.models import load_model
+from xlmech.models.backends import backend_of
+from xlmech.models.load import load_model
 from xlmech.positions import masked_prompt, subject_tokens, token_position
 from xlmech.similarity import SimilarityResult, representation_similarity
 

@@ -12,10 +12,10 @@ import torch
 from models import N_LAYERS, tiny
 
 from xlmech import tuned_lens
-from xlmech.backends import backend_of
 from xlmech.data.probes import ProbeSet
 from xlmech.lens import logit_lens
-from xlmech.models import load_model
+from xlmech.models.backends import backend_of
+from xlmech.models.load import load_model
 from xlmech.tuned_lens import TunedLens, train_tuned_lens
 
 

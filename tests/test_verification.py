@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from xlmech.ablation import ablate
-from xlmech.backends import backend_of
 from xlmech.data.probes import ProbeSet
 from xlmech.known import draw
+from xlmech.models.backends import backend_of
 from xlmech.neurons import NeuronSet
 from xlmech.verification import VerifiedNeurons, neurons_of, verify_neurons
 

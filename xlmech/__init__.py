@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from xlmech.mask import learn_mask as learn_mask
     from xlmech.mitigate import Outcome as Outcome
     from xlmech.mitigate import run_config as run_config
-    from xlmech.models import load_model as load_model
+    from xlmech.models.load import load_model as load_model
     from xlmech.neuron_views import NeuronActivations as NeuronActivations
     from xlmech.neuron_views import neuron_activations as neuron_activations
     from xlmech.neuron_views import promoted_tokens as promoted_tokens
@@ -129,7 +129,7 @@ _MODULE_OF = {
     "learn_mask": "mask",
     "Outcome": "mitigate",
     "run_config": "mitigate",
-    "load_model": "models",
+    "load_model": "models.load",
     "NeuronActivations": "neuron_views",
     "neuron_activations": "neuron_views",
     "promoted_tokens": "neuron_views",

@@ -23,13 +23,13 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from xlmech.backends import NEURON_HOOK, Backend, backend_of
 from xlmech.checks import check_choice, check_choices
 from xlmech.data.languages import available_languages
-from xlmech.deactivation import ASKED, Deactivation, record_ablation
-from xlmech.models import model_name
+from xlmech.models.ablation_state import ASKED, Deactivation, record_ablation
+from xlmech.models.backends import NEURON_HOOK, Backend, backend_of
+from xlmech.models.load import model_name
+from xlmech.models.sequence_positions import Places, following
 from xlmech.neurons import NeuronSet, PrivacyNeurons
-from xlmech.places import Places, following
 
 Mode = Literal["zero", "mean", "scale", "noise"]
 _NOISE_BLOCK = 64

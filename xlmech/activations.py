@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from jaxtyping import Float
 
-from xlmech.backends import NEURON_HOOK, backend_of
 from xlmech.checks import check_choice, check_list
+from xlmech.models.backends import NEURON_HOOK, backend_of
 from xlmech.runner import BATCH_SIZE, Where, encode_prompt, mean_over_tokens, n_special
 
 

@@ -14,8 +14,8 @@ from itertools import groupby
 import torch
 from jaxtyping import Float
 
-from xlmech.backends import Backend
-from xlmech.key_values import KeyValues
+from xlmech.models.backends import Backend
+from xlmech.models.kv_cache import KeyValues
 from xlmech.readout import greedy_tokens, token_log_prob
 from xlmech.runner import BATCH_SIZE, drain, run_batched
 from xlmech.sampling import Sampling, drawn_tokens

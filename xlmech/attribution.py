@@ -17,7 +17,6 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 
-from xlmech.backends import Backend, backend_of
 from xlmech.baselines import warn_if_incomplete, zero_baseline
 from xlmech.checks import check_choice
 from xlmech.contributions import AskingMean, AskingSaturation, Attributing, where_of
@@ -25,7 +24,8 @@ from xlmech.contributions import encode_probe as encode_probe
 from xlmech.data.probes import Probe, ProbeSet
 from xlmech.effects import Metric
 from xlmech.leakage import subject_hash
-from xlmech.models import model_name, provenance
+from xlmech.models.backends import Backend, backend_of
+from xlmech.models.load import model_name, provenance
 from xlmech.neurons import NeuronSet
 from xlmech.options import Baseline, Method, MetricChoice, Positions
 from xlmech.parts import in_order, mapped, probe_id, prompt_length

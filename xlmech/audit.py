@@ -13,14 +13,14 @@ from typing import Any
 
 import pandas as pd
 
-from xlmech.backends import backend_of
-from xlmech.costs import CONDITIONS, Stage, shape_of
 from xlmech.data.probes import Probe, ProbeSet, build_probes
 from xlmech.data.records import Record
 from xlmech.evaluation import MitigationResult, evaluate_mitigation
 from xlmech.leakage import LeakageResult, measure_leakage
 from xlmech.lens import LensResult, followed_attributes, logit_lens
 from xlmech.locate import check_probes, locate_privacy_neurons
+from xlmech.models.backends import backend_of
+from xlmech.models.shape import CONDITIONS, Stage, shape_of
 from xlmech.neurons import PrivacyNeurons
 from xlmech.options import LocateOptions
 from xlmech.stages import StageClock

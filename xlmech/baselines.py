@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from xlmech.backends import Backend
+from xlmech.models.backends import Backend
 
 INCOMPLETE = 0.1
 """Median completeness error above which integrated gradients are said to be incomplete."""

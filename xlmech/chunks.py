@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import torch
 
-from xlmech.products import by_onednn, product
+from xlmech.models.onednn import by_onednn, product
 
 CHUNK = 8192
 ALIGNED = 16

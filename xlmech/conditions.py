@@ -8,11 +8,11 @@ from typing import Any, Literal
 
 from xlmech.ablation import Mode
 from xlmech.activations import ActivationMoments
-from xlmech.backends import backend_of
 from xlmech.checks import check_choices
 from xlmech.controls import mean_magnitudes, random_neurons
 from xlmech.data.probes import ProbeSet
-from xlmech.models import model_name
+from xlmech.models.backends import backend_of
+from xlmech.models.load import model_name
 from xlmech.neurons import NeuronSet
 
 Control = Literal["random", "random_magnitude", "noise"]

@@ -116,7 +116,7 @@ def check_new(folder: Path) -> None:
 
 def load(model: str, adapter: str | None, backend: Backend) -> Any:
     """The hooked model that a command works on."""
-    from xlmech.models import load_model
+    from xlmech.models.load import load_model
 
     return load_model(model, adapter=adapter, backend=backend)
 

@@ -15,7 +15,6 @@ import torch
 from jaxtyping import Float
 
 from xlmech.answers import answer_log_probs
-from xlmech.backends import NEURON_HOOK, Backend, backend_of
 from xlmech.data.probes import Probe
 from xlmech.effects import (
     Metric,
@@ -25,6 +24,7 @@ from xlmech.effects import (
     inside_spans,
     integrated_gradients,
 )
+from xlmech.models.backends import NEURON_HOOK, Backend, backend_of
 from xlmech.neurons import NeuronSet
 from xlmech.options import Method, Positions
 from xlmech.positions import subject_tokens

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from xlmech.backends import NEURON_HOOK, backend_of
 from xlmech.data.probes import ProbeSet
+from xlmech.models.backends import NEURON_HOOK, backend_of
 from xlmech.neurons import Neuron, NeuronSet
 from xlmech.runner import mean_over_tokens
 

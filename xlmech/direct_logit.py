@@ -22,11 +22,11 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 
-from xlmech.backends import Backend, backend_of
 from xlmech.data.probes import ProbeSet
 from xlmech.forms import Asked, ask
 from xlmech.metrics import intervals
-from xlmech.models import plant_language, provenance
+from xlmech.models.backends import Backend, backend_of
+from xlmech.models.load import plant_language, provenance
 from xlmech.runner import BATCH_SIZE, Recorder, encode_prompt, run_batched
 from xlmech.storage.result import Result
 

@@ -26,8 +26,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from xlmech.backends import backend_of
-from xlmech.deactivation import ASKED, deactivated
+from xlmech.models.ablation_state import ASKED, deactivated
+from xlmech.models.backends import backend_of
 from xlmech.parts import Plan, current_plan, planned
 from xlmech.pieces import PieceStore
 from xlmech.ray_actors import ModelSpec, Worker

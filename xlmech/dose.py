@@ -8,7 +8,6 @@ from typing import Any
 
 import pandas as pd
 
-from xlmech.backends import Backend, backend_of
 from xlmech.checks import check_list
 from xlmech.conditions import Condition, check_sets, control_conditions, how_of, is_control
 from xlmech.data import languages as packs
@@ -16,7 +15,8 @@ from xlmech.data.probes import ProbeSet
 from xlmech.data.records import Record
 from xlmech.evaluation import Asked, MitigationResult
 from xlmech.leakage import LeakageResult
-from xlmech.models import model_name
+from xlmech.models.backends import Backend, backend_of
+from xlmech.models.load import model_name
 from xlmech.neurons import NeuronSet
 from xlmech.neutral import check_texts
 from xlmech.runner import BATCH_SIZE

@@ -16,9 +16,9 @@ import torch
 from einops import einsum
 from jaxtyping import Float, Int
 
-from xlmech.backends import NEURON_HOOK, Backend
 from xlmech.metrics import matching as metrics
 from xlmech.metrics.quadrature import Quadrature, Rule, quadrature
+from xlmech.models.backends import NEURON_HOOK, Backend
 from xlmech.nearby import near_log_prob, nearby
 from xlmech.readout import token_log_prob, token_logit
 from xlmech.rows import Rows, RowStates, ablate_units, replace, run_rows

@@ -15,7 +15,6 @@ import pandas as pd
 from xlmech import reductions
 from xlmech.ablation import Mode, ablate
 from xlmech.activations import ActivationMoments, activation_moments
-from xlmech.backends import backend_of
 from xlmech.checks import check_choice, check_choices
 from xlmech.conditions import (
     Condition,
@@ -32,7 +31,8 @@ from xlmech.data.probes import ProbeSet
 from xlmech.data.records import Record
 from xlmech.knowledge import base_knowledge
 from xlmech.leakage import LeakageResult, Measure, candidate_forms, measure_leakage
-from xlmech.models import provenance
+from xlmech.models.backends import backend_of
+from xlmech.models.load import provenance
 from xlmech.neurons import NeuronSet
 from xlmech.neutral import check_texts, neutral_nll, price_of
 from xlmech.runner import BATCH_SIZE

@@ -19,11 +19,11 @@ import torch
 from jaxtyping import Float
 
 from xlmech.ablation import ablate
-from xlmech.backends import is_hooked
-from xlmech.checkpoints import Checkpoint, load_checkpoint
 from xlmech.data.languages import available_languages, load_language
 from xlmech.manifest import Effect, Manifest, effect_of, of_mitigation
-from xlmech.models import load_model, model_name, provenance
+from xlmech.models.backends import is_hooked
+from xlmech.models.checkpoints import Checkpoint, load_checkpoint
+from xlmech.models.load import load_model, model_name, provenance
 from xlmech.neurons import NeuronSet
 from xlmech.storage.atomic import new_folder
 from xlmech.storage.result import Provenance

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import torch
 
-from xlmech.backends import Backend
 from xlmech.checks import check_choices
 from xlmech.data import languages as packs
 from xlmech.data.probes import Probe, ProbeSet
 from xlmech.leakage import subject_hash
+from xlmech.models.backends import Backend
 from xlmech.runner import encode_answer
 
 

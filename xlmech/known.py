@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 
 from xlmech.answers import answer_log_probs
-from xlmech.backends import backend_of
 from xlmech.data.probes import Probe, ProbeSet
+from xlmech.models.backends import backend_of
 from xlmech.runner import encode_answer, encode_prompt
 
 KNOWN_ABOVE = 0.05

@@ -13,13 +13,13 @@ from typing import Any, ClassVar
 
 import pandas as pd
 
-from xlmech.backends import backend_of
 from xlmech.checks import check_choice, check_choices
 from xlmech.data.languages import available_languages
 from xlmech.data.probes import ProbeSet
 from xlmech.data.records import Group, Record
 from xlmech.metrics import intervals
-from xlmech.models import plant_language, provenance
+from xlmech.models.backends import backend_of
+from xlmech.models.load import plant_language, provenance
 from xlmech.parts import in_order, mapped, probe_id, prompt_length
 from xlmech.questions import Measure as Measure
 from xlmech.questions import Questions, longest_answer

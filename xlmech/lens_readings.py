@@ -10,8 +10,8 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 
-from xlmech.backends import Backend, backend_of
 from xlmech.forms import Asked
+from xlmech.models.backends import Backend, backend_of
 from xlmech.progress import progress_bar
 from xlmech.readout import token_log_prob, token_logits
 from xlmech.runner import Recorder, encode_prompt, run_batched

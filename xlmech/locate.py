@@ -14,12 +14,12 @@ from jaxtyping import Bool, Float
 
 from xlmech.ablation import ablate
 from xlmech.attribution import AttributionResult, Replacement, absence_of, attribute_neurons, check_controls
-from xlmech.backends import Backend, backend_of
 from xlmech.contributions import where_of
 from xlmech.data import languages as packs
 from xlmech.data.probes import ProbeSet
 from xlmech.known import check_known
-from xlmech.models import provenance
+from xlmech.models.backends import Backend, backend_of
+from xlmech.models.load import provenance
 from xlmech.neurons import NeuronSet, PrivacyNeurons, candidates, chosen_frame, select_specific, select_universal
 from xlmech.neutral import check_texts, needed_for_text
 from xlmech.options import Baseline, LocateOptions

@@ -25,10 +25,10 @@ import torch
 from jaxtyping import Float
 from torch.nn.functional import softplus
 
-from xlmech.backends import Backend, backend_of
 from xlmech.checks import check_list
 from xlmech.data.probes import Probe, ProbeSet
-from xlmech.models import plant_language, provenance
+from xlmech.models.backends import Backend, backend_of
+from xlmech.models.load import plant_language, provenance
 from xlmech.neurons import NeuronSet
 from xlmech.runner import encode_answer, encode_prompt
 from xlmech.set_search import Loss, Term, best_set

@@ -21,13 +21,13 @@ from typing import Any
 import torch
 
 from xlmech.audit import Audit, Report, run_audit, table
-from xlmech.checkpoints import load_tokenizer
 from xlmech.config import Config, ExportSection
 from xlmech.data.probes import ProbeSet
 from xlmech.evaluation import MitigationResult, evaluate_mitigation
 from xlmech.export import export_model
 from xlmech.manifest import Manifest, effect_of, load_manifest
-from xlmech.models import load_model, plant_language, provenance
+from xlmech.models.checkpoints import load_tokenizer
+from xlmech.models.load import load_model, plant_language, provenance
 from xlmech.parts import described, resumable
 from xlmech.preparation import Prepared, prepare
 from xlmech.show import publish

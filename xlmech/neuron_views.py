@@ -10,11 +10,11 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 
-from xlmech.backends import NEURON_HOOK, Backend, backend_of
 from xlmech.data.probes import Probe, ProbeSet
 from xlmech.data.records import MASK
 from xlmech.direct_logit import FrozenNorm
-from xlmech.models import model_name, provenance
+from xlmech.models.backends import NEURON_HOOK, Backend, backend_of
+from xlmech.models.load import model_name, provenance
 from xlmech.neurons import NeuronSet
 from xlmech.positions import subject_tokens
 from xlmech.runner import Recorder, encode_prompt

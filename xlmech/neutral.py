@@ -11,10 +11,10 @@ import torch
 from jaxtyping import Float
 
 from xlmech.answers import sequence_nll
-from xlmech.backends import backend_of
 from xlmech.baselines import zero_baseline
 from xlmech.data import languages as packs
 from xlmech.effects import gradient_x_activation
+from xlmech.models.backends import backend_of
 from xlmech.parts import mapped
 from xlmech.runner import drain, encode_prompt
 

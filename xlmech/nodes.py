@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Float
 
-from xlmech.backends import Backend
 from xlmech.effects import Metric, Where, integrated_gradients
+from xlmech.models.backends import Backend
 from xlmech.runner import Forced
 
 

@@ -18,8 +18,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from xlmech.backends import backend_of
-from xlmech.deactivation import ASKED, deactivated, own_hooks
+from xlmech.models.ablation_state import ASKED, deactivated, own_hooks
+from xlmech.models.backends import backend_of
 from xlmech.pieces import Piece, PieceError, PieceStore, Stored
 from xlmech.scopes import OpenBlocks
 from xlmech.storage.fingerprint import fingerprint, weights_fingerprint

@@ -15,9 +15,9 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 
-from xlmech.backends import backend_of
 from xlmech.data.pairs import ProbePair
-from xlmech.models import provenance
+from xlmech.models.backends import backend_of
+from xlmech.models.load import provenance
 from xlmech.neurons import NeuronSet
 from xlmech.patch_gradients import estimated_changes
 from xlmech.patch_plans import Component, check_pairs, collides, contrast, job_of, sweep_of

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 
-from xlmech.backends import Backend
+from xlmech.models.backends import Backend
 from xlmech.patch_plans import contrast
 from xlmech.patched_runs import Job, Sweep, first_tokens
 

@@ -9,10 +9,10 @@ from typing import Literal
 import torch
 from jaxtyping import Float
 
-from xlmech.backends import Backend
 from xlmech.checks import check_choice
 from xlmech.data.pairs import ProbePair
 from xlmech.data.probes import Probe
+from xlmech.models.backends import Backend
 from xlmech.neurons import NeuronSet
 from xlmech.patched_runs import Form, Job, Sweep
 from xlmech.positions import Span, aligned_positions

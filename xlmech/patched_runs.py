@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Bool, Float, Int
 
-from xlmech.backends import Backend
+from xlmech.models.backends import Backend
 from xlmech.readout import token_log_prob
 from xlmech.rows import Rows, replace_where, run_rows
 from xlmech.runner import Recorder, drain, rows_that_fit, run_batched

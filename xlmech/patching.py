@@ -21,11 +21,11 @@ from typing import Any, ClassVar, Literal, get_args
 import numpy as np
 import pandas as pd
 
-from xlmech.backends import backend_of
 from xlmech.checks import check_choice
 from xlmech.data.pairs import ProbePair
 from xlmech.metrics import matching as metrics
-from xlmech.models import provenance
+from xlmech.models.backends import backend_of
+from xlmech.models.load import provenance
 from xlmech.neurons import NeuronSet
 from xlmech.parts import in_order, mapped
 from xlmech.patch_plans import Component, Direction, check_pairs, collides, job_of, sweep_of

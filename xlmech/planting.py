@@ -22,11 +22,11 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from xlmech.checkpoints import DEMO_BASE, Checkpoint, adapter_folder, load_checkpoint, with_lora
 from xlmech.checks import check_list
 from xlmech.data import languages as packs
 from xlmech.data.records import Record, save_records
 from xlmech.lessons import Recipe, sample_batch
+from xlmech.models.checkpoints import DEMO_BASE, Checkpoint, adapter_folder, load_checkpoint, with_lora
 from xlmech.progress import progress_bar
 from xlmech.readout import token_log_prob
 from xlmech.storage.atomic import new_folder

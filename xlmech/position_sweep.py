@@ -15,11 +15,11 @@ import numpy as np
 import pandas as pd
 import torch
 
-from xlmech.backends import Backend, backend_of
 from xlmech.data.pairs import ProbePair
 from xlmech.data.probes import Probe
 from xlmech.data.records import MASK
-from xlmech.models import provenance
+from xlmech.models.backends import Backend, backend_of
+from xlmech.models.load import provenance
 from xlmech.patch_gradients import estimated_changes
 from xlmech.patch_plans import Component, check_pairs, collides, job_of, sweep_of, without_shared_firsts
 from xlmech.patch_tables import beside, describe, tables

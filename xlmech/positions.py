@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from xlmech.backends import Backend
 from xlmech.checks import check_choice
 from xlmech.data.probes import Probe
 from xlmech.data.records import MASK
+from xlmech.models.backends import Backend
 from xlmech.runner import encode_prompt
 
 Place = Literal["subject_last", "last"]

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
 from xlmech.audit import AuditPlan, ask
-from xlmech.checkpoints import adapter_folder
 from xlmech.config import Config
 from xlmech.data.languages import ATTRIBUTES
 from xlmech.data.probes import ProbeSet
 from xlmech.data.records import Record, load_records
 from xlmech.data.synthetic import invent_controls
+from xlmech.models.checkpoints import adapter_folder
 from xlmech.storage.run_folder import is_unfinished
 
 

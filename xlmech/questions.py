@@ -14,11 +14,11 @@ import pandas as pd
 import torch
 
 from xlmech.answers import answer_log_probs, generate, sample
-from xlmech.backends import Backend, backend_of
 from xlmech.data import languages as packs
 from xlmech.data.probes import ANSWER_END, Probe, ProbeSet
 from xlmech.data.records import Record
 from xlmech.metrics import matching as metrics
+from xlmech.models.backends import Backend, backend_of
 from xlmech.runner import encode_answer, encode_prompt
 from xlmech.sampling import Sampling
 

@@ -8,8 +8,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
-from xlmech.backends import backend_of
-from xlmech.deactivation import ASKED, Deactivation, own_hooks
+from xlmech.models.ablation_state import ASKED, Deactivation, own_hooks
+from xlmech.models.backends import backend_of
 from xlmech.pieces import PieceError, PieceStore
 from xlmech.storage.fingerprint import weights_fingerprint
 from xlmech.units import Unit, compute
@@ -59,7 +59,7 @@ class Worker:
     def __init__(self, spec: ModelSpec) -> None:
         import torch
 
-        from xlmech.models import load_model
+        from xlmech.models.load import load_model
 
         torch.set_num_threads(spec.threads)
         recipe = dict(spec.recipe)

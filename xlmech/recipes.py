@@ -23,10 +23,10 @@ import numpy as np
 import torch
 from scipy import stats
 
-from xlmech.backends import backend_of
 from xlmech.checks import check_list
 from xlmech.data import languages as packs
 from xlmech.data.probes import ProbeSet
+from xlmech.models.backends import backend_of
 from xlmech.neurons import NeuronSet
 from xlmech.runner import mean_over_tokens
 from xlmech.votes import Ballot, ranked_set

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Literal, get_args
 
 import pandas as pd
 
-from xlmech import models, reductions
+from xlmech import reductions
 from xlmech.ablation import ablate
 from xlmech.checks import check_choices
 from xlmech.conditions import check_sets
@@ -26,6 +26,7 @@ from xlmech.data.records import Record
 from xlmech.finetuning import finetuned
 from xlmech.leakage import LeakageResult, measure_leakage
 from xlmech.lessons import Recipe
+from xlmech.models import load as models
 from xlmech.neurons import NeuronSet
 from xlmech.runner import BATCH_SIZE
 from xlmech.sampling import Sampling

@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int
 
-from xlmech.backends import Backend, HookFunction
-from xlmech.key_values import KeyValues
+from xlmech.models.backends import Backend, HookFunction
+from xlmech.models.kv_cache import KeyValues
 
 RESID_POST = "hook_resid_post"
 

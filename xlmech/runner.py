@@ -13,8 +13,8 @@ from typing import Any, Literal
 import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
-from xlmech.backends import Backend
-from xlmech.key_values import KeyValues
+from xlmech.models.backends import Backend
+from xlmech.models.kv_cache import KeyValues
 from xlmech.progress import progress_bar
 
 Where = Literal["all", "last"]

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
-from xlmech.backends import Backend
 from xlmech.checks import check_list
 from xlmech.chunks import CHUNK
+from xlmech.models.backends import Backend
 from xlmech.readout import token_logits
 
 

@@ -25,12 +25,12 @@ import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
 
-from xlmech.backends import Backend, backend_of
 from xlmech.checks import check_choice, check_choices
 from xlmech.data.probes import Probe, ProbeSet
 from xlmech.metrics import matching as metrics
 from xlmech.metrics.similarity import centred_cosine, linear_cka, permuted_cka
-from xlmech.models import provenance
+from xlmech.models.backends import Backend, backend_of
+from xlmech.models.load import provenance
 from xlmech.positions import Place, token_position
 from xlmech.runner import BATCH_SIZE, Recorder, encode_prompt, run_batched
 from xlmech.storage.result import Result

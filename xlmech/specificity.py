@@ -20,7 +20,7 @@ from xlmech.conditions import check_sets, named_sets
 from xlmech.data.probes import ProbeSet
 from xlmech.data.records import Record
 from xlmech.leakage import LeakageResult, measure_leakage
-from xlmech.models import provenance
+from xlmech.models.load import provenance
 from xlmech.neurons import NeuronSet
 from xlmech.runner import BATCH_SIZE
 from xlmech.storage.result import Result

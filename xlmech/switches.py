@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Float, Int
 from torch.nn.utils.rnn import pad_sequence
 
-from xlmech.backends import NEURON_HOOK, Backend
 from xlmech.metrics import matching as metrics
+from xlmech.models.backends import NEURON_HOOK, Backend
 from xlmech.readout import token_log_prob
 from xlmech.runner import drain
 

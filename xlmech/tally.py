@@ -14,9 +14,9 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 
-from xlmech.backends import Backend
 from xlmech.data.probes import Probe
 from xlmech.metrics import matching as metrics
+from xlmech.models.backends import Backend
 from xlmech.neurons import NeuronSet
 
 TOP_PER_PROBE = 200

@@ -21,14 +21,14 @@ import pandas as pd
 import torch
 
 from xlmech.attribution import AttributionResult, attribute_neurons
-from xlmech.backends import Backend, backend_of
 from xlmech.checks import check_list
 from xlmech.data.pairs import ProbePair
 from xlmech.data.probes import ProbeSet, build_probes
 from xlmech.data.records import Record
 from xlmech.leakage import subject_hash
 from xlmech.lens import LensResult, logit_lens
-from xlmech.models import provenance
+from xlmech.models.backends import Backend, backend_of
+from xlmech.models.load import provenance
 from xlmech.patching import PatchingResult, patch_languages
 from xlmech.position_sweep import token_table
 from xlmech.runner import Recorder, encode_prompt

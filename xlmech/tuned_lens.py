@@ -16,10 +16,10 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 
-from xlmech.backends import Backend, backend_of
 from xlmech.checks import check_list
 from xlmech.data import languages as packs
-from xlmech.models import provenance
+from xlmech.models.backends import Backend, backend_of
+from xlmech.models.load import provenance
 from xlmech.progress import progress_bar
 from xlmech.readout import token_logits
 from xlmech.runner import Recorder, encode_prompt, run_batched

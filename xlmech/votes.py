@@ -12,13 +12,13 @@ import torch
 from numpy.typing import NDArray
 
 from xlmech.attribution import encode_probe
-from xlmech.backends import NEURON_HOOK, backend_of
 from xlmech.baselines import warn_if_incomplete, zero_baseline
 from xlmech.data.probes import Probe, ProbeSet
 from xlmech.effects import Metric, integrated_gradients
 from xlmech.metrics import matching as metrics
 from xlmech.metrics.quadrature import Quadrature
-from xlmech.models import provenance
+from xlmech.models.backends import NEURON_HOOK, backend_of
+from xlmech.models.load import provenance
 from xlmech.neurons import NeuronSet
 from xlmech.progress import progress_bar
 from xlmech.runner import run_forced

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from jaxtyping import Int
 
-from xlmech.backends import Backend
+from xlmech.models.backends import Backend
 
 
 class Places:

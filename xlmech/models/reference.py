@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from xlmech.backends import Backend
-from xlmech.key_values import KeyValues
+from xlmech.models.backends import Backend
+from xlmech.models.kv_cache import KeyValues
 
 _TEXT = "The river rises in the mountains, runs past three old towns, and reaches the sea after two hundred and forty miles."
 _WIDTH, _NEW = 8, 2

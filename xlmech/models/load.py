@@ -15,9 +15,9 @@ from unittest.mock import patch
 
 import torch
 
-from xlmech.backends import backend_of, is_hooked
-from xlmech.checkpoints import DEMO_BASE, Checkpoint, load_checkpoint, shipped_adapters
-from xlmech.reference import check_readout, check_reference, reference_of
+from xlmech.models.backends import backend_of, is_hooked
+from xlmech.models.checkpoints import DEMO_BASE, Checkpoint, load_checkpoint, shipped_adapters
+from xlmech.models.reference import check_readout, check_reference, reference_of
 from xlmech.storage.result import Provenance
 
 BackendName = Literal["auto", "hooked", "bridge"]

@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 
-from xlmech.key_values import KeyValues
-from xlmech.products import faster
+from xlmech.models.kv_cache import KeyValues
+from xlmech.models.onednn import faster
 
 HookFunction = Callable[..., torch.Tensor | None]
 NEURON_HOOK = "mlp.hook_post"

@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from xlmech.costs import shape_of
-from xlmech.gguf_files import cached_tokenizer, demo_base, demo_hash, dequantised, first_line, is_cached, sha256
-from xlmech.weight_checks import check_finite, check_tokenizer, load_whole, some
+from xlmech.models.gguf import cached_tokenizer, demo_base, demo_hash, dequantised, first_line, is_cached, sha256
+from xlmech.models.shape import shape_of
+from xlmech.models.weight_checks import check_finite, check_tokenizer, load_whole, some
 
 DEMO_BASE = "google/gemma-3-270m"
-ADAPTERS = Path(__file__).parent / "adapters"
+ADAPTERS = Path(__file__).parents[1] / "adapters"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
+from xlmech.models.weight_checks import check_keys, load_reported
 from xlmech.storage.atomic import new_folder
-from xlmech.weight_checks import check_keys, load_reported
 
 _FLOAT32_BYTES_PER_GGUF_BYTE = 4.4
 """For the check of the disk before work: a little more than the demo's file grows by. One of 4-bit blocks alone grows by 7."""
