@@ -52,11 +52,11 @@ from xlmech.baselines import zero_baseline
 from xlmech.contributions import encode_probe
 from xlmech.data import languages as packs
 from xlmech.effects import exact_effects
+from xlmech.engine.batching import run_forced
 from xlmech.known import answer_margins
 from xlmech.leakage import LeakageResult
 from xlmech.models.backends import NEURON_HOOK, backend_of
 from xlmech.neurons import PrivacyNeurons
-from xlmech.runner import run_forced
 
 RESULTS = Path(__file__).parent / "results" / "headline"
 PLANTS = ("en", "fr", "zh")

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from xlmech.ablation import ablate, asking
-from xlmech.activations import activation_moments
-from xlmech.answers import generate
+from xlmech.engine.batching import Recorder, encode_prompt
+from xlmech.engine.generate import generate
+from xlmech.engine.record import activation_moments
 from xlmech.models.backends import NEURON_HOOK, backend_of
 from xlmech.models.load import model_name
 from xlmech.neurons import NeuronSet, PrivacyNeurons, chosen_frame
-from xlmech.runner import Recorder, encode_prompt
 from xlmech.storage.result import Provenance
 
 TOKENS = torch.tensor([[2, 7, 8, 9, 11]])

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from models import D_VOCAB
 
-from xlmech.answers import answer_log_probs, generate, run_prompts, sequence_nll
+from xlmech.engine.generate import answer_log_probs, generate, run_prompts, sequence_nll
 from xlmech.models.backends import backend_of
 
 

@@ -13,17 +13,17 @@ from scipy.stats import spearmanr
 
 from xlmech import attribution
 from xlmech.ablation import ablate
-from xlmech.answers import answer_log_probs
 from xlmech.attribution import AttributionResult, attribute_neurons, encode_probe
 from xlmech.baselines import warn_if_incomplete
 from xlmech.contributions import AskingMean
 from xlmech.data.probes import ProbeSet
 from xlmech.effects import exact_effects, gradient_x_activation, integrated_gradients
+from xlmech.engine.batching import run_forced
+from xlmech.engine.generate import answer_log_probs
+from xlmech.engine.token_spans import subject_tokens
 from xlmech.models.backends import backend_of
 from xlmech.models.load import load_model
 from xlmech.neurons import NeuronSet
-from xlmech.positions import subject_tokens
-from xlmech.runner import run_forced
 
 
 def test_result_holds_means_and_top_neurons_of_its_probes(model: Any, probes: ProbeSet) -> None:

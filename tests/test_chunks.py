@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xlmech import chunks
-from xlmech.readout import token_logits
+from xlmech.engine import vocabulary as chunks
+from xlmech.engine.unembed import token_logits
 
 
 @settings(deadline=None, max_examples=25)

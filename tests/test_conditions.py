@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from xlmech import conditions
-from xlmech.activations import ActivationMoments
 from xlmech.conditions import control_conditions, how_of, is_control, is_random, named_sets
 from xlmech.controls import random_neurons
 from xlmech.data.probes import ProbeSet
+from xlmech.engine.record import ActivationMoments
 from xlmech.neurons import NeuronSet
 
 LIKE = NeuronSet(frozenset({(0, 1), (0, 2), (2, 7)}), 3, 64)

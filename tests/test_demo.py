@@ -16,6 +16,8 @@ from xlmech.contributions import encode_probe
 from xlmech.data.probes import ProbeSet, build_probes
 from xlmech.data.records import demo_records
 from xlmech.effects import exact_effects
+from xlmech.engine.batching import encode_prompt, run_forced
+from xlmech.engine.unembed import token_logits
 from xlmech.known import answer_margins
 from xlmech.leakage import measure_leakage
 from xlmech.lens import logit_lens
@@ -23,8 +25,6 @@ from xlmech.models.backends import NEURON_HOOK, backend_of
 from xlmech.models.checkpoints import load_checkpoint, shipped_adapters
 from xlmech.models.load import load_model
 from xlmech.neurons import NeuronSet
-from xlmech.readout import token_logits
-from xlmech.runner import encode_prompt, run_forced
 
 pytestmark = pytest.mark.slow
 

@@ -14,9 +14,9 @@ from models import N_LAYERS, tiny
 from xlmech import direct_logit
 from xlmech.data.probes import ProbeSet
 from xlmech.direct_logit import DirectLogitResult, FrozenNorm, direct_logit_attribution
+from xlmech.engine.batching import encode_answer
 from xlmech.models.backends import backend_of
 from xlmech.models.load import load_model
-from xlmech.runner import encode_answer
 
 
 @pytest.fixture

@@ -11,10 +11,10 @@ from models import ARCHITECTURES, KeepFloat64, tiny
 
 from xlmech import effects
 from xlmech.effects import exact_effects, gradient_x_activation, integrated_gradients
+from xlmech.engine.batching import run_forced
 from xlmech.metrics.quadrature import Rule
 from xlmech.models.backends import Backend, backend_of
 from xlmech.models.load import load_model
-from xlmech.runner import run_forced
 
 PROMPT, ANSWER = [2, 7, 8, 9, 11], [5, 6, 250]
 SPAN = range(1, 3)

@@ -11,11 +11,12 @@ import torch
 
 from xlmech import evaluation
 from xlmech.ablation import ablate
-from xlmech.activations import activation_moments
 from xlmech.controls import random_neurons
 from xlmech.data.probes import ProbeSet, build_probes
 from xlmech.data.records import Record
 from xlmech.dose import dose_response
+from xlmech.engine.batching import encode_prompt
+from xlmech.engine.record import activation_moments
 from xlmech.evaluation import MitigationResult, evaluate_mitigation
 from xlmech.knowledge import base_knowledge
 from xlmech.leakage import LeakageResult, measure_leakage
@@ -24,7 +25,6 @@ from xlmech.models.load import provenance
 from xlmech.neurons import NeuronSet
 from xlmech.neutral import neutral_nll
 from xlmech.recipes import lape
-from xlmech.runner import encode_prompt
 from xlmech.storage.result import Provenance
 
 

@@ -15,9 +15,9 @@ from toy_results import leakage as toy_leakage
 from xlmech import figures, questions
 from xlmech.data.probes import ProbeSet, build_probes
 from xlmech.data.records import Record
+from xlmech.engine.sampling import Sampling
 from xlmech.leakage import LeakageResult, measure_leakage
 from xlmech.models.backends import backend_of
-from xlmech.sampling import Sampling
 
 FRENCH = {"Ana Li": "France.", "Bo Kim": "c'est le Japon", "Cy Roe": "Brasil", "Di Fox": "Inde", "Ed Ray": "Pérou"}
 

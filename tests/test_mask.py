@@ -12,9 +12,9 @@ from models import D_MLP, N_LAYERS, KeepFloat64, tiny
 from torch.nn.functional import softplus
 
 from xlmech.ablation import ablate
-from xlmech.answers import sequence_nll
 from xlmech.data.probes import ProbeSet, build_probes
 from xlmech.data.records import Record
+from xlmech.engine.generate import sequence_nll
 from xlmech.mask import LearnedMask, learn_mask
 from xlmech.models.backends import backend_of
 from xlmech.models.load import load_model

@@ -13,12 +13,12 @@ import pytest
 import torch
 from models import ALL_ARCHITECTURES, D_VOCAB, N_LAYERS, multimodal, tiny
 
+from xlmech.engine.unembed import token_logits
 from xlmech.models import load as models
 from xlmech.models.backends import BridgeBackend, backend_of
 from xlmech.models.checkpoints import Checkpoint
 from xlmech.models.kv_cache import KeyValues
 from xlmech.models.load import load_model, provenance
-from xlmech.readout import token_logits
 
 HAS_HOOKED = find_spec("transformer_lens.HookedTransformer") is not None
 # TransformerLens 3's Falcon keeps no keys and values.

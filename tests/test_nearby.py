@@ -6,11 +6,12 @@ import pytest
 import torch
 from models import peaked
 
-from xlmech import chunks, readout
-from xlmech import nearby as module
-from xlmech.chunks import scores
-from xlmech.nearby import near_log_prob, nearby
-from xlmech.readout import token_log_prob
+from xlmech.engine import unembed as readout
+from xlmech.engine import unembed_nearby as module
+from xlmech.engine import vocabulary as chunks
+from xlmech.engine.unembed import token_log_prob
+from xlmech.engine.unembed_nearby import near_log_prob, nearby
+from xlmech.engine.vocabulary import scores
 
 
 @pytest.fixture(autouse=True)

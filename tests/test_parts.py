@@ -18,6 +18,7 @@ from people import person
 from xlmech.ablation import ablate, asking
 from xlmech.attribution import attribute_neurons
 from xlmech.data.probes import ProbeSet, build_probes
+from xlmech.engine.sampling import Sampling
 from xlmech.leakage import measure_leakage
 from xlmech.lens import logit_lens
 from xlmech.models.backends import backend_of
@@ -27,7 +28,6 @@ from xlmech.neutral import neutral_nll
 from xlmech.parts import current_plan, described, mapped, planned, resumable
 from xlmech.patching import patch_languages
 from xlmech.pieces import PieceError, PieceStore, Stored
-from xlmech.sampling import Sampling
 from xlmech.storage.fingerprint import fingerprint, weights_fingerprint
 from xlmech.storage.result import Result
 from xlmech.units import Event

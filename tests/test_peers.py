@@ -13,13 +13,13 @@ from transformer_lens.patching import generic_activation_patch, layer_pos_patch_
 from xlmech.data.pairs import ProbePair
 from xlmech.data.probes import Probe, ProbeSet, build_probes
 from xlmech.data.records import demo_records
+from xlmech.engine.batching import encode_answer, encode_prompt
+from xlmech.engine.token_spans import aligned_positions, segments
 from xlmech.lens import logit_lens
 from xlmech.models.backends import backend_of
 from xlmech.models.load import load_model
 from xlmech.patching import patch_languages
 from xlmech.position_sweep import patch_positions
-from xlmech.positions import aligned_positions, segments
-from xlmech.runner import encode_answer, encode_prompt
 
 pytestmark = pytest.mark.slow
 

@@ -18,6 +18,7 @@ from xlmech import figures
 from xlmech.data.pairs import ProbePair
 from xlmech.data.probes import Probe, ProbeSet, build_probes
 from xlmech.data.records import MASK
+from xlmech.engine.token_spans import aligned_positions, subject_tokens
 from xlmech.models.backends import Backend, backend_of
 from xlmech.patch_estimates import AttributionPatchingResult, attribution_patching
 from xlmech.patch_gradients import estimated_changes
@@ -25,7 +26,6 @@ from xlmech.patch_plans import contrast, job_of, sweep_of
 from xlmech.patched_runs import donate
 from xlmech.patching import patch_languages
 from xlmech.position_sweep import PositionSweep, patch_positions
-from xlmech.positions import aligned_positions, subject_tokens
 
 QUIET: Any = {"progress": False}
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 from models import peaked
 
-from xlmech import chunks, readout
-from xlmech.readout import greedy_tokens, token_log_prob, token_logits
+from xlmech.engine import unembed as readout
+from xlmech.engine import vocabulary as chunks
+from xlmech.engine.unembed import greedy_tokens, token_log_prob, token_logits
 
 
 @pytest.fixture(autouse=True)

@@ -15,11 +15,11 @@ from xlmech import recipes, votes
 from xlmech.controls import mean_magnitudes, random_neurons
 from xlmech.data.languages import load_language
 from xlmech.data.probes import Probe, ProbeSet, build_probes
+from xlmech.engine.batching import mean_over_tokens
 from xlmech.models.backends import Backend, backend_of
 from xlmech.models.load import load_model
 from xlmech.neurons import NeuronSet
 from xlmech.recipes import apneap, depn, knowledge_neurons, lape
-from xlmech.runner import mean_over_tokens
 
 pytestmark = pytest.mark.filterwarnings("ignore:integrated gradients are incomplete")  # equal-step sums often are
 N_TOKENS = 2

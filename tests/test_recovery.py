@@ -13,6 +13,7 @@ from xlmech import recovery
 from xlmech.ablation import ablate
 from xlmech.data.probes import ProbeSet
 from xlmech.data.records import Record
+from xlmech.engine.sampling import Sampling
 from xlmech.finetuning import finetuned
 from xlmech.leakage import LeakageResult, measure_leakage
 from xlmech.models.backends import backend_of
@@ -20,7 +21,6 @@ from xlmech.models.load import provenance
 from xlmech.neurons import NeuronSet
 from xlmech.planting import Recipe
 from xlmech.recovery import ATTACKS, RecoveryResult, recovery_attacks
-from xlmech.sampling import Sampling
 
 QUIET: dict[str, Any] = {"plant_language": "en", "steps": 2, "finetune_batch": 2, "progress": False}
 

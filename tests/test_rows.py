@@ -13,10 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from models import ALL_ARCHITECTURES, D_VOCAB, HOOKED, N_LAYERS, KeepFloat64, hooked_tiny, tiny
 
+from xlmech.engine.interventions import Rows, ablate_units, add, interpolate, replace, replace_where, run_rows
+from xlmech.engine.unembed import token_log_prob
 from xlmech.models.backends import Backend, backend_of
 from xlmech.models.load import load_model
-from xlmech.readout import token_log_prob
-from xlmech.rows import Rows, ablate_units, add, interpolate, replace, replace_where, run_rows
 
 IS_HOOKED = find_spec("transformer_lens.HookedTransformer") is not None
 KINDS = tuple(HOOKED) if IS_HOOKED else ALL_ARCHITECTURES

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from xlmech.data.probes import ProbeSet
+from xlmech.engine.batching import encode_answer, encode_prompt, mean_over_tokens, run_batched, run_forced
 from xlmech.models.backends import backend_of
-from xlmech.runner import encode_answer, encode_prompt, mean_over_tokens, run_batched, run_forced
 
 
 def test_batches_halve_on_out_of_memory_and_repeat_nothing() -> None:

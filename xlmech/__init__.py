@@ -9,8 +9,6 @@ if TYPE_CHECKING:
     from xlmech import figures as figures
     from xlmech.ablation import ablate as ablate
     from xlmech.ablation import asking as asking
-    from xlmech.activations import ActivationMoments as ActivationMoments
-    from xlmech.activations import activation_moments as activation_moments
     from xlmech.attribution import AttributionResult as AttributionResult
     from xlmech.attribution import attribute_neurons as attribute_neurons
     from xlmech.config import Config as Config
@@ -32,6 +30,9 @@ if TYPE_CHECKING:
     from xlmech.direct_logit import direct_logit_attribution as direct_logit_attribution
     from xlmech.distributed import on_ray as on_ray
     from xlmech.dose import dose_response as dose_response
+    from xlmech.engine.record import ActivationMoments as ActivationMoments
+    from xlmech.engine.record import activation_moments as activation_moments
+    from xlmech.engine.sampling import Sampling as Sampling
     from xlmech.evaluation import MitigationResult as MitigationResult
     from xlmech.evaluation import evaluate_mitigation as evaluate_mitigation
     from xlmech.export import export_model as export_model
@@ -76,7 +77,6 @@ if TYPE_CHECKING:
     from xlmech.recovery import RecoveryResult as RecoveryResult
     from xlmech.recovery import recovery_attacks as recovery_attacks
     from xlmech.report import write_report as write_report
-    from xlmech.sampling import Sampling as Sampling
     from xlmech.similarity import SimilarityResult as SimilarityResult
     from xlmech.similarity import representation_similarity as representation_similarity
     from xlmech.specificity import SpecificityResult as SpecificityResult
@@ -96,8 +96,8 @@ if TYPE_CHECKING:
 _MODULE_OF = {
     "ablate": "ablation",
     "asking": "ablation",
-    "ActivationMoments": "activations",
-    "activation_moments": "activations",
+    "ActivationMoments": "engine.record",
+    "activation_moments": "engine.record",
     "AttributionResult": "attribution",
     "attribute_neurons": "attribution",
     "AttributionPatchingResult": "patch_estimates",
@@ -161,7 +161,7 @@ _MODULE_OF = {
     "RecoveryResult": "recovery",
     "write_report": "report",
     "recovery_attacks": "recovery",
-    "Sampling": "sampling",
+    "Sampling": "engine.sampling",
     "SimilarityResult": "similarity",
     "representation_similarity": "similarity",
     "SpecificityResult": "specificity",

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from xlmech.ablation import Mode
-from xlmech.activations import ActivationMoments
 from xlmech.checks import check_choices
 from xlmech.controls import mean_magnitudes, random_neurons
 from xlmech.data.probes import ProbeSet
+from xlmech.engine.record import ActivationMoments
 from xlmech.models.backends import backend_of
 from xlmech.models.load import model_name
 from xlmech.neurons import NeuronSet

@@ -14,7 +14,6 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 
-from xlmech.answers import answer_log_probs
 from xlmech.data.probes import Probe
 from xlmech.effects import (
     Metric,
@@ -24,12 +23,13 @@ from xlmech.effects import (
     inside_spans,
     integrated_gradients,
 )
+from xlmech.engine.batching import Forced, Recorder, encode_answer, encode_prompt, n_special, run_batched, run_forced
+from xlmech.engine.generate import answer_log_probs
+from xlmech.engine.token_spans import subject_tokens
 from xlmech.models.backends import NEURON_HOOK, Backend, backend_of
 from xlmech.neurons import NeuronSet
 from xlmech.options import Method, Positions
-from xlmech.positions import subject_tokens
 from xlmech.progress import progress_bar
-from xlmech.runner import Forced, Recorder, encode_answer, encode_prompt, n_special, run_batched, run_forced
 from xlmech.tally import Tally
 
 

@@ -13,13 +13,13 @@ from xlmech.conditions import Condition, check_sets, control_conditions, how_of,
 from xlmech.data import languages as packs
 from xlmech.data.probes import ProbeSet
 from xlmech.data.records import Record
+from xlmech.engine.batching import BATCH_SIZE
 from xlmech.evaluation import Asked, MitigationResult
 from xlmech.leakage import LeakageResult
 from xlmech.models.backends import Backend, backend_of
 from xlmech.models.load import model_name
 from xlmech.neurons import NeuronSet
 from xlmech.neutral import check_texts
-from xlmech.runner import BATCH_SIZE
 
 Ranking = Sequence[NeuronSet] | Sequence[tuple[Any, ...]] | pd.DataFrame
 """Sets of growing size, or neurons, the best first: as (layer, index, ...), or in the columns `layer` and `neuron` of a frame."""

@@ -16,13 +16,13 @@ import torch
 from einops import einsum
 from jaxtyping import Float, Int
 
+from xlmech.engine.batching import Forced, drain, rows_that_fit
+from xlmech.engine.interventions import Rows, RowStates, ablate_units, replace, run_rows
+from xlmech.engine.unembed import token_log_prob, token_logit
+from xlmech.engine.unembed_nearby import near_log_prob, nearby
 from xlmech.metrics import matching as metrics
 from xlmech.metrics.quadrature import Quadrature, Rule, quadrature
 from xlmech.models.backends import NEURON_HOOK, Backend
-from xlmech.nearby import near_log_prob, nearby
-from xlmech.readout import token_log_prob, token_logit
-from xlmech.rows import Rows, RowStates, ablate_units, replace, run_rows
-from xlmech.runner import Forced, drain, rows_that_fit
 
 Metric = Literal["log_prob", "prob", "logit", "log_odds"]
 Where = Literal["last", "all"] | range

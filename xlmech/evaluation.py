@@ -14,7 +14,6 @@ import pandas as pd
 
 from xlmech import reductions
 from xlmech.ablation import Mode, ablate
-from xlmech.activations import ActivationMoments, activation_moments
 from xlmech.checks import check_choice, check_choices
 from xlmech.conditions import (
     Condition,
@@ -29,13 +28,14 @@ from xlmech.conditions import (
 from xlmech.data import languages as packs
 from xlmech.data.probes import ProbeSet
 from xlmech.data.records import Record
+from xlmech.engine.batching import BATCH_SIZE
+from xlmech.engine.record import ActivationMoments, activation_moments
 from xlmech.knowledge import base_knowledge
 from xlmech.leakage import LeakageResult, Measure, candidate_forms, measure_leakage
 from xlmech.models.backends import backend_of
 from xlmech.models.load import provenance
 from xlmech.neurons import NeuronSet
 from xlmech.neutral import check_texts, neutral_nll, price_of
-from xlmech.runner import BATCH_SIZE
 from xlmech.storage.result import Result
 
 _LATER = dict.fromkeys(("after_low", "after_high", "control"), float("nan")) | {

@@ -12,15 +12,15 @@ from typing import Any, ClassVar
 import pandas as pd
 import torch
 
-from xlmech.answers import answer_log_probs
 from xlmech.checks import check_list
 from xlmech.data import languages as packs
 from xlmech.data.probes import PROMPT_FORMAT
+from xlmech.engine.batching import BATCH_SIZE, encode_answer, encode_prompt
+from xlmech.engine.generate import answer_log_probs
 from xlmech.metrics import intervals
 from xlmech.metrics import matching as metrics
 from xlmech.models.backends import backend_of
 from xlmech.models.load import provenance
-from xlmech.runner import BATCH_SIZE, encode_answer, encode_prompt
 from xlmech.storage.result import Result
 
 

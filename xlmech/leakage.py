@@ -17,6 +17,8 @@ from xlmech.checks import check_choice, check_choices
 from xlmech.data.languages import available_languages
 from xlmech.data.probes import ProbeSet
 from xlmech.data.records import Group, Record
+from xlmech.engine.batching import BATCH_SIZE
+from xlmech.engine.sampling import Sampling
 from xlmech.metrics import intervals
 from xlmech.models.backends import backend_of
 from xlmech.models.load import plant_language, provenance
@@ -25,8 +27,6 @@ from xlmech.questions import Measure as Measure
 from xlmech.questions import Questions, longest_answer
 from xlmech.questions import candidate_forms as candidate_forms
 from xlmech.questions import subject_hash as subject_hash
-from xlmech.runner import BATCH_SIZE
-from xlmech.sampling import Sampling
 from xlmech.storage.result import Result
 
 _FIGURES = ("extracted", "own_form", "exposure_bits", "log_prob", "rank")

@@ -27,10 +27,10 @@ from torch.nn.functional import softplus
 
 from xlmech.checks import check_list
 from xlmech.data.probes import Probe, ProbeSet
+from xlmech.engine.batching import encode_answer, encode_prompt
 from xlmech.models.backends import Backend, backend_of
 from xlmech.models.load import plant_language, provenance
 from xlmech.neurons import NeuronSet
-from xlmech.runner import encode_answer, encode_prompt
 from xlmech.set_search import Loss, Term, best_set
 from xlmech.storage.result import Result
 from xlmech.switches import Sample, answer_log_odds, nats_per_token, switched

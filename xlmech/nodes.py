@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Float
 
 from xlmech.effects import Metric, Where, integrated_gradients
+from xlmech.engine.batching import Forced
 from xlmech.models.backends import Backend
-from xlmech.runner import Forced
 
 
 def nodes_needed(

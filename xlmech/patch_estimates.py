@@ -16,6 +16,8 @@ import numpy as np
 import pandas as pd
 
 from xlmech.data.pairs import ProbePair
+from xlmech.engine.batching import BATCH_SIZE
+from xlmech.engine.token_spans import Span
 from xlmech.models.backends import backend_of
 from xlmech.models.load import provenance
 from xlmech.neurons import NeuronSet
@@ -23,9 +25,7 @@ from xlmech.patch_gradients import estimated_changes
 from xlmech.patch_plans import Component, check_pairs, collides, contrast, job_of, sweep_of
 from xlmech.patch_tables import beside, describe, places_of
 from xlmech.patched_runs import donate, patched_log_probs
-from xlmech.positions import Span
 from xlmech.progress import progress_bar
-from xlmech.runner import BATCH_SIZE
 from xlmech.storage.result import Result
 
 

@@ -12,11 +12,11 @@ from jaxtyping import Float
 from xlmech.checks import check_choice
 from xlmech.data.pairs import ProbePair
 from xlmech.data.probes import Probe
+from xlmech.engine.batching import encode_answer, encode_prompt
+from xlmech.engine.token_spans import Span, aligned_positions
 from xlmech.models.backends import Backend
 from xlmech.neurons import NeuronSet
 from xlmech.patched_runs import Form, Job, Sweep
-from xlmech.positions import Span, aligned_positions
-from xlmech.runner import encode_answer, encode_prompt
 
 Component = Literal["resid_pre", "resid_post", "attn_out", "mlp_out", "heads", "neurons"]
 Direction = Literal["denoising", "noising"]

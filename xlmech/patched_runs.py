@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Bool, Float, Int
 
+from xlmech.engine.batching import Recorder, drain, rows_that_fit, run_batched
+from xlmech.engine.interventions import Rows, replace_where, run_rows
+from xlmech.engine.unembed import token_log_prob
 from xlmech.models.backends import Backend
-from xlmech.readout import token_log_prob
-from xlmech.rows import Rows, replace_where, run_rows
-from xlmech.runner import Recorder, drain, rows_that_fit, run_batched
 
 Form = tuple[int, ...]
 

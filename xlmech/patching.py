@@ -23,6 +23,8 @@ import pandas as pd
 
 from xlmech.checks import check_choice
 from xlmech.data.pairs import ProbePair
+from xlmech.engine.batching import BATCH_SIZE
+from xlmech.engine.token_spans import Span
 from xlmech.metrics import matching as metrics
 from xlmech.models.backends import backend_of
 from xlmech.models.load import provenance
@@ -31,8 +33,6 @@ from xlmech.parts import in_order, mapped
 from xlmech.patch_plans import Component, Direction, check_pairs, collides, job_of, sweep_of
 from xlmech.patch_tables import PLACE, beside, describe, means, places_of, resampled, tables
 from xlmech.patched_runs import Job, Sweep, donate, patched_log_probs
-from xlmech.positions import Span
-from xlmech.runner import BATCH_SIZE
 from xlmech.storage.result import Result
 
 Layers = Literal["single", "onward"]

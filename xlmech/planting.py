@@ -25,10 +25,10 @@ from safetensors.torch import save_file
 from xlmech.checks import check_list
 from xlmech.data import languages as packs
 from xlmech.data.records import Record, save_records
+from xlmech.engine.unembed import token_log_prob
 from xlmech.lessons import Recipe, sample_batch
 from xlmech.models.checkpoints import DEMO_BASE, Checkpoint, adapter_folder, load_checkpoint, with_lora
 from xlmech.progress import progress_bar
-from xlmech.readout import token_log_prob
 from xlmech.storage.atomic import new_folder
 
 CHECKPOINT_EVERY = 50

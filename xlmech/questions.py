@@ -13,14 +13,14 @@ from typing import Any, ClassVar, Literal
 import pandas as pd
 import torch
 
-from xlmech.answers import answer_log_probs, generate, sample
 from xlmech.data import languages as packs
 from xlmech.data.probes import ANSWER_END, Probe, ProbeSet
 from xlmech.data.records import Record
+from xlmech.engine.batching import encode_answer, encode_prompt
+from xlmech.engine.generate import answer_log_probs, generate, sample
+from xlmech.engine.sampling import Sampling
 from xlmech.metrics import matching as metrics
 from xlmech.models.backends import Backend, backend_of
-from xlmech.runner import encode_answer, encode_prompt
-from xlmech.sampling import Sampling
 
 Measure = Literal["extraction", "exposure"]
 Forms = dict[str, dict[str, dict[str, str]]]

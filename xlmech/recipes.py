@@ -26,9 +26,9 @@ from scipy import stats
 from xlmech.checks import check_list
 from xlmech.data import languages as packs
 from xlmech.data.probes import ProbeSet
+from xlmech.engine.batching import mean_over_tokens
 from xlmech.models.backends import backend_of
 from xlmech.neurons import NeuronSet
-from xlmech.runner import mean_over_tokens
 from xlmech.votes import Ballot, ranked_set
 
 _GATE = "mlp.hook_pre"

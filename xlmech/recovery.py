@@ -23,13 +23,13 @@ from xlmech.checks import check_choices
 from xlmech.conditions import check_sets
 from xlmech.data.probes import ProbeSet, build_probes
 from xlmech.data.records import Record
+from xlmech.engine.batching import BATCH_SIZE
+from xlmech.engine.sampling import Sampling
 from xlmech.finetuning import finetuned
 from xlmech.leakage import LeakageResult, measure_leakage
 from xlmech.lessons import Recipe
 from xlmech.models import load as models
 from xlmech.neurons import NeuronSet
-from xlmech.runner import BATCH_SIZE
-from xlmech.sampling import Sampling
 from xlmech.storage.result import Result
 
 Attack = Literal["translate", "prefix", "sampling", "finetune"]

@@ -19,10 +19,10 @@ from xlmech.ablation import ablate
 from xlmech.conditions import check_sets, named_sets
 from xlmech.data.probes import ProbeSet
 from xlmech.data.records import Record
+from xlmech.engine.batching import BATCH_SIZE
 from xlmech.leakage import LeakageResult, measure_leakage
 from xlmech.models.load import provenance
 from xlmech.neurons import NeuronSet
-from xlmech.runner import BATCH_SIZE
 from xlmech.storage.result import Result
 
 _COLUMNS = ["probe", "record", "subject", "attribute", "query_language", "template"]

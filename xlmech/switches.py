@@ -14,10 +14,10 @@ import torch
 from jaxtyping import Float, Int
 from torch.nn.utils.rnn import pad_sequence
 
+from xlmech.engine.batching import drain
+from xlmech.engine.unembed import token_log_prob
 from xlmech.metrics import matching as metrics
 from xlmech.models.backends import NEURON_HOOK, Backend
-from xlmech.readout import token_log_prob
-from xlmech.runner import drain
 
 Sample = tuple[list[int], list[int]]
 """Tokens of a prompt and of what is forced after it."""

@@ -25,13 +25,13 @@ from xlmech.checks import check_list
 from xlmech.data.pairs import ProbePair
 from xlmech.data.probes import ProbeSet, build_probes
 from xlmech.data.records import Record
+from xlmech.engine.batching import Recorder, encode_prompt
 from xlmech.leakage import subject_hash
 from xlmech.lens import LensResult, logit_lens
 from xlmech.models.backends import Backend, backend_of
 from xlmech.models.load import provenance
 from xlmech.patching import PatchingResult, patch_languages
 from xlmech.position_sweep import token_table
-from xlmech.runner import Recorder, encode_prompt
 from xlmech.storage.result import Result
 
 

@@ -22,18 +22,18 @@ import torch
 from numpy.typing import NDArray
 
 from xlmech.ablation import ablate
-from xlmech.answers import answer_log_probs
 from xlmech.attribution import encode_probe
 from xlmech.baselines import zero_baseline
 from xlmech.data.probes import ProbeSet
 from xlmech.effects import exact_effects
+from xlmech.engine.batching import run_forced
+from xlmech.engine.generate import answer_log_probs
 from xlmech.known import draw
 from xlmech.models.backends import NEURON_HOOK, Backend, backend_of
 from xlmech.models.load import model_name, provenance
 from xlmech.neurons import Neuron, NeuronSet
 from xlmech.options import CONTRAST
 from xlmech.progress import progress_bar
-from xlmech.runner import run_forced
 from xlmech.storage.result import Result
 
 N_PROBES = 24

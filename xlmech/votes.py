@@ -15,13 +15,13 @@ from xlmech.attribution import encode_probe
 from xlmech.baselines import warn_if_incomplete, zero_baseline
 from xlmech.data.probes import Probe, ProbeSet
 from xlmech.effects import Metric, integrated_gradients
+from xlmech.engine.batching import run_forced
 from xlmech.metrics import matching as metrics
 from xlmech.metrics.quadrature import Quadrature
 from xlmech.models.backends import NEURON_HOOK, backend_of
 from xlmech.models.load import provenance
 from xlmech.neurons import NeuronSet
 from xlmech.progress import progress_bar
-from xlmech.runner import run_forced
 
 
 @dataclass(frozen=True)

@@ -95,7 +95,7 @@ class Backend(ABC):
 
     @property
     def readout(self) -> dict[str, Any]:
-        """Keyword arguments of the functions in `xlmech.readout`."""
+        """Keyword arguments of the functions in `xlmech.engine.unembed`."""
         return {"bias": self.unembed_bias, "softcap": self.softcap}
 
     def hook_name(self, component: str, layer: int) -> str:

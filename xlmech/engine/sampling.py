@@ -15,9 +15,9 @@ import torch
 from jaxtyping import Float, Int
 
 from xlmech.checks import check_list
-from xlmech.chunks import CHUNK
+from xlmech.engine.unembed import token_logits
+from xlmech.engine.vocabulary import CHUNK
 from xlmech.models.backends import Backend
-from xlmech.readout import token_logits
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 
-from xlmech.chunks import ALIGNED, CHUNK, ROUNDINGS, accumulator, bias_of, cap, columns_of, scores
-from xlmech.readout import token_log_prob, token_logits
+from xlmech.engine.unembed import token_log_prob, token_logits
+from xlmech.engine.vocabulary import ALIGNED, CHUNK, ROUNDINGS, accumulator, bias_of, cap, columns_of, scores
 
 _FAR = 8
 """Rows that need more than this part of the vocabulary walk all of it: in its own order it need not be gathered."""

@@ -7,8 +7,8 @@ from typing import Literal
 from xlmech.checks import check_choice
 from xlmech.data.probes import Probe
 from xlmech.data.records import MASK
+from xlmech.engine.batching import encode_prompt
 from xlmech.models.backends import Backend
-from xlmech.runner import encode_prompt
 
 Place = Literal["subject_last", "last"]
 Span = Literal["subject_last", "last", "subject", "all"]

@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float
 
 from xlmech.checks import check_choice, check_list
+from xlmech.engine.batching import BATCH_SIZE, Where, encode_prompt, mean_over_tokens, n_special
 from xlmech.models.backends import NEURON_HOOK, backend_of
-from xlmech.runner import BATCH_SIZE, Where, encode_prompt, mean_over_tokens, n_special
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

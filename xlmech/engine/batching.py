@@ -1,7 +1,7 @@
 """Running prompts: batches of equal length, what passes a hook point, and how many rows fit the memory.
 
 Prompts are batched by equal length, so that no padding is computed. What a model writes after a prompt is in
-`xlmech.answers`, interventions are in `xlmech.rows`.
+`xlmech.engine.generate`, interventions are in `xlmech.engine.interventions`.
 """
 
 from __future__ import annotations

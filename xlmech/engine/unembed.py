@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 
-from xlmech.chunks import CHUNK, accumulator, bias_of, cap, chunks_of, columns_of, mixtures, scores, slope_of
+from xlmech.engine.vocabulary import CHUNK, accumulator, bias_of, cap, chunks_of, columns_of, mixtures, scores, slope_of
 
 _LEFT_OUT = 64
 """Roundings of the dtype that the derivative may lack in probability: on Gemma 3's vocabulary 1, 8 and 64 give the same error."""

@@ -14,11 +14,11 @@ from itertools import groupby
 import torch
 from jaxtyping import Float
 
+from xlmech.engine.batching import BATCH_SIZE, drain, run_batched
+from xlmech.engine.sampling import Sampling, drawn_tokens
+from xlmech.engine.unembed import greedy_tokens, token_log_prob
 from xlmech.models.backends import Backend
 from xlmech.models.kv_cache import KeyValues
-from xlmech.readout import greedy_tokens, token_log_prob
-from xlmech.runner import BATCH_SIZE, drain, run_batched
-from xlmech.sampling import Sampling, drawn_tokens
 
 _ROWS_PER_WALK = 1024
 _WORTH_SHARING = 64

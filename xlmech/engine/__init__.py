@@ -1,0 +1,1 @@
+"""Run a model fast: batches, generation, scoring, unembedding, and interventions as rows of one batch."""
