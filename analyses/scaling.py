@@ -90,9 +90,9 @@ def loaded(folder: str) -> Any:
 def one_overhead(folder: str, way: str) -> dict[str, Any]:
     """Seconds of leakage and attribution, the second time in the process, and of starting."""
     from xlmech.attribution import attribute_neurons
-    from xlmech.distributed import on_ray
+    from xlmech.execution.ray_pool import on_ray
+    from xlmech.execution.resume import resumable
     from xlmech.leakage import measure_leakage
-    from xlmech.parts import resumable
 
     model, probes = loaded(folder), probes_of(N_OVERHEAD)
     warm = probes[:64]
@@ -119,8 +119,8 @@ def one_overhead(folder: str, way: str) -> dict[str, Any]:
 
 def one_growth(folder: str, n: str) -> dict[str, Any]:
     """Processor seconds, memory and size of leakage in parts."""
+    from xlmech.execution.resume import resumable
     from xlmech.leakage import measure_leakage
-    from xlmech.parts import resumable
 
     model = loaded(folder)
     give_back_free_memory()

@@ -23,16 +23,16 @@ from xlmech.ablation import ablate
 from xlmech.cli import app
 from xlmech.data.probes import ProbeSet
 from xlmech.data.records import Record
-from xlmech.distributed import RayPool, on_ray
 from xlmech.evaluation import evaluate_mitigation
+from xlmech.execution.ray_pool import RayPool, on_ray
+from xlmech.execution.ray_worker import ModelSpec, Worker
+from xlmech.execution.resume import mapped, resumable
+from xlmech.execution.shard import Event
 from xlmech.leakage import measure_leakage
 from xlmech.models.backends import backend_of
 from xlmech.models.load import load_model
 from xlmech.neurons import NeuronSet
-from xlmech.parts import mapped, resumable
-from xlmech.ray_actors import ModelSpec, Worker
 from xlmech.storage.result import Result
-from xlmech.units import Event
 
 ray = pytest.importorskip("ray", reason="needs the extra `ray`")
 SIZE = 4
@@ -184,13 +184,13 @@ def test_a_ray_that_is_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 
 
 def _with(plan: Any, runner: Any) -> Any:
-    from xlmech.parts import planned
+    from xlmech.execution.resume import planned
 
     return planned(replace(plan, run=runner))
 
 
 def _here(plan: Any) -> Any:
-    from xlmech.units import run_here
+    from xlmech.execution.shard import run_here
 
     return _with(plan, run_here)
 

@@ -20,6 +20,7 @@ from xlmech.audit import AuditPlan
 from xlmech.config import Config
 from xlmech.data.probes import ProbeSet, build_probes
 from xlmech.data.records import Record
+from xlmech.execution.resume import resumable
 from xlmech.fewest import FewestNeurons
 from xlmech.known import answer_margins
 from xlmech.locate import locate_privacy_neurons
@@ -28,7 +29,6 @@ from xlmech.models.load import load_model, provenance
 from xlmech.neurons import NeuronSet, PrivacyNeurons
 from xlmech.neutral import needed_for_text, neutral_nll
 from xlmech.options import LocateOptions
-from xlmech.parts import resumable
 from xlmech.refine import refine_universal
 from xlmech.stability import pool_of, selection_stability
 from xlmech.verification import VerifiedNeurons, neurons_of, verify_neurons

@@ -19,18 +19,18 @@ from xlmech.ablation import ablate, asking
 from xlmech.attribution import attribute_neurons
 from xlmech.data.probes import ProbeSet, build_probes
 from xlmech.engine.sampling import Sampling
+from xlmech.execution.resume import current_plan, described, mapped, planned, resumable
+from xlmech.execution.shard import Event
+from xlmech.execution.store import PieceError, PieceStore, Stored
 from xlmech.leakage import measure_leakage
 from xlmech.lens import logit_lens
 from xlmech.models.backends import backend_of
 from xlmech.models.load import load_model
 from xlmech.neurons import NeuronSet
 from xlmech.neutral import neutral_nll
-from xlmech.parts import current_plan, described, mapped, planned, resumable
 from xlmech.patching import patch_languages
-from xlmech.pieces import PieceError, PieceStore, Stored
 from xlmech.storage.fingerprint import fingerprint, weights_fingerprint
 from xlmech.storage.result import Result
-from xlmech.units import Event
 
 
 @pytest.fixture

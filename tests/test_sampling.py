@@ -17,10 +17,10 @@ from xlmech.data.probes import ProbeSet
 from xlmech.engine import sampling
 from xlmech.engine.generate import generate, sample
 from xlmech.engine.sampling import Sampling, drawn_tokens
+from xlmech.execution.resume import resumable
 from xlmech.leakage import measure_leakage
 from xlmech.models.backends import backend_of
 from xlmech.models.load import load_model
-from xlmech.parts import resumable
 
 DRAWS = Sampling(n_samples=3, temperature=1.5, seed=4)
 NAMES = ["ada/en/0", "ada/fr/0", "bo/en/0", "bo/fr/0"]

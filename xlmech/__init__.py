@@ -28,13 +28,14 @@ if TYPE_CHECKING:
     from xlmech.data.synthetic import synthesize_records as synthesize_records
     from xlmech.direct_logit import DirectLogitResult as DirectLogitResult
     from xlmech.direct_logit import direct_logit_attribution as direct_logit_attribution
-    from xlmech.distributed import on_ray as on_ray
     from xlmech.dose import dose_response as dose_response
     from xlmech.engine.record import ActivationMoments as ActivationMoments
     from xlmech.engine.record import activation_moments as activation_moments
     from xlmech.engine.sampling import Sampling as Sampling
     from xlmech.evaluation import MitigationResult as MitigationResult
     from xlmech.evaluation import evaluate_mitigation as evaluate_mitigation
+    from xlmech.execution.ray_pool import on_ray as on_ray
+    from xlmech.execution.resume import resumable as resumable
     from xlmech.export import export_model as export_model
     from xlmech.fewest import FewestNeurons as FewestNeurons
     from xlmech.fewest import fewest_neurons as fewest_neurons
@@ -62,7 +63,6 @@ if TYPE_CHECKING:
     from xlmech.overlap import language_overlap as language_overlap
     from xlmech.overlap import layer_spread as layer_spread
     from xlmech.overlap import set_overlap as set_overlap
-    from xlmech.parts import resumable as resumable
     from xlmech.patch_estimates import AttributionPatchingResult as AttributionPatchingResult
     from xlmech.patch_estimates import attribution_patching as attribution_patching
     from xlmech.patching import PatchingResult as PatchingResult
@@ -108,7 +108,7 @@ _MODULE_OF = {
     "random_neurons": "controls",
     "DirectLogitResult": "direct_logit",
     "direct_logit_attribution": "direct_logit",
-    "on_ray": "distributed",
+    "on_ray": "execution.ray_pool",
     "dose_response": "dose",
     "MitigationResult": "evaluation",
     "evaluate_mitigation": "evaluation",
@@ -142,7 +142,7 @@ _MODULE_OF = {
     "set_overlap": "overlap",
     "ProbePair": "data.pairs",
     "PatchingResult": "patching",
-    "resumable": "parts",
+    "resumable": "execution.resume",
     "patch_languages": "patching",
     "plant": "planting",
     "PositionSweep": "position_sweep",

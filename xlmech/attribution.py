@@ -24,12 +24,12 @@ from xlmech.contributions import encode_probe as encode_probe
 from xlmech.data.probes import Probe, ProbeSet
 from xlmech.effects import Metric
 from xlmech.engine.batching import BATCH_SIZE
+from xlmech.execution.resume import in_order, mapped, probe_id, prompt_length
 from xlmech.leakage import subject_hash
 from xlmech.models.backends import Backend, backend_of
 from xlmech.models.load import model_name, provenance
 from xlmech.neurons import NeuronSet
 from xlmech.options import Baseline, Method, MetricChoice, Positions
-from xlmech.parts import in_order, mapped, probe_id, prompt_length
 from xlmech.storage.result import Result
 from xlmech.tally import merged_tally
 

@@ -64,7 +64,7 @@ def run(
         if json_:
             stack.enter_context(redirect_stdout(sys.stderr))
         if ray is not None:
-            from xlmech.distributed import on_ray
+            from xlmech.execution.ray_pool import on_ray
 
             stack.enter_context(on_ray(ray, actors=actors, num_cpus=cpus, num_gpus=gpus))
         status = stack.enter_context(Console(stderr=True, quiet=json_).status("starting"))

@@ -1,4 +1,4 @@
-"""Attribution of any part of the probes: what `attribute_neurons` sends to `xlmech.parts`.
+"""Attribution of any part of the probes: what `attribute_neurons` sends to `xlmech.execution.resume`.
 
 A piece is what `xlmech.tally` keeps of its probes.
 """

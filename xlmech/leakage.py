@@ -19,10 +19,10 @@ from xlmech.data.probes import ProbeSet
 from xlmech.data.records import Group, Record
 from xlmech.engine.batching import BATCH_SIZE
 from xlmech.engine.sampling import Sampling
+from xlmech.execution.resume import in_order, mapped, probe_id, prompt_length
 from xlmech.metrics import intervals
 from xlmech.models.backends import backend_of
 from xlmech.models.load import plant_language, provenance
-from xlmech.parts import in_order, mapped, probe_id, prompt_length
 from xlmech.questions import Measure as Measure
 from xlmech.questions import Questions, longest_answer
 from xlmech.questions import candidate_forms as candidate_forms

@@ -50,7 +50,7 @@ class Reader:
 
 @dataclass(frozen=True, kw_only=True)
 class Readings:
-    """How probes are read; a task of `xlmech.parts`.
+    """How probes are read; a task of `xlmech.execution.resume`.
 
     Attributes:
         component: As of `logit_lens`.

@@ -24,11 +24,11 @@ from xlmech.audit import Audit, Report, run_audit, table
 from xlmech.config import Config, ExportSection
 from xlmech.data.probes import ProbeSet
 from xlmech.evaluation import MitigationResult, evaluate_mitigation
+from xlmech.execution.resume import described, resumable
 from xlmech.export import export_model
 from xlmech.manifest import Manifest, effect_of, load_manifest
 from xlmech.models.checkpoints import load_tokenizer
 from xlmech.models.load import load_model, plant_language, provenance
-from xlmech.parts import described, resumable
 from xlmech.preparation import Prepared, prepare
 from xlmech.show import publish
 from xlmech.stages import StageClock
@@ -108,7 +108,7 @@ def run_config(
 
     The run folder holds `results`, figures and `index.html` as `xlmech demo` writes them, `config.yaml` with which the run can
     be repeated, `log.jsonl`, `run.json`, and `summary.json`, written last. All but the last is there when the export starts, so
-    that an export that fails loses no result. Probes are worked on in parts (see `xlmech.parts`): a run that was stopped, however
+    that an export that fails loses no result. Probes are worked on in parts (see `xlmech.execution.resume`): a run that was stopped, however
     it was, is continued with `resume`, and ends with the same numbers.
 
     No checkpoint is written where deactivation was not measured to have an effect (`xlmech.manifest.effect_of`), unless

@@ -15,8 +15,8 @@ from xlmech.data import languages as packs
 from xlmech.effects import gradient_x_activation
 from xlmech.engine.batching import drain, encode_prompt
 from xlmech.engine.generate import sequence_nll
+from xlmech.execution.resume import mapped
 from xlmech.models.backends import backend_of
-from xlmech.parts import mapped
 
 _AT_ONCE = 8
 """Texts that are differentiated together, where as many are of one length."""
@@ -56,7 +56,7 @@ def neutral_nll(
 
 @dataclass(frozen=True, kw_only=True)
 class _Reading:
-    """Texts that are read; a task of `xlmech.parts`, whose items are languages."""
+    """Texts that are read; a task of `xlmech.execution.resume`, whose items are languages."""
 
     stage: ClassVar[str] = "neutral"
     n_neutral: int
@@ -90,7 +90,7 @@ def needed_for_text(model: Any, texts: Mapping[str, Sequence[str]]) -> Float[tor
 
 @dataclass(frozen=True, kw_only=True)
 class _Needing:
-    """Neurons of texts; a task of `xlmech.parts`, whose items are languages."""
+    """Neurons of texts; a task of `xlmech.execution.resume`, whose items are languages."""
 
     stage: ClassVar[str] = "fluency"
     texts: Mapping[str, Sequence[str]]

@@ -25,11 +25,11 @@ from xlmech.checks import check_choice
 from xlmech.data.pairs import ProbePair
 from xlmech.engine.batching import BATCH_SIZE
 from xlmech.engine.token_spans import Span
+from xlmech.execution.resume import in_order, mapped
 from xlmech.metrics import matching as metrics
 from xlmech.models.backends import backend_of
 from xlmech.models.load import provenance
 from xlmech.neurons import NeuronSet
-from xlmech.parts import in_order, mapped
 from xlmech.patch_plans import Component, Direction, check_pairs, collides, job_of, sweep_of
 from xlmech.patch_tables import PLACE, beside, describe, means, places_of, resampled, tables
 from xlmech.patched_runs import Job, Sweep, donate, patched_log_probs
@@ -238,7 +238,7 @@ def patch_languages(
 
 @dataclass(frozen=True, kw_only=True)
 class _Patches:
-    """How pairs are patched; a task of `xlmech.parts`, whose items are pairs and their jobs."""
+    """How pairs are patched; a task of `xlmech.execution.resume`, whose items are pairs and their jobs."""
 
     stage: ClassVar[str] = "patching"
     sweep: Sweep

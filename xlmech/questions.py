@@ -30,7 +30,7 @@ _NUMERIC = ("phone", "id_number")
 
 @dataclass(frozen=True, kw_only=True)
 class Questions:
-    """How probes are asked; a task of `xlmech.parts`.
+    """How probes are asked; a task of `xlmech.execution.resume`.
 
     Attributes:
         measures: What is measured.

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from xlmech.units import Event, peak_bytes
+from xlmech.execution.shard import Event, peak_bytes
 
 Say = Callable[[str], None]
 Log = Callable[..., None]
@@ -62,7 +62,7 @@ class StageClock:
         self._log("stage_done", stage=self._stage, seconds=self.seconds[self._stage], peak_mb=self.peak_mb[self._stage])
 
     def watch(self, event: Event) -> None:
-        """Follow one event of `xlmech.parts`."""
+        """Follow one event of `xlmech.execution.resume`."""
         if event.kind == "stage":
             return
         if event.kind in ("part", "kept") and event.stage in _COUNTED:

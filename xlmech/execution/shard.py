@@ -1,4 +1,4 @@
-"""The smallest pieces of work that `xlmech.parts` cuts an analysis into, and how one is done: here, or in another process."""
+"""The smallest pieces of work that `xlmech.execution.resume` cuts an analysis into, and how one is done: here, or in another process."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from xlmech.pieces import Piece, PieceStore
+from xlmech.execution.store import Piece, PieceStore
 
 _FAILURES = (RuntimeError, MemoryError, OSError)
 

@@ -26,19 +26,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from xlmech.execution.ray_worker import ModelSpec, Worker
+from xlmech.execution.resume import Plan, current_plan, planned
+from xlmech.execution.shard import Finished, Job, Unit
+from xlmech.execution.store import PieceStore
 from xlmech.models.ablation_state import ASKED, deactivated
 from xlmech.models.backends import backend_of
-from xlmech.parts import Plan, current_plan, planned
-from xlmech.pieces import PieceStore
-from xlmech.ray_actors import ModelSpec, Worker
-from xlmech.units import Finished, Job, Unit
 
 _LOCAL_STORE_BYTES = 200 * 2**20
 _WAIT_SECONDS, _RESTART_SECONDS, _PAUSE_SECONDS = 5, 900, 0.3
 
 
 class RayPool:
-    """Actors that hold one model, and what is given to them; a runner of `xlmech.parts`."""
+    """Actors that hold one model, and what is given to them; a runner of `xlmech.execution.resume`."""
 
     def __init__(self, *, actors: int, num_cpus: float, num_gpus: float, threads: int) -> None:
         """Actors are started when the first part is there; arguments as of `on_ray`."""
@@ -213,7 +213,7 @@ def _connect(address: str, *, cpus: float) -> Any:
             return ray.shutdown
         except ConnectionError:
             pass
-    paths = [str(Path(__file__).parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    paths = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
     before, os.environ["PYTHONPATH"] = os.environ.get("PYTHONPATH"), os.pathsep.join(paths)
     try:
         n_cpus = max(os.cpu_count() or 1, int(-(-cpus // 1)))

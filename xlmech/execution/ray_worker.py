@@ -1,4 +1,4 @@
-"""What runs in an actor of `xlmech.distributed`: a model that is made as the caller's was, and one part at a time."""
+"""What runs in an actor of `xlmech.execution.ray_pool`: a model that is made as the caller's was, and one part at a time."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
+from xlmech.execution.shard import Unit, compute
+from xlmech.execution.store import PieceError, PieceStore
 from xlmech.models.ablation_state import ASKED, Deactivation, own_hooks
 from xlmech.models.backends import backend_of
-from xlmech.pieces import PieceError, PieceStore
 from xlmech.storage.fingerprint import weights_fingerprint
-from xlmech.units import Unit, compute
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ with resumable("parts"):                     # finished parts are kept in this f
     measure_leakage(model, probes)
 
 An analysis hands its items and a function of them to `mapped`. Without an enclosing block that is one call with all of them.
-Inside `resumable` (or `xlmech.distributed.on_ray`) the items are cut into parts in a fixed order; batches are formed within a
+Inside `resumable` (or `xlmech.execution.ray_pool.on_ray`) the items are cut into parts in a fixed order; batches are formed within a
 part only, so that a part's numbers depend on nothing but the model, the options and its items: killed and resumed, on one actor
 or on four, the results are the same to the bit, on the same kind of machine with the same number of threads. Memory must not
 run so short that batches are halved.
@@ -18,12 +18,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from xlmech.execution.shard import Event, Job, Runner, Task, Unit, Watch, run_here
+from xlmech.execution.store import Piece, PieceError, PieceStore, Stored
 from xlmech.models.ablation_state import ASKED, deactivated, own_hooks
 from xlmech.models.backends import backend_of
-from xlmech.pieces import Piece, PieceError, PieceStore, Stored
 from xlmech.scopes import OpenBlocks
 from xlmech.storage.fingerprint import fingerprint, weights_fingerprint
-from xlmech.units import Event, Job, Runner, Task, Unit, Watch, run_here
 
 PART_SIZE = 64
 """Items in a part: what a crash costs at most on each process, and what an actor gets at a time."""

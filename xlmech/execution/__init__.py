@@ -1,0 +1,1 @@
+"""Run the same work in shards: resumable on disk, or on Ray."""
