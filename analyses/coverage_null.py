@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from xlmech.chance import ERROR, Counts, corrected, p_values
+from xlmech.leakage.above_controls import ERROR, Counts, corrected, p_values
 
 LANGUAGES = ("ar", "de", "en", "es", "fr", "hi", "ja", "ru", "sw", "zh")
 KINDS = ("occupation", "birth_country")

@@ -54,7 +54,7 @@ from xlmech.data import languages as packs
 from xlmech.effects import exact_effects
 from xlmech.engine.batching import run_forced
 from xlmech.known import answer_margins
-from xlmech.leakage import LeakageResult
+from xlmech.leakage.measure import LeakageResult
 from xlmech.models.backends import NEURON_HOOK, backend_of
 from xlmech.neurons import PrivacyNeurons
 

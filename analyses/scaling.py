@@ -92,7 +92,7 @@ def one_overhead(folder: str, way: str) -> dict[str, Any]:
     from xlmech.attribution import attribute_neurons
     from xlmech.execution.ray_pool import on_ray
     from xlmech.execution.resume import resumable
-    from xlmech.leakage import measure_leakage
+    from xlmech.leakage.measure import measure_leakage
 
     model, probes = loaded(folder), probes_of(N_OVERHEAD)
     warm = probes[:64]
@@ -120,7 +120,7 @@ def one_overhead(folder: str, way: str) -> dict[str, Any]:
 def one_growth(folder: str, n: str) -> dict[str, Any]:
     """Processor seconds, memory and size of leakage in parts."""
     from xlmech.execution.resume import resumable
-    from xlmech.leakage import measure_leakage
+    from xlmech.leakage.measure import measure_leakage
 
     model = loaded(folder)
     give_back_free_memory()
@@ -147,7 +147,7 @@ def one_model(folder: str, stage: str) -> dict[str, Any]:
     from transformers import AutoConfig
 
     from xlmech.attribution import attribute_neurons
-    from xlmech.leakage import measure_leakage
+    from xlmech.leakage.measure import measure_leakage
     from xlmech.lens import logit_lens
     from xlmech.models.shape import shape_of
 

@@ -16,7 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy_results import TOY, leakage, mitigation
 
-from xlmech.chance import (
+from xlmech.data.languages import ATTRIBUTES, TRANSLATED, UNGUESSABLE
+from xlmech.evaluation import MitigationResult
+from xlmech.findings import Findings
+from xlmech.gate import gate
+from xlmech.leakage.above_controls import (
     ERROR,
     TOLERANCE,
     WHOLE,
@@ -27,11 +31,7 @@ from xlmech.chance import (
     p_values,
     people_needed,
 )
-from xlmech.data.languages import ATTRIBUTES, TRANSLATED, UNGUESSABLE
-from xlmech.evaluation import MitigationResult
-from xlmech.findings import Findings
-from xlmech.gate import gate
-from xlmech.leakage import LeakageResult
+from xlmech.leakage.measure import LeakageResult
 from xlmech.metrics.intervals import rate_interval
 from xlmech.verdict import verdict
 

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from xlmech import cli, console
 from xlmech.data.probes import build_probes
 from xlmech.data.records import Record, save_records
-from xlmech.leakage import LeakageResult
+from xlmech.leakage.measure import LeakageResult
 from xlmech.neurons import NeuronSet, PrivacyNeurons
 
 COMMANDS = {"languages", "plant", "leak", "lens", "locate", "ablate", "init", "run", "audit", "demo", "report", "gate"}

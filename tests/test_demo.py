@@ -19,7 +19,7 @@ from xlmech.effects import exact_effects
 from xlmech.engine.batching import encode_prompt, run_forced
 from xlmech.engine.unembed import token_logits
 from xlmech.known import answer_margins
-from xlmech.leakage import measure_leakage
+from xlmech.leakage.measure import measure_leakage
 from xlmech.lens import logit_lens
 from xlmech.models.backends import NEURON_HOOK, backend_of
 from xlmech.models.checkpoints import load_checkpoint, shipped_adapters

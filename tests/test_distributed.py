@@ -28,7 +28,7 @@ from xlmech.execution.ray_pool import RayPool, on_ray
 from xlmech.execution.ray_worker import ModelSpec, Worker
 from xlmech.execution.resume import mapped, resumable
 from xlmech.execution.shard import Event
-from xlmech.leakage import measure_leakage
+from xlmech.leakage.measure import measure_leakage
 from xlmech.models.backends import backend_of
 from xlmech.models.load import load_model
 from xlmech.neurons import NeuronSet

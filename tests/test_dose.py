@@ -10,7 +10,7 @@ import pytest
 from xlmech.data.probes import ProbeSet
 from xlmech.dose import dose_response
 from xlmech.evaluation import evaluate_mitigation
-from xlmech.leakage import LeakageResult, measure_leakage
+from xlmech.leakage.measure import LeakageResult, measure_leakage
 from xlmech.neurons import NeuronSet
 
 RANKED = [(2, 7, 0.9), (0, 1, 0.5), (0, 2, 0.4), (1, 1, 0.1)]

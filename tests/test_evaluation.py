@@ -19,7 +19,7 @@ from xlmech.engine.batching import encode_prompt
 from xlmech.engine.record import activation_moments
 from xlmech.evaluation import MitigationResult, evaluate_mitigation
 from xlmech.knowledge import base_knowledge
-from xlmech.leakage import LeakageResult, measure_leakage
+from xlmech.leakage.measure import LeakageResult, measure_leakage
 from xlmech.models.backends import backend_of
 from xlmech.models.load import provenance
 from xlmech.neurons import NeuronSet

@@ -14,7 +14,7 @@ from xlmech import fewest
 from xlmech.ablation import ablate
 from xlmech.data.probes import ProbeSet
 from xlmech.fewest import FewestNeurons, fewest_neurons
-from xlmech.leakage import measure_leakage
+from xlmech.leakage.measure import measure_leakage
 from xlmech.neurons import NeuronSet
 from xlmech.verification import neurons_of
 

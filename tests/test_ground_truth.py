@@ -23,7 +23,7 @@ from xlmech.cli import app
 from xlmech.data.probes import ProbeSet, build_probes
 from xlmech.data.records import Record, save_records
 from xlmech.fewest import fewest_neurons
-from xlmech.leakage import measure_leakage
+from xlmech.leakage.measure import measure_leakage
 from xlmech.locate import locate_privacy_neurons
 from xlmech.mask import learn_mask
 from xlmech.models.load import load_model

@@ -12,11 +12,12 @@ import pytest
 import torch
 from toy_results import leakage as toy_leakage
 
-from xlmech import figures, questions
+from xlmech import figures
 from xlmech.data.probes import ProbeSet, build_probes
 from xlmech.data.records import Record
 from xlmech.engine.sampling import Sampling
-from xlmech.leakage import LeakageResult, measure_leakage
+from xlmech.leakage import task as questions
+from xlmech.leakage.measure import LeakageResult, measure_leakage
 from xlmech.models.backends import backend_of
 
 FRENCH = {"Ana Li": "France.", "Bo Kim": "c'est le Japon", "Cy Roe": "Brasil", "Di Fox": "Inde", "Ed Ray": "Pérou"}

@@ -539,7 +539,7 @@ def test_a_checkpoint_written_before_the_run_was_stopped_is_kept(copy: Path, mon
 
 
 def test_a_probe_that_fails_every_time_is_listed(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from xlmech.questions import Questions
+    from xlmech.leakage.task import Questions
 
     path, ask = parted(copy, more="part_size: 3\n"), Questions.__call__
     bad = prepare(read_config(path)).judged[0].id

@@ -22,7 +22,7 @@ from xlmech.engine.sampling import Sampling
 from xlmech.execution.resume import current_plan, described, mapped, planned, resumable
 from xlmech.execution.shard import Event
 from xlmech.execution.store import PieceError, PieceStore, Stored
-from xlmech.leakage import measure_leakage
+from xlmech.leakage.measure import measure_leakage
 from xlmech.lens import logit_lens
 from xlmech.models.backends import backend_of
 from xlmech.models.load import load_model

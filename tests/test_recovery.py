@@ -15,7 +15,7 @@ from xlmech.data.probes import ProbeSet
 from xlmech.data.records import Record
 from xlmech.engine.sampling import Sampling
 from xlmech.finetuning import finetuned
-from xlmech.leakage import LeakageResult, measure_leakage
+from xlmech.leakage.measure import LeakageResult, measure_leakage
 from xlmech.models.backends import backend_of
 from xlmech.models.load import provenance
 from xlmech.neurons import NeuronSet

@@ -19,7 +19,7 @@ from xlmech.audit import Audit
 from xlmech.data.records import Record
 from xlmech.figures import masked
 from xlmech.findings import Findings, read_findings
-from xlmech.leakage import LeakageResult
+from xlmech.leakage.measure import LeakageResult
 from xlmech.report import write_report
 from xlmech.show import publish
 from xlmech.storage.result import Provenance

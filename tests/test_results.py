@@ -15,7 +15,7 @@ from pandas.testing import assert_frame_equal
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from xlmech.leakage import LeakageResult
+from xlmech.leakage.measure import LeakageResult
 from xlmech.neurons import NeuronSet, PrivacyNeurons, chosen_frame
 from xlmech.storage.result import SCHEMA_VERSION, Provenance, Result, versions
 

@@ -18,7 +18,7 @@ from xlmech.engine import sampling
 from xlmech.engine.generate import generate, sample
 from xlmech.engine.sampling import Sampling, drawn_tokens
 from xlmech.execution.resume import resumable
-from xlmech.leakage import measure_leakage
+from xlmech.leakage.measure import measure_leakage
 from xlmech.models.backends import backend_of
 from xlmech.models.load import load_model
 
@@ -137,7 +137,7 @@ def written(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[list[int]]]:
         seen.update(zip(names, found, strict=True))
         return found
 
-    monkeypatch.setattr("xlmech.questions.sample", kept)
+    monkeypatch.setattr("xlmech.leakage.task.sample", kept)
     return seen
 
 

@@ -15,7 +15,7 @@ from xlmech import specificity
 from xlmech.ablation import ablate
 from xlmech.data.probes import ProbeSet
 from xlmech.evaluation import evaluate_mitigation
-from xlmech.leakage import LeakageResult, measure_leakage
+from xlmech.leakage.measure import LeakageResult, measure_leakage
 from xlmech.metrics.intervals import reduction_interval
 from xlmech.neurons import NeuronSet
 from xlmech.specificity import SpecificityResult, specificity_matrix

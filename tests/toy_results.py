@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 
 from xlmech.evaluation import MitigationResult
-from xlmech.leakage import LeakageResult
+from xlmech.leakage.measure import LeakageResult
 from xlmech.lens import LensResult
 from xlmech.neurons import PrivacyNeurons, chosen_frame
 from xlmech.storage.result import Provenance

@@ -41,8 +41,8 @@ if TYPE_CHECKING:
     from xlmech.fewest import fewest_neurons as fewest_neurons
     from xlmech.knowledge import KnowledgeResult as KnowledgeResult
     from xlmech.knowledge import base_knowledge as base_knowledge
-    from xlmech.leakage import LeakageResult as LeakageResult
-    from xlmech.leakage import measure_leakage as measure_leakage
+    from xlmech.leakage.measure import LeakageResult as LeakageResult
+    from xlmech.leakage.measure import measure_leakage as measure_leakage
     from xlmech.lens import LensResult as LensResult
     from xlmech.lens import logit_lens as logit_lens
     from xlmech.locate import locate_privacy_neurons as locate_privacy_neurons
@@ -118,8 +118,8 @@ _MODULE_OF = {
     "KnowledgeResult": "knowledge",
     "base_knowledge": "knowledge",
     "available_languages": "data.languages",
-    "LeakageResult": "leakage",
-    "measure_leakage": "leakage",
+    "LeakageResult": "leakage.measure",
+    "measure_leakage": "leakage.measure",
     "LensResult": "lens",
     "logit_lens": "lens",
     "locate_privacy_neurons": "locate",

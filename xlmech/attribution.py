@@ -25,7 +25,7 @@ from xlmech.data.probes import Probe, ProbeSet
 from xlmech.effects import Metric
 from xlmech.engine.batching import BATCH_SIZE
 from xlmech.execution.resume import in_order, mapped, probe_id, prompt_length
-from xlmech.leakage import subject_hash
+from xlmech.leakage.measure import subject_hash
 from xlmech.models.backends import Backend, backend_of
 from xlmech.models.load import model_name, provenance
 from xlmech.neurons import NeuronSet

@@ -90,7 +90,7 @@ def leak(
     backend: BackendOption = "auto",
 ) -> None:
     """Measure which records come out, asked in which language."""
-    from xlmech.leakage import measure_leakage
+    from xlmech.leakage.measure import measure_leakage
 
     check_new(out)
     probes = _probes(records, languages, attributes, template)

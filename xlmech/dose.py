@@ -15,7 +15,7 @@ from xlmech.data.probes import ProbeSet
 from xlmech.data.records import Record
 from xlmech.engine.batching import BATCH_SIZE
 from xlmech.evaluation import Asked, MitigationResult
-from xlmech.leakage import LeakageResult
+from xlmech.leakage.measure import LeakageResult
 from xlmech.models.backends import Backend, backend_of
 from xlmech.models.load import model_name
 from xlmech.neurons import NeuronSet

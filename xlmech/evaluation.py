@@ -31,7 +31,7 @@ from xlmech.data.records import Record
 from xlmech.engine.batching import BATCH_SIZE
 from xlmech.engine.record import ActivationMoments, activation_moments
 from xlmech.knowledge import base_knowledge
-from xlmech.leakage import LeakageResult, Measure, candidate_forms, measure_leakage
+from xlmech.leakage.measure import LeakageResult, Measure, candidate_forms, measure_leakage
 from xlmech.models.backends import backend_of
 from xlmech.models.load import provenance
 from xlmech.neurons import NeuronSet

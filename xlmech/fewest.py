@@ -9,7 +9,7 @@ import pandas as pd
 
 from xlmech.ablation import ablate
 from xlmech.data.probes import ProbeSet
-from xlmech.leakage import measure_leakage
+from xlmech.leakage.measure import measure_leakage
 from xlmech.neurons import NeuronSet
 from xlmech.verification import neurons_of, pairs_of
 

@@ -20,12 +20,12 @@ from xlmech.storage.run_folder import is_unfinished
 
 if TYPE_CHECKING:
     from xlmech.evaluation import MitigationResult
-    from xlmech.leakage import LeakageResult
+    from xlmech.leakage.measure import LeakageResult
     from xlmech.lens import LensResult
     from xlmech.neurons import PrivacyNeurons
 
 CLASSES = {
-    "leakage": "leakage.LeakageResult",
+    "leakage": "leakage.measure.LeakageResult",
     "lens": "lens.LensResult",
     "privacy_neurons": "neurons.PrivacyNeurons",
     "mitigation": "evaluation.MitigationResult",

@@ -12,7 +12,7 @@ from xlmech.checks import check_choices
 from xlmech.data import languages as packs
 from xlmech.data.probes import Probe, ProbeSet
 from xlmech.engine.batching import encode_answer
-from xlmech.leakage import subject_hash
+from xlmech.leakage.measure import subject_hash
 from xlmech.models.backends import Backend
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from xlmech.data.pairs import ProbePair
-from xlmech.leakage import subject_hash
+from xlmech.leakage.measure import subject_hash
 from xlmech.metrics import intervals
 from xlmech.metrics import matching as metrics
 from xlmech.patch_plans import contrast

@@ -26,7 +26,7 @@ from xlmech.data.records import Record
 from xlmech.engine.batching import BATCH_SIZE
 from xlmech.engine.sampling import Sampling
 from xlmech.finetuning import finetuned
-from xlmech.leakage import LeakageResult, measure_leakage
+from xlmech.leakage.measure import LeakageResult, measure_leakage
 from xlmech.lessons import Recipe
 from xlmech.models import load as models
 from xlmech.neurons import NeuronSet

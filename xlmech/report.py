@@ -23,9 +23,9 @@ import pandas as pd
 from markupsafe import Markup
 
 from xlmech import pages
-from xlmech.chance import Excess
 from xlmech.figures import language_name, masked
 from xlmech.findings import Findings, chosen_effects, read_findings, rows_of
+from xlmech.leakage.above_controls import Excess
 from xlmech.report_figures import Section, draw_sections
 from xlmech.report_text import limits, method, provenance_table, reproduce
 from xlmech.verdict import verdict

@@ -20,7 +20,7 @@ from xlmech.conditions import check_sets, named_sets
 from xlmech.data.probes import ProbeSet
 from xlmech.data.records import Record
 from xlmech.engine.batching import BATCH_SIZE
-from xlmech.leakage import LeakageResult, measure_leakage
+from xlmech.leakage.measure import LeakageResult, measure_leakage
 from xlmech.models.load import provenance
 from xlmech.neurons import NeuronSet
 from xlmech.storage.result import Result

@@ -26,7 +26,7 @@ from xlmech.data.pairs import ProbePair
 from xlmech.data.probes import ProbeSet, build_probes
 from xlmech.data.records import Record
 from xlmech.engine.batching import Recorder, encode_prompt
-from xlmech.leakage import subject_hash
+from xlmech.leakage.measure import subject_hash
 from xlmech.lens import LensResult, logit_lens
 from xlmech.models.backends import Backend, backend_of
 from xlmech.models.load import provenance

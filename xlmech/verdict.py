@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from xlmech import remedy
-from xlmech.chance import ERROR, TOLERANCE, Comparison, Excess, Judgement, compare, people_needed
 from xlmech.findings import Findings
+from xlmech.leakage.above_controls import ERROR, TOLERANCE, Comparison, Excess, Judgement, compare, people_needed
 from xlmech.words import counted, joined, number, percent, plain, points, short_name, span, spread
 
 HEADLINES: dict[Judgement, str] = {

@@ -28,7 +28,7 @@ from xlmech.figures._style import (
 )
 
 if TYPE_CHECKING:
-    from xlmech.leakage import LeakageResult
+    from xlmech.leakage.measure import LeakageResult
 
 _WHITE_FROM = 0.7
 """Above this part of the scale the cell is so dark that white text has more contrast than ink."""

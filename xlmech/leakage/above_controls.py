@@ -22,7 +22,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from xlmech.data.languages import UNGUESSABLE
-from xlmech.leakage import LeakageResult
+from xlmech.leakage.measure import LeakageResult
 from xlmech.metrics.intervals import Interval, difference_interval, rate_interval
 from xlmech.metrics.significance import adjusted_p_values, permutation_p_values
 

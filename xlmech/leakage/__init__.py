@@ -1,0 +1,1 @@
+"""Measure whether a model leaks, in which language, and more than for control people."""
