@@ -148,7 +148,7 @@ def one_model(folder: str, stage: str) -> dict[str, Any]:
 
     from xlmech.attribution import attribute_neurons
     from xlmech.leakage.measure import measure_leakage
-    from xlmech.lens import logit_lens
+    from xlmech.lens.logit import logit_lens
     from xlmech.models.shape import shape_of
 
     torch.set_num_threads(1)

@@ -120,7 +120,7 @@ def test_the_lens_follows_what_the_records_have(
 def test_an_audit_without_anything_to_follow_goes_on(
     model: Any, people: tuple[Record, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("xlmech.lens.plant_language", lambda model: "en")
+    monkeypatch.setattr("xlmech.lens.logit.plant_language", lambda model: "en")
     given = [record for record in people if record.attribute == "id_number"]
     plan = AuditPlan(
         languages=("fr", "es"), locate_facts=2, measure_facts=2, other_facts=1, locate=LocateOptions(top_k=1)

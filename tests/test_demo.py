@@ -20,7 +20,7 @@ from xlmech.engine.batching import encode_prompt, run_forced
 from xlmech.engine.unembed import token_logits
 from xlmech.known import answer_margins
 from xlmech.leakage.measure import measure_leakage
-from xlmech.lens import logit_lens
+from xlmech.lens.logit import logit_lens
 from xlmech.models.backends import NEURON_HOOK, backend_of
 from xlmech.models.checkpoints import load_checkpoint, shipped_adapters
 from xlmech.models.load import load_model

@@ -11,10 +11,10 @@ import pytest
 import torch
 from models import N_LAYERS, tiny
 
-from xlmech import direct_logit
 from xlmech.data.probes import ProbeSet
-from xlmech.direct_logit import DirectLogitResult, FrozenNorm, direct_logit_attribution
 from xlmech.engine.batching import encode_answer
+from xlmech.lens import direct_logit
+from xlmech.lens.direct_logit import DirectLogitResult, FrozenNorm, direct_logit_attribution
 from xlmech.models.backends import backend_of
 from xlmech.models.load import load_model
 

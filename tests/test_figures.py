@@ -15,7 +15,7 @@ from toy_results import TOY, growing, leakage, lens_result, methods, mitigation,
 from xlmech import figures
 from xlmech.evaluation import MitigationResult
 from xlmech.figures import _style
-from xlmech.lens import LensResult
+from xlmech.lens.logit import LensResult
 
 ALL: dict[str, tuple[Callable[[Any], go.Figure], Callable[[], Any]]] = {
     "matrix": (figures.leakage_matrix, lambda: leakage({"en": [1, 1, 0, 0], "fr": [0, 0, 0, 1]})),

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from xlmech import figures
-from xlmech.direct_logit import DirectLogitResult
 from xlmech.figures import TEMPLATE
-from xlmech.lens import LensResult
-from xlmech.similarity import SimilarityResult
+from xlmech.lens.direct_logit import DirectLogitResult
+from xlmech.lens.logit import LensResult
+from xlmech.lens.similarity import SimilarityResult
 from xlmech.storage.result import Provenance
 
 TOY = Provenance(model="toy")

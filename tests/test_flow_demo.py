@@ -9,11 +9,11 @@ import torch
 
 from xlmech.data.probes import ProbeSet, build_probes
 from xlmech.data.records import demo_records
-from xlmech.direct_logit import direct_logit_attribution
-from xlmech.lens import logit_lens
+from xlmech.lens.direct_logit import direct_logit_attribution
+from xlmech.lens.logit import logit_lens
+from xlmech.lens.similarity import representation_similarity
+from xlmech.lens.tuned import train_tuned_lens
 from xlmech.models.load import load_model
-from xlmech.similarity import representation_similarity
-from xlmech.tuned_lens import train_tuned_lens
 
 pytestmark = pytest.mark.slow
 

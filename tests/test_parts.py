@@ -23,7 +23,7 @@ from xlmech.execution.resume import current_plan, described, mapped, planned, re
 from xlmech.execution.shard import Event
 from xlmech.execution.store import PieceError, PieceStore, Stored
 from xlmech.leakage.measure import measure_leakage
-from xlmech.lens import logit_lens
+from xlmech.lens.logit import logit_lens
 from xlmech.models.backends import backend_of
 from xlmech.models.load import load_model
 from xlmech.neurons import NeuronSet

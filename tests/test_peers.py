@@ -15,7 +15,7 @@ from xlmech.data.probes import Probe, ProbeSet, build_probes
 from xlmech.data.records import demo_records
 from xlmech.engine.batching import encode_answer, encode_prompt
 from xlmech.engine.token_spans import aligned_positions, segments
-from xlmech.lens import logit_lens
+from xlmech.lens.logit import logit_lens
 from xlmech.models.backends import backend_of
 from xlmech.models.load import load_model
 from xlmech.patching import patch_languages

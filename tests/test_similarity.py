@@ -15,15 +15,15 @@ import torch
 from models import tiny
 from scipy import stats
 
-from xlmech import similarity as similarity_module
 from xlmech.data.probes import ProbeSet, build_probes
 from xlmech.data.records import MASK, Record
 from xlmech.engine.token_spans import masked_prompt, subject_tokens, token_position
+from xlmech.lens import similarity as similarity_module
+from xlmech.lens.similarity import SimilarityResult, representation_similarity
 from xlmech.metrics import matching as metrics
 from xlmech.metrics.similarity import centred_cosine, linear_cka, permuted_cka
 from xlmech.models.backends import backend_of
 from xlmech.models.load import load_model
-from xlmech.similarity import SimilarityResult, representation_similarity
 
 
 @pytest.fixture

@@ -11,12 +11,12 @@ import pytest
 import torch
 from models import N_LAYERS, tiny
 
-from xlmech import tuned_lens
 from xlmech.data.probes import ProbeSet
-from xlmech.lens import logit_lens
+from xlmech.lens import tuned as tuned_lens
+from xlmech.lens.logit import logit_lens
+from xlmech.lens.tuned import TunedLens, train_tuned_lens
 from xlmech.models.backends import backend_of
 from xlmech.models.load import load_model
-from xlmech.tuned_lens import TunedLens, train_tuned_lens
 
 
 @pytest.fixture(scope="module")

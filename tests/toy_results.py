@@ -9,7 +9,7 @@ import torch
 
 from xlmech.evaluation import MitigationResult
 from xlmech.leakage.measure import LeakageResult
-from xlmech.lens import LensResult
+from xlmech.lens.logit import LensResult
 from xlmech.neurons import PrivacyNeurons, chosen_frame
 from xlmech.storage.result import Provenance
 

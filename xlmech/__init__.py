@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from xlmech.data.records import save_records as save_records
     from xlmech.data.synthetic import invent_controls as invent_controls
     from xlmech.data.synthetic import synthesize_records as synthesize_records
-    from xlmech.direct_logit import DirectLogitResult as DirectLogitResult
-    from xlmech.direct_logit import direct_logit_attribution as direct_logit_attribution
     from xlmech.dose import dose_response as dose_response
     from xlmech.engine.record import ActivationMoments as ActivationMoments
     from xlmech.engine.record import activation_moments as activation_moments
@@ -43,8 +41,14 @@ if TYPE_CHECKING:
     from xlmech.knowledge import base_knowledge as base_knowledge
     from xlmech.leakage.measure import LeakageResult as LeakageResult
     from xlmech.leakage.measure import measure_leakage as measure_leakage
-    from xlmech.lens import LensResult as LensResult
-    from xlmech.lens import logit_lens as logit_lens
+    from xlmech.lens.direct_logit import DirectLogitResult as DirectLogitResult
+    from xlmech.lens.direct_logit import direct_logit_attribution as direct_logit_attribution
+    from xlmech.lens.logit import LensResult as LensResult
+    from xlmech.lens.logit import logit_lens as logit_lens
+    from xlmech.lens.similarity import SimilarityResult as SimilarityResult
+    from xlmech.lens.similarity import representation_similarity as representation_similarity
+    from xlmech.lens.tuned import TunedLens as TunedLens
+    from xlmech.lens.tuned import train_tuned_lens as train_tuned_lens
     from xlmech.locate import locate_privacy_neurons as locate_privacy_neurons
     from xlmech.manifest import Manifest as Manifest
     from xlmech.manifest import load_manifest as load_manifest
@@ -77,8 +81,6 @@ if TYPE_CHECKING:
     from xlmech.recovery import RecoveryResult as RecoveryResult
     from xlmech.recovery import recovery_attacks as recovery_attacks
     from xlmech.report import write_report as write_report
-    from xlmech.similarity import SimilarityResult as SimilarityResult
-    from xlmech.similarity import representation_similarity as representation_similarity
     from xlmech.specificity import SpecificityResult as SpecificityResult
     from xlmech.specificity import specificity_matrix as specificity_matrix
     from xlmech.stability import StabilityResult as StabilityResult
@@ -87,8 +89,6 @@ if TYPE_CHECKING:
     from xlmech.stability import selection_stability as selection_stability
     from xlmech.trace import RecordTrace as RecordTrace
     from xlmech.trace import trace_record as trace_record
-    from xlmech.tuned_lens import TunedLens as TunedLens
-    from xlmech.tuned_lens import train_tuned_lens as train_tuned_lens
     from xlmech.verification import VerifiedNeurons as VerifiedNeurons
     from xlmech.verification import verify_neurons as verify_neurons
 
@@ -106,8 +106,8 @@ _MODULE_OF = {
     "read_config": "config",
     "mean_magnitudes": "controls",
     "random_neurons": "controls",
-    "DirectLogitResult": "direct_logit",
-    "direct_logit_attribution": "direct_logit",
+    "DirectLogitResult": "lens.direct_logit",
+    "direct_logit_attribution": "lens.direct_logit",
     "on_ray": "execution.ray_pool",
     "dose_response": "dose",
     "MitigationResult": "evaluation",
@@ -120,8 +120,8 @@ _MODULE_OF = {
     "available_languages": "data.languages",
     "LeakageResult": "leakage.measure",
     "measure_leakage": "leakage.measure",
-    "LensResult": "lens",
-    "logit_lens": "lens",
+    "LensResult": "lens.logit",
+    "logit_lens": "lens.logit",
     "locate_privacy_neurons": "locate",
     "Manifest": "manifest",
     "load_manifest": "manifest",
@@ -162,8 +162,8 @@ _MODULE_OF = {
     "write_report": "report",
     "recovery_attacks": "recovery",
     "Sampling": "engine.sampling",
-    "SimilarityResult": "similarity",
-    "representation_similarity": "similarity",
+    "SimilarityResult": "lens.similarity",
+    "representation_similarity": "lens.similarity",
     "SpecificityResult": "specificity",
     "specificity_matrix": "specificity",
     "StabilityResult": "stability",
@@ -174,8 +174,8 @@ _MODULE_OF = {
     "synthesize_records": "data.synthetic",
     "RecordTrace": "trace",
     "trace_record": "trace",
-    "TunedLens": "tuned_lens",
-    "train_tuned_lens": "tuned_lens",
+    "TunedLens": "lens.tuned",
+    "train_tuned_lens": "lens.tuned",
     "VerifiedNeurons": "verification",
     "verify_neurons": "verification",
 }

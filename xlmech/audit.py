@@ -17,7 +17,7 @@ from xlmech.data.probes import Probe, ProbeSet, build_probes
 from xlmech.data.records import Record
 from xlmech.evaluation import MitigationResult, evaluate_mitigation
 from xlmech.leakage.measure import LeakageResult, measure_leakage
-from xlmech.lens import LensResult, followed_attributes, logit_lens
+from xlmech.lens.logit import LensResult, followed_attributes, logit_lens
 from xlmech.locate import check_probes, locate_privacy_neurons
 from xlmech.models.backends import backend_of
 from xlmech.models.shape import CONDITIONS, Stage, shape_of

@@ -117,7 +117,7 @@ def lens(
     backend: BackendOption = "auto",
 ) -> None:
     """Read every layer: at which depth does which language's form of the answer rise?"""
-    from xlmech.lens import followed_attributes, logit_lens
+    from xlmech.lens.logit import followed_attributes, logit_lens
 
     check_new(out)
     private = _probes(records, languages, attributes, template).filter(group="private")

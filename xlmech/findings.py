@@ -21,17 +21,17 @@ from xlmech.storage.run_folder import is_unfinished
 if TYPE_CHECKING:
     from xlmech.evaluation import MitigationResult
     from xlmech.leakage.measure import LeakageResult
-    from xlmech.lens import LensResult
+    from xlmech.lens.logit import LensResult
     from xlmech.neurons import PrivacyNeurons
 
 CLASSES = {
     "leakage": "leakage.measure.LeakageResult",
-    "lens": "lens.LensResult",
+    "lens": "lens.logit.LensResult",
     "privacy_neurons": "neurons.PrivacyNeurons",
     "mitigation": "evaluation.MitigationResult",
-    "similarity": "similarity.SimilarityResult",
+    "similarity": "lens.similarity.SimilarityResult",
     "patching": "patching.PatchingResult",
-    "direct_logit": "direct_logit.DirectLogitResult",
+    "direct_logit": "lens.direct_logit.DirectLogitResult",
     "position_sweep": "position_sweep.PositionSweep",
     "specificity": "specificity.SpecificityResult",
 }

@@ -12,9 +12,9 @@ from jaxtyping import Float
 
 from xlmech.data.probes import Probe, ProbeSet
 from xlmech.data.records import MASK
-from xlmech.direct_logit import FrozenNorm
 from xlmech.engine.batching import Recorder, encode_prompt
 from xlmech.engine.token_spans import subject_tokens
+from xlmech.lens.direct_logit import FrozenNorm
 from xlmech.models.backends import NEURON_HOOK, Backend, backend_of
 from xlmech.models.load import model_name, provenance
 from xlmech.neurons import NeuronSet

@@ -27,7 +27,7 @@ from xlmech.data.probes import ProbeSet, build_probes
 from xlmech.data.records import Record
 from xlmech.engine.batching import Recorder, encode_prompt
 from xlmech.leakage.measure import subject_hash
-from xlmech.lens import LensResult, logit_lens
+from xlmech.lens.logit import LensResult, logit_lens
 from xlmech.models.backends import Backend, backend_of
 from xlmech.models.load import provenance
 from xlmech.patching import PatchingResult, patch_languages

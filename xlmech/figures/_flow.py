@@ -18,9 +18,9 @@ from xlmech.checks import check_choice
 from xlmech.figures._style import GREY, INK, finish, label, ordered, rows_of, with_interval
 
 if TYPE_CHECKING:
-    from xlmech.direct_logit import DirectLogitResult
-    from xlmech.lens import LensResult
-    from xlmech.similarity import SimilarityResult
+    from xlmech.lens.direct_logit import DirectLogitResult
+    from xlmech.lens.logit import LensResult
+    from xlmech.lens.similarity import SimilarityResult
 
 _BLUE, _ORANGE = "#0072B2", "#D55E00"
 _DIVERGING = ((0, _ORANGE), (0.5, "#FFFFFF"), (1, _BLUE))

@@ -30,7 +30,7 @@ from xlmech.figures._style import (
 )
 
 if TYPE_CHECKING:
-    from xlmech.lens import LensResult
+    from xlmech.lens.logit import LensResult
 
 _FORMS = {"query": "query-language form", "plant": "plant-language form", "other": "likeliest other form"}
 _COLUMNS = 5

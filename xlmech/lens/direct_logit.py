@@ -24,7 +24,7 @@ from jaxtyping import Float
 
 from xlmech.data.probes import ProbeSet
 from xlmech.engine.batching import BATCH_SIZE, Recorder, encode_prompt, run_batched
-from xlmech.forms import Asked, ask
+from xlmech.lens.candidates import Asked, ask
 from xlmech.metrics import intervals
 from xlmech.models.backends import Backend, backend_of
 from xlmech.models.load import plant_language, provenance

@@ -26,14 +26,14 @@ from xlmech.checks import check_choice
 from xlmech.data.probes import ProbeSet
 from xlmech.engine.batching import BATCH_SIZE
 from xlmech.execution.resume import in_order, mapped, prompt_length
-from xlmech.forms import Asked, ask, can_be_followed, language_tokens
-from xlmech.lens_readings import Component, Positions, Readings
+from xlmech.lens.candidates import Asked, ask, can_be_followed, language_tokens
+from xlmech.lens.readings import Component, Positions, Readings
+from xlmech.lens.tuned import TunedLens
 from xlmech.metrics import intervals
 from xlmech.metrics import matching as metrics
 from xlmech.models.backends import backend_of
 from xlmech.models.load import plant_language, provenance
 from xlmech.storage.result import Result
-from xlmech.tuned_lens import TunedLens
 
 Reading = Literal["first_token", "whole_value"]
 LEAD = 0.02

@@ -12,10 +12,10 @@ from jaxtyping import Float
 
 from xlmech.engine.batching import Recorder, encode_prompt, run_batched
 from xlmech.engine.unembed import token_log_prob, token_logits
-from xlmech.forms import Asked
+from xlmech.lens.candidates import Asked
+from xlmech.lens.tuned import TunedLens
 from xlmech.models.backends import Backend, backend_of
 from xlmech.progress import progress_bar
-from xlmech.tuned_lens import TunedLens
 
 Component = Literal["resid_post", "attn_out", "mlp_out"]
 Positions = Literal["last", "all"]
