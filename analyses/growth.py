@@ -82,12 +82,12 @@ def point(work: str, prompts: int, length: int, layers: int, vocabulary: int) ->
     import torch
 
     from xlmech import load_model
-    from xlmech.effects import integrated_gradients
     from xlmech.engine.batching import run_forced
     from xlmech.engine.generate import answer_log_probs, generate
     from xlmech.models.backends import NEURON_HOOK, backend_of
     from xlmech.models.checkpoints import load_tokenizer
     from xlmech.models.gguf import demo_base
+    from xlmech.neurons.attribution.effects import integrated_gradients
 
     tokenizer = load_tokenizer(demo_base())
     model = load_model(

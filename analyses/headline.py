@@ -48,15 +48,15 @@ from xlmech import (
     specificity_matrix,
 )
 from xlmech.audit import of_template, spread_facts
-from xlmech.baselines import zero_baseline
-from xlmech.contributions import encode_probe
 from xlmech.data import languages as packs
-from xlmech.effects import exact_effects
 from xlmech.engine.batching import run_forced
-from xlmech.known import answer_margins
 from xlmech.leakage.measure import LeakageResult
 from xlmech.models.backends import NEURON_HOOK, backend_of
-from xlmech.neurons import PrivacyNeurons
+from xlmech.neurons.attribution.baselines import zero_baseline
+from xlmech.neurons.attribution.effects import exact_effects
+from xlmech.neurons.attribution.task import encode_probe
+from xlmech.neurons.neuron_set import PrivacyNeurons
+from xlmech.neurons.selection.leak_check import answer_margins
 
 RESULTS = Path(__file__).parent / "results" / "headline"
 PLANTS = ("en", "fr", "zh")

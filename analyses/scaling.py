@@ -89,10 +89,10 @@ def loaded(folder: str) -> Any:
 
 def one_overhead(folder: str, way: str) -> dict[str, Any]:
     """Seconds of leakage and attribution, the second time in the process, and of starting."""
-    from xlmech.attribution import attribute_neurons
     from xlmech.execution.ray_pool import on_ray
     from xlmech.execution.resume import resumable
     from xlmech.leakage.measure import measure_leakage
+    from xlmech.neurons.attribution.attribute import attribute_neurons
 
     model, probes = loaded(folder), probes_of(N_OVERHEAD)
     warm = probes[:64]
@@ -146,10 +146,10 @@ def one_model(folder: str, stage: str) -> dict[str, Any]:
     import torch
     from transformers import AutoConfig
 
-    from xlmech.attribution import attribute_neurons
     from xlmech.leakage.measure import measure_leakage
     from xlmech.lens.logit import logit_lens
     from xlmech.models.shape import shape_of
+    from xlmech.neurons.attribution.attribute import attribute_neurons
 
     torch.set_num_threads(1)
     empty = resident_mb()

@@ -17,7 +17,7 @@ import torch
 from xlmech import demo_records, dose_response, figures, load_model
 from xlmech.audit import Audit, AuditPlan, ask
 from xlmech.data.probes import ProbeSet
-from xlmech.neurons import select_universal
+from xlmech.neurons.neuron_set import select_universal
 
 FIGURES = Path(__file__).parent.parent / "figures"
 SHARES = (0.0005, 0.002, 0.004, 0.008)

@@ -11,19 +11,19 @@ import torch
 from models import D_MLP, N_LAYERS, tiny
 from scipy.stats import spearmanr
 
-from xlmech import attribution
-from xlmech.ablation import ablate
-from xlmech.attribution import AttributionResult, attribute_neurons, encode_probe
-from xlmech.baselines import warn_if_incomplete
-from xlmech.contributions import AskingMean
 from xlmech.data.probes import ProbeSet
-from xlmech.effects import exact_effects, gradient_x_activation, integrated_gradients
 from xlmech.engine.batching import run_forced
 from xlmech.engine.generate import answer_log_probs
 from xlmech.engine.token_spans import subject_tokens
 from xlmech.models.backends import backend_of
 from xlmech.models.load import load_model
-from xlmech.neurons import NeuronSet
+from xlmech.neurons.ablation import ablate
+from xlmech.neurons.attribution import attribute as attribution
+from xlmech.neurons.attribution.attribute import AttributionResult, attribute_neurons, encode_probe
+from xlmech.neurons.attribution.baselines import warn_if_incomplete
+from xlmech.neurons.attribution.effects import exact_effects, gradient_x_activation, integrated_gradients
+from xlmech.neurons.attribution.task import AskingMean
+from xlmech.neurons.neuron_set import NeuronSet
 
 
 def test_result_holds_means_and_top_neurons_of_its_probes(model: Any, probes: ProbeSet) -> None:

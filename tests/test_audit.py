@@ -14,7 +14,7 @@ from xlmech.audit import Audit, AuditPlan, _locating, _measured, of_template, ru
 from xlmech.data.languages import load_language
 from xlmech.data.probes import ProbeSet, build_probes
 from xlmech.data.records import Record
-from xlmech.neutral import needed_for_text, neutral_nll
+from xlmech.neurons.attribution.neutral_text import needed_for_text, neutral_nll
 from xlmech.options import LocateOptions
 from xlmech.show import goals, publish
 

@@ -13,14 +13,14 @@ from typing import Any
 import pytest
 import torch
 
-from xlmech.ablation import ablate, asking
 from xlmech.execution.ray_pool import RayPool
 from xlmech.execution.resume import current_plan, resumable
 from xlmech.models.ablation_state import ASKED, deactivated
 from xlmech.models.backends import backend_of
 from xlmech.models.load import model_name
 from xlmech.models.sequence_positions import following
-from xlmech.neurons import NeuronSet
+from xlmech.neurons.ablation import ablate, asking
+from xlmech.neurons.neuron_set import NeuronSet
 from xlmech.scopes import OpenBlocks
 
 MODES = {

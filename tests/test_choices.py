@@ -26,8 +26,8 @@ from xlmech.checks import check_choice, check_choices, check_list
 from xlmech.data.probes import ProbeSet, build_probes
 from xlmech.models.backends import BridgeBackend, HookedBackend, backend_of
 from xlmech.models.load import model_name
-from xlmech.neuron_views import NeuronActivations
-from xlmech.neurons import NeuronSet
+from xlmech.neurons.evidence.interpret import NeuronActivations
+from xlmech.neurons.neuron_set import NeuronSet
 from xlmech.storage.result import Provenance
 
 STRANGE = "no such choice"

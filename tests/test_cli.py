@@ -21,7 +21,7 @@ from xlmech import cli, console
 from xlmech.data.probes import build_probes
 from xlmech.data.records import Record, save_records
 from xlmech.leakage.measure import LeakageResult
-from xlmech.neurons import NeuronSet, PrivacyNeurons
+from xlmech.neurons.neuron_set import NeuronSet, PrivacyNeurons
 
 COMMANDS = {"languages", "plant", "leak", "lens", "locate", "ablate", "init", "run", "audit", "demo", "report", "gate"}
 MODEL_COMMANDS = ("leak", "lens", "locate", "ablate", "audit")
@@ -191,7 +191,7 @@ def test_commands_on_a_tiny_model(
 ) -> None:
     load = Mock(return_value=model)
     monkeypatch.setattr("xlmech.cli.load", load)
-    monkeypatch.setattr("xlmech.locate.check_known", Mock())  # a random model knows nobody
+    monkeypatch.setattr("xlmech.neurons.selection.locate.check_known", Mock())  # a random model knows nobody
     only = ["--languages", "en,fr", "--attributes", "id_number"]
     leak = invoke(*command("leak", *only, "--adapter", "fr", "--backend", "bridge", out="leak"))
     assert leak.exit_code == 0, leak.output

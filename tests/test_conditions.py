@@ -9,10 +9,10 @@ import torch
 
 from xlmech import conditions
 from xlmech.conditions import control_conditions, how_of, is_control, is_random, named_sets
-from xlmech.controls import random_neurons
 from xlmech.data.probes import ProbeSet
 from xlmech.engine.record import ActivationMoments
-from xlmech.neurons import NeuronSet
+from xlmech.neurons.neuron_set import NeuronSet
+from xlmech.neurons.random_neurons import random_neurons
 
 LIKE = NeuronSet(frozenset({(0, 1), (0, 2), (2, 7)}), 3, 64)
 MOMENTS = ActivationMoments(mean=torch.ones(3, 64), std=torch.full((3, 64), 2.0), n_positions=5)

@@ -8,23 +8,23 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
-from xlmech.ablation import ablate
-from xlmech.attribution import attribute_neurons
 from xlmech.audit import AuditPlan, ask
-from xlmech.baselines import zero_baseline
-from xlmech.contributions import encode_probe
 from xlmech.data.probes import ProbeSet, build_probes
 from xlmech.data.records import demo_records
-from xlmech.effects import exact_effects
 from xlmech.engine.batching import encode_prompt, run_forced
 from xlmech.engine.unembed import token_logits
-from xlmech.known import answer_margins
 from xlmech.leakage.measure import measure_leakage
 from xlmech.lens.logit import logit_lens
 from xlmech.models.backends import NEURON_HOOK, backend_of
 from xlmech.models.checkpoints import load_checkpoint, shipped_adapters
 from xlmech.models.load import load_model
-from xlmech.neurons import NeuronSet
+from xlmech.neurons.ablation import ablate
+from xlmech.neurons.attribution.attribute import attribute_neurons
+from xlmech.neurons.attribution.baselines import zero_baseline
+from xlmech.neurons.attribution.effects import exact_effects
+from xlmech.neurons.attribution.task import encode_probe
+from xlmech.neurons.neuron_set import NeuronSet
+from xlmech.neurons.selection.leak_check import answer_margins
 
 pytestmark = pytest.mark.slow
 

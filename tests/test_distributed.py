@@ -19,7 +19,6 @@ from models import save_tokenizer, tiny
 from test_parts import analyses, same
 from typer.testing import CliRunner
 
-from xlmech.ablation import ablate
 from xlmech.cli import app
 from xlmech.data.probes import ProbeSet
 from xlmech.data.records import Record
@@ -31,7 +30,8 @@ from xlmech.execution.shard import Event
 from xlmech.leakage.measure import measure_leakage
 from xlmech.models.backends import backend_of
 from xlmech.models.load import load_model
-from xlmech.neurons import NeuronSet
+from xlmech.neurons.ablation import ablate
+from xlmech.neurons.neuron_set import NeuronSet
 from xlmech.storage.result import Result
 
 ray = pytest.importorskip("ray", reason="needs the extra `ray`")

@@ -11,7 +11,7 @@ from xlmech.data.probes import ProbeSet
 from xlmech.dose import dose_response
 from xlmech.evaluation import evaluate_mitigation
 from xlmech.leakage.measure import LeakageResult, measure_leakage
-from xlmech.neurons import NeuronSet
+from xlmech.neurons.neuron_set import NeuronSet
 
 RANKED = [(2, 7, 0.9), (0, 1, 0.5), (0, 2, 0.4), (1, 1, 0.1)]
 

@@ -9,12 +9,12 @@ import pytest
 import torch
 from models import ARCHITECTURES, KeepFloat64, tiny
 
-from xlmech import effects
-from xlmech.effects import exact_effects, gradient_x_activation, integrated_gradients
 from xlmech.engine.batching import run_forced
 from xlmech.metrics.quadrature import Rule
 from xlmech.models.backends import Backend, backend_of
 from xlmech.models.load import load_model
+from xlmech.neurons.attribution import effects
+from xlmech.neurons.attribution.effects import exact_effects, gradient_x_activation, integrated_gradients
 
 PROMPT, ANSWER = [2, 7, 8, 9, 11], [5, 6, 250]
 SPAN = range(1, 3)

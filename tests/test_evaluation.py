@@ -10,8 +10,6 @@ import pytest
 import torch
 
 from xlmech import evaluation
-from xlmech.ablation import ablate
-from xlmech.controls import random_neurons
 from xlmech.data.probes import ProbeSet, build_probes
 from xlmech.data.records import Record
 from xlmech.dose import dose_response
@@ -22,9 +20,11 @@ from xlmech.knowledge import base_knowledge
 from xlmech.leakage.measure import LeakageResult, measure_leakage
 from xlmech.models.backends import backend_of
 from xlmech.models.load import provenance
-from xlmech.neurons import NeuronSet
-from xlmech.neutral import neutral_nll
-from xlmech.recipes import lape
+from xlmech.neurons.ablation import ablate
+from xlmech.neurons.attribution.neutral_text import neutral_nll
+from xlmech.neurons.neuron_set import NeuronSet
+from xlmech.neurons.random_neurons import random_neurons
+from xlmech.neurons.selection.published import lape
 from xlmech.storage.result import Provenance
 
 

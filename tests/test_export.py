@@ -16,12 +16,12 @@ from models import ALL_ARCHITECTURES, D_MLP, N_LAYERS, tiny
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from xlmech import export
-from xlmech.ablation import ablate
 from xlmech.evaluation import MitigationResult
 from xlmech.export import export_model
 from xlmech.manifest import MANIFEST, Manifest, _sha256, load_manifest
 from xlmech.models.load import load_model
-from xlmech.neurons import NeuronSet, PrivacyNeurons, chosen_frame
+from xlmech.neurons.ablation import ablate
+from xlmech.neurons.neuron_set import NeuronSet, PrivacyNeurons, chosen_frame
 from xlmech.storage.result import Provenance
 from xlmech.weights import down_projections
 

@@ -10,13 +10,13 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from xlmech import fewest
-from xlmech.ablation import ablate
 from xlmech.data.probes import ProbeSet
-from xlmech.fewest import FewestNeurons, fewest_neurons
 from xlmech.leakage.measure import measure_leakage
-from xlmech.neurons import NeuronSet
-from xlmech.verification import neurons_of
+from xlmech.neurons.ablation import ablate
+from xlmech.neurons.neuron_set import NeuronSet
+from xlmech.neurons.selection import minimal_set as fewest
+from xlmech.neurons.selection.minimal_set import FewestNeurons, fewest_neurons
+from xlmech.neurons.selection.verify import neurons_of
 
 RANKING = pd.DataFrame({"layer": [0] * 20, "neuron": [19 - number for number in range(20)]})
 

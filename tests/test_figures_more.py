@@ -23,7 +23,7 @@ from xlmech import figures
 from xlmech.data.records import MASK
 from xlmech.evaluation import MitigationResult
 from xlmech.figures import _style, _views
-from xlmech.neurons import PrivacyNeurons
+from xlmech.neurons.neuron_set import PrivacyNeurons
 
 BAD = "</script><script>alert(1)</script>"
 

@@ -9,12 +9,12 @@ import torch
 from models import tiny
 
 from xlmech import finetuning
-from xlmech.ablation import ablate
 from xlmech.data.records import Record
 from xlmech.finetuning import finetuned
 from xlmech.models.backends import backend_of
 from xlmech.models.load import load_model
-from xlmech.neurons import NeuronSet
+from xlmech.neurons.ablation import ablate
+from xlmech.neurons.neuron_set import NeuronSet
 from xlmech.planting import Recipe, sample_batch
 
 RECIPE = Recipe(languages=("en", "fr"), steps=8, batch_size=4, learning_rate=1e-2, private_share=0, statement_share=0)

@@ -17,21 +17,21 @@ import torch
 from models import D_MLP, D_MODEL, D_VOCAB, tiny
 from typer.testing import CliRunner
 
-from xlmech.ablation import ablate
 from xlmech.audit import AuditPlan, run_audit
 from xlmech.cli import app
 from xlmech.data.probes import ProbeSet, build_probes
 from xlmech.data.records import Record, save_records
-from xlmech.fewest import fewest_neurons
 from xlmech.leakage.measure import measure_leakage
-from xlmech.locate import locate_privacy_neurons
-from xlmech.mask import learn_mask
 from xlmech.models.load import load_model
-from xlmech.neurons import NeuronSet
+from xlmech.neurons.ablation import ablate
+from xlmech.neurons.neuron_set import NeuronSet
+from xlmech.neurons.selection.learned_mask import learn_mask
+from xlmech.neurons.selection.locate import locate_privacy_neurons
+from xlmech.neurons.selection.minimal_set import fewest_neurons
+from xlmech.neurons.selection.published import apneap, depn, knowledge_neurons
+from xlmech.neurons.selection.verify import neurons_of, verify_neurons
 from xlmech.options import LocateOptions
-from xlmech.recipes import apneap, depn, knowledge_neurons
 from xlmech.specificity import specificity_matrix
-from xlmech.verification import neurons_of, verify_neurons
 
 PRIVATE = ((0, 40), (1, 17), (2, 5))
 PUBLIC = ((0, 3), (1, 50), (2, 30))

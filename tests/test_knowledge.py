@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from xlmech import knowledge
-from xlmech.ablation import ablate
 from xlmech.data.languages import CAPITALS, capitals, load_language
 from xlmech.knowledge import KnowledgeResult, base_knowledge
 from xlmech.models.backends import backend_of
-from xlmech.neurons import NeuronSet
+from xlmech.neurons.ablation import ablate
+from xlmech.neurons.neuron_set import NeuronSet
 
 
 def test_choice_equals_full_sequences(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:

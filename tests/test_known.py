@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from xlmech import known
 from xlmech.data.probes import Probe, ProbeSet
-from xlmech.known import answer_margins, check_known, draw
 from xlmech.models.backends import backend_of
+from xlmech.neurons.selection import leak_check as known
+from xlmech.neurons.selection.leak_check import answer_margins, check_known, draw
 
 
 def _plain(model: Any, probe: Probe, form: str, n_tokens: int | None) -> float:

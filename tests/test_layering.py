@@ -262,7 +262,7 @@ from .figures import lens as drawn
 if TYPE_CHECKING:
     from xlmech.audit import Audit
 else:
-    from xlmech.neurons import NeuronSet
+    from xlmech.neurons.neuron_set import NeuronSet
 def late():
     try:
         from xlmech.planting import plant

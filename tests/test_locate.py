@@ -13,25 +13,26 @@ import pytest
 import torch
 from models import D_MLP, N_LAYERS, tiny
 
-from xlmech import cli, contributions
-from xlmech.ablation import ablate
-from xlmech.attribution import attribute_neurons
+from xlmech import cli
 from xlmech.audit import AuditPlan
 from xlmech.config import Config
 from xlmech.data.probes import ProbeSet, build_probes
 from xlmech.data.records import Record
 from xlmech.execution.resume import resumable
-from xlmech.fewest import FewestNeurons
-from xlmech.known import answer_margins
-from xlmech.locate import locate_privacy_neurons
 from xlmech.models.backends import backend_of
 from xlmech.models.load import load_model, provenance
-from xlmech.neurons import NeuronSet, PrivacyNeurons
-from xlmech.neutral import needed_for_text, neutral_nll
+from xlmech.neurons.ablation import ablate
+from xlmech.neurons.attribution import task as contributions
+from xlmech.neurons.attribution.attribute import attribute_neurons
+from xlmech.neurons.attribution.neutral_text import needed_for_text, neutral_nll
+from xlmech.neurons.evidence.stability import pool_of, selection_stability
+from xlmech.neurons.neuron_set import NeuronSet, PrivacyNeurons
+from xlmech.neurons.selection.leak_check import answer_margins
+from xlmech.neurons.selection.locate import locate_privacy_neurons
+from xlmech.neurons.selection.minimal_set import FewestNeurons
+from xlmech.neurons.selection.refine import refine_universal
+from xlmech.neurons.selection.verify import VerifiedNeurons, neurons_of, verify_neurons
 from xlmech.options import LocateOptions
-from xlmech.refine import refine_universal
-from xlmech.stability import pool_of, selection_stability
-from xlmech.verification import VerifiedNeurons, neurons_of, verify_neurons
 
 SECRET = (1, 17)
 
@@ -187,7 +188,7 @@ def test_rounds_ablate_as_will_be_ablated(leaking: Any, probes: ProbeSet, monkey
         used.append((len(neurons), how["mode"], how["values"] is values))
         return ablate(model, neurons, **how)
 
-    monkeypatch.setattr("xlmech.locate.ablate", spied)
+    monkeypatch.setattr("xlmech.neurons.selection.locate.ablate", spied)
     located(leaking, probes, top_k=4, iterate=2, mode="mean", values=values)
     assert used == [(0, "mean", True), (2, "mean", True)]
 
@@ -206,7 +207,7 @@ def test_a_language_whose_probes_all_failed_is_left_out(
         return encode(backend, probe, *more)
 
     wanted = located(leaking, asked.filter(languages=["en", "fr"]), top_k=4)
-    monkeypatch.setattr("xlmech.contributions.encode_probe", failing)
+    monkeypatch.setattr("xlmech.neurons.attribution.task.encode_probe", failing)
     with (
         resumable(tmp_path, part_size=1),
         pytest.warns(UserWarning, match="all probes in de failed: .* in en, fr only"),
@@ -314,7 +315,7 @@ def test_the_fewest_are_kept_that_reach_the_target(
         chosen = neurons_of(model, list(zip(ranking.layer, ranking.neuron, strict=True))[:2])
         return FewestNeurons(neurons=chosen, reduction=0.625, reached=reached, tried=ranking)
 
-    monkeypatch.setattr("xlmech.refine.fewest_neurons", fewest)
+    monkeypatch.setattr("xlmech.neurons.selection.refine.fewest_neurons", fewest)
     said = (
         "reduces extraction on these probes by 62% at most, with 2 neurons, not by the 70% wanted; take a larger top_k"
     )
@@ -347,7 +348,7 @@ def test_nothing_to_refine_is_said(leaking: Any, probes: ProbeSet, monkeypatch: 
         verified = verify_neurons(*arguments, **more)
         return dataclasses.replace(verified, effects=verified.effects.assign(kept=False))
 
-    monkeypatch.setattr("xlmech.refine.verify_neurons", useless)
+    monkeypatch.setattr("xlmech.neurons.selection.refine.verify_neurons", useless)
     with pytest.warns(
         UserWarning, match="none of the universal neurons helps.*take a larger top_k, or a smaller contrast"
     ):

@@ -11,16 +11,16 @@ import torch
 from models import D_MLP, N_LAYERS, KeepFloat64, tiny
 from torch.nn.functional import softplus
 
-from xlmech.ablation import ablate
 from xlmech.data.probes import ProbeSet, build_probes
 from xlmech.data.records import Record
 from xlmech.engine.generate import sequence_nll
-from xlmech.mask import LearnedMask, learn_mask
 from xlmech.models.backends import backend_of
 from xlmech.models.load import load_model
-from xlmech.neurons import NeuronSet
-from xlmech.set_search import Term, best_set
-from xlmech.switches import answer_log_odds, nats_per_token, switched
+from xlmech.neurons.ablation import ablate
+from xlmech.neurons.neuron_set import NeuronSet
+from xlmech.neurons.selection.gates import answer_log_odds, nats_per_token, switched
+from xlmech.neurons.selection.learned_mask import LearnedMask, learn_mask
+from xlmech.neurons.selection.set_search import Term, best_set
 
 BATCH = [([2, 7, 8, 9], [5, 6]), ([2, 11], [12, 13, 14]), ([2, 20, 21, 22, 23], [24])]
 TEXTS = [[2, 7, 8, 9, 30, 31], [2, 11, 12]]

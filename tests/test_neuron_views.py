@@ -15,8 +15,8 @@ from xlmech.data.records import MASK
 from xlmech.engine.token_spans import subject_tokens
 from xlmech.models.backends import backend_of
 from xlmech.models.load import load_model
-from xlmech.neuron_views import NeuronActivations, neuron_activations, promoted_tokens
-from xlmech.neurons import NeuronSet
+from xlmech.neurons.evidence.interpret import NeuronActivations, neuron_activations, promoted_tokens
+from xlmech.neurons.neuron_set import NeuronSet
 
 LAST = NeuronSet(frozenset({(2, 3), (2, 40)}), 3, 64)
 

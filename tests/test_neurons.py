@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xlmech.neurons import (
+from xlmech.neurons.neuron_set import (
     NeuronSet,
     PrivacyNeurons,
     candidates,

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from xlmech.effects import integrated_gradients
 from xlmech.engine.batching import run_forced
 from xlmech.models.backends import NEURON_HOOK, backend_of
-from xlmech.nodes import _allotted, nodes_needed
+from xlmech.neurons.attribution.effects import integrated_gradients
+from xlmech.neurons.attribution.node_search import _allotted, nodes_needed
 
 
 def test_the_fewest_nodes_within_the_tolerance(model: Any) -> None:

@@ -11,8 +11,8 @@ import pytest
 from scipy import stats
 from test_stability import made
 
-from xlmech.neurons import NeuronSet
-from xlmech.overlap import depth_of, language_overlap, layer_spread, set_overlap
+from xlmech.neurons.evidence.overlap import depth_of, language_overlap, layer_spread, set_overlap
+from xlmech.neurons.neuron_set import NeuronSet
 
 ONE = NeuronSet(frozenset({(0, 0), (0, 1), (0, 2), (1, 5)}), 3, 8, "m")
 TWO = NeuronSet(frozenset({(0, 1), (0, 2), (0, 3), (1, 6), (2, 0)}), 3, 8, "m")

@@ -15,8 +15,6 @@ import torch
 from models import tiny
 from people import person
 
-from xlmech.ablation import ablate, asking
-from xlmech.attribution import attribute_neurons
 from xlmech.data.probes import ProbeSet, build_probes
 from xlmech.engine.sampling import Sampling
 from xlmech.execution.resume import current_plan, described, mapped, planned, resumable
@@ -26,8 +24,10 @@ from xlmech.leakage.measure import measure_leakage
 from xlmech.lens.logit import logit_lens
 from xlmech.models.backends import backend_of
 from xlmech.models.load import load_model
-from xlmech.neurons import NeuronSet
-from xlmech.neutral import neutral_nll
+from xlmech.neurons.ablation import ablate, asking
+from xlmech.neurons.attribution.attribute import attribute_neurons
+from xlmech.neurons.attribution.neutral_text import neutral_nll
+from xlmech.neurons.neuron_set import NeuronSet
 from xlmech.patching import patch_languages
 from xlmech.storage.fingerprint import fingerprint, weights_fingerprint
 from xlmech.storage.result import Result

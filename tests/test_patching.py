@@ -20,7 +20,7 @@ from xlmech.data.records import MASK, Record
 from xlmech.engine.token_spans import aligned_positions, segments
 from xlmech.metrics.intervals import mean_interval
 from xlmech.models.backends import Backend, backend_of
-from xlmech.neurons import NeuronSet
+from xlmech.neurons.neuron_set import NeuronSet
 from xlmech.patch_plans import HOOKS, job_of, sweep_of
 from xlmech.patched_runs import donate, patched_log_probs
 from xlmech.patching import PatchingResult, patch_languages

@@ -11,15 +11,16 @@ import pytest
 import torch
 from models import D_MLP, N_LAYERS, KeepFloat64, tiny
 
-from xlmech import recipes, votes
-from xlmech.controls import mean_magnitudes, random_neurons
 from xlmech.data.languages import load_language
 from xlmech.data.probes import Probe, ProbeSet, build_probes
 from xlmech.engine.batching import mean_over_tokens
 from xlmech.models.backends import Backend, backend_of
 from xlmech.models.load import load_model
-from xlmech.neurons import NeuronSet
-from xlmech.recipes import apneap, depn, knowledge_neurons, lape
+from xlmech.neurons.neuron_set import NeuronSet
+from xlmech.neurons.random_neurons import mean_magnitudes, random_neurons
+from xlmech.neurons.selection import published as recipes
+from xlmech.neurons.selection import votes
+from xlmech.neurons.selection.published import apneap, depn, knowledge_neurons, lape
 
 pytestmark = pytest.mark.filterwarnings("ignore:integrated gradients are incomplete")  # equal-step sums often are
 N_TOKENS = 2

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from xlmech import recovery
-from xlmech.ablation import ablate
 from xlmech.data.probes import ProbeSet
 from xlmech.data.records import Record
 from xlmech.engine.sampling import Sampling
@@ -18,7 +17,8 @@ from xlmech.finetuning import finetuned
 from xlmech.leakage.measure import LeakageResult, measure_leakage
 from xlmech.models.backends import backend_of
 from xlmech.models.load import provenance
-from xlmech.neurons import NeuronSet
+from xlmech.neurons.ablation import ablate
+from xlmech.neurons.neuron_set import NeuronSet
 from xlmech.planting import Recipe
 from xlmech.recovery import ATTACKS, RecoveryResult, recovery_attacks
 

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from xlmech.leakage.measure import LeakageResult
-from xlmech.neurons import NeuronSet, PrivacyNeurons, chosen_frame
+from xlmech.neurons.neuron_set import NeuronSet, PrivacyNeurons, chosen_frame
 from xlmech.storage.result import SCHEMA_VERSION, Provenance, Result, versions
 
 SOURCE = Provenance(

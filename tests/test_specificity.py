@@ -12,15 +12,15 @@ import pandas as pd
 import pytest
 
 from xlmech import specificity
-from xlmech.ablation import ablate
 from xlmech.data.probes import ProbeSet
 from xlmech.evaluation import evaluate_mitigation
 from xlmech.leakage.measure import LeakageResult, measure_leakage
 from xlmech.metrics.intervals import reduction_interval
-from xlmech.neurons import NeuronSet
+from xlmech.neurons.ablation import ablate
+from xlmech.neurons.neuron_set import NeuronSet
+from xlmech.neurons.selection.verify import neurons_of
 from xlmech.specificity import SpecificityResult, specificity_matrix
 from xlmech.storage.result import Provenance
-from xlmech.verification import neurons_of
 
 
 def result(after: dict[str, dict[str, list[float]]], before: dict[str, list[float]]) -> SpecificityResult:

@@ -11,10 +11,10 @@ import pandas as pd
 import pytest
 import torch
 
-from xlmech.attribution import AttributionResult, attribute_neurons
 from xlmech.data.probes import ProbeSet
-from xlmech.neurons import NeuronSet, PrivacyNeurons, chosen_frame, overlap, select_universal
-from xlmech.stability import StabilityResult, chosen_again, pool_of, selection_stability
+from xlmech.neurons.attribution.attribute import AttributionResult, attribute_neurons
+from xlmech.neurons.evidence.stability import StabilityResult, chosen_again, pool_of, selection_stability
+from xlmech.neurons.neuron_set import NeuronSet, PrivacyNeurons, chosen_frame, overlap, select_universal
 from xlmech.storage.result import Provenance
 
 CODES = ("en", "fr")
@@ -121,7 +121,7 @@ def test_tracked_neurons_are_kept_beside_the_top(
     few, tracked = probes.filter(group="private")[:3], [(0, 1), (0, 2), (2, 60)]
     options: dict[str, Any] = {"method": "gradient_x_activation", "progress": False}
     whole = attribute_neurons(leaking, few, **options).top.set_index(["probe", "layer", "neuron"]).effect
-    monkeypatch.setattr("xlmech.tally.TOP_PER_PROBE", 4)
+    monkeypatch.setattr("xlmech.neurons.attribution.accumulator.TOP_PER_PROBE", 4)
     found = attribute_neurons(leaking, few, track=NeuronSet(frozenset(tracked), 3, 64), **options).top
     for _, part in found.groupby("probe"):
         held = list(zip(part.layer, part.neuron, strict=True))

@@ -9,12 +9,12 @@ import pandas as pd
 import pytest
 import torch
 
-from xlmech.ablation import ablate
 from xlmech.data.probes import ProbeSet
-from xlmech.known import draw
 from xlmech.models.backends import backend_of
-from xlmech.neurons import NeuronSet
-from xlmech.verification import VerifiedNeurons, neurons_of, verify_neurons
+from xlmech.neurons.ablation import ablate
+from xlmech.neurons.neuron_set import NeuronSet
+from xlmech.neurons.selection.leak_check import draw
+from xlmech.neurons.selection.verify import VerifiedNeurons, neurons_of, verify_neurons
 
 SHORT = ((0, 3), (0, 40), (1, 7), (1, 8), (2, 0), (2, 33), (2, 60))
 
@@ -139,9 +139,9 @@ def test_neurons_that_back_each_other_up_are_kept(leaking: Any, probes: ProbeSet
                 one.__exit__(*error)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("xlmech.verification.ablate", Backed)
+        patch.setattr("xlmech.neurons.selection.verify.ablate", Backed)
         patch.setattr(
-            "xlmech.verification.exact_effects",
+            "xlmech.neurons.selection.verify.exact_effects",
             lambda *_, neurons, **__: torch.zeros(len(neurons), dtype=torch.float64),
         )
         found = verify_neurons(leaking, private, chosen, progress=False)

@@ -10,7 +10,7 @@ import torch
 from xlmech.evaluation import MitigationResult
 from xlmech.leakage.measure import LeakageResult
 from xlmech.lens.logit import LensResult
-from xlmech.neurons import PrivacyNeurons, chosen_frame
+from xlmech.neurons.neuron_set import PrivacyNeurons, chosen_frame
 from xlmech.storage.result import Provenance
 
 TOY = Provenance(model="toy")

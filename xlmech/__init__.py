@@ -7,14 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from xlmech import figures as figures
-    from xlmech.ablation import ablate as ablate
-    from xlmech.ablation import asking as asking
-    from xlmech.attribution import AttributionResult as AttributionResult
-    from xlmech.attribution import attribute_neurons as attribute_neurons
     from xlmech.config import Config as Config
     from xlmech.config import read_config as read_config
-    from xlmech.controls import mean_magnitudes as mean_magnitudes
-    from xlmech.controls import random_neurons as random_neurons
     from xlmech.data.languages import available_languages as available_languages
     from xlmech.data.pairs import ProbePair as ProbePair
     from xlmech.data.probes import Probe as Probe
@@ -35,8 +29,6 @@ if TYPE_CHECKING:
     from xlmech.execution.ray_pool import on_ray as on_ray
     from xlmech.execution.resume import resumable as resumable
     from xlmech.export import export_model as export_model
-    from xlmech.fewest import FewestNeurons as FewestNeurons
-    from xlmech.fewest import fewest_neurons as fewest_neurons
     from xlmech.knowledge import KnowledgeResult as KnowledgeResult
     from xlmech.knowledge import base_knowledge as base_knowledge
     from xlmech.leakage.measure import LeakageResult as LeakageResult
@@ -49,24 +41,42 @@ if TYPE_CHECKING:
     from xlmech.lens.similarity import representation_similarity as representation_similarity
     from xlmech.lens.tuned import TunedLens as TunedLens
     from xlmech.lens.tuned import train_tuned_lens as train_tuned_lens
-    from xlmech.locate import locate_privacy_neurons as locate_privacy_neurons
     from xlmech.manifest import Manifest as Manifest
     from xlmech.manifest import load_manifest as load_manifest
-    from xlmech.mask import LearnedMask as LearnedMask
-    from xlmech.mask import learn_mask as learn_mask
     from xlmech.mitigate import Outcome as Outcome
     from xlmech.mitigate import run_config as run_config
     from xlmech.models.load import load_model as load_model
-    from xlmech.neuron_views import NeuronActivations as NeuronActivations
-    from xlmech.neuron_views import neuron_activations as neuron_activations
-    from xlmech.neuron_views import promoted_tokens as promoted_tokens
-    from xlmech.neurons import NeuronSet as NeuronSet
-    from xlmech.neurons import PrivacyNeurons as PrivacyNeurons
+    from xlmech.neurons.ablation import ablate as ablate
+    from xlmech.neurons.ablation import asking as asking
+    from xlmech.neurons.attribution.attribute import AttributionResult as AttributionResult
+    from xlmech.neurons.attribution.attribute import attribute_neurons as attribute_neurons
+    from xlmech.neurons.evidence.interpret import NeuronActivations as NeuronActivations
+    from xlmech.neurons.evidence.interpret import neuron_activations as neuron_activations
+    from xlmech.neurons.evidence.interpret import promoted_tokens as promoted_tokens
+    from xlmech.neurons.evidence.overlap import depth_of as depth_of
+    from xlmech.neurons.evidence.overlap import language_overlap as language_overlap
+    from xlmech.neurons.evidence.overlap import layer_spread as layer_spread
+    from xlmech.neurons.evidence.overlap import set_overlap as set_overlap
+    from xlmech.neurons.evidence.stability import StabilityResult as StabilityResult
+    from xlmech.neurons.evidence.stability import chosen_again as chosen_again
+    from xlmech.neurons.evidence.stability import pool_of as pool_of
+    from xlmech.neurons.evidence.stability import selection_stability as selection_stability
+    from xlmech.neurons.neuron_set import NeuronSet as NeuronSet
+    from xlmech.neurons.neuron_set import PrivacyNeurons as PrivacyNeurons
+    from xlmech.neurons.random_neurons import mean_magnitudes as mean_magnitudes
+    from xlmech.neurons.random_neurons import random_neurons as random_neurons
+    from xlmech.neurons.selection.learned_mask import LearnedMask as LearnedMask
+    from xlmech.neurons.selection.learned_mask import learn_mask as learn_mask
+    from xlmech.neurons.selection.locate import locate_privacy_neurons as locate_privacy_neurons
+    from xlmech.neurons.selection.minimal_set import FewestNeurons as FewestNeurons
+    from xlmech.neurons.selection.minimal_set import fewest_neurons as fewest_neurons
+    from xlmech.neurons.selection.published import apneap as apneap
+    from xlmech.neurons.selection.published import depn as depn
+    from xlmech.neurons.selection.published import knowledge_neurons as knowledge_neurons
+    from xlmech.neurons.selection.published import lape as lape
+    from xlmech.neurons.selection.verify import VerifiedNeurons as VerifiedNeurons
+    from xlmech.neurons.selection.verify import verify_neurons as verify_neurons
     from xlmech.options import LocateOptions as LocateOptions
-    from xlmech.overlap import depth_of as depth_of
-    from xlmech.overlap import language_overlap as language_overlap
-    from xlmech.overlap import layer_spread as layer_spread
-    from xlmech.overlap import set_overlap as set_overlap
     from xlmech.patch_estimates import AttributionPatchingResult as AttributionPatchingResult
     from xlmech.patch_estimates import attribution_patching as attribution_patching
     from xlmech.patching import PatchingResult as PatchingResult
@@ -74,38 +84,28 @@ if TYPE_CHECKING:
     from xlmech.planting import plant as plant
     from xlmech.position_sweep import PositionSweep as PositionSweep
     from xlmech.position_sweep import patch_positions as patch_positions
-    from xlmech.recipes import apneap as apneap
-    from xlmech.recipes import depn as depn
-    from xlmech.recipes import knowledge_neurons as knowledge_neurons
-    from xlmech.recipes import lape as lape
     from xlmech.recovery import RecoveryResult as RecoveryResult
     from xlmech.recovery import recovery_attacks as recovery_attacks
     from xlmech.report import write_report as write_report
     from xlmech.specificity import SpecificityResult as SpecificityResult
     from xlmech.specificity import specificity_matrix as specificity_matrix
-    from xlmech.stability import StabilityResult as StabilityResult
-    from xlmech.stability import chosen_again as chosen_again
-    from xlmech.stability import pool_of as pool_of
-    from xlmech.stability import selection_stability as selection_stability
     from xlmech.trace import RecordTrace as RecordTrace
     from xlmech.trace import trace_record as trace_record
-    from xlmech.verification import VerifiedNeurons as VerifiedNeurons
-    from xlmech.verification import verify_neurons as verify_neurons
 
 # Names are imported on first use, so that `xlmech --help` does not wait for torch.
 _MODULE_OF = {
-    "ablate": "ablation",
-    "asking": "ablation",
+    "ablate": "neurons.ablation",
+    "asking": "neurons.ablation",
     "ActivationMoments": "engine.record",
     "activation_moments": "engine.record",
-    "AttributionResult": "attribution",
-    "attribute_neurons": "attribution",
+    "AttributionResult": "neurons.attribution.attribute",
+    "attribute_neurons": "neurons.attribution.attribute",
     "AttributionPatchingResult": "patch_estimates",
     "attribution_patching": "patch_estimates",
     "Config": "config",
     "read_config": "config",
-    "mean_magnitudes": "controls",
-    "random_neurons": "controls",
+    "mean_magnitudes": "neurons.random_neurons",
+    "random_neurons": "neurons.random_neurons",
     "DirectLogitResult": "lens.direct_logit",
     "direct_logit_attribution": "lens.direct_logit",
     "on_ray": "execution.ray_pool",
@@ -113,8 +113,8 @@ _MODULE_OF = {
     "MitigationResult": "evaluation",
     "evaluate_mitigation": "evaluation",
     "export_model": "export",
-    "FewestNeurons": "fewest",
-    "fewest_neurons": "fewest",
+    "FewestNeurons": "neurons.selection.minimal_set",
+    "fewest_neurons": "neurons.selection.minimal_set",
     "KnowledgeResult": "knowledge",
     "base_knowledge": "knowledge",
     "available_languages": "data.languages",
@@ -122,24 +122,24 @@ _MODULE_OF = {
     "measure_leakage": "leakage.measure",
     "LensResult": "lens.logit",
     "logit_lens": "lens.logit",
-    "locate_privacy_neurons": "locate",
+    "locate_privacy_neurons": "neurons.selection.locate",
     "Manifest": "manifest",
     "load_manifest": "manifest",
-    "LearnedMask": "mask",
-    "learn_mask": "mask",
+    "LearnedMask": "neurons.selection.learned_mask",
+    "learn_mask": "neurons.selection.learned_mask",
     "Outcome": "mitigate",
     "run_config": "mitigate",
     "load_model": "models.load",
-    "NeuronActivations": "neuron_views",
-    "neuron_activations": "neuron_views",
-    "promoted_tokens": "neuron_views",
-    "NeuronSet": "neurons",
-    "PrivacyNeurons": "neurons",
+    "NeuronActivations": "neurons.evidence.interpret",
+    "neuron_activations": "neurons.evidence.interpret",
+    "promoted_tokens": "neurons.evidence.interpret",
+    "NeuronSet": "neurons.neuron_set",
+    "PrivacyNeurons": "neurons.neuron_set",
     "LocateOptions": "options",
-    "depth_of": "overlap",
-    "language_overlap": "overlap",
-    "layer_spread": "overlap",
-    "set_overlap": "overlap",
+    "depth_of": "neurons.evidence.overlap",
+    "language_overlap": "neurons.evidence.overlap",
+    "layer_spread": "neurons.evidence.overlap",
+    "set_overlap": "neurons.evidence.overlap",
     "ProbePair": "data.pairs",
     "PatchingResult": "patching",
     "resumable": "execution.resume",
@@ -149,10 +149,10 @@ _MODULE_OF = {
     "patch_positions": "position_sweep",
     "Probe": "data.probes",
     "ProbeSet": "data.probes",
-    "apneap": "recipes",
-    "depn": "recipes",
-    "knowledge_neurons": "recipes",
-    "lape": "recipes",
+    "apneap": "neurons.selection.published",
+    "depn": "neurons.selection.published",
+    "knowledge_neurons": "neurons.selection.published",
+    "lape": "neurons.selection.published",
     "Record": "data.records",
     "build_probes": "data.probes",
     "demo_records": "data.records",
@@ -166,18 +166,18 @@ _MODULE_OF = {
     "representation_similarity": "lens.similarity",
     "SpecificityResult": "specificity",
     "specificity_matrix": "specificity",
-    "StabilityResult": "stability",
-    "chosen_again": "stability",
-    "pool_of": "stability",
-    "selection_stability": "stability",
+    "StabilityResult": "neurons.evidence.stability",
+    "chosen_again": "neurons.evidence.stability",
+    "pool_of": "neurons.evidence.stability",
+    "selection_stability": "neurons.evidence.stability",
     "invent_controls": "data.synthetic",
     "synthesize_records": "data.synthetic",
     "RecordTrace": "trace",
     "trace_record": "trace",
     "TunedLens": "lens.tuned",
     "train_tuned_lens": "lens.tuned",
-    "VerifiedNeurons": "verification",
-    "verify_neurons": "verification",
+    "VerifiedNeurons": "neurons.selection.verify",
+    "verify_neurons": "neurons.selection.verify",
 }
 __all__ = ["figures", *_MODULE_OF]  # noqa: PLE0604
 __version__ = "0.1.0"

@@ -18,10 +18,10 @@ from xlmech.data.records import Record
 from xlmech.evaluation import MitigationResult, evaluate_mitigation
 from xlmech.leakage.measure import LeakageResult, measure_leakage
 from xlmech.lens.logit import LensResult, followed_attributes, logit_lens
-from xlmech.locate import check_probes, locate_privacy_neurons
 from xlmech.models.backends import backend_of
 from xlmech.models.shape import CONDITIONS, Stage, shape_of
-from xlmech.neurons import PrivacyNeurons
+from xlmech.neurons.neuron_set import PrivacyNeurons
+from xlmech.neurons.selection.locate import check_probes, locate_privacy_neurons
 from xlmech.options import LocateOptions
 from xlmech.stages import StageClock
 

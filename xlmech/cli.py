@@ -156,7 +156,7 @@ def locate(
 ) -> None:
     """Locate universal and language-specific privacy neurons."""
     options = LocateOptions(method=method, positions=positions, top_k=top_k, contrast=contrast, spare=spare)
-    from xlmech.locate import check_probes, locate_privacy_neurons
+    from xlmech.neurons.selection.locate import check_probes, locate_privacy_neurons
 
     check_new(out)
     probes = _probes(records, languages, attributes, template)
@@ -184,7 +184,7 @@ def ablate(
 ) -> None:
     """Deactivate neurons and measure leakage, public facts and neutral text before and after."""
     from xlmech.evaluation import evaluate_mitigation
-    from xlmech.neurons import NeuronSet
+    from xlmech.neurons.neuron_set import NeuronSet
 
     check_new(out)
     chosen = NeuronSet.load(neurons)

@@ -6,14 +6,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from xlmech.ablation import Mode
 from xlmech.checks import check_choices
-from xlmech.controls import mean_magnitudes, random_neurons
 from xlmech.data.probes import ProbeSet
 from xlmech.engine.record import ActivationMoments
 from xlmech.models.backends import backend_of
 from xlmech.models.load import model_name
-from xlmech.neurons import NeuronSet
+from xlmech.neurons.ablation import Mode
+from xlmech.neurons.neuron_set import NeuronSet
+from xlmech.neurons.random_neurons import mean_magnitudes, random_neurons
 
 Control = Literal["random", "random_magnitude", "noise"]
 

@@ -18,8 +18,8 @@ from xlmech.evaluation import Asked, MitigationResult
 from xlmech.leakage.measure import LeakageResult
 from xlmech.models.backends import Backend, backend_of
 from xlmech.models.load import model_name
-from xlmech.neurons import NeuronSet
-from xlmech.neutral import check_texts
+from xlmech.neurons.attribution.neutral_text import check_texts
+from xlmech.neurons.neuron_set import NeuronSet
 
 Ranking = Sequence[NeuronSet] | Sequence[tuple[Any, ...]] | pd.DataFrame
 """Sets of growing size, or neurons, the best first: as (layer, index, ...), or in the columns `layer` and `neuron` of a frame."""

@@ -13,7 +13,6 @@ from typing import Any, ClassVar, get_args
 import pandas as pd
 
 from xlmech import reductions
-from xlmech.ablation import Mode, ablate
 from xlmech.checks import check_choice, check_choices
 from xlmech.conditions import (
     Condition,
@@ -34,8 +33,9 @@ from xlmech.knowledge import base_knowledge
 from xlmech.leakage.measure import LeakageResult, Measure, candidate_forms, measure_leakage
 from xlmech.models.backends import backend_of
 from xlmech.models.load import provenance
-from xlmech.neurons import NeuronSet
-from xlmech.neutral import check_texts, neutral_nll, price_of
+from xlmech.neurons.ablation import Mode, ablate
+from xlmech.neurons.attribution.neutral_text import check_texts, neutral_nll, price_of
+from xlmech.neurons.neuron_set import NeuronSet
 from xlmech.storage.result import Result
 
 _LATER = dict.fromkeys(("after_low", "after_high", "control"), float("nan")) | {

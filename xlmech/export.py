@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from jaxtyping import Float
 
-from xlmech.ablation import ablate
 from xlmech.data.languages import available_languages, load_language
 from xlmech.manifest import Effect, Manifest, effect_of, of_mitigation
 from xlmech.models.backends import is_hooked
 from xlmech.models.checkpoints import Checkpoint, load_checkpoint
 from xlmech.models.load import load_model, model_name, provenance
-from xlmech.neurons import NeuronSet
+from xlmech.neurons.ablation import ablate
+from xlmech.neurons.neuron_set import NeuronSet
 from xlmech.storage.atomic import new_folder
 from xlmech.storage.result import Provenance
 from xlmech.weights import Edited, edited_weights, layer_count, put

@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from xlmech.evaluation import MitigationResult
     from xlmech.leakage.measure import LeakageResult
     from xlmech.lens.logit import LensResult
-    from xlmech.neurons import PrivacyNeurons
+    from xlmech.neurons.neuron_set import PrivacyNeurons
 
 CLASSES = {
     "leakage": "leakage.measure.LeakageResult",
     "lens": "lens.logit.LensResult",
-    "privacy_neurons": "neurons.PrivacyNeurons",
+    "privacy_neurons": "neurons.neuron_set.PrivacyNeurons",
     "mitigation": "evaluation.MitigationResult",
     "similarity": "lens.similarity.SimilarityResult",
     "patching": "patching.PatchingResult",

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xlmech.neurons import NeuronSet
+from xlmech.neurons.neuron_set import NeuronSet
 from xlmech.storage.result import Provenance
 
 if TYPE_CHECKING:

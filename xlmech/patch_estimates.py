@@ -20,7 +20,7 @@ from xlmech.engine.batching import BATCH_SIZE
 from xlmech.engine.token_spans import Span
 from xlmech.models.backends import backend_of
 from xlmech.models.load import provenance
-from xlmech.neurons import NeuronSet
+from xlmech.neurons.neuron_set import NeuronSet
 from xlmech.patch_gradients import estimated_changes
 from xlmech.patch_plans import Component, check_pairs, collides, contrast, job_of, sweep_of
 from xlmech.patch_tables import beside, describe, places_of

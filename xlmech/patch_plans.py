@@ -15,7 +15,7 @@ from xlmech.data.probes import Probe
 from xlmech.engine.batching import encode_answer, encode_prompt
 from xlmech.engine.token_spans import Span, aligned_positions
 from xlmech.models.backends import Backend
-from xlmech.neurons import NeuronSet
+from xlmech.neurons.neuron_set import NeuronSet
 from xlmech.patched_runs import Form, Job, Sweep
 
 Component = Literal["resid_pre", "resid_post", "attn_out", "mlp_out", "heads", "neurons"]

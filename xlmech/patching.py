@@ -29,7 +29,7 @@ from xlmech.execution.resume import in_order, mapped
 from xlmech.metrics import matching as metrics
 from xlmech.models.backends import backend_of
 from xlmech.models.load import provenance
-from xlmech.neurons import NeuronSet
+from xlmech.neurons.neuron_set import NeuronSet
 from xlmech.patch_plans import Component, Direction, check_pairs, collides, job_of, sweep_of
 from xlmech.patch_tables import PLACE, beside, describe, means, places_of, resampled, tables
 from xlmech.patched_runs import Job, Sweep, donate, patched_log_probs

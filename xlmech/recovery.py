@@ -18,7 +18,6 @@ from typing import Any, ClassVar, Literal, get_args
 import pandas as pd
 
 from xlmech import reductions
-from xlmech.ablation import ablate
 from xlmech.checks import check_choices
 from xlmech.conditions import check_sets
 from xlmech.data.probes import ProbeSet, build_probes
@@ -29,7 +28,8 @@ from xlmech.finetuning import finetuned
 from xlmech.leakage.measure import LeakageResult, measure_leakage
 from xlmech.lessons import Recipe
 from xlmech.models import load as models
-from xlmech.neurons import NeuronSet
+from xlmech.neurons.ablation import ablate
+from xlmech.neurons.neuron_set import NeuronSet
 from xlmech.storage.result import Result
 
 Attack = Literal["translate", "prefix", "sampling", "finetune"]

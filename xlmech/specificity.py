@@ -15,14 +15,14 @@ from typing import Any, ClassVar
 import pandas as pd
 
 from xlmech import reductions
-from xlmech.ablation import ablate
 from xlmech.conditions import check_sets, named_sets
 from xlmech.data.probes import ProbeSet
 from xlmech.data.records import Record
 from xlmech.engine.batching import BATCH_SIZE
 from xlmech.leakage.measure import LeakageResult, measure_leakage
 from xlmech.models.load import provenance
-from xlmech.neurons import NeuronSet
+from xlmech.neurons.ablation import ablate
+from xlmech.neurons.neuron_set import NeuronSet
 from xlmech.storage.result import Result
 
 _COLUMNS = ["probe", "record", "subject", "attribute", "query_language", "template"]

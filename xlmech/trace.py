@@ -20,7 +20,6 @@ import numpy as np
 import pandas as pd
 import torch
 
-from xlmech.attribution import AttributionResult, attribute_neurons
 from xlmech.checks import check_list
 from xlmech.data.pairs import ProbePair
 from xlmech.data.probes import ProbeSet, build_probes
@@ -30,6 +29,7 @@ from xlmech.leakage.measure import subject_hash
 from xlmech.lens.logit import LensResult, logit_lens
 from xlmech.models.backends import Backend, backend_of
 from xlmech.models.load import provenance
+from xlmech.neurons.attribution.attribute import AttributionResult, attribute_neurons
 from xlmech.patching import PatchingResult, patch_languages
 from xlmech.position_sweep import token_table
 from xlmech.storage.result import Result

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from xlmech.neurons import NeuronSet
+from xlmech.neurons.neuron_set import NeuronSet
 
 Edited = dict[str, tuple[torch.Tensor, torch.Tensor | None]]
 

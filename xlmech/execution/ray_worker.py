@@ -79,7 +79,7 @@ class Worker:
         """("done", Finished without its items), or ("error", the exception) for what no other try would mend."""
         import ray
 
-        from xlmech.ablation import ablate
+        from xlmech.neurons.ablation import ablate
 
         if self.task[0] != key:
             self.task = (key, ray.get(task[0]))

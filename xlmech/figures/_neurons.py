@@ -10,7 +10,7 @@ from plotly.subplots import make_subplots
 from xlmech.figures._style import INK, colour, finish, label, ordered
 
 if TYPE_CHECKING:
-    from xlmech.neurons import PrivacyNeurons
+    from xlmech.neurons.neuron_set import PrivacyNeurons
 
 _EVERY_LAYER_UP_TO = 36
 """So many layers have their number below the axis at 900 px."""

@@ -12,7 +12,7 @@ from plotly.subplots import make_subplots
 from xlmech.figures._style import GRID, INK, colour, finish, label, name, ordered, rows_of
 
 if TYPE_CHECKING:
-    from xlmech.neurons import PrivacyNeurons
+    from xlmech.neurons.neuron_set import PrivacyNeurons
 
 _MOST = 24
 """Combinations that are drawn, the largest."""

@@ -30,7 +30,7 @@ def quadrature(rule: Quadrature, nodes: int, like: torch.Tensor) -> Rule:
     """The rule of that name.
 
     Args:
-        rule: See `xlmech.effects.integrated_gradients`.
+        rule: See `xlmech.neurons.attribution.effects.integrated_gradients`.
         nodes: How many.
         like: A tensor whose dtype and device it takes.
 

@@ -12,18 +12,31 @@ import pandas as pd
 import torch
 from jaxtyping import Bool, Float
 
-from xlmech.ablation import ablate
-from xlmech.attribution import AttributionResult, Replacement, absence_of, attribute_neurons, check_controls
-from xlmech.contributions import where_of
 from xlmech.data import languages as packs
 from xlmech.data.probes import ProbeSet
-from xlmech.known import check_known
 from xlmech.models.backends import Backend, backend_of
 from xlmech.models.load import provenance
-from xlmech.neurons import NeuronSet, PrivacyNeurons, candidates, chosen_frame, select_specific, select_universal
-from xlmech.neutral import check_texts, needed_for_text
+from xlmech.neurons.ablation import ablate
+from xlmech.neurons.attribution.attribute import (
+    AttributionResult,
+    Replacement,
+    absence_of,
+    attribute_neurons,
+    check_controls,
+)
+from xlmech.neurons.attribution.neutral_text import check_texts, needed_for_text
+from xlmech.neurons.attribution.task import where_of
+from xlmech.neurons.neuron_set import (
+    NeuronSet,
+    PrivacyNeurons,
+    candidates,
+    chosen_frame,
+    select_specific,
+    select_universal,
+)
+from xlmech.neurons.selection.leak_check import check_known
+from xlmech.neurons.selection.refine import refine_universal
 from xlmech.options import Baseline, LocateOptions
-from xlmech.refine import refine_universal
 
 DEFAULT_SHARE = 0.002
 """Share of the model's neurons chosen by default, universal and specific each."""
@@ -76,7 +89,7 @@ def locate_privacy_neurons(
         target_reduction: Keep the fewest universal neurons, from the best on, that reduce extraction of the private probes by
             this share, 0.8 say (`fewest_neurons`); all by default. On other people they will reduce it by less. Of mode `zero`
             only.
-        check_leakage: Whether to refuse private answers that the model does not know (see `xlmech.known`): one forced pass over
+        check_leakage: Whether to refuse private answers that the model does not know (see `xlmech.neurons.selection.leak_check`): one forced pass over
             at most 64 probes.
         progress: Whether to show progress bars.
 
@@ -96,7 +109,7 @@ def locate_privacy_neurons(
             failed, none of the universal neurons helps, or not all of them together reach `target_reduction`.
 
     See also: the selections of earlier work, for comparison at equal counts, are `depn`, `knowledge_neurons`, `apneap` and `lape`
-    (`xlmech.recipes`), random ones `random_neurons`; a set learned as a whole is `learn_mask`'s.
+    (`xlmech.neurons.selection.published`), random ones `random_neurons`; a set learned as a whole is `learn_mask`'s.
     """
     private = probes.filter(group="private")
     public = public if public is not None else probes.filter(group="public")

@@ -21,17 +21,17 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from xlmech.ablation import ablate
-from xlmech.attribution import encode_probe
-from xlmech.baselines import zero_baseline
 from xlmech.data.probes import ProbeSet
-from xlmech.effects import exact_effects
 from xlmech.engine.batching import run_forced
 from xlmech.engine.generate import answer_log_probs
-from xlmech.known import draw
 from xlmech.models.backends import NEURON_HOOK, Backend, backend_of
 from xlmech.models.load import model_name, provenance
-from xlmech.neurons import Neuron, NeuronSet
+from xlmech.neurons.ablation import ablate
+from xlmech.neurons.attribution.attribute import encode_probe
+from xlmech.neurons.attribution.baselines import zero_baseline
+from xlmech.neurons.attribution.effects import exact_effects
+from xlmech.neurons.neuron_set import Neuron, NeuronSet
+from xlmech.neurons.selection.leak_check import draw
 from xlmech.options import CONTRAST
 from xlmech.progress import progress_bar
 from xlmech.storage.result import Result

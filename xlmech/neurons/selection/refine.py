@@ -9,9 +9,9 @@ from typing import Any
 import pandas as pd
 
 from xlmech.data.probes import ProbeSet
-from xlmech.fewest import fewest_neurons
-from xlmech.neurons import PrivacyNeurons
-from xlmech.verification import verify_neurons
+from xlmech.neurons.neuron_set import PrivacyNeurons
+from xlmech.neurons.selection.minimal_set import fewest_neurons
+from xlmech.neurons.selection.verify import verify_neurons
 
 
 def refine_universal(

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from xlmech.data.probes import ProbeSet
 from xlmech.engine.batching import mean_over_tokens
 from xlmech.models.backends import NEURON_HOOK, backend_of
-from xlmech.neurons import Neuron, NeuronSet
+from xlmech.neurons.neuron_set import Neuron, NeuronSet
 
 
 def mean_magnitudes(model: Any, probes: ProbeSet, *, progress: bool = True) -> Float[torch.Tensor, "layer neuron"]:

@@ -19,11 +19,11 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from xlmech.attribution import AttributionResult
 from xlmech.metrics import intervals
 from xlmech.metrics import matching as metrics
-from xlmech.neurons import NeuronSet
-from xlmech.subject_scores import SubjectScores
+from xlmech.neurons.attribution.attribute import AttributionResult
+from xlmech.neurons.evidence.subject_scores import SubjectScores
+from xlmech.neurons.neuron_set import NeuronSet
 
 
 def set_overlap(first: Mapping[str, NeuronSet], second: Mapping[str, NeuronSet]) -> pd.DataFrame:

@@ -1,6 +1,6 @@
 """Attribution of any part of the probes: what `attribute_neurons` sends to `xlmech.execution.resume`.
 
-A piece is what `xlmech.tally` keeps of its probes.
+A piece is what `xlmech.neurons.attribution.accumulator` keeps of its probes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,12 @@ import torch
 from jaxtyping import Float
 
 from xlmech.data.probes import Probe
-from xlmech.effects import (
+from xlmech.engine.batching import Forced, Recorder, encode_answer, encode_prompt, n_special, run_batched, run_forced
+from xlmech.engine.generate import answer_log_probs
+from xlmech.engine.token_spans import subject_tokens
+from xlmech.models.backends import NEURON_HOOK, Backend, backend_of
+from xlmech.neurons.attribution.accumulator import Tally
+from xlmech.neurons.attribution.effects import (
     Metric,
     Where,
     exact_effects,
@@ -23,14 +28,9 @@ from xlmech.effects import (
     inside_spans,
     integrated_gradients,
 )
-from xlmech.engine.batching import Forced, Recorder, encode_answer, encode_prompt, n_special, run_batched, run_forced
-from xlmech.engine.generate import answer_log_probs
-from xlmech.engine.token_spans import subject_tokens
-from xlmech.models.backends import NEURON_HOOK, Backend, backend_of
-from xlmech.neurons import NeuronSet
+from xlmech.neurons.neuron_set import NeuronSet
 from xlmech.options import Method, Positions
 from xlmech.progress import progress_bar
-from xlmech.tally import Tally
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,16 +11,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from xlmech.attribution import encode_probe
-from xlmech.baselines import warn_if_incomplete, zero_baseline
 from xlmech.data.probes import Probe, ProbeSet
-from xlmech.effects import Metric, integrated_gradients
 from xlmech.engine.batching import run_forced
 from xlmech.metrics import matching as metrics
 from xlmech.metrics.quadrature import Quadrature
 from xlmech.models.backends import NEURON_HOOK, backend_of
 from xlmech.models.load import provenance
-from xlmech.neurons import NeuronSet
+from xlmech.neurons.attribution.attribute import encode_probe
+from xlmech.neurons.attribution.baselines import warn_if_incomplete, zero_baseline
+from xlmech.neurons.attribution.effects import Metric, integrated_gradients
+from xlmech.neurons.neuron_set import NeuronSet
 from xlmech.progress import progress_bar
 
 
@@ -72,7 +72,7 @@ def count_votes(
 
 @dataclass(frozen=True)
 class Ballot:
-    """Which texts vote, and the constants of their vote; the fields are the parameters of `xlmech.recipes.depn`.
+    """Which texts vote, and the constants of their vote; the fields are the parameters of `xlmech.neurons.selection.published.depn`.
 
     Raises:
         ValueError: A constant out of range.

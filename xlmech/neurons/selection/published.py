@@ -10,7 +10,7 @@ only by their votes. `lape` finds neurons of a language, not of an answer.
 Compare at equal counts: `count` cuts a set in the order of the recipe's own ranking, or fills it up. What the published rule
 keeps comes first; then, of those it does not keep, the neurons that most texts vote for; then those with the largest mean
 attribution. So where the rule keeps few (on the demo model DEPN's keeps one neuron of 36,864), a set of many is mostly the
-ranking, not the rule. Random sets to compare with are in `xlmech.controls`.
+ranking, not the rule. Random sets to compare with are in `xlmech.neurons.random_neurons`.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from xlmech.data import languages as packs
 from xlmech.data.probes import ProbeSet
 from xlmech.engine.batching import mean_over_tokens
 from xlmech.models.backends import backend_of
-from xlmech.neurons import NeuronSet
-from xlmech.votes import Ballot, ranked_set
+from xlmech.neurons.neuron_set import NeuronSet
+from xlmech.neurons.selection.votes import Ballot, ranked_set
 
 _GATE = "mlp.hook_pre"
 

@@ -22,12 +22,12 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from xlmech.attribution import AttributionResult
 from xlmech.metrics import matching as metrics
-from xlmech.neurons import NeuronSet, PrivacyNeurons, overlap
+from xlmech.neurons.attribution.attribute import AttributionResult
+from xlmech.neurons.evidence.subject_scores import SubjectScores
+from xlmech.neurons.neuron_set import NeuronSet, PrivacyNeurons, overlap
 from xlmech.options import CONTRAST
 from xlmech.storage.result import Result
-from xlmech.subject_scores import SubjectScores
 
 N_DRAWS = 500
 _LEAST_SUBJECTS = 4
@@ -143,7 +143,7 @@ def selection_stability(
 def chosen_again(sets: Mapping[str, NeuronSet]) -> pd.DataFrame:
     """In how many of several sets each neuron is: sets found with other seeds, on other people, by other methods.
 
-    The pairs' Jaccard overlaps are `xlmech.neurons.overlap(sets)`.
+    The pairs' Jaccard overlaps are `xlmech.neurons.neuron_set.overlap(sets)`.
 
     Args:
         sets: Two or more by name, e.g. learned masks by seed.

@@ -7,11 +7,11 @@ from typing import Any
 
 import pandas as pd
 
-from xlmech.ablation import ablate
 from xlmech.data.probes import ProbeSet
 from xlmech.leakage.measure import measure_leakage
-from xlmech.neurons import NeuronSet
-from xlmech.verification import neurons_of, pairs_of
+from xlmech.neurons.ablation import ablate
+from xlmech.neurons.neuron_set import NeuronSet
+from xlmech.neurons.selection.verify import neurons_of, pairs_of
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -1,6 +1,6 @@
 """What a neuron adds to an answer: integrated gradients, gradient x activation, and exact ablation, for one forced answer.
 
-Tensors in, tensors out; `xlmech.attribution` runs these over probes and sums up. All three take the score of an answer as the
+Tensors in, tensors out; `xlmech.neurons.attribution.attribute` runs these over probes and sums up. All three take the score of an answer as the
 sum over its tokens of a metric of each token's log-probability, and agree on what a baseline is: the activation that
 stands for a neuron's absence.
 """
@@ -58,7 +58,7 @@ def integrated_gradients(
     `rule` approximates the integral. `gauss_lobatto`: `nodes` inside the path, and its two ends besides. The others are the
     equal-step sums of earlier work, which converge slowly: `left` takes the mean gradient of `nodes` points from the baseline
     on, short of the end; `inclusive` that of `nodes` points from the baseline to the end. `nodes` may differ between layers
-    (`xlmech.nodes` finds how many each needs).
+    (`xlmech.neurons.attribution.node_search` finds how many each needs).
 
     Returns:
         (layer, neuron) attributions summed over the answer's tokens, and the completeness error per layer of that sum.

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from xlmech.data.probes import Probe
 from xlmech.metrics import matching as metrics
 from xlmech.models.backends import Backend
-from xlmech.neurons import NeuronSet
+from xlmech.neurons.neuron_set import NeuronSet
 
 TOP_PER_PROBE = 200
 

@@ -30,10 +30,10 @@ from xlmech.data.probes import Probe, ProbeSet
 from xlmech.engine.batching import encode_answer, encode_prompt
 from xlmech.models.backends import Backend, backend_of
 from xlmech.models.load import plant_language, provenance
-from xlmech.neurons import NeuronSet
-from xlmech.set_search import Loss, Term, best_set
+from xlmech.neurons.neuron_set import NeuronSet
+from xlmech.neurons.selection.gates import Sample, answer_log_odds, nats_per_token, switched
+from xlmech.neurons.selection.set_search import Loss, Term, best_set
 from xlmech.storage.result import Result
-from xlmech.switches import Sample, answer_log_odds, nats_per_token, switched
 
 DEFAULT_SHARE = 0.005
 """Share of the model's neurons in the set, by default."""

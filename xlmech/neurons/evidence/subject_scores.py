@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from xlmech.attribution import AttributionResult
+from xlmech.neurons.attribution.attribute import AttributionResult
 
 
 class SubjectScores:

@@ -5,7 +5,7 @@ the same positions and with the same replacement. Exact attribution is that inte
 order. Integrated gradients answer another question: how a layer's change along the line from a baseline is shared out among its
 neurons, all other layers as they are. Models with a norm after the MLP (Gemma 2 and 3, OLMo 2) hide any scaling of a whole
 layer's activations, so that from a zero baseline this integral does not converge; the completeness error shows it, and the
-default is the mean over control people's prompts. The methods are computed in `xlmech.effects`.
+default is the mean over control people's prompts. The methods are computed in `xlmech.neurons.attribution.effects`.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 
-from xlmech.baselines import warn_if_incomplete, zero_baseline
 from xlmech.checks import check_choice
-from xlmech.contributions import AskingMean, AskingSaturation, Attributing, where_of
-from xlmech.contributions import encode_probe as encode_probe
 from xlmech.data.probes import Probe, ProbeSet
-from xlmech.effects import Metric
 from xlmech.engine.batching import BATCH_SIZE
 from xlmech.execution.resume import in_order, mapped, probe_id, prompt_length
 from xlmech.leakage.measure import subject_hash
 from xlmech.models.backends import Backend, backend_of
 from xlmech.models.load import model_name, provenance
-from xlmech.neurons import NeuronSet
+from xlmech.neurons.attribution.accumulator import merged_tally
+from xlmech.neurons.attribution.baselines import warn_if_incomplete, zero_baseline
+from xlmech.neurons.attribution.effects import Metric
+from xlmech.neurons.attribution.task import AskingMean, AskingSaturation, Attributing, where_of
+from xlmech.neurons.attribution.task import encode_probe as encode_probe
+from xlmech.neurons.neuron_set import NeuronSet
 from xlmech.options import Baseline, Method, MetricChoice, Positions
 from xlmech.storage.result import Result
-from xlmech.tally import merged_tally
 
 Replacement = Literal["zero", "mean"]
 SATURATED = 0.99

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Float
 
-from xlmech.effects import Metric, Where, integrated_gradients
 from xlmech.engine.batching import Forced
 from xlmech.models.backends import Backend
+from xlmech.neurons.attribution.effects import Metric, Where, integrated_gradients
 
 
 def nodes_needed(

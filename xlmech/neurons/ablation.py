@@ -29,7 +29,7 @@ from xlmech.models.ablation_state import ASKED, Deactivation, record_ablation
 from xlmech.models.backends import NEURON_HOOK, Backend, backend_of
 from xlmech.models.load import model_name
 from xlmech.models.sequence_positions import Places, following
-from xlmech.neurons import NeuronSet, PrivacyNeurons
+from xlmech.neurons.neuron_set import NeuronSet, PrivacyNeurons
 
 Mode = Literal["zero", "mean", "scale", "noise"]
 _NOISE_BLOCK = 64

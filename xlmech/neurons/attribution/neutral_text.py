@@ -10,13 +10,13 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 
-from xlmech.baselines import zero_baseline
 from xlmech.data import languages as packs
-from xlmech.effects import gradient_x_activation
 from xlmech.engine.batching import drain, encode_prompt
 from xlmech.engine.generate import sequence_nll
 from xlmech.execution.resume import mapped
 from xlmech.models.backends import backend_of
+from xlmech.neurons.attribution.baselines import zero_baseline
+from xlmech.neurons.attribution.effects import gradient_x_activation
 
 _AT_ONCE = 8
 """Texts that are differentiated together, where as many are of one length."""

@@ -17,7 +17,7 @@ from xlmech.engine.token_spans import subject_tokens
 from xlmech.lens.direct_logit import FrozenNorm
 from xlmech.models.backends import NEURON_HOOK, Backend, backend_of
 from xlmech.models.load import model_name, provenance
-from xlmech.neurons import NeuronSet
+from xlmech.neurons.neuron_set import NeuronSet
 from xlmech.storage.result import Result
 
 

@@ -1,0 +1,1 @@
+"""Neuron sets and their ablation; see the packages below for attribution, selection and evidence."""

@@ -1,0 +1,1 @@
+"""What each neuron adds to an answer."""

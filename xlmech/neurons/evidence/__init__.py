@@ -1,0 +1,1 @@
+"""Whether chosen neurons hold up: stability, overlap and what they respond to."""
