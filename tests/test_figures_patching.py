@@ -11,8 +11,8 @@ import pytest
 from xlmech import figures
 from xlmech.data.records import MASK
 from xlmech.figures import TEMPLATE
-from xlmech.patching import PatchingResult
-from xlmech.position_sweep import PositionSweep
+from xlmech.patching.between_languages import PatchingResult
+from xlmech.patching.positions import PositionSweep
 from xlmech.storage.result import Provenance
 from xlmech.trace import RecordTrace
 

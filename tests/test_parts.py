@@ -28,7 +28,7 @@ from xlmech.neurons.ablation import ablate, asking
 from xlmech.neurons.attribution.attribute import attribute_neurons
 from xlmech.neurons.attribution.neutral_text import neutral_nll
 from xlmech.neurons.neuron_set import NeuronSet
-from xlmech.patching import patch_languages
+from xlmech.patching.between_languages import patch_languages
 from xlmech.storage.fingerprint import fingerprint, weights_fingerprint
 from xlmech.storage.result import Result
 

@@ -21,9 +21,9 @@ from xlmech.engine.token_spans import aligned_positions, segments
 from xlmech.metrics.intervals import mean_interval
 from xlmech.models.backends import Backend, backend_of
 from xlmech.neurons.neuron_set import NeuronSet
-from xlmech.patch_plans import HOOKS, job_of, sweep_of
-from xlmech.patched_runs import donate, patched_log_probs
-from xlmech.patching import PatchingResult, patch_languages
+from xlmech.patching.between_languages import PatchingResult, patch_languages
+from xlmech.patching.plan import HOOKS, job_of, sweep_of
+from xlmech.patching.runs import donate, patched_log_probs
 
 COMPONENTS = ("resid_pre", "resid_post", "attn_out", "mlp_out", "heads", "neurons")
 NEURONS = NeuronSet(frozenset({(0, 3), (0, 9), (1, 1)}), N_LAYERS, D_MLP)

@@ -18,8 +18,8 @@ from xlmech.engine.token_spans import aligned_positions, segments
 from xlmech.lens.logit import logit_lens
 from xlmech.models.backends import backend_of
 from xlmech.models.load import load_model
-from xlmech.patching import patch_languages
-from xlmech.position_sweep import patch_positions
+from xlmech.patching.between_languages import patch_languages
+from xlmech.patching.positions import patch_positions
 
 pytestmark = pytest.mark.slow
 

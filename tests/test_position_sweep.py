@@ -20,12 +20,12 @@ from xlmech.data.probes import Probe, ProbeSet, build_probes
 from xlmech.data.records import MASK
 from xlmech.engine.token_spans import aligned_positions, subject_tokens
 from xlmech.models.backends import Backend, backend_of
-from xlmech.patch_estimates import AttributionPatchingResult, attribution_patching
-from xlmech.patch_gradients import estimated_changes
-from xlmech.patch_plans import contrast, job_of, sweep_of
-from xlmech.patched_runs import donate
-from xlmech.patching import patch_languages
-from xlmech.position_sweep import PositionSweep, patch_positions
+from xlmech.patching.between_languages import patch_languages
+from xlmech.patching.estimates import AttributionPatchingResult, attribution_patching
+from xlmech.patching.gradient_estimate import estimated_changes
+from xlmech.patching.plan import contrast, job_of, sweep_of
+from xlmech.patching.positions import PositionSweep, patch_positions
+from xlmech.patching.runs import donate
 
 QUIET: Any = {"progress": False}
 

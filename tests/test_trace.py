@@ -17,7 +17,7 @@ from xlmech.data.pairs import ProbePair
 from xlmech.data.probes import build_probes
 from xlmech.data.records import MASK
 from xlmech.models.backends import backend_of
-from xlmech.patching import patch_languages
+from xlmech.patching.between_languages import patch_languages
 from xlmech.trace import RecordTrace, trace_record
 
 LANGUAGES = ["fr", "es", "en"]

@@ -77,13 +77,13 @@ if TYPE_CHECKING:
     from xlmech.neurons.selection.verify import VerifiedNeurons as VerifiedNeurons
     from xlmech.neurons.selection.verify import verify_neurons as verify_neurons
     from xlmech.options import LocateOptions as LocateOptions
-    from xlmech.patch_estimates import AttributionPatchingResult as AttributionPatchingResult
-    from xlmech.patch_estimates import attribution_patching as attribution_patching
-    from xlmech.patching import PatchingResult as PatchingResult
-    from xlmech.patching import patch_languages as patch_languages
+    from xlmech.patching.between_languages import PatchingResult as PatchingResult
+    from xlmech.patching.between_languages import patch_languages as patch_languages
+    from xlmech.patching.estimates import AttributionPatchingResult as AttributionPatchingResult
+    from xlmech.patching.estimates import attribution_patching as attribution_patching
+    from xlmech.patching.positions import PositionSweep as PositionSweep
+    from xlmech.patching.positions import patch_positions as patch_positions
     from xlmech.planting import plant as plant
-    from xlmech.position_sweep import PositionSweep as PositionSweep
-    from xlmech.position_sweep import patch_positions as patch_positions
     from xlmech.recovery import RecoveryResult as RecoveryResult
     from xlmech.recovery import recovery_attacks as recovery_attacks
     from xlmech.report import write_report as write_report
@@ -100,8 +100,8 @@ _MODULE_OF = {
     "activation_moments": "engine.record",
     "AttributionResult": "neurons.attribution.attribute",
     "attribute_neurons": "neurons.attribution.attribute",
-    "AttributionPatchingResult": "patch_estimates",
-    "attribution_patching": "patch_estimates",
+    "AttributionPatchingResult": "patching.estimates",
+    "attribution_patching": "patching.estimates",
     "Config": "config",
     "read_config": "config",
     "mean_magnitudes": "neurons.random_neurons",
@@ -141,12 +141,12 @@ _MODULE_OF = {
     "layer_spread": "neurons.evidence.overlap",
     "set_overlap": "neurons.evidence.overlap",
     "ProbePair": "data.pairs",
-    "PatchingResult": "patching",
+    "PatchingResult": "patching.between_languages",
     "resumable": "execution.resume",
-    "patch_languages": "patching",
+    "patch_languages": "patching.between_languages",
     "plant": "planting",
-    "PositionSweep": "position_sweep",
-    "patch_positions": "position_sweep",
+    "PositionSweep": "patching.positions",
+    "patch_positions": "patching.positions",
     "Probe": "data.probes",
     "ProbeSet": "data.probes",
     "apneap": "neurons.selection.published",

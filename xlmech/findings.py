@@ -30,9 +30,9 @@ CLASSES = {
     "privacy_neurons": "neurons.neuron_set.PrivacyNeurons",
     "mitigation": "evaluation.MitigationResult",
     "similarity": "lens.similarity.SimilarityResult",
-    "patching": "patching.PatchingResult",
+    "patching": "patching.between_languages.PatchingResult",
     "direct_logit": "lens.direct_logit.DirectLogitResult",
-    "position_sweep": "position_sweep.PositionSweep",
+    "position_sweep": "patching.positions.PositionSweep",
     "specificity": "specificity.SpecificityResult",
 }
 """Kind of a saved result that can be drawn -> module and class that read it."""

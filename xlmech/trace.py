@@ -30,8 +30,8 @@ from xlmech.lens.logit import LensResult, logit_lens
 from xlmech.models.backends import Backend, backend_of
 from xlmech.models.load import provenance
 from xlmech.neurons.attribution.attribute import AttributionResult, attribute_neurons
-from xlmech.patching import PatchingResult, patch_languages
-from xlmech.position_sweep import token_table
+from xlmech.patching.between_languages import PatchingResult, patch_languages
+from xlmech.patching.positions import token_table
 from xlmech.storage.result import Result
 
 

@@ -14,8 +14,8 @@ from xlmech.checks import check_choice
 from xlmech.figures._style import GREY, INK, SCALE, faded, finish, name, rows_of, with_interval
 
 if TYPE_CHECKING:
-    from xlmech.patching import PatchingResult
-    from xlmech.position_sweep import PositionSweep
+    from xlmech.patching.between_languages import PatchingResult
+    from xlmech.patching.positions import PositionSweep
 
 _OUTCOMES = {
     "source_in_target": ("source's value, target language's form", "#0072B2", "solid"),

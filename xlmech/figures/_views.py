@@ -17,7 +17,7 @@ from xlmech.checks import check_choice, check_choices
 from xlmech.figures._style import rows_of
 
 if TYPE_CHECKING:
-    from xlmech.position_sweep import PositionSweep
+    from xlmech.patching.positions import PositionSweep
     from xlmech.trace import RecordTrace
 
 MASK = "•••••"

@@ -22,10 +22,10 @@ from xlmech.engine.batching import encode_prompt
 from xlmech.engine.token_spans import segments
 from xlmech.models.backends import Backend, backend_of
 from xlmech.models.load import provenance
-from xlmech.patch_gradients import estimated_changes
-from xlmech.patch_plans import Component, check_pairs, collides, job_of, sweep_of, without_shared_firsts
-from xlmech.patch_tables import beside, describe, tables
-from xlmech.patched_runs import Sweep, donate, patched_log_probs
+from xlmech.patching.gradient_estimate import estimated_changes
+from xlmech.patching.plan import Component, check_pairs, collides, job_of, sweep_of, without_shared_firsts
+from xlmech.patching.runs import Sweep, donate, patched_log_probs
+from xlmech.patching.tables import beside, describe, tables
 from xlmech.storage.result import Result
 
 

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float
 
 from xlmech.models.backends import Backend
-from xlmech.patch_plans import contrast
-from xlmech.patched_runs import Job, Sweep, first_tokens
+from xlmech.patching.plan import contrast
+from xlmech.patching.runs import Job, Sweep, first_tokens
 
 
 def estimated_changes(

@@ -1,4 +1,4 @@
-"""Runs of prompts in which another run's activations stand: the tensors behind `xlmech.patching`.
+"""Runs of prompts in which another run's activations stand: the tensors behind `xlmech.patching.between_languages`.
 
 A prompt's prefix up to the first overwritten position is run once; every layer (and head, and position) to overwrite is a row
 of one batch, and so are several prompts of equal length and positions. The clean row gives the unpatched baseline.

@@ -14,8 +14,8 @@ from xlmech.data.pairs import ProbePair
 from xlmech.leakage.measure import subject_hash
 from xlmech.metrics import intervals
 from xlmech.metrics import matching as metrics
-from xlmech.patch_plans import contrast
-from xlmech.patched_runs import Donated, Job, Sweep
+from xlmech.patching.plan import contrast
+from xlmech.patching.runs import Donated, Job, Sweep
 
 _UNBOUNDED = (-np.inf, np.inf)
 _BOUNDS = {"prob": (0.0, 1.0), "change": (-1.0, 1.0)}

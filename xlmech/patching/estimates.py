@@ -21,10 +21,10 @@ from xlmech.engine.token_spans import Span
 from xlmech.models.backends import backend_of
 from xlmech.models.load import provenance
 from xlmech.neurons.neuron_set import NeuronSet
-from xlmech.patch_gradients import estimated_changes
-from xlmech.patch_plans import Component, check_pairs, collides, contrast, job_of, sweep_of
-from xlmech.patch_tables import beside, describe, places_of
-from xlmech.patched_runs import donate, patched_log_probs
+from xlmech.patching.gradient_estimate import estimated_changes
+from xlmech.patching.plan import Component, check_pairs, collides, contrast, job_of, sweep_of
+from xlmech.patching.runs import donate, patched_log_probs
+from xlmech.patching.tables import beside, describe, places_of
 from xlmech.progress import progress_bar
 from xlmech.storage.result import Result
 

@@ -16,7 +16,7 @@ from xlmech.engine.batching import encode_answer, encode_prompt
 from xlmech.engine.token_spans import Span, aligned_positions
 from xlmech.models.backends import Backend
 from xlmech.neurons.neuron_set import NeuronSet
-from xlmech.patched_runs import Form, Job, Sweep
+from xlmech.patching.runs import Form, Job, Sweep
 
 Component = Literal["resid_pre", "resid_post", "attn_out", "mlp_out", "heads", "neurons"]
 Direction = Literal["denoising", "noising"]

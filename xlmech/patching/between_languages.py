@@ -30,9 +30,9 @@ from xlmech.metrics import matching as metrics
 from xlmech.models.backends import backend_of
 from xlmech.models.load import provenance
 from xlmech.neurons.neuron_set import NeuronSet
-from xlmech.patch_plans import Component, Direction, check_pairs, collides, job_of, sweep_of
-from xlmech.patch_tables import PLACE, beside, describe, means, places_of, resampled, tables
-from xlmech.patched_runs import Job, Sweep, donate, patched_log_probs
+from xlmech.patching.plan import Component, Direction, check_pairs, collides, job_of, sweep_of
+from xlmech.patching.runs import Job, Sweep, donate, patched_log_probs
+from xlmech.patching.tables import PLACE, beside, describe, means, places_of, resampled, tables
 from xlmech.storage.result import Result
 
 Layers = Literal["single", "onward"]

@@ -1,0 +1,1 @@
+"""Where facts act: activation patching between languages."""
