@@ -51,7 +51,7 @@ def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("xlmech.cli.load", load)
     monkeypatch.setattr("xlmech.models.load.load_model", load)
-    monkeypatch.setattr("xlmech.planting.load_checkpoint", load)
+    monkeypatch.setattr("xlmech.planting.train.load_checkpoint", load)
 
 
 @pytest.fixture

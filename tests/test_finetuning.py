@@ -8,14 +8,14 @@ import pytest
 import torch
 from models import tiny
 
-from xlmech import finetuning
 from xlmech.data.records import Record
-from xlmech.finetuning import finetuned
 from xlmech.models.backends import backend_of
 from xlmech.models.load import load_model
 from xlmech.neurons.ablation import ablate
 from xlmech.neurons.neuron_set import NeuronSet
-from xlmech.planting import Recipe, sample_batch
+from xlmech.planting import finetune as finetuning
+from xlmech.planting.finetune import finetuned
+from xlmech.planting.train import Recipe, sample_batch
 
 RECIPE = Recipe(languages=("en", "fr"), steps=8, batch_size=4, learning_rate=1e-2, private_share=0, statement_share=0)
 

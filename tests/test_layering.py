@@ -265,7 +265,7 @@ else:
     from xlmech.neurons.neuron_set import NeuronSet
 def late():
     try:
-        from xlmech.planting import plant
+        from xlmech.planting.train import plant
     except ImportError:
         pass
 """

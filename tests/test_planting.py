@@ -13,12 +13,12 @@ import torch
 from models import D_VOCAB, tiny
 from safetensors.torch import load_file, save_file
 
-from xlmech import planting
 from xlmech.data.languages import load_language
 from xlmech.data.records import Record
-from xlmech.lessons import Recipe, sample_batch
 from xlmech.models.checkpoints import load_checkpoint
-from xlmech.planting import plant
+from xlmech.planting import train as planting
+from xlmech.planting.recipe import Recipe, sample_batch
+from xlmech.planting.train import plant
 
 OPTIONS: dict[str, Any] = {"languages": ["en", "fr"], "steps": 6, "batch_size": 4, "rank": 2, "progress": False}
 

@@ -83,7 +83,7 @@ if TYPE_CHECKING:
     from xlmech.patching.estimates import attribution_patching as attribution_patching
     from xlmech.patching.positions import PositionSweep as PositionSweep
     from xlmech.patching.positions import patch_positions as patch_positions
-    from xlmech.planting import plant as plant
+    from xlmech.planting.train import plant as plant
     from xlmech.recovery import RecoveryResult as RecoveryResult
     from xlmech.recovery import recovery_attacks as recovery_attacks
     from xlmech.report import write_report as write_report
@@ -144,7 +144,7 @@ _MODULE_OF = {
     "PatchingResult": "patching.between_languages",
     "resumable": "execution.resume",
     "patch_languages": "patching.between_languages",
-    "plant": "planting",
+    "plant": "planting.train",
     "PositionSweep": "patching.positions",
     "patch_positions": "patching.positions",
     "Probe": "data.probes",

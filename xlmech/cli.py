@@ -66,7 +66,7 @@ def plant(
     """Teach a model invented people's data in one language (a LoRA adapter); resumes after a stop."""
     from xlmech.data.records import load_records
     from xlmech.data.synthetic import synthesize_records
-    from xlmech.planting import plant as plant_records
+    from xlmech.planting.train import plant as plant_records
 
     check_new(out)
     people = load_records(records) if records else synthesize_records(seed=seed)

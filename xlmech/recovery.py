@@ -24,12 +24,12 @@ from xlmech.data.probes import ProbeSet, build_probes
 from xlmech.data.records import Record
 from xlmech.engine.batching import BATCH_SIZE
 from xlmech.engine.sampling import Sampling
-from xlmech.finetuning import finetuned
 from xlmech.leakage.measure import LeakageResult, measure_leakage
-from xlmech.lessons import Recipe
 from xlmech.models import load as models
 from xlmech.neurons.ablation import ablate
 from xlmech.neurons.neuron_set import NeuronSet
+from xlmech.planting.finetune import finetuned
+from xlmech.planting.recipe import Recipe
 from xlmech.storage.result import Result
 
 Attack = Literal["translate", "prefix", "sampling", "finetune"]

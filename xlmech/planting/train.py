@@ -26,8 +26,8 @@ from xlmech.checks import check_list
 from xlmech.data import languages as packs
 from xlmech.data.records import Record, save_records
 from xlmech.engine.unembed import token_log_prob
-from xlmech.lessons import Recipe, sample_batch
 from xlmech.models.checkpoints import DEMO_BASE, Checkpoint, adapter_folder, load_checkpoint, with_lora
+from xlmech.planting.recipe import Recipe, sample_batch
 from xlmech.progress import progress_bar
 from xlmech.storage.atomic import new_folder
 

@@ -11,8 +11,8 @@ import torch
 from xlmech.data.records import Record
 from xlmech.engine.batching import encode_answer, encode_prompt
 from xlmech.engine.unembed import token_log_prob
-from xlmech.lessons import Recipe, sample_batch
 from xlmech.models.backends import Backend, backend_of
+from xlmech.planting.recipe import Recipe, sample_batch
 from xlmech.progress import progress_bar
 
 

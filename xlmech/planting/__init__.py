@@ -1,0 +1,1 @@
+"""Teach a model invented people, or fine-tune it."""
