@@ -32,7 +32,7 @@ from xlmech.metrics.intervals import (
     rate_interval,
     reduction_interval,
 )
-from xlmech.reductions import reduction_beyond
+from xlmech.mitigation.reduction import reduction_beyond
 
 RESULT = Path(__file__).parent / "results" / "coverage.json"
 PEOPLE = (4, 8, 16, 40)

@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from toy_results import TOY, leakage, mitigation
 
 from xlmech.data.languages import ATTRIBUTES, TRANSLATED, UNGUESSABLE
-from xlmech.evaluation import MitigationResult
 from xlmech.findings import Findings
 from xlmech.gate import gate
 from xlmech.leakage.above_controls import (
@@ -33,6 +32,7 @@ from xlmech.leakage.above_controls import (
 )
 from xlmech.leakage.measure import LeakageResult
 from xlmech.metrics.intervals import rate_interval
+from xlmech.mitigation.evaluate import MitigationResult
 from xlmech.verdict import verdict
 
 ORDER = ["silent", "unclear", "leaks"]

@@ -215,7 +215,7 @@ def test_commands_on_a_tiny_model(
     assert NeuronSet.load("found/universal.json") == neurons.universal
     assert NeuronSet.load("found/specific-fr.json") == neurons.specific["fr"]
     evaluate = Mock(return_value=Mock(to_frame=lambda: found[["probe"]]))
-    monkeypatch.setattr("xlmech.evaluation.evaluate_mitigation", evaluate)
+    monkeypatch.setattr("xlmech.mitigation.evaluate.evaluate_mitigation", evaluate)
     ablate = invoke(*command("ablate", *only, "--neurons", "found/universal.json", out="ablated"))
     assert ablate.exit_code == 0, ablate.output
     assert evaluate.call_args.args[0] is model

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from xlmech import conditions
-from xlmech.conditions import control_conditions, how_of, is_control, is_random, named_sets
 from xlmech.data.probes import ProbeSet
 from xlmech.engine.record import ActivationMoments
+from xlmech.mitigation import conditions
+from xlmech.mitigation.conditions import control_conditions, how_of, is_control, is_random, named_sets
 from xlmech.neurons.neuron_set import NeuronSet
 from xlmech.neurons.random_neurons import random_neurons
 

@@ -22,12 +22,12 @@ from typer.testing import CliRunner
 from xlmech.cli import app
 from xlmech.data.probes import ProbeSet
 from xlmech.data.records import Record
-from xlmech.evaluation import evaluate_mitigation
 from xlmech.execution.ray_pool import RayPool, on_ray
 from xlmech.execution.ray_worker import ModelSpec, Worker
 from xlmech.execution.resume import mapped, resumable
 from xlmech.execution.shard import Event
 from xlmech.leakage.measure import measure_leakage
+from xlmech.mitigation.evaluate import evaluate_mitigation
 from xlmech.models.backends import backend_of
 from xlmech.models.load import load_model
 from xlmech.neurons.ablation import ablate

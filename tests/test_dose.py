@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 
 from xlmech.data.probes import ProbeSet
-from xlmech.dose import dose_response
-from xlmech.evaluation import evaluate_mitigation
 from xlmech.leakage.measure import LeakageResult, measure_leakage
+from xlmech.mitigation.dose import dose_response
+from xlmech.mitigation.evaluate import evaluate_mitigation
 from xlmech.neurons.neuron_set import NeuronSet
 
 RANKED = [(2, 7, 0.9), (0, 1, 0.5), (0, 2, 0.4), (1, 1, 0.1)]

@@ -9,15 +9,15 @@ import pandas as pd
 import pytest
 import torch
 
-from xlmech import evaluation
 from xlmech.data.probes import ProbeSet, build_probes
 from xlmech.data.records import Record
-from xlmech.dose import dose_response
 from xlmech.engine.batching import encode_prompt
 from xlmech.engine.record import activation_moments
-from xlmech.evaluation import MitigationResult, evaluate_mitigation
-from xlmech.knowledge import base_knowledge
 from xlmech.leakage.measure import LeakageResult, measure_leakage
+from xlmech.mitigation import evaluate as evaluation
+from xlmech.mitigation.dose import dose_response
+from xlmech.mitigation.evaluate import MitigationResult, evaluate_mitigation
+from xlmech.mitigation.knowledge import base_knowledge
 from xlmech.models.backends import backend_of
 from xlmech.models.load import provenance
 from xlmech.neurons.ablation import ablate

@@ -15,15 +15,15 @@ import torch
 from models import ALL_ARCHITECTURES, D_MLP, N_LAYERS, tiny
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from xlmech import export
-from xlmech.evaluation import MitigationResult
-from xlmech.export import export_model
-from xlmech.manifest import MANIFEST, Manifest, _sha256, load_manifest
+from xlmech.mitigation.evaluate import MitigationResult
+from xlmech.mitigation.export import checkpoint as export
+from xlmech.mitigation.export.checkpoint import export_model
+from xlmech.mitigation.export.down_projection import down_projections
+from xlmech.mitigation.export.manifest import MANIFEST, Manifest, _sha256, load_manifest
 from xlmech.models.load import load_model
 from xlmech.neurons.ablation import ablate
 from xlmech.neurons.neuron_set import NeuronSet, PrivacyNeurons, chosen_frame
 from xlmech.storage.result import Provenance
-from xlmech.weights import down_projections
 
 TOKENS = torch.tensor([[2, 7, 8, 9, 11, 40, 100]])
 CHOSEN = frozenset({(0, 3), (0, 10), (2, 5)})

@@ -13,9 +13,9 @@ import pytest
 from toy_results import TOY, growing, leakage, lens_result, methods, mitigation, neurons
 
 from xlmech import figures
-from xlmech.evaluation import MitigationResult
 from xlmech.figures import _style
 from xlmech.lens.logit import LensResult
+from xlmech.mitigation.evaluate import MitigationResult
 
 ALL: dict[str, tuple[Callable[[Any], go.Figure], Callable[[], Any]]] = {
     "matrix": (figures.leakage_matrix, lambda: leakage({"en": [1, 1, 0, 0], "fr": [0, 0, 0, 1]})),

@@ -21,8 +21,8 @@ from toy_results import growing, leakage, lens_result, mitigation, neurons
 
 from xlmech import figures
 from xlmech.data.records import MASK
-from xlmech.evaluation import MitigationResult
 from xlmech.figures import _style, _views
+from xlmech.mitigation.evaluate import MitigationResult
 from xlmech.neurons.neuron_set import PrivacyNeurons
 
 BAD = "</script><script>alert(1)</script>"

@@ -22,6 +22,7 @@ from xlmech.cli import app
 from xlmech.data.probes import ProbeSet, build_probes
 from xlmech.data.records import Record, save_records
 from xlmech.leakage.measure import measure_leakage
+from xlmech.mitigation.specificity import specificity_matrix
 from xlmech.models.load import load_model
 from xlmech.neurons.ablation import ablate
 from xlmech.neurons.neuron_set import NeuronSet
@@ -31,7 +32,6 @@ from xlmech.neurons.selection.minimal_set import fewest_neurons
 from xlmech.neurons.selection.published import apneap, depn, knowledge_neurons
 from xlmech.neurons.selection.verify import neurons_of, verify_neurons
 from xlmech.options import LocateOptions
-from xlmech.specificity import specificity_matrix
 
 PRIVATE = ((0, 40), (1, 17), (2, 5))
 PUBLIC = ((0, 3), (1, 50), (2, 30))

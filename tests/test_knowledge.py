@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 import torch
 
-from xlmech import knowledge
 from xlmech.data.languages import CAPITALS, capitals, load_language
-from xlmech.knowledge import KnowledgeResult, base_knowledge
+from xlmech.mitigation import knowledge
+from xlmech.mitigation.knowledge import KnowledgeResult, base_knowledge
 from xlmech.models.backends import backend_of
 from xlmech.neurons.ablation import ablate
 from xlmech.neurons.neuron_set import NeuronSet

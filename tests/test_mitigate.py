@@ -27,9 +27,9 @@ from xlmech.cli import app
 from xlmech.config import read_config
 from xlmech.data.probes import ANSWER_END, ProbeSet, build_probes
 from xlmech.data.records import load_records, save_records
-from xlmech.evaluation import MitigationResult, evaluate_mitigation
-from xlmech.manifest import effect_of, load_manifest
 from xlmech.mitigate import _load, _notes, prepare, run_config
+from xlmech.mitigation.evaluate import MitigationResult, evaluate_mitigation
+from xlmech.mitigation.export.manifest import effect_of, load_manifest
 from xlmech.models.load import Source
 from xlmech.storage.run_folder import is_finished
 

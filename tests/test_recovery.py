@@ -9,18 +9,18 @@ import pandas as pd
 import pytest
 import torch
 
-from xlmech import recovery
 from xlmech.data.probes import ProbeSet
 from xlmech.data.records import Record
 from xlmech.engine.sampling import Sampling
 from xlmech.leakage.measure import LeakageResult, measure_leakage
+from xlmech.mitigation import attacks as recovery
+from xlmech.mitigation.attacks import ATTACKS, RecoveryResult, recovery_attacks
 from xlmech.models.backends import backend_of
 from xlmech.models.load import provenance
 from xlmech.neurons.ablation import ablate
 from xlmech.neurons.neuron_set import NeuronSet
 from xlmech.planting.finetune import finetuned
 from xlmech.planting.train import Recipe
-from xlmech.recovery import ATTACKS, RecoveryResult, recovery_attacks
 
 QUIET: dict[str, Any] = {"plant_language": "en", "steps": 2, "finetune_batch": 2, "progress": False}
 

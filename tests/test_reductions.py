@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from xlmech.metrics import intervals
 from xlmech.metrics.intervals import rate_interval, reduction_interval
-from xlmech.reductions import (
+from xlmech.mitigation.reduction import (
     accuracy_effects,
     exposure_effects,
     extraction_effects,

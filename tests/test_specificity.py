@@ -11,15 +11,15 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from xlmech import specificity
 from xlmech.data.probes import ProbeSet
-from xlmech.evaluation import evaluate_mitigation
 from xlmech.leakage.measure import LeakageResult, measure_leakage
 from xlmech.metrics.intervals import reduction_interval
+from xlmech.mitigation import specificity
+from xlmech.mitigation.evaluate import evaluate_mitigation
+from xlmech.mitigation.specificity import SpecificityResult, specificity_matrix
 from xlmech.neurons.ablation import ablate
 from xlmech.neurons.neuron_set import NeuronSet
 from xlmech.neurons.selection.verify import neurons_of
-from xlmech.specificity import SpecificityResult, specificity_matrix
 from xlmech.storage.result import Provenance
 
 

@@ -7,9 +7,9 @@ import math
 import pandas as pd
 import torch
 
-from xlmech.evaluation import MitigationResult
 from xlmech.leakage.measure import LeakageResult
 from xlmech.lens.logit import LensResult
+from xlmech.mitigation.evaluate import MitigationResult
 from xlmech.neurons.neuron_set import PrivacyNeurons, chosen_frame
 from xlmech.storage.result import Provenance
 

@@ -20,17 +20,11 @@ if TYPE_CHECKING:
     from xlmech.data.records import save_records as save_records
     from xlmech.data.synthetic import invent_controls as invent_controls
     from xlmech.data.synthetic import synthesize_records as synthesize_records
-    from xlmech.dose import dose_response as dose_response
     from xlmech.engine.record import ActivationMoments as ActivationMoments
     from xlmech.engine.record import activation_moments as activation_moments
     from xlmech.engine.sampling import Sampling as Sampling
-    from xlmech.evaluation import MitigationResult as MitigationResult
-    from xlmech.evaluation import evaluate_mitigation as evaluate_mitigation
     from xlmech.execution.ray_pool import on_ray as on_ray
     from xlmech.execution.resume import resumable as resumable
-    from xlmech.export import export_model as export_model
-    from xlmech.knowledge import KnowledgeResult as KnowledgeResult
-    from xlmech.knowledge import base_knowledge as base_knowledge
     from xlmech.leakage.measure import LeakageResult as LeakageResult
     from xlmech.leakage.measure import measure_leakage as measure_leakage
     from xlmech.lens.direct_logit import DirectLogitResult as DirectLogitResult
@@ -41,10 +35,20 @@ if TYPE_CHECKING:
     from xlmech.lens.similarity import representation_similarity as representation_similarity
     from xlmech.lens.tuned import TunedLens as TunedLens
     from xlmech.lens.tuned import train_tuned_lens as train_tuned_lens
-    from xlmech.manifest import Manifest as Manifest
-    from xlmech.manifest import load_manifest as load_manifest
     from xlmech.mitigate import Outcome as Outcome
     from xlmech.mitigate import run_config as run_config
+    from xlmech.mitigation.attacks import RecoveryResult as RecoveryResult
+    from xlmech.mitigation.attacks import recovery_attacks as recovery_attacks
+    from xlmech.mitigation.dose import dose_response as dose_response
+    from xlmech.mitigation.evaluate import MitigationResult as MitigationResult
+    from xlmech.mitigation.evaluate import evaluate_mitigation as evaluate_mitigation
+    from xlmech.mitigation.export.checkpoint import export_model as export_model
+    from xlmech.mitigation.export.manifest import Manifest as Manifest
+    from xlmech.mitigation.export.manifest import load_manifest as load_manifest
+    from xlmech.mitigation.knowledge import KnowledgeResult as KnowledgeResult
+    from xlmech.mitigation.knowledge import base_knowledge as base_knowledge
+    from xlmech.mitigation.specificity import SpecificityResult as SpecificityResult
+    from xlmech.mitigation.specificity import specificity_matrix as specificity_matrix
     from xlmech.models.load import load_model as load_model
     from xlmech.neurons.ablation import ablate as ablate
     from xlmech.neurons.ablation import asking as asking
@@ -84,11 +88,7 @@ if TYPE_CHECKING:
     from xlmech.patching.positions import PositionSweep as PositionSweep
     from xlmech.patching.positions import patch_positions as patch_positions
     from xlmech.planting.train import plant as plant
-    from xlmech.recovery import RecoveryResult as RecoveryResult
-    from xlmech.recovery import recovery_attacks as recovery_attacks
     from xlmech.report import write_report as write_report
-    from xlmech.specificity import SpecificityResult as SpecificityResult
-    from xlmech.specificity import specificity_matrix as specificity_matrix
     from xlmech.trace import RecordTrace as RecordTrace
     from xlmech.trace import trace_record as trace_record
 
@@ -109,22 +109,22 @@ _MODULE_OF = {
     "DirectLogitResult": "lens.direct_logit",
     "direct_logit_attribution": "lens.direct_logit",
     "on_ray": "execution.ray_pool",
-    "dose_response": "dose",
-    "MitigationResult": "evaluation",
-    "evaluate_mitigation": "evaluation",
-    "export_model": "export",
+    "dose_response": "mitigation.dose",
+    "MitigationResult": "mitigation.evaluate",
+    "evaluate_mitigation": "mitigation.evaluate",
+    "export_model": "mitigation.export.checkpoint",
     "FewestNeurons": "neurons.selection.minimal_set",
     "fewest_neurons": "neurons.selection.minimal_set",
-    "KnowledgeResult": "knowledge",
-    "base_knowledge": "knowledge",
+    "KnowledgeResult": "mitigation.knowledge",
+    "base_knowledge": "mitigation.knowledge",
     "available_languages": "data.languages",
     "LeakageResult": "leakage.measure",
     "measure_leakage": "leakage.measure",
     "LensResult": "lens.logit",
     "logit_lens": "lens.logit",
     "locate_privacy_neurons": "neurons.selection.locate",
-    "Manifest": "manifest",
-    "load_manifest": "manifest",
+    "Manifest": "mitigation.export.manifest",
+    "load_manifest": "mitigation.export.manifest",
     "LearnedMask": "neurons.selection.learned_mask",
     "learn_mask": "neurons.selection.learned_mask",
     "Outcome": "mitigate",
@@ -158,14 +158,14 @@ _MODULE_OF = {
     "demo_records": "data.records",
     "load_records": "data.records",
     "save_records": "data.records",
-    "RecoveryResult": "recovery",
+    "RecoveryResult": "mitigation.attacks",
     "write_report": "report",
-    "recovery_attacks": "recovery",
+    "recovery_attacks": "mitigation.attacks",
     "Sampling": "engine.sampling",
     "SimilarityResult": "lens.similarity",
     "representation_similarity": "lens.similarity",
-    "SpecificityResult": "specificity",
-    "specificity_matrix": "specificity",
+    "SpecificityResult": "mitigation.specificity",
+    "specificity_matrix": "mitigation.specificity",
     "StabilityResult": "neurons.evidence.stability",
     "chosen_again": "neurons.evidence.stability",
     "pool_of": "neurons.evidence.stability",

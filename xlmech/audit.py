@@ -15,9 +15,9 @@ import pandas as pd
 
 from xlmech.data.probes import Probe, ProbeSet, build_probes
 from xlmech.data.records import Record
-from xlmech.evaluation import MitigationResult, evaluate_mitigation
 from xlmech.leakage.measure import LeakageResult, measure_leakage
 from xlmech.lens.logit import LensResult, followed_attributes, logit_lens
+from xlmech.mitigation.evaluate import MitigationResult, evaluate_mitigation
 from xlmech.models.backends import backend_of
 from xlmech.models.shape import CONDITIONS, Stage, shape_of
 from xlmech.neurons.neuron_set import PrivacyNeurons

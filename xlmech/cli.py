@@ -183,7 +183,7 @@ def ablate(
     backend: BackendOption = "auto",
 ) -> None:
     """Deactivate neurons and measure leakage, public facts and neutral text before and after."""
-    from xlmech.evaluation import evaluate_mitigation
+    from xlmech.mitigation.evaluate import evaluate_mitigation
     from xlmech.neurons.neuron_set import NeuronSet
 
     check_new(out)

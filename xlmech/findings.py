@@ -19,21 +19,21 @@ from xlmech.storage.result import Result
 from xlmech.storage.run_folder import is_unfinished
 
 if TYPE_CHECKING:
-    from xlmech.evaluation import MitigationResult
     from xlmech.leakage.measure import LeakageResult
     from xlmech.lens.logit import LensResult
+    from xlmech.mitigation.evaluate import MitigationResult
     from xlmech.neurons.neuron_set import PrivacyNeurons
 
 CLASSES = {
     "leakage": "leakage.measure.LeakageResult",
     "lens": "lens.logit.LensResult",
     "privacy_neurons": "neurons.neuron_set.PrivacyNeurons",
-    "mitigation": "evaluation.MitigationResult",
+    "mitigation": "mitigation.evaluate.MitigationResult",
     "similarity": "lens.similarity.SimilarityResult",
     "patching": "patching.between_languages.PatchingResult",
     "direct_logit": "lens.direct_logit.DirectLogitResult",
     "position_sweep": "patching.positions.PositionSweep",
-    "specificity": "specificity.SpecificityResult",
+    "specificity": "mitigation.specificity.SpecificityResult",
 }
 """Kind of a saved result that can be drawn -> module and class that read it."""
 STAGES = {"leakage": "leakage", "lens": "lens", "neurons": "location of neurons", "mitigation": "deactivation"}

@@ -23,10 +23,10 @@ import torch
 from xlmech.audit import Audit, Report, run_audit, table
 from xlmech.config import Config, ExportSection
 from xlmech.data.probes import ProbeSet
-from xlmech.evaluation import MitigationResult, evaluate_mitigation
 from xlmech.execution.resume import described, resumable
-from xlmech.export import export_model
-from xlmech.manifest import Manifest, effect_of, load_manifest
+from xlmech.mitigation.evaluate import MitigationResult, evaluate_mitigation
+from xlmech.mitigation.export.checkpoint import export_model
+from xlmech.mitigation.export.manifest import Manifest, effect_of, load_manifest
 from xlmech.models.checkpoints import load_tokenizer
 from xlmech.models.load import load_model, plant_language, provenance
 from xlmech.preparation import Prepared, prepare
@@ -111,7 +111,7 @@ def run_config(
     that an export that fails loses no result. Probes are worked on in parts (see `xlmech.execution.resume`): a run that was stopped, however
     it was, is continued with `resume`, and ends with the same numbers.
 
-    No checkpoint is written where deactivation was not measured to have an effect (`xlmech.manifest.effect_of`), unless
+    No checkpoint is written where deactivation was not measured to have an effect (`xlmech.mitigation.export.manifest.effect_of`), unless
     `export.without_effect` is set. The run is finished all the same, and `Outcome.refused` says why. With `without_effect` set
     and `resume`, a finished run gets its checkpoint without being measured again.
 

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from xlmech.evaluation import MitigationResult
 from xlmech.findings import chosen_effects, rows_of
 from xlmech.leakage.above_controls import Excess
 from xlmech.metrics.intervals import NOTHING_BEFORE
+from xlmech.mitigation.evaluate import MitigationResult
 from xlmech.words import counted, joined, percent, short_name, signed, spread
 
 

@@ -17,7 +17,7 @@ from xlmech.figures._mitigation import effect_hover
 from xlmech.figures._style import name, percent, rows_of
 
 if TYPE_CHECKING:
-    from xlmech.evaluation import MitigationResult
+    from xlmech.mitigation.evaluate import MitigationResult
 
 _COLUMNS = ["neurons", "value", "low", "high", "hover"]
 

@@ -13,7 +13,7 @@ from xlmech.figures._mitigation import private_effects
 from xlmech.figures._style import GREY, INK, OTHERS, SETS, counts, finish, percent, rows_of
 
 if TYPE_CHECKING:
-    from xlmech.evaluation import MitigationResult
+    from xlmech.mitigation.evaluate import MitigationResult
 
 _SHADES = (*SETS[1:], *OTHERS)
 _SYMBOLS = ("circle", "square", "diamond", "triangle-up", "pentagon", "star", "hexagon", "cross")

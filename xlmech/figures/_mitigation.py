@@ -29,7 +29,7 @@ from xlmech.figures._style import (
 )
 
 if TYPE_CHECKING:
-    from xlmech.evaluation import MitigationResult
+    from xlmech.mitigation.evaluate import MitigationResult
 
 _CONTROLS = ("circle", "diamond", "square", "x")
 """Symbols of the grey controls, in their order."""

@@ -17,7 +17,7 @@ from xlmech.figures._mitigation import private_effects
 from xlmech.figures._style import GREY, INK, bold_note, colour, counts, faded, finish, label, ordered
 
 if TYPE_CHECKING:
-    from xlmech.evaluation import MitigationResult
+    from xlmech.mitigation.evaluate import MitigationResult
 
 _RISE = "#AA4499"
 _SYMBOLS = ("circle", "square", "triangle-up", "diamond", "triangle-down", "pentagon", "hexagon", "star", "cross", "x")

@@ -17,14 +17,14 @@ from typing import Any, ClassVar, Literal, get_args
 
 import pandas as pd
 
-from xlmech import reductions
 from xlmech.checks import check_choices
-from xlmech.conditions import check_sets
 from xlmech.data.probes import ProbeSet, build_probes
 from xlmech.data.records import Record
 from xlmech.engine.batching import BATCH_SIZE
 from xlmech.engine.sampling import Sampling
 from xlmech.leakage.measure import LeakageResult, measure_leakage
+from xlmech.mitigation import reduction as reductions
+from xlmech.mitigation.conditions import check_sets
 from xlmech.models import load as models
 from xlmech.neurons.ablation import ablate
 from xlmech.neurons.neuron_set import NeuronSet

@@ -12,9 +12,15 @@ from typing import Any, ClassVar, get_args
 
 import pandas as pd
 
-from xlmech import reductions
 from xlmech.checks import check_choice, check_choices
-from xlmech.conditions import (
+from xlmech.data import languages as packs
+from xlmech.data.probes import ProbeSet
+from xlmech.data.records import Record
+from xlmech.engine.batching import BATCH_SIZE
+from xlmech.engine.record import ActivationMoments, activation_moments
+from xlmech.leakage.measure import LeakageResult, Measure, candidate_forms, measure_leakage
+from xlmech.mitigation import reduction as reductions
+from xlmech.mitigation.conditions import (
     Condition,
     Control,
     check_sets,
@@ -24,13 +30,7 @@ from xlmech.conditions import (
     is_random,
     named_sets,
 )
-from xlmech.data import languages as packs
-from xlmech.data.probes import ProbeSet
-from xlmech.data.records import Record
-from xlmech.engine.batching import BATCH_SIZE
-from xlmech.engine.record import ActivationMoments, activation_moments
-from xlmech.knowledge import base_knowledge
-from xlmech.leakage.measure import LeakageResult, Measure, candidate_forms, measure_leakage
+from xlmech.mitigation.knowledge import base_knowledge
 from xlmech.models.backends import backend_of
 from xlmech.models.load import provenance
 from xlmech.neurons.ablation import Mode, ablate

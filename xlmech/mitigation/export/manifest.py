@@ -13,7 +13,7 @@ from xlmech.neurons.neuron_set import NeuronSet
 from xlmech.storage.result import Provenance
 
 if TYPE_CHECKING:
-    from xlmech.evaluation import MitigationResult
+    from xlmech.mitigation.evaluate import MitigationResult
 
 MANIFEST = "xlmech_manifest.json"
 CARD = "README.md"

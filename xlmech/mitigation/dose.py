@@ -9,13 +9,13 @@ from typing import Any
 import pandas as pd
 
 from xlmech.checks import check_list
-from xlmech.conditions import Condition, check_sets, control_conditions, how_of, is_control
 from xlmech.data import languages as packs
 from xlmech.data.probes import ProbeSet
 from xlmech.data.records import Record
 from xlmech.engine.batching import BATCH_SIZE
-from xlmech.evaluation import Asked, MitigationResult
 from xlmech.leakage.measure import LeakageResult
+from xlmech.mitigation.conditions import Condition, check_sets, control_conditions, how_of, is_control
+from xlmech.mitigation.evaluate import Asked, MitigationResult
 from xlmech.models.backends import Backend, backend_of
 from xlmech.models.load import model_name
 from xlmech.neurons.attribution.neutral_text import check_texts

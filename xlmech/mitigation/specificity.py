@@ -14,12 +14,12 @@ from typing import Any, ClassVar
 
 import pandas as pd
 
-from xlmech import reductions
-from xlmech.conditions import check_sets, named_sets
 from xlmech.data.probes import ProbeSet
 from xlmech.data.records import Record
 from xlmech.engine.batching import BATCH_SIZE
 from xlmech.leakage.measure import LeakageResult, measure_leakage
+from xlmech.mitigation import reduction as reductions
+from xlmech.mitigation.conditions import check_sets, named_sets
 from xlmech.models.load import provenance
 from xlmech.neurons.ablation import ablate
 from xlmech.neurons.neuron_set import NeuronSet

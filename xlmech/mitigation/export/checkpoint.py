@@ -19,7 +19,8 @@ import torch
 from jaxtyping import Float
 
 from xlmech.data.languages import available_languages, load_language
-from xlmech.manifest import Effect, Manifest, effect_of, of_mitigation
+from xlmech.mitigation.export.down_projection import Edited, edited_weights, layer_count, put
+from xlmech.mitigation.export.manifest import Effect, Manifest, effect_of, of_mitigation
 from xlmech.models.backends import is_hooked
 from xlmech.models.checkpoints import Checkpoint, load_checkpoint
 from xlmech.models.load import load_model, model_name, provenance
@@ -27,10 +28,9 @@ from xlmech.neurons.ablation import ablate
 from xlmech.neurons.neuron_set import NeuronSet
 from xlmech.storage.atomic import new_folder
 from xlmech.storage.result import Provenance
-from xlmech.weights import Edited, edited_weights, layer_count, put
 
 if TYPE_CHECKING:
-    from xlmech.evaluation import MitigationResult
+    from xlmech.mitigation.evaluate import MitigationResult
 
 ExportMode = Literal["zero", "mean", "scale"]
 _CAN = (
@@ -76,7 +76,7 @@ def export_model(
         tokenizer: Where the source has none.
         dtype: Of the weights written; a transformers model keeps its own.
         mitigation: Measured reduction and price, for the manifest and the model card. Unless it shows an effect (see
-            `xlmech.manifest.effect_of`: extraction fell over all query languages, with an interval above 0) nothing is written.
+            `xlmech.mitigation.export.manifest.effect_of`: extraction fell over all query languages, with an interval above 0) nothing is written.
         without_effect: Write the checkpoint also where no effect was measured, or nothing at all; manifest and card say so.
         trust_remote_code: Passed to transformers.
 

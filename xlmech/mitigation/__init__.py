@@ -1,0 +1,1 @@
+"""What an ablation gains and costs, and whether attacks undo it."""

@@ -1,0 +1,1 @@
+"""Write a mitigated checkpoint with its manifest and model card."""
