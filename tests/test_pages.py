@@ -9,7 +9,8 @@ import pytest
 from browser import browser, hovered, visit
 from toy_results import growing, leakage, lens_result
 
-from xlmech import figures, pages
+from xlmech import figures
+from xlmech.figures import html as pages
 
 
 def test_write_index_opens_offline_and_escapes(tmp_path: Path) -> None:

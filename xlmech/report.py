@@ -22,7 +22,7 @@ import jinja2
 import pandas as pd
 from markupsafe import Markup
 
-from xlmech import pages
+from xlmech.figures import html as pages
 from xlmech.figures import language_name, masked
 from xlmech.findings import Findings, chosen_effects, read_findings, rows_of
 from xlmech.leakage.above_controls import Excess

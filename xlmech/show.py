@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from xlmech import figures, pages
+from xlmech import figures
 from xlmech.audit import Audit, table
+from xlmech.figures import html as pages
 
 LEAKS = 0.30
 """A query language leaks when more than this share of held-out private facts comes out."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from xlmech import pages
+from xlmech.figures import html as pages
 from xlmech.figures._views import View
 
 _PICTURES = ("png", "svg", "pdf")
