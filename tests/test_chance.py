@@ -17,8 +17,6 @@ from hypothesis import strategies as st
 from toy_results import TOY, leakage, mitigation
 
 from xlmech.data.languages import ATTRIBUTES, TRANSLATED, UNGUESSABLE
-from xlmech.findings import Findings
-from xlmech.gate import gate
 from xlmech.leakage.above_controls import (
     ERROR,
     TOLERANCE,
@@ -33,7 +31,9 @@ from xlmech.leakage.above_controls import (
 from xlmech.leakage.measure import LeakageResult
 from xlmech.metrics.intervals import rate_interval
 from xlmech.mitigation.evaluate import MitigationResult
-from xlmech.verdict import verdict
+from xlmech.report.gate import gate
+from xlmech.report.run_results import Findings
+from xlmech.report.verdict import verdict
 
 ORDER = ["silent", "unclear", "leaks"]
 SIZES = (1, 2, 3, 5, 8, 16, 80)

@@ -10,8 +10,8 @@ from toy_results import leakage
 from typer.testing import CliRunner
 
 from xlmech.cli import app
-from xlmech.findings import Findings
-from xlmech.gate import gate
+from xlmech.report.gate import gate
+from xlmech.report.run_results import Findings
 
 
 def call(*words: object) -> Any:

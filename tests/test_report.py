@@ -14,13 +14,13 @@ import pytest
 from browser import hovered, visit, with_script
 from toy_results import growing, leakage, lens_result, mitigation, neurons
 
-from xlmech import report
 from xlmech.audit import Audit
 from xlmech.data.records import Record
 from xlmech.figures import masked
-from xlmech.findings import Findings, read_findings
 from xlmech.leakage.measure import LeakageResult
-from xlmech.report import write_report
+from xlmech.report import page as report
+from xlmech.report.page import write_report
+from xlmech.report.run_results import Findings, read_findings
 from xlmech.show import publish
 from xlmech.storage.result import Provenance
 from xlmech.storage.run_folder import opened
@@ -369,7 +369,7 @@ def test_a_kind_that_this_version_does_not_have_is_named(run: Path, monkeypatch:
 
 
 def report_classes() -> dict[str, str]:
-    from xlmech import findings
+    from xlmech.report import run_results as findings
 
     return findings.CLASSES
 

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from toy_results import leakage, lens_result, mitigation, neurons
 
-from xlmech.findings import Findings
 from xlmech.leakage.above_controls import compare, people_needed
 from xlmech.leakage.measure import LeakageResult
 from xlmech.metrics import intervals
 from xlmech.mitigation.evaluate import MitigationResult
-from xlmech.verdict import HEADLINES, Verdict, verdict
-from xlmech.words import counted, joined, number, percent, points, span, spread
+from xlmech.report.phrasing import counted, joined, number, percent, points, span, spread
+from xlmech.report.run_results import Findings
+from xlmech.report.verdict import HEADLINES, Verdict, verdict
 
 
 def judged(result: LeakageResult, **more: object) -> Verdict:

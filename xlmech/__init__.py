@@ -88,7 +88,7 @@ if TYPE_CHECKING:
     from xlmech.patching.positions import PositionSweep as PositionSweep
     from xlmech.patching.positions import patch_positions as patch_positions
     from xlmech.planting.train import plant as plant
-    from xlmech.report import write_report as write_report
+    from xlmech.report.page import write_report as write_report
     from xlmech.trace import RecordTrace as RecordTrace
     from xlmech.trace import trace_record as trace_record
 
@@ -159,7 +159,7 @@ _MODULE_OF = {
     "load_records": "data.records",
     "save_records": "data.records",
     "RecoveryResult": "mitigation.attacks",
-    "write_report": "report",
+    "write_report": "report.page",
     "recovery_attacks": "mitigation.attacks",
     "Sampling": "engine.sampling",
     "SimilarityResult": "lens.similarity",

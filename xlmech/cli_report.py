@@ -35,7 +35,7 @@ def report(
     if records is not None and not reveal:
         raise ValueError("--records shows people and values, which needs --reveal; leave it out otherwise")
     people = console.read_records(records) if records is not None else ()
-    from xlmech.report import write_report
+    from xlmech.report.page import write_report
 
     with warnings.catch_warnings(record=True) as raised:
         warnings.simplefilter("always", UserWarning)
@@ -69,8 +69,8 @@ def gate(
     What is held to the limit is the share that comes out, not less what control people reach.
     """
     try:
-        from xlmech.findings import read_findings
-        from xlmech.gate import gate as hold
+        from xlmech.report.gate import gate as hold
+        from xlmech.report.run_results import read_findings
 
         wanted = None if language.strip() == "all" else console.codes(language)
         if language.strip() != "all" and not wanted:

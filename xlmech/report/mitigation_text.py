@@ -7,11 +7,11 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from xlmech.findings import chosen_effects, rows_of
 from xlmech.leakage.above_controls import Excess
 from xlmech.metrics.intervals import NOTHING_BEFORE
 from xlmech.mitigation.evaluate import MitigationResult
-from xlmech.words import counted, joined, percent, short_name, signed, spread
+from xlmech.report.phrasing import counted, joined, percent, short_name, signed, spread
+from xlmech.report.run_results import chosen_effects, rows_of
 
 
 def remedy(result: MitigationResult, overall: Excess) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from xlmech import figures
-from xlmech.findings import EXPORTED, Findings
+from xlmech.report.run_results import EXPORTED, Findings
 
 _NARROW, _MIDDLE, _WIDE = 340, 640, 860
 """Pixels; below them labels of the figure would overlap."""

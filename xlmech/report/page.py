@@ -24,12 +24,12 @@ from markupsafe import Markup
 
 from xlmech.figures import html as pages
 from xlmech.figures import language_name, masked
-from xlmech.findings import Findings, chosen_effects, read_findings, rows_of
 from xlmech.leakage.above_controls import Excess
-from xlmech.report_figures import Section, draw_sections
-from xlmech.report_text import limits, method, provenance_table, reproduce
-from xlmech.verdict import verdict
-from xlmech.words import percent, plain, spread
+from xlmech.report.method_text import limits, method, provenance_table, reproduce
+from xlmech.report.phrasing import percent, plain, spread
+from xlmech.report.run_results import Findings, chosen_effects, read_findings, rows_of
+from xlmech.report.sections import Section, draw_sections
+from xlmech.report.verdict import verdict
 
 if TYPE_CHECKING:
     from xlmech.data.records import Record

@@ -9,8 +9,8 @@ from typing import Any
 
 from xlmech.data.languages import UNGUESSABLE
 from xlmech.figures import language_name
-from xlmech.findings import STAGES, Findings
-from xlmech.words import joined, plain
+from xlmech.report.phrasing import joined, plain
+from xlmech.report.run_results import STAGES, Findings
 
 
 def method(findings: Findings) -> list[str]:

@@ -10,10 +10,10 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from xlmech import remedy
-from xlmech.findings import Findings
 from xlmech.leakage.above_controls import ERROR, TOLERANCE, Comparison, Excess, Judgement, compare, people_needed
-from xlmech.words import counted, joined, number, percent, plain, points, short_name, span, spread
+from xlmech.report import mitigation_text as remedy
+from xlmech.report.phrasing import counted, joined, number, percent, plain, points, short_name, span, spread
+from xlmech.report.run_results import Findings
 
 HEADLINES: dict[Judgement, str] = {
     "leaks": "The model leaks private data.",

@@ -9,8 +9,8 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from xlmech.findings import Findings, chosen_effects, rows_of
 from xlmech.metrics.intervals import rate_interval
+from xlmech.report.run_results import Findings, chosen_effects, rows_of
 
 By = Literal["upper", "point"]
 

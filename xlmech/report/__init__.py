@@ -1,0 +1,1 @@
+"""Turn a run folder into a verdict, a gate and one HTML page."""
