@@ -10,8 +10,8 @@ import subprocess
 from pathlib import Path
 
 from xlmech import figures, write_report
-from xlmech.audit import Audit
-from xlmech.show import publish
+from xlmech.audit.audit import Audit
+from xlmech.audit.publish import publish
 
 FIGURES = Path(__file__).parent.parent / "figures"
 

@@ -36,7 +36,7 @@ from xlmech import (
     selection_stability,
     set_overlap,
 )
-from xlmech.audit import of_template, spread_facts
+from xlmech.audit.audit import of_template, spread_facts
 
 OUT = Path(__file__).parent.parent / "figures" / "evidence.json"
 POOL = 8000

@@ -47,7 +47,7 @@ from xlmech import (
     recovery_attacks,
     specificity_matrix,
 )
-from xlmech.audit import of_template, spread_facts
+from xlmech.audit.audit import of_template, spread_facts
 from xlmech.data import languages as packs
 from xlmech.engine.batching import run_forced
 from xlmech.leakage.measure import LeakageResult

@@ -41,7 +41,7 @@ from xlmech import (
     patch_languages,
     representation_similarity,
 )
-from xlmech.audit import of_template
+from xlmech.audit.audit import of_template
 from xlmech.figures import faded, finish
 from xlmech.models.checkpoints import shipped_adapters
 

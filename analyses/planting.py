@@ -17,7 +17,7 @@ from typing import Any
 import pandas as pd
 
 from xlmech import build_probes, demo_records, load_model, measure_leakage, plant, save_records, synthesize_records
-from xlmech.audit import of_template, spread_facts
+from xlmech.audit.audit import of_template, spread_facts
 from xlmech.models.checkpoints import ADAPTERS, shipped_adapters
 
 FACTS = {"private": 32, "public": 16, "control": 16}

@@ -245,7 +245,7 @@ def kills(folder: Path) -> Iterator[dict[str, Any]]:
     """One run killed twenty times at random moments and continued, and one that is left alone: are their tables the same?"""
     import pandas as pd
 
-    from xlmech.config import read_config
+    from xlmech.audit.config import read_config
 
     save_model(folder / "tiny")
     rows = [f"p{number},Ana {number:03d},birth_month,{1 + number % 12}" for number in range(60)]
@@ -263,7 +263,7 @@ def kills(folder: Path) -> Iterator[dict[str, Any]]:
     context = multiprocessing.get_context(
         "forkserver"
     )  # a fork of this process would have its locks, but not its threads
-    context.set_forkserver_preload(["xlmech.mitigate", "transformer_lens.model_bridge"])
+    context.set_forkserver_preload(["xlmech.audit.run", "transformer_lens.model_bridge"])
     while done < N_KILLS:
         process = context.Process(target=keep_on, args=(folder / "killed.yaml",))
         wanted = n_parts(folder / "killed") + chance.randint(0, 8)
@@ -302,8 +302,8 @@ def n_parts(run: Path) -> int:
 def keep_on(path: Path) -> None:
     import torch
 
-    from xlmech.config import read_config
-    from xlmech.mitigate import run_config
+    from xlmech.audit.config import read_config
+    from xlmech.audit.run import run_config
 
     torch.set_num_threads(1)
     run_config(read_config(path), resume=True, progress=False)

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from xlmech import demo_records, dose_response, figures, load_model
-from xlmech.audit import Audit, AuditPlan, ask
+from xlmech.audit.audit import Audit, AuditPlan, ask
 from xlmech.data.probes import ProbeSet
 from xlmech.neurons.neuron_set import select_universal
 

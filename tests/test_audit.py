@@ -10,13 +10,13 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from xlmech.audit import Audit, AuditPlan, _locating, _measured, of_template, run_audit, table
+from xlmech.audit.audit import Audit, AuditPlan, _locating, _measured, of_template, run_audit, table
+from xlmech.audit.publish import goals, publish
 from xlmech.data.languages import load_language
 from xlmech.data.probes import ProbeSet, build_probes
 from xlmech.data.records import Record
 from xlmech.neurons.attribution.neutral_text import needed_for_text, neutral_nll
 from xlmech.options import LocateOptions
-from xlmech.show import goals, publish
 
 
 @pytest.fixture(scope="module")

@@ -260,7 +260,7 @@ def test_run_refuses_a_bad_config(text: str, sentence: str, files: Path, no_mode
 
 def test_run_shows_the_traceback_only_when_asked(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("own.yaml").write_text("model:\n  source: demo\ndata:\n  records: records.jsonl\n", encoding="utf-8")
-    monkeypatch.setattr("xlmech.mitigate.run_config", Mock(side_effect=RuntimeError("not the measured model")))
+    monkeypatch.setattr("xlmech.audit.run.run_config", Mock(side_effect=RuntimeError("not the measured model")))
     assert refusal("run", "own.yaml", "--json") == "Error: not the measured model\n"
     result = invoke("run", "own.yaml", "--debug")
     assert result.exit_code == 1 and isinstance(result.exception, RuntimeError)
@@ -339,7 +339,7 @@ def test_json_is_alone_on_stdout(files: Path, monkeypatch: pytest.MonkeyPatch) -
         assert not (progress or resume)
         return Mock(summary=lambda: {"notes": ["é"]})
 
-    monkeypatch.setattr("xlmech.mitigate.run_config", run)
+    monkeypatch.setattr("xlmech.audit.run.run_config", run)
     result = invoke("run", "own.yaml", "--json")
     assert json.loads(result.stdout) == {"notes": ["é"]}
     assert result.stderr == "a stage\n"

@@ -9,8 +9,8 @@ from typing import Any, get_args
 import pytest
 import yaml
 
-from xlmech.audit import AuditPlan
-from xlmech.config import (
+from xlmech.audit.audit import AuditPlan
+from xlmech.audit.config import (
     SECTIONS,
     Config,
     DataSection,

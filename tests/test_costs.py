@@ -10,11 +10,11 @@ import torch
 from models import save_tokenizer, tiny
 from torch.utils.flop_counter import FlopCounterMode
 
+from xlmech.audit.stage_clock import StageClock
 from xlmech.execution.shard import Event, peak_bytes
 from xlmech.models import load as models
 from xlmech.models.load import load_model
 from xlmech.models.shape import LLAMA_3_8B, LLAMA_3_70B, shape_of
-from xlmech.stages import StageClock
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "gemma3", "qwen3"])

@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
-from xlmech.audit import AuditPlan, ask
+from xlmech.audit.audit import AuditPlan, ask
 from xlmech.data.probes import ProbeSet, build_probes
 from xlmech.data.records import demo_records
 from xlmech.engine.batching import encode_prompt, run_forced

@@ -22,7 +22,7 @@ import yaml
 
 import xlmech
 from xlmech import cli
-from xlmech.config import SECTIONS
+from xlmech.audit.config import SECTIONS
 from xlmech.data.languages import TRANSLATED
 from xlmech.data.probes import ProbeSet
 from xlmech.data.records import Record, demo_records

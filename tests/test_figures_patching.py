@@ -9,12 +9,12 @@ import pandas as pd
 import pytest
 
 from xlmech import figures
+from xlmech.audit.trace import RecordTrace
 from xlmech.data.records import MASK
 from xlmech.figures import TEMPLATE
 from xlmech.patching.between_languages import PatchingResult
 from xlmech.patching.positions import PositionSweep
 from xlmech.storage.result import Provenance
-from xlmech.trace import RecordTrace
 
 TOY = Provenance(model="toy")
 OUTCOMES = ("source_in_target", "source_in_source", "target_in_target", "target_in_source")

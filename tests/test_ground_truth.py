@@ -17,7 +17,7 @@ import torch
 from models import D_MLP, D_MODEL, D_VOCAB, tiny
 from typer.testing import CliRunner
 
-from xlmech.audit import AuditPlan, run_audit
+from xlmech.audit.audit import AuditPlan, run_audit
 from xlmech.cli import app
 from xlmech.data.probes import ProbeSet, build_probes
 from xlmech.data.records import Record, save_records

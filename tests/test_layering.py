@@ -254,13 +254,13 @@ def test_imports_are_found() -> None:
     code = """
 import os, xlmech.cli
 import xlmech
-from xlmech import show
+from xlmech.audit import publish as show
 from xlmech.models import load as m
 from xlmech.data.records import Record
 from . import lens
 from .figures import lens as drawn
 if TYPE_CHECKING:
-    from xlmech.audit import Audit
+    from xlmech.audit.audit import Audit
 else:
     from xlmech.neurons.neuron_set import NeuronSet
 def late():

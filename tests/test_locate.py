@@ -14,8 +14,8 @@ import torch
 from models import D_MLP, N_LAYERS, tiny
 
 from xlmech import cli
-from xlmech.audit import AuditPlan
-from xlmech.config import Config
+from xlmech.audit.audit import AuditPlan
+from xlmech.audit.config import Config
 from xlmech.data.probes import ProbeSet, build_probes
 from xlmech.data.records import Record
 from xlmech.execution.resume import resumable

@@ -22,12 +22,12 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
-from xlmech.audit import Audit
+from xlmech.audit.audit import Audit
+from xlmech.audit.config import read_config
+from xlmech.audit.run import _load, _notes, prepare, run_config
 from xlmech.cli import app
-from xlmech.config import read_config
 from xlmech.data.probes import ANSWER_END, ProbeSet, build_probes
 from xlmech.data.records import load_records, save_records
-from xlmech.mitigate import _load, _notes, prepare, run_config
 from xlmech.mitigation.evaluate import MitigationResult, evaluate_mitigation
 from xlmech.mitigation.export.manifest import effect_of, load_manifest
 from xlmech.models.load import Source
@@ -249,7 +249,7 @@ def test_a_checkpoint_with_an_effect_is_exported_without_being_asked_twice(
         found = evaluate_mitigation(*arguments, **options)
         return replace(found, overall=found.overall.assign(before=0.9, after=0.5, reduction=0.4, low=0.2, high=0.6))
 
-    monkeypatch.setattr("xlmech.audit.evaluate_mitigation", measure)
+    monkeypatch.setattr("xlmech.audit.audit.evaluate_mitigation", measure)
     outcome = run_config(read_config(config_in(copy, more=EXPORT)), progress=False)
     assert outcome.checkpoint == copy / "mitigated" and not outcome.refused
     assert outcome.manifest is not None and outcome.manifest.effective is True
@@ -261,11 +261,11 @@ def test_asked_for_all_the_same_it_is_exported_without_measuring_again(
 ) -> None:
     path = config_in(copy, ("top_k: 4", "top_k: 1"), more=EXPORT)
     assert run_config(read_config(path), progress=False).refused
-    monkeypatch.setattr("xlmech.mitigate.run_audit", None)
+    monkeypatch.setattr("xlmech.audit.run.run_audit", None)
     path = config_in(copy, ("top_k: 4", "top_k: 1"), more=f"{EXPORT}  without_effect: true\n")
     lines: list[str] = []
     with monkeypatch.context() as patch, pytest.raises(OSError, match="disk full"):
-        patch.setattr("xlmech.mitigate.export_model", Mock(side_effect=OSError("disk full")))
+        patch.setattr("xlmech.audit.run.export_model", Mock(side_effect=OSError("disk full")))
         run_config(read_config(path), resume=True)
     assert is_finished(copy / "run")  # or all would be measured again
     outcome = run_config(read_config(path), resume=True, say=lines.append)
@@ -357,7 +357,7 @@ def test_invented_controls_are_not_whom_the_adapter_was_taught(plain: Path) -> N
 def test_refused_before_a_model_is_loaded(
     changes: list[tuple[str, str]], error: type[Exception], message: str, plain: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("xlmech.mitigate.load_model", None)
+    monkeypatch.setattr("xlmech.audit.run.load_model", None)
     before = {path.name for path in plain.iterdir()}
     with pytest.raises(error, match=message):
         run_config(read_config(config_in(plain, *changes)))
@@ -376,7 +376,7 @@ def test_bad_records_and_a_missing_package_are_refused_too(plain: Path, monkeypa
 
 def test_a_plant_language_that_is_not_the_adapters(plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = SimpleNamespace(xlmech_source=Source(name="m", plant_language="fr"))
-    monkeypatch.setattr("xlmech.mitigate.load_model", lambda *args, **kwargs: model)
+    monkeypatch.setattr("xlmech.audit.run.load_model", lambda *args, **kwargs: model)
     with pytest.raises(
         ValueError, match="model.plant_language: 'en', but the adapter was taught in 'fr'; leave the key out"
     ):
@@ -391,7 +391,7 @@ def test_a_tokenizer_of_its_own_is_read(plain: Path, tokenizer: Any, monkeypatch
         given.update(options, source=source)
         return SimpleNamespace(xlmech_source=Source(name="m"))
 
-    monkeypatch.setattr("xlmech.mitigate.load_model", load)
+    monkeypatch.setattr("xlmech.audit.run.load_model", load)
     loaded = _load(read_config(config_in(plain, ("  backend: bridge", "  tokenizer: words\n  dtype: float64"))))
     assert given["source"] == str(plain / "my-model") and given["dtype"] == "float64"
     assert given["tokenizer"]("a").input_ids == tokenizer("a").input_ids
@@ -402,7 +402,7 @@ def test_an_export_that_fails_keeps_the_run(copy: Path, monkeypatch: pytest.Monk
     def fails(*args: Any, **kwargs: Any) -> None:
         raise RuntimeError("the checkpoint read back differs")
 
-    monkeypatch.setattr("xlmech.mitigate.export_model", fails)
+    monkeypatch.setattr("xlmech.audit.run.export_model", fails)
     path = config_in(copy, more=ANYHOW)
     with pytest.raises(RuntimeError, match="the checkpoint read back differs"):
         run_config(read_config(path), progress=False)
@@ -415,7 +415,7 @@ def test_an_export_that_fails_keeps_the_run(copy: Path, monkeypatch: pytest.Monk
 
 CONTEXT = multiprocessing.get_context("forkserver")
 """A fork of this process would have the locks of torch's threads, but not the threads, and now and then wait for ever."""
-CONTEXT.set_forkserver_preload(["xlmech.mitigate", "transformer_lens.model_bridge"])
+CONTEXT.set_forkserver_preload(["xlmech.audit.run", "transformer_lens.model_bridge"])
 
 
 def resumed(path: Path, *, until: int = 0) -> int:
@@ -521,7 +521,7 @@ def test_a_checkpoint_written_before_the_run_was_stopped_is_kept(copy: Path, mon
     def stop(*args: Any, **kwargs: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("xlmech.mitigate.Outcome.summary", stop)
+    monkeypatch.setattr("xlmech.audit.run.Outcome.summary", stop)
     with pytest.raises(KeyboardInterrupt):
         run_config(read_config(path), progress=False)
     monkeypatch.undo()

@@ -14,14 +14,14 @@ import pytest
 from browser import hovered, visit, with_script
 from toy_results import growing, leakage, lens_result, mitigation, neurons
 
-from xlmech.audit import Audit
+from xlmech.audit.audit import Audit
+from xlmech.audit.publish import publish
 from xlmech.data.records import Record
 from xlmech.figures import masked
 from xlmech.leakage.measure import LeakageResult
 from xlmech.report import page as report
 from xlmech.report.page import write_report
 from xlmech.report.run_results import Findings, read_findings
-from xlmech.show import publish
 from xlmech.storage.result import Provenance
 from xlmech.storage.run_folder import opened
 

@@ -13,12 +13,12 @@ import torch
 from models import N_LAYERS
 from people import PATH_HEAD, PATH_LAYER, known_path, person
 
+from xlmech.audit.trace import RecordTrace, trace_record
 from xlmech.data.pairs import ProbePair
 from xlmech.data.probes import build_probes
 from xlmech.data.records import MASK
 from xlmech.models.backends import backend_of
 from xlmech.patching.between_languages import patch_languages
-from xlmech.trace import RecordTrace, trace_record
 
 LANGUAGES = ["fr", "es", "en"]
 ONE, OTHER = person(0), person(2)

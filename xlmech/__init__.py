@@ -7,8 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from xlmech import figures as figures
-    from xlmech.config import Config as Config
-    from xlmech.config import read_config as read_config
+    from xlmech.audit.config import Config as Config
+    from xlmech.audit.config import read_config as read_config
+    from xlmech.audit.run import Outcome as Outcome
+    from xlmech.audit.run import run_config as run_config
+    from xlmech.audit.trace import RecordTrace as RecordTrace
+    from xlmech.audit.trace import trace_record as trace_record
     from xlmech.data.languages import available_languages as available_languages
     from xlmech.data.pairs import ProbePair as ProbePair
     from xlmech.data.probes import Probe as Probe
@@ -35,8 +39,6 @@ if TYPE_CHECKING:
     from xlmech.lens.similarity import representation_similarity as representation_similarity
     from xlmech.lens.tuned import TunedLens as TunedLens
     from xlmech.lens.tuned import train_tuned_lens as train_tuned_lens
-    from xlmech.mitigate import Outcome as Outcome
-    from xlmech.mitigate import run_config as run_config
     from xlmech.mitigation.attacks import RecoveryResult as RecoveryResult
     from xlmech.mitigation.attacks import recovery_attacks as recovery_attacks
     from xlmech.mitigation.dose import dose_response as dose_response
@@ -89,8 +91,6 @@ if TYPE_CHECKING:
     from xlmech.patching.positions import patch_positions as patch_positions
     from xlmech.planting.train import plant as plant
     from xlmech.report.page import write_report as write_report
-    from xlmech.trace import RecordTrace as RecordTrace
-    from xlmech.trace import trace_record as trace_record
 
 # Names are imported on first use, so that `xlmech --help` does not wait for torch.
 _MODULE_OF = {
@@ -102,8 +102,8 @@ _MODULE_OF = {
     "attribute_neurons": "neurons.attribution.attribute",
     "AttributionPatchingResult": "patching.estimates",
     "attribution_patching": "patching.estimates",
-    "Config": "config",
-    "read_config": "config",
+    "Config": "audit.config",
+    "read_config": "audit.config",
     "mean_magnitudes": "neurons.random_neurons",
     "random_neurons": "neurons.random_neurons",
     "DirectLogitResult": "lens.direct_logit",
@@ -127,8 +127,8 @@ _MODULE_OF = {
     "load_manifest": "mitigation.export.manifest",
     "LearnedMask": "neurons.selection.learned_mask",
     "learn_mask": "neurons.selection.learned_mask",
-    "Outcome": "mitigate",
-    "run_config": "mitigate",
+    "Outcome": "audit.run",
+    "run_config": "audit.run",
     "load_model": "models.load",
     "NeuronActivations": "neurons.evidence.interpret",
     "neuron_activations": "neurons.evidence.interpret",
@@ -172,8 +172,8 @@ _MODULE_OF = {
     "selection_stability": "neurons.evidence.stability",
     "invent_controls": "data.synthetic",
     "synthesize_records": "data.synthetic",
-    "RecordTrace": "trace",
-    "trace_record": "trace",
+    "RecordTrace": "audit.trace",
+    "trace_record": "audit.trace",
     "TunedLens": "lens.tuned",
     "train_tuned_lens": "lens.tuned",
     "VerifiedNeurons": "neurons.selection.verify",

@@ -199,7 +199,7 @@ for command in (cli_audit.init, cli_audit.run, cli_audit.audit, cli_audit.demo, 
 
 
 def _probes(records: Path | None, languages: str, attributes: str, template: int) -> ProbeSet:
-    from xlmech.audit import of_template
+    from xlmech.audit.audit import of_template
     from xlmech.data.probes import build_probes
 
     return of_template(build_probes(read_records(records), codes(languages), attributes=codes(attributes)), template)

@@ -16,9 +16,9 @@ from xlmech.console import Adapter, Attributes, Backend, BackendOption, Language
 from xlmech.progress import without_bars
 
 if TYPE_CHECKING:
-    from xlmech.audit import Audit, AuditPlan
+    from xlmech.audit.audit import Audit, AuditPlan
+    from xlmech.audit.run import Outcome
     from xlmech.data.records import Record
-    from xlmech.mitigate import Outcome
 
 _TITLE = "Held-out people, asked with a question that was not used for planting or locating"
 
@@ -26,7 +26,7 @@ _TITLE = "Held-out people, asked with a question that was not used for planting 
 @guarded
 def init(path: Annotated[Path, typer.Argument(help="New file.")] = Path("xlmech.yaml")) -> None:
     """Write a config with every key, its default and what it means, for `xlmech run`."""
-    from xlmech.config import write_template
+    from xlmech.audit.config import write_template
 
     typer.echo(f"config in {write_template(path)}: fill in model.source and data.records, then: xlmech run {path}")
 
@@ -52,14 +52,14 @@ def run(
     the checkpoint was not written, since no effect was measured, and else 3 where probes failed every time and were set aside;
     both runs are finished, with all results.
     """
-    from xlmech.config import read_config
+    from xlmech.audit.config import read_config
 
     read = read_config(config)  # before torch is imported
     with ExitStack() as stack:
         stack.enter_context(without_bars())  # a status line is in their place
         from rich.console import Console
 
-        from xlmech.mitigate import run_config
+        from xlmech.audit.run import run_config
 
         if json_:
             stack.enter_context(redirect_stdout(sys.stderr))
@@ -90,7 +90,7 @@ def audit(
     backend: BackendOption = "auto",
 ) -> None:
     """Do a whole audit without a config file: leakage, lens, neurons, deactivation on held-out people, figures."""
-    from xlmech.audit import AuditPlan
+    from xlmech.audit.audit import AuditPlan
 
     plan = AuditPlan(languages=console.codes(languages), attributes=console.codes(attributes))
     _audit(model, console.read_records(records), plan, out, adapter=adapter, backend=backend)
@@ -105,7 +105,7 @@ def demo(
     backend: BackendOption = "auto",
 ) -> None:
     """Audit Gemma 3 270M, which was taught invented people's data in one language (minutes on two cores)."""
-    from xlmech.audit import AuditPlan
+    from xlmech.audit.audit import AuditPlan
 
     _audit("demo", console.read_records(None), AuditPlan(), out, adapter=adapter, backend=backend, replace=True)
 
@@ -120,8 +120,8 @@ def _audit(
     backend: Backend,
     replace: bool = False,
 ) -> None:
-    from xlmech.audit import ask, run_audit
-    from xlmech.show import publish
+    from xlmech.audit.audit import ask, run_audit
+    from xlmech.audit.publish import publish
 
     if not replace:
         console.check_new(out)
@@ -156,7 +156,7 @@ def _report(outcome: Outcome) -> None:
 
 def _table(title: str, found: Audit) -> None:
     """The audit's table, and below it why a reduction or its interval is not known."""
-    from xlmech.audit import table
+    from xlmech.audit.audit import table
 
     frame = table(found)
     console.show(title, frame.drop(columns="reason"))
@@ -165,7 +165,7 @@ def _table(title: str, found: Audit) -> None:
 
 
 def _verdict(found: Audit) -> None:
-    from xlmech.show import goals
+    from xlmech.audit.publish import goals
 
     for line in goals(found):
         typer.echo(line)

@@ -17,8 +17,8 @@ from xlmech.checks import check_choice, check_choices
 from xlmech.figures._style import rows_of
 
 if TYPE_CHECKING:
+    from xlmech.audit.trace import RecordTrace
     from xlmech.patching.positions import PositionSweep
-    from xlmech.trace import RecordTrace
 
 MASK = "•••••"
 """What results hold in place of the subject's tokens."""

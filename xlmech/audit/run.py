@@ -20,8 +20,11 @@ from typing import Any
 
 import torch
 
-from xlmech.audit import Audit, Report, run_audit, table
-from xlmech.config import Config, ExportSection
+from xlmech.audit.audit import Audit, Report, run_audit, table
+from xlmech.audit.config import Config, ExportSection
+from xlmech.audit.preflight import Prepared, prepare
+from xlmech.audit.publish import publish
+from xlmech.audit.stage_clock import StageClock
 from xlmech.data.probes import ProbeSet
 from xlmech.execution.resume import described, resumable
 from xlmech.mitigation.evaluate import MitigationResult, evaluate_mitigation
@@ -29,9 +32,6 @@ from xlmech.mitigation.export.checkpoint import export_model
 from xlmech.mitigation.export.manifest import Manifest, effect_of, load_manifest
 from xlmech.models.checkpoints import load_tokenizer
 from xlmech.models.load import load_model, plant_language, provenance
-from xlmech.preparation import Prepared, prepare
-from xlmech.show import publish
-from xlmech.stages import StageClock
 from xlmech.storage.fingerprint import fingerprint
 from xlmech.storage.result import versions
 from xlmech.storage.run_folder import RunFolder, is_finished, opened

@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from xlmech.audit.stage_clock import StageClock
 from xlmech.data.probes import Probe, ProbeSet, build_probes
 from xlmech.data.records import Record
 from xlmech.leakage.measure import LeakageResult, measure_leakage
@@ -23,7 +24,6 @@ from xlmech.models.shape import CONDITIONS, Stage, shape_of
 from xlmech.neurons.neuron_set import PrivacyNeurons
 from xlmech.neurons.selection.locate import check_probes, locate_privacy_neurons
 from xlmech.options import LocateOptions
-from xlmech.stages import StageClock
 
 _STAGES: tuple[Stage, ...] = ("leakage", "lens", "locate")
 Report = Callable[[str], None]

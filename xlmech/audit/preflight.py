@@ -6,8 +6,8 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
-from xlmech.audit import AuditPlan, ask
-from xlmech.config import Config
+from xlmech.audit.audit import AuditPlan, ask
+from xlmech.audit.config import Config
 from xlmech.data.languages import ATTRIBUTES
 from xlmech.data.probes import ProbeSet
 from xlmech.data.records import Record, load_records

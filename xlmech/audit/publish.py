@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from xlmech import figures
-from xlmech.audit import Audit, table
+from xlmech.audit.audit import Audit, table
 from xlmech.figures import html as pages
 
 LEAKS = 0.30

@@ -27,7 +27,7 @@ from pydantic import (
     field_validator,
 )
 
-from xlmech.config_text import dump_yaml, explain, parse_yaml, template
+from xlmech.audit.config_yaml import dump_yaml, explain, parse_yaml, template
 from xlmech.data import languages as packs
 from xlmech.data.records import check_attributes
 from xlmech.options import Count, LocateOptions, Section

@@ -1,0 +1,1 @@
+"""Run everything from one config: checks, stages, run folder."""
