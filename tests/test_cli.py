@@ -17,7 +17,8 @@ import typer
 from models import taught
 from typer.testing import CliRunner
 
-from xlmech import cli, console
+from xlmech.cli import app as cli
+from xlmech.cli import console
 from xlmech.data.probes import build_probes
 from xlmech.data.records import Record, save_records
 from xlmech.leakage.measure import LeakageResult
@@ -49,7 +50,7 @@ def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
     def load(*args: Any, **kwargs: Any) -> None:
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr("xlmech.cli.load", load)
+    monkeypatch.setattr("xlmech.cli.app.load", load)
     monkeypatch.setattr("xlmech.models.load.load_model", load)
     monkeypatch.setattr("xlmech.planting.train.load_checkpoint", load)
 
@@ -175,12 +176,12 @@ def test_a_place_that_cannot_be_written_is_refused_before_work_starts(
     ("error", "sentence"), [(ImportError("install peft"), "install peft"), (OSError("disk full"), "disk full")]
 )
 def test_errors_are_one_sentence(error: Exception, sentence: str, files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("xlmech.cli.load", Mock(side_effect=error))
+    monkeypatch.setattr("xlmech.cli.app.load", Mock(side_effect=error))
     assert refusal(*command("leak", "--languages", "en")) == f"Error: {sentence}\n"
 
 
 def test_a_stop_is_told_apart(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("xlmech.cli.load", Mock(side_effect=KeyboardInterrupt))
+    monkeypatch.setattr("xlmech.cli.app.load", Mock(side_effect=KeyboardInterrupt))
     result = invoke(*command("leak", "--languages", "en"))
     assert result.exit_code == 130
     assert result.stderr.startswith("Stopped. ")
@@ -190,7 +191,7 @@ def test_commands_on_a_tiny_model(
     files: Path, model: Any, records: tuple[Record, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     load = Mock(return_value=model)
-    monkeypatch.setattr("xlmech.cli.load", load)
+    monkeypatch.setattr("xlmech.cli.app.load", load)
     monkeypatch.setattr("xlmech.neurons.selection.locate.check_known", Mock())  # a random model knows nobody
     only = ["--languages", "en,fr", "--attributes", "id_number"]
     leak = invoke(*command("leak", *only, "--adapter", "fr", "--backend", "bridge", out="leak"))
@@ -286,7 +287,7 @@ def test_every_command_can_be_debugged(name: str) -> None:
 def test_errors_are_one_sentence_unless_debugged(
     error: Exception, sentence: str, files: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("xlmech.cli.load", Mock(side_effect=error))
+    monkeypatch.setattr("xlmech.cli.app.load", Mock(side_effect=error))
     assert refusal(*command("leak", "--languages", "en")).startswith(sentence)
     assert invoke(*command("leak", "--languages", "en", "--debug")).exception is error
 
@@ -347,7 +348,7 @@ def test_json_is_alone_on_stdout(files: Path, monkeypatch: pytest.MonkeyPatch) -
 
 COMMANDS_IN_A_ROW = """
 import json, sys
-from xlmech.cli import app
+from xlmech.cli.app import app
 for arguments in json.loads(sys.argv[1]):
     if app(arguments, standalone_mode=False):
         sys.exit(f"{arguments} failed")
@@ -400,7 +401,7 @@ def test_progress_bars_on_a_terminal(own_model: Path) -> None:
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (24, 80))
     arguments = ["leak", "model", "--records", "records.jsonl", "--languages", "en", "--out", "watched"]
-    code = "import sys; from xlmech.cli import app; app(sys.argv[1:])"
+    code = "import sys; from xlmech.cli.app import app; app(sys.argv[1:])"
     command = [sys.executable, "-c", code, *arguments]
     with subprocess.Popen(
         command, stderr=theirs, stdout=subprocess.DEVNULL, env=environment(), cwd=own_model

@@ -9,7 +9,7 @@ from test_report import audit, run  # noqa: F401 (a fixture)
 from toy_results import leakage
 from typer.testing import CliRunner
 
-from xlmech.cli import app
+from xlmech.cli.app import app
 from xlmech.report.gate import gate
 from xlmech.report.run_results import Findings
 

@@ -19,7 +19,7 @@ from models import save_tokenizer, tiny
 from test_parts import analyses, same
 from typer.testing import CliRunner
 
-from xlmech.cli import app
+from xlmech.cli.app import app
 from xlmech.data.probes import ProbeSet
 from xlmech.data.records import Record
 from xlmech.execution.ray_pool import RayPool, on_ray

@@ -21,8 +21,8 @@ import typer
 import yaml
 
 import xlmech
-from xlmech import cli
 from xlmech.audit.config import SECTIONS
+from xlmech.cli import app as cli
 from xlmech.data.languages import TRANSLATED
 from xlmech.data.probes import ProbeSet
 from xlmech.data.records import Record, demo_records

@@ -18,7 +18,7 @@ from models import D_MLP, D_MODEL, D_VOCAB, tiny
 from typer.testing import CliRunner
 
 from xlmech.audit.audit import AuditPlan, run_audit
-from xlmech.cli import app
+from xlmech.cli.app import app
 from xlmech.data.probes import ProbeSet, build_probes
 from xlmech.data.records import Record, save_records
 from xlmech.leakage.measure import measure_leakage
@@ -154,7 +154,7 @@ def test_located_by_an_audit_and_by_the_command_line(
     )  # no é, whose neurons do the last layer's work
     assert run_audit(planted, people, plan, progress=False).neurons.universal.neurons == set(PRIVATE)
     save_records(people, tmp_path / "people.csv")
-    monkeypatch.setattr("xlmech.cli.load", lambda *_: planted)
+    monkeypatch.setattr("xlmech.cli.app.load", lambda *_: planted)
     arguments = ["locate", "any", "--records", str(tmp_path / "people.csv"), "--languages", "en,de", "--top-k", "3"]
     done = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "found")])
     assert done.exit_code == 0, done.output

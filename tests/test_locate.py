@@ -13,9 +13,9 @@ import pytest
 import torch
 from models import D_MLP, N_LAYERS, tiny
 
-from xlmech import cli
 from xlmech.audit.audit import AuditPlan
 from xlmech.audit.config import Config
+from xlmech.cli import app as cli
 from xlmech.data.probes import ProbeSet, build_probes
 from xlmech.data.records import Record
 from xlmech.execution.resume import resumable

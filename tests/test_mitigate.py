@@ -25,7 +25,7 @@ from typer.testing import CliRunner
 from xlmech.audit.audit import Audit
 from xlmech.audit.config import read_config
 from xlmech.audit.run import _load, _notes, prepare, run_config
-from xlmech.cli import app
+from xlmech.cli.app import app
 from xlmech.data.probes import ANSWER_END, ProbeSet, build_probes
 from xlmech.data.records import load_records, save_records
 from xlmech.mitigation.evaluate import MitigationResult, evaluate_mitigation

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from xlmech import console
-from xlmech.console import guarded
+from xlmech.cli import console
+from xlmech.cli.console import guarded
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from xlmech import cli_audit, cli_report
-from xlmech.console import (
+from xlmech.cli import audit as cli_audit
+from xlmech.cli import report as cli_report
+from xlmech.cli.console import (
     Adapter,
     Attributes,
     BackendOption,

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from xlmech import console
-from xlmech.console import Adapter, Attributes, Backend, BackendOption, Languages, Model, Out, Records, guarded
+from xlmech.cli import console
+from xlmech.cli.console import Adapter, Attributes, Backend, BackendOption, Languages, Model, Out, Records, guarded
 from xlmech.progress import without_bars
 
 if TYPE_CHECKING:
