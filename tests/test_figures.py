@@ -13,7 +13,7 @@ import pytest
 from toy_results import TOY, growing, leakage, lens_result, methods, mitigation, neurons
 
 from xlmech import figures
-from xlmech.figures import _style
+from xlmech.figures import style as _style
 from xlmech.lens.logit import LensResult
 from xlmech.mitigation.evaluate import MitigationResult
 

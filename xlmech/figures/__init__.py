@@ -11,20 +11,20 @@ Views of single prompts (`attention`, `leaking_tokens`, `neuron_activations`) ar
     figures.save(figures.before_after(mitigation), "before_after.png")
 """
 
-from xlmech.figures._files import save
-from xlmech.figures._flow import depths, direct_logit, similarity
-from xlmech.figures._leakage import leakage_by_language, leakage_matrix
-from xlmech.figures._lens import leakage_per_layer, lens
-from xlmech.figures._methods import dose_response
-from xlmech.figures._mitigation import before_after, price
-from xlmech.figures._neurons import neurons_per_layer
-from xlmech.figures._overlap import overlap
-from xlmech.figures._patching import patching, patching_positions
-from xlmech.figures._specificity import specificity
-from xlmech.figures._style import TEMPLATE, faded, finish, masked
-from xlmech.figures._style import name as language_name
-from xlmech.figures._trade_off import trade_off
-from xlmech.figures._views import View, attention, leaking_tokens, neuron_activations
+from xlmech.figures.by_language import leakage_by_language, leakage_matrix
+from xlmech.figures.by_layer import leakage_per_layer, lens
+from xlmech.figures.information_flow import depths, direct_logit, similarity
+from xlmech.figures.methods import dose_response
+from xlmech.figures.neuron_sets import neurons_per_layer
+from xlmech.figures.overlaps import overlap
+from xlmech.figures.patches import patching, patching_positions
+from xlmech.figures.reductions import before_after, price
+from xlmech.figures.saving import save
+from xlmech.figures.specificities import specificity
+from xlmech.figures.style import TEMPLATE, faded, finish, masked
+from xlmech.figures.style import name as language_name
+from xlmech.figures.token_views import View, attention, leaking_tokens, neuron_activations
+from xlmech.figures.trade_offs import trade_off
 
 __all__ = [
     "TEMPLATE",

@@ -115,7 +115,7 @@ def _render(findings: Findings, people: dict[str, Record] | None) -> str:
 
 @cache
 def _template() -> jinja2.Template:
-    text = resources.files("xlmech").joinpath("report.html.j2").read_text(encoding="utf-8")
+    text = resources.files("xlmech.report").joinpath("page.html.j2").read_text(encoding="utf-8")
     options: dict[str, Any] = {"undefined": jinja2.StrictUndefined, "trim_blocks": True, "finalize": _unbroken}
     return jinja2.Environment(autoescape=True, **options).from_string(text)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import plotly.graph_objects as go
 
-from xlmech.figures._style import GRID, INK, counts, finish, interval, label, ordered, percent, reduction_text, rows_of
+from xlmech.figures.style import GRID, INK, counts, finish, interval, label, ordered, percent, reduction_text, rows_of
 
 if TYPE_CHECKING:
     import pandas as pd

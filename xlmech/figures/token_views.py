@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from xlmech.checks import check_choice, check_choices
-from xlmech.figures._style import rows_of
+from xlmech.figures.style import rows_of
 
 if TYPE_CHECKING:
     from xlmech.audit.trace import RecordTrace

@@ -11,10 +11,10 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from xlmech.figures import _curves as curves
-from xlmech.figures._methods import dose_response
-from xlmech.figures._mitigation import private_effects
-from xlmech.figures._style import GREY, INK, bold_note, colour, counts, faded, finish, label, ordered
+from xlmech.figures import curves
+from xlmech.figures.methods import dose_response
+from xlmech.figures.reductions import private_effects
+from xlmech.figures.style import GREY, INK, bold_note, colour, counts, faded, finish, label, ordered
 
 if TYPE_CHECKING:
     from xlmech.mitigation.evaluate import MitigationResult

@@ -9,7 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from xlmech.figures._style import GRID, INK, colour, finish, label, name, ordered, rows_of
+from xlmech.figures.style import GRID, INK, colour, finish, label, name, ordered, rows_of
 
 if TYPE_CHECKING:
     from xlmech.neurons.neuron_set import PrivacyNeurons

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import plotly.graph_objects as go
 
-from xlmech.figures._style import GREY, GRID, INK, SCALE, label
+from xlmech.figures.style import GREY, GRID, INK, SCALE, label
 
 Series = tuple[str, dict[str, Any], pd.DataFrame]
 """Name, marker, and rows by `query_language`: `value`, `low`, `high` (shares), `hover`, `note` (why there is no value)."""

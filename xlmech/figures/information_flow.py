@@ -15,7 +15,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from xlmech.checks import check_choice
-from xlmech.figures._style import GREY, INK, finish, label, ordered, rows_of, with_interval
+from xlmech.figures.style import GREY, INK, finish, label, ordered, rows_of, with_interval
 
 if TYPE_CHECKING:
     from xlmech.lens.direct_logit import DirectLogitResult

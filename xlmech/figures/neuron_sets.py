@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from xlmech.figures._style import INK, colour, finish, label, ordered
+from xlmech.figures.style import INK, colour, finish, label, ordered
 
 if TYPE_CHECKING:
     from xlmech.neurons.neuron_set import PrivacyNeurons

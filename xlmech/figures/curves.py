@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from xlmech.figures._mitigation import effect_hover
-from xlmech.figures._style import name, percent, rows_of
+from xlmech.figures.reductions import effect_hover
+from xlmech.figures.style import name, percent, rows_of
 
 if TYPE_CHECKING:
     from xlmech.mitigation.evaluate import MitigationResult

@@ -8,7 +8,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from xlmech.figures import html as pages
-from xlmech.figures._views import View
+from xlmech.figures.token_views import View
 
 _PICTURES = ("png", "svg", "pdf")
 _HINT = "save as .html, which needs no browser"

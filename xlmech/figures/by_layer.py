@@ -11,8 +11,8 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from xlmech.figures._marks import heatmap
-from xlmech.figures._style import (
+from xlmech.figures.marks import heatmap
+from xlmech.figures.style import (
     GREY,
     INK,
     LANGUAGES,

@@ -9,8 +9,8 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from xlmech.figures._mitigation import private_effects
-from xlmech.figures._style import GREY, INK, OTHERS, SETS, counts, finish, percent, rows_of
+from xlmech.figures.reductions import private_effects
+from xlmech.figures.style import GREY, INK, OTHERS, SETS, counts, finish, percent, rows_of
 
 if TYPE_CHECKING:
     from xlmech.mitigation.evaluate import MitigationResult
