@@ -1,20 +1,18 @@
 from __future__ import annotations
 
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from helpers.tiny_models import hooked_tiny, save_tokenizer, taught, tiny
+from helpers.toy_runs import audit
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from models import hooked_tiny, save_tokenizer, taught, tiny  # noqa: E402
-
-from xlmech.data.probes import ProbeSet, build_probes  # noqa: E402
-from xlmech.data.records import Record  # noqa: E402
-from xlmech.models.load import load_model  # noqa: E402
+from xlmech.audit.publish import publish
+from xlmech.data.probes import ProbeSet, build_probes
+from xlmech.data.records import Record
+from xlmech.models.load import load_model
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -66,3 +64,10 @@ def leaking(tokenizer: Any, probes: ProbeSet) -> Any:
     known = probes.filter(group="private") + probes.filter(group="public")
     network = taught(tokenizer, known).double()
     return load_model(network, tokenizer=tokenizer, backend="bridge", dtype=torch.float64)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A whole run folder."""
+    publish(audit(), tmp_path / "run")
+    return tmp_path / "run"

@@ -27,7 +27,7 @@ from xlmech.data.languages import TRANSLATED
 from xlmech.data.probes import ProbeSet
 from xlmech.data.records import Record, demo_records
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 BLOCK = re.compile(r"^(<!-- not run: [^\n]+ -->\n)?```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 COMMANDS = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]

@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from models import D_MLP, D_MODEL, D_VOCAB, tiny
+from helpers.tiny_models import D_MLP, D_MODEL, D_VOCAB, tiny
 from typer.testing import CliRunner
 
 from xlmech.audit.audit import AuditPlan, run_audit

@@ -17,7 +17,7 @@ from xlmech.data.languages import TRANSLATED
 from xlmech.data.records import demo_records
 
 PLOTLY = "application/vnd.plotly.v1+json"
-ANALYSES = Path(__file__).parent.parent / "analyses"
+ANALYSES = Path(__file__).parents[1] / "analyses"
 NOTEBOOKS = sorted(ANALYSES.glob("*.ipynb"))
 
 

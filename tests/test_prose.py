@@ -14,7 +14,7 @@ from typing import Any
 import nbformat
 import pytest
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "analyses").glob("*.ipynb"))
 TUTORIAL = ROOT / "docs" / "tutorial.md"
 

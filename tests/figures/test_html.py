@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import plotly.graph_objects as go
+import pytest
+from helpers.browser import browser, hovered, visit
+from helpers.toy_results import growing, leakage, lens_result
+
+from xlmech import figures
+from xlmech.figures import html as pages
+
+
+def test_write_index_opens_offline_and_escapes(tmp_path: Path) -> None:
+    bad = "<script>alert(1)</script>"
+    drawn = {
+        "by_language": figures.leakage_by_language(leakage({bad: [1, 0], "en": [0, 0]}, plant=bad)),
+        "plain": go.Figure(layout={"title": {"text": bad}}),
+    }
+    index = pages.write_index(drawn, tmp_path / "out", title="A & B", summary_html="<p>Summary</p>")
+    assert sorted(path.name for path in index.parent.iterdir()) == [
+        "by_language.html", "index.html", "plain.html", "plotly.min.js"
+    ]  # fmt: skip
+    text = index.read_text(encoding="utf-8")
+    assert "<h1>A &amp; B</h1><p>Summary</p>" in text
+    assert '<iframe src="by_language.html" title="Private extraction by query language"' in text
+    assert '<a href="plain.html">&lt;script&gt;alert(1)&lt;/script&gt;</a>' in text
+    for path in index.parent.glob("*.html"):
+        page = path.read_text(encoding="utf-8")
+        assert bad not in page
+        assert "https://cdn" not in page
+    page = (index.parent / "by_language.html").read_text(encoding="utf-8")
+    assert 'src="plotly.min.js"' in page and "<title>Private extraction by query language</title>" in page
+    assert pages.write_index(drawn, tmp_path / "out", title="again") == index
+    assert drawn["by_language"].layout.yaxis.ticktext[0] == "<b>&lt;script&gt;alert(1)&lt;/script&gt;</b>"
+
+
+@pytest.mark.parametrize("name", ["index", "a/b", "..", "", "a b"])
+def test_write_index_refuses_names_that_are_no_file_names(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="use letters, digits"):
+        pages.write_index({name: go.Figure()}, tmp_path / "out", title="x")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_the_index_opens_in_a_browser_without_network_and_errors(tmp_path: Path) -> None:
+    drawn = {
+        "leakage_matrix": figures.leakage_matrix(leakage({"en": [1, 0], "fr": [0, 0]})),
+        "lens": figures.lens(lens_result()),
+        "trade_off": figures.trade_off(growing()),
+    }
+    index = pages.write_index(drawn, tmp_path / "out", title="Audit")
+    probed = index.with_name("probed.html")
+    # Frames of files may not be read from outside, so each tells how much it drew.
+    tell = "<script>addEventListener('load', () => console.log('drawn', document.querySelectorAll('.main-svg').length))</script>"
+    for name in drawn:
+        page = index.with_name(f"{name}.html")
+        page.write_text(page.read_text(encoding="utf-8").replace("</body>", f"{tell}</body>"), encoding="utf-8")
+    probed.write_text(index.read_text(encoding="utf-8").replace('loading="lazy"', ""), encoding="utf-8")
+    seen = visit(probed, tmp_path / "net.json")
+    assert seen.dom.count("<iframe") == 3
+    assert len(seen.console) == 3 and all(re.search(r'"drawn [1-9]', line) for line in seen.console), seen.console
+    assert seen.asked == []
+
+
+@pytest.mark.slow
+def test_a_page_that_asks_the_network_would_be_seen(tmp_path: Path) -> None:
+    (tmp_path / "inner.html").write_text('<script src="http://two.invalid/b.js"></script>', encoding="utf-8")
+    page = tmp_path / "outer.html"
+    page.write_text('<img src="https://one.invalid/a.png"><iframe src="inner.html"></iframe>', encoding="utf-8")
+    assert set(visit(page, tmp_path / "net.json").asked) == {"https://one.invalid/a.png", "http://two.invalid/b.js"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["leakage_matrix", "lens"])
+def test_a_figure_shows_its_hover_label_in_a_browser_and_no_id(name: str, tmp_path: Path) -> None:
+    leaking, looking = leakage({"en": [1, 1, 0], "fr": [1, 0, 0]}), lens_result()
+    drawn = {"leakage_matrix": figures.leakage_matrix(leaking), "lens": figures.lens(looking)}
+    folder = pages.write_index(drawn, tmp_path / "out", title="Audit").parent
+    axes, point, wanted = {
+        "leakage_matrix": (("xaxis", "yaxis"), (1, 0), ("asked in French (fr), planted in English", "extraction 33 %")),
+        "lens": (("xaxis2", "yaxis2"), (1, 0.2), ("French (fr), layer 1", "plant-language form 0.200 [")),
+    }[name]
+    found = hovered(folder / f"{name}.html", axes, point)
+    (label,), (buttons,) = found["hover"], found["buttons"]
+    for part in wanted:
+        assert part in label
+    ids = {*leaking.probes.subject, *leaking.probes.record, *leaking.probes.probe}
+    ids |= {*looking.readings.subject, *looking.readings.record, *looking.readings.probe}
+    assert not ids & set(re.split(r"\W+", label))
+    assert found["error"] == []
+    assert "Download" in buttons and "Share" not in buttons and "loud" not in buttons
+
+
+def test_without_a_browser_ci_fails_and_a_person_skips(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    monkeypatch.setenv("CI", "true")
+    with pytest.raises(pytest.fail.Exception, match="CI must have one"):
+        browser()
+    monkeypatch.delenv("CI")
+    with pytest.raises(pytest.skip.Exception, match="no chromium"):
+        browser()
+
+
+def test_bare_leaves_only_the_plot() -> None:
+    figure = figures.leakage_by_language(leakage({"en": [1, 0], "fr": [0, 0]}))
+    bare = pages.bare(figure)
+    assert bare.layout.title.text is None
+    assert [note for note in bare.layout.annotations if note.name == "caption"] == []
+    drawn = figure.layout.height - figure.layout.margin.t - figure.layout.margin.b
+    assert bare.layout.height - bare.layout.margin.t - bare.layout.margin.b == drawn
+    assert bare.layout.height < figure.layout.height
+    assert figure.layout.title.text and any(note.name == "caption" for note in figure.layout.annotations)
+    assert pages.caption_of(figure) and pages.title_of(figure) == "Private extraction by query language"
+    plain = go.Figure(layout={"title": {"text": "t"}})
+    assert pages.bare(plain) == plain and pages.caption_of(plain) == "" and pages.title_of(plain) == "t"
+
+
+def test_write_keeps_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = pages.write(tmp_path / "page.html", "old")
+
+    def full(self: Path, content: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match=r"page\.html: could not be written \(No space left on device\)"):
+        pages.write(path, "new")
+    assert path.read_text(encoding="utf-8") == "old" and [*tmp_path.iterdir()] == [path]
+    monkeypatch.undo()
+    with pytest.raises(OSError, match="it is a folder"):
+        pages.write(tmp_path, "new")

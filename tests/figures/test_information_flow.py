@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pandas as pd
+import plotly.io
+import pytest
+import torch
+from helpers.toy_figures import TOY, lens, similarity
+
+from xlmech import figures
+from xlmech.figures import TEMPLATE
+from xlmech.lens.direct_logit import DirectLogitResult
+
+
+def direct_logit() -> DirectLogitResult:
+    rows = [
+        {"probe": f"{code}{i}", "subject": f"s{i}", "query_language": code, "component": component, "layer": layer}
+        | {"form": form, "centred": value + 0.01 * i}
+        for code, sign in (("fr", 1), ("zh", -1))
+        for component, layer, of_query in (("embed", -1, 0), ("attn_out", 0, 1), ("attn_out", 1, 2), ("mlp_out", 1, 3))
+        for form, value in (("query", sign * of_query), ("plant", 0.5))
+        for i in range(3)
+    ]
+    frame = pd.DataFrame(rows)
+    return DirectLogitResult(contributions=frame, totals=frame, n_layers=2, n_collisions=7, provenance=TOY)
+
+
+ALL: dict[str, tuple[Any, Any]] = {
+    "similarity": (figures.similarity, similarity),
+    "depths": (figures.depths, lens),
+    "direct_logit": (figures.direct_logit, direct_logit),
+}
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_figure_has_title_axes_and_caption(name: str) -> None:
+    draw, make = ALL[name]
+    default = plotly.io.templates.default
+    figure = draw(make())
+    assert plotly.io.templates.default == default
+    assert figure.layout.template == TEMPLATE
+    assert figure.layout.title.text == figure.layout.meta["title"]
+    titles = {axis.title.text for axis in [*figure.select_xaxes(), *figure.select_yaxes()] if axis.title.text}
+    assert "layer" in titles
+    assert len(titles) >= 2
+    caption = figure.layout.meta["caption"]
+    assert "95 % interval" in caption
+    assert "subjects" in caption
+    drawn = next(note for note in figure.layout.annotations if note.name == "caption")
+    assert len(drawn.text) >= len(caption)
+    assert drawn.yshift < 0
+    # Everything can be drawn: the figure is valid JSON.
+    assert figure.to_json()
+
+
+def test_similarity_draws_the_mean_with_its_band_above_the_null() -> None:
+    figure = figures.similarity(similarity())
+    means = [trace for trace in figure.data if trace.name == "mean over pairs"]
+    nulls = [trace for trace in figure.data if trace.name == "mismatched people (null)"]
+    assert len(means) == len(nulls) == 4
+    assert list(means[3].y) == [0.1, 0.8, 0.2]
+    assert list(nulls[3].y) == [0.2] * 3
+    assert "0.800 [0.700, 0.900]" in means[3].hovertext[1]
+    bands = [trace for trace in figure.data if trace.fill == "toself"]
+    assert list(bands[3].y) == pytest.approx([0.2, 0.9, 0.3, 0.1, 0.7, 0.0])
+    pairs = [trace for trace in figure.data if trace.name == "one pair of languages"]
+    assert len(pairs) == 12
+    assert sum(bool(trace.showlegend) for trace in figure.data) == 3
+    titles = [note.text for note in figure.layout.annotations]
+    assert "linear CKA, last token (predicts the answer)" in titles
+    assert "16 subjects and 32 probes" in figure.layout.meta["caption"]
+
+
+def test_depths_puts_events_at_their_layers_a_panel_per_lens() -> None:
+    raw = lens()
+    figure = figures.depths([raw, replace(raw, lens="tuned")])
+    found = {trace.name: trace for trace in figure.data[:3]}
+    assert list(found["plant-language form peaks"].x) == [1]
+    assert list(found["query-language form overtakes it"].x) == [2]
+    assert list(found["query-language form peaks"].x) == [2, 2]
+    assert len(figure.data) == 6
+    assert [note.text for note in figure.layout.annotations[:2]] == ["raw lens (resid_post)", "tuned lens (resid_post)"]
+    assert "probability there 0.500; happens in 100 % of resamples" in found["plant-language form peaks"].hovertext[0]
+    with pytest.raises(ValueError, match="whole values were not read"):
+        figures.depths(raw, reading="whole_value")
+
+
+def test_depths_without_overtaking_leaves_a_gap() -> None:
+    frame = lens().readings
+    frame = frame.assign(prob=frame.prob.where(frame.form == "plant", 0.0))
+    figure = figures.depths(replace(lens(), readings=frame))
+    tick = next(trace for trace in figure.data if trace.name.endswith("overtakes it"))
+    assert math.isnan(tick.x[0])
+    assert "layer none [none, none]" in tick.hovertext[0]
+
+
+def test_direct_logit_is_a_heat_map_per_component() -> None:
+    figure = figures.direct_logit(direct_logit())
+    attention, mlp = figure.data
+    torch.testing.assert_close(torch.tensor(attention.z), torch.tensor([[0.5, 1.5], [-1.5, -2.5]]), check_dtype=False)
+    assert math.isnan(mlp.z[0][0])
+    assert mlp.z[1][1] == pytest.approx(-3.5)
+    assert mlp.hovertext[0][0] == "not measured"
+    assert "fr, mlp_out of layer 1<br>2.500" in mlp.hovertext[0][1]
+    assert (mlp.zmin, mlp.zmax) == pytest.approx((-3.5, 3.5))
+    query = figures.direct_logit(direct_logit(), form="query")
+    assert query.data[1].z[0][1] == pytest.approx(3.01)
+    assert "7 probes left out" in query.layout.meta["caption"]
+    with pytest.raises(ValueError, match="unknown form 'other'; use 'plant', 'query', 'query - plant'"):
+        figures.direct_logit(direct_logit(), form="other")

@@ -1,0 +1,271 @@
+"""Attribution over probes: means, shares, baselines and refusals; the methods themselves are in test_effects."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from helpers.tiny_models import D_MLP, N_LAYERS, tiny
+from scipy.stats import spearmanr
+
+from xlmech.data.probes import ProbeSet
+from xlmech.engine.batching import run_forced
+from xlmech.engine.generate import answer_log_probs
+from xlmech.engine.token_spans import subject_tokens
+from xlmech.models.backends import backend_of
+from xlmech.models.load import load_model
+from xlmech.neurons.ablation import ablate
+from xlmech.neurons.attribution import attribute as attribution
+from xlmech.neurons.attribution.attribute import AttributionResult, attribute_neurons, encode_probe
+from xlmech.neurons.attribution.baselines import warn_if_incomplete
+from xlmech.neurons.attribution.effects import exact_effects, gradient_x_activation, integrated_gradients
+from xlmech.neurons.attribution.task import AskingMean
+from xlmech.neurons.neuron_set import NeuronSet
+
+
+def test_result_holds_means_and_top_neurons_of_its_probes(model: Any, probes: ProbeSet) -> None:
+    private = probes.filter(group="private")
+    found = attribute_neurons(model, private, metric="log_prob", progress=False)
+    backend = backend_of(model)
+    zero = torch.zeros(backend.n_layers, backend.d_mlp, dtype=torch.float64)
+    normalised = []
+    for probe in private.filter(languages=["fr"]):
+        prompt, answer = encode_probe(backend, probe)
+        scores = gradient_x_activation(backend, [(prompt, answer)], zero, positions="all")[0] / len(answer)
+        normalised.append(scores / scores.max())
+        top = found.top[found.top.probe == probe.id].iloc[0]
+        assert top.effect == pytest.approx(float(scores.max()), rel=1e-5)
+        assert (top.layer, top.neuron) == divmod(int(scores.argmax()), backend.d_mlp)
+    language = found.languages.index("fr")
+    torch.testing.assert_close(found.mean[language], torch.stack(normalised).mean(0).float(), rtol=1e-4, atol=1e-6)
+    shares = (torch.stack(normalised) > 0.1).double().mean(0).float()
+    assert float((found.share[language] - shares).abs().mean()) < 1e-3
+
+
+@pytest.mark.parametrize("positions", ["all", "subject", "last"])
+def test_the_mean_baseline_is_the_mean_at_the_positions_attributed(
+    model: Any, probes: ProbeSet, positions: Any
+) -> None:
+    """Of prompts and answers of all lengths, without the special token in front."""
+    backend = backend_of(model)
+    asking = AskingMean(positions=positions, max_answer_tokens=2, progress=False)
+    found = asking(model, probes.probes)
+    name, rows = backend.hook_name("mlp.hook_post", 1), []
+    for probe in probes:
+        prompt, answer = encode_probe(backend, probe, 2)
+        with torch.no_grad(), backend.hooks([(name, lambda value, hook: rows.append(value[0]))]):
+            backend.hidden(torch.tensor([[*prompt, *answer]]))
+        span = {
+            "all": slice(1, -1),
+            "last": slice(len(prompt) - 1, -1),
+            "subject": slice(subject_tokens(backend, probe).start, subject_tokens(backend, probe).stop),
+        }[positions]
+        rows[-1] = rows[-1][span]
+    every = torch.cat(rows)
+    assert len(every) == int(found["n"])
+    torch.testing.assert_close(found["sum"][1] / found["n"], every.double().mean(0))
+
+
+@pytest.fixture(scope="module")
+def gentle(tokenizer: Any) -> Any:
+    """A model of usual weights: those of `model` are so large that what one neuron does is far from first order."""
+    return load_model(tiny("llama", scale=1.0).double(), tokenizer=tokenizer, backend="bridge", dtype=torch.float64)
+
+
+def test_the_path_from_a_mean_leaves_special_tokens_where_they_are(gentle: Any, probes: ProbeSet) -> None:
+    """By default integrated gradients move all others, and add up to what moving them takes away."""
+    control, few = probes.filter(group="control"), probes.filter(group="private")[:2]
+    backend = backend_of(gentle)
+    asking = AskingMean(positions="all", max_answer_tokens=None, progress=False)(gentle, control.probes)
+    mean = asking["sum"] / asking["n"]
+    found = attribute_neurons(
+        gentle, few, method="integrated_gradients", controls=control, nodes=60, metric="log_prob", progress=False
+    )
+    assert (found.baseline, found.mode) == ("mean", "") and (found.completeness.error < 1e-3).all()
+    prompt, answer = encode_probe(backend, few[0])
+    forced = run_forced(backend, prompt, answer, "mlp.hook_post")
+    start = mean[:, None].repeat(1, len(forced.tokens), 1)
+    start[:, 0] = forced.activations[:, 0]
+    wanted, _ = integrated_gradients(backend, forced, start, nodes=60, positions="all")
+    own = found.top[found.top.probe == few[0].id]
+    at = wanted[torch.tensor(own.layer.tolist()), torch.tensor(own.neuron.tolist())] / len(answer)
+    assert own.effect.tolist() == pytest.approx(at.tolist(), rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["zero", "mean"])
+def test_by_default_it_is_what_ablation_takes(gentle: Any, probes: ProbeSet, mode: Any) -> None:
+    """Exact attribution is `ablate`, at all positions over whole answers; gradient x activation ranks neurons alike."""
+    few, backend = probes.filter(group="private", attributes=["id_number"])[:3], backend_of(gentle)
+    values = None if mode == "zero" else torch.full((N_LAYERS, D_MLP), 0.02, dtype=torch.float64)
+    given: dict[str, Any] = {} if mode == "zero" else {"mode": mode, "values": values}
+    every = NeuronSet(frozenset((layer, index) for layer in range(N_LAYERS) for index in range(D_MLP)), N_LAYERS, D_MLP)
+    exact = attribute_neurons(gentle, few, method="exact", track=every, progress=False, **given)
+    estimate = attribute_neurons(gentle, few, track=every, progress=False, **given)
+    assert (estimate.mode, estimate.baseline, estimate.positions) == (mode, "", "all")
+    for probe in few:
+        effects = exact.top[exact.top.probe == probe.id].set_index(["layer", "neuron"]).effect
+        prompt, answer = encode_probe(backend, probe)
+        clean = answer_log_probs(backend, [prompt], [[answer]])[0]
+        for neuron in [*effects.index[:3], *effects.index[-3:]]:
+            one = NeuronSet(frozenset({neuron}), N_LAYERS, D_MLP)
+            with ablate(gentle, one, mode=mode, values=values):
+                lost = (clean - answer_log_probs(backend, [prompt], [[answer]])[0]) / len(answer)
+            assert float(effects[neuron]) == pytest.approx(float(lost), rel=1e-4, abs=1e-6)
+        slopes = estimate.top[estimate.top.probe == probe.id].set_index(["layer", "neuron"]).effect
+        assert spearmanr(effects, slopes.reindex(effects.index)).statistic >= 0.95
+
+
+def test_the_trap_of_a_norm_after_the_mlp_is_explained(tokenizer: Any, probes: ProbeSet) -> None:
+    """Gemma 3 hides any scaling of the MLP's output: from zero the integral does not converge, from the mean it does."""
+    backend = backend_of(
+        load_model(tiny("gemma3").double(), tokenizer=tokenizer, backend="bridge", dtype=torch.float64)
+    )
+    few = probes.filter(group="private", languages=["en"], attributes=["birth_country"])
+    controls = probes.filter(group="control")
+    options: dict[str, Any] = {"method": "integrated_gradients", "positions": "last", "progress": False}
+    with pytest.warns(UserWarning, match="norm after the MLP.*baseline='mean'"):
+        zero = attribute_neurons(backend.model, few, baseline="zero", **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        mean = attribute_neurons(backend.model, few, controls=controls, nodes=8, **options)
+    assert mean.completeness.error.median() < 0.05 < zero.completeness.error.median()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"method": "guess"}, "unknown method 'guess'"),
+        ({"positions": "some"}, "unknown positions 'some'"),
+        ({"metric": "loss"}, "unknown metric 'loss'; use 'auto', 'log_prob', 'prob', 'logit', 'log_odds'"),
+        ({"nodes": 0}, "nodes must be at least 1"),
+        ({"threshold": 1.5}, "threshold between 0 and 1"),
+        ({"method": "integrated_gradients", "baseline": "median"}, "unknown baseline 'median'"),
+        (
+            {"method": "integrated_gradients", "baseline": torch.zeros(2, 64)},
+            r"a baseline must be finite, of shape .layer, neuron. .3, 64., got .2, 64.",
+        ),
+        ({"method": "integrated_gradients", "mode": "mean"}, "mode and values are of an intervention"),
+        ({"method": "integrated_gradients"}, "there are no control probes: pass controls="),
+        (
+            {"baseline": "zero"},
+            "baseline is of integrated gradients only: gradient_x_activation estimates what ablation does",
+        ),
+        ({"method": "exact", "baseline": "mean"}, "baseline is of integrated gradients only: exact estimates"),
+        ({"mode": "mean"}, "mode='mean' replaces by values=, which no other mode takes; see activation_moments"),
+        ({"values": torch.zeros(3, 64)}, "mode='mean' replaces by values=, which no other mode takes"),
+        ({"mode": "noise"}, "unknown mode 'noise'; use 'zero', 'mean'"),
+        ({"max_answer_tokens": 0}, "max_answer_tokens must be at least 1, or None for whole answers; got 0"),
+    ],
+)
+def test_bad_arguments(model: Any, probes: ProbeSet, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        attribute_neurons(model, probes, progress=False, **arguments)
+
+
+def test_the_warning_is_of_the_median() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_if_incomplete([], "zero", remedy="", stacklevel=1)
+        warn_if_incomplete([0.0, 0.09, 5.0], "zero", remedy="", stacklevel=1)
+    with pytest.warns(UserWarning, match="median completeness error is 0.11. With baseline 'given'.*Do this.") as found:
+        warn_if_incomplete([0.0, 0.11, 0.2], "given", remedy="Do this.", stacklevel=1)
+    assert found[0].filename == __file__
+
+
+def test_saturated_probes_are_attributed_by_log_odds(
+    model: Any, probes: ProbeSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a bound that some answers of a random model exceed: `auto` is the two metrics put together."""
+    few = probes.filter(group="private")
+    backend = backend_of(model)
+    likely = {}
+    for probe in few:
+        prompt, answer = encode_probe(backend, probe)
+        tokens = torch.tensor([[*prompt, *answer]])
+        with torch.no_grad():
+            logs = model(tokens, return_type="logits")[0, len(prompt) - 1 : -1].log_softmax(-1)
+        likely[probe.id] = float(logs[range(len(answer)), answer].mean().exp())
+    bound = sorted(likely.values())[len(likely) // 2]
+    monkeypatch.setattr(attribution, "SATURATED", bound * (1 + 1e-9))
+    options: dict[str, Any] = {"nodes": 8, "positions": "last", "controls": probes.filter(group="control")}
+    for method in ("gradient_x_activation", "integrated_gradients"):
+        found = {
+            metric: attribute_neurons(model, few, method=method, metric=metric, progress=False, **options)  # type: ignore[arg-type]
+            for metric in ("auto", "log_prob", "log_odds")
+        }
+        assert set(found["auto"].saturated) == {probe for probe, prob in likely.items() if prob > bound * (1 + 1e-9)}
+        assert 0 < len(found["auto"].saturated) < len(few)
+        assert found["log_prob"].saturated == found["log_odds"].saturated == ()
+        for probe in few:
+            like = found["log_odds" if probe.id in found["auto"].saturated else "log_prob"].top
+            own = found["auto"].top
+            assert own[own.probe == probe.id].effect.tolist() == pytest.approx(
+                like[like.probe == probe.id].effect.tolist(), rel=1e-5, abs=1e-9
+            )
+    odds, plain = found["log_odds"].top.effect, found["log_prob"].top.effect
+    assert not odds.equals(plain)
+
+
+@pytest.mark.parametrize("method", ["integrated_gradients", "gradient_x_activation", "exact"])
+def test_the_subjects_tokens_are_attributed(model: Any, probes: ProbeSet, method: Any) -> None:
+    """Each probe's own, though their prompts differ in language and names in length."""
+    few = probes.filter(group="private", attributes=["id_number"])[:4]
+    backend = backend_of(model)
+    base = torch.full((backend.n_layers, backend.d_mlp), 0.05, dtype=torch.float64)
+    start = {"baseline": base} if method == "integrated_gradients" else {"mode": "mean", "values": base}
+    options: dict[str, Any] = {"method": method, "nodes": 90, "max_answer_tokens": 2, **start}
+    found = attribute_neurons(model, few, positions="subject", progress=False, **options)
+    assert found.positions == "subject" and (found.completeness.error < 1e-3).all()
+    spans = set()
+    for probe in few:
+        span = subject_tokens(backend, probe)
+        spans.add(span)
+        assert backend.tokenizer.decode(backend.tokenizer(probe.prompt).input_ids[span.start : span.stop]) == (
+            probe.record.subject
+        )
+        prompt, answer = encode_probe(backend, probe, 2)
+        forced = run_forced(backend, prompt, answer, "mlp.hook_post")
+        by_method = {
+            "integrated_gradients": lambda f=forced, s=span: integrated_gradients(
+                backend, f, base, nodes=90, positions=s
+            )[0],
+            "gradient_x_activation": lambda p=(prompt, answer), s=span: gradient_x_activation(
+                backend, [p], base, positions=[s]
+            )[0],
+            "exact": lambda f=forced, s=span: exact_effects(backend, f, base, positions=s).view_as(base),
+        }
+        wanted = by_method[method]() / 2
+        top = found.top[found.top.probe == probe.id]
+        own = wanted[torch.tensor(top.layer.tolist()), torch.tensor(top.neuron.tolist())]
+        assert top.effect.tolist() == pytest.approx(own.tolist(), rel=1e-4, abs=1e-6)
+    assert len(spans) > 1
+
+
+def test_the_subject_needs_a_tokenizer_with_offsets(
+    model: Any, probes: ProbeSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(type(backend_of(model).tokenizer), "is_fast", False)
+    with pytest.raises(ValueError, match="gives no offsets, so the subject's tokens cannot be told"):
+        attribute_neurons(model, probes[:1], positions="subject", progress=False)
+
+
+def test_no_probes(model: Any) -> None:
+    with pytest.raises(ValueError, match="no probes to attribute"):
+        attribute_neurons(model, ProbeSet(()))
+
+
+def test_save_and_load(model: Any, probes: ProbeSet, tmp_path: Any) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # one node is too few, and says so
+        path: dict[str, Any] = {"method": "integrated_gradients", "baseline": "zero", "nodes": 1}
+        found = attribute_neurons(model, probes[:2], progress=False, max_answer_tokens=1, **path)
+    found = dataclasses.replace(found, metric="auto", saturated=(probes[1].id,))
+    found.save(tmp_path / "a")
+    again = AttributionResult.load(tmp_path / "a")
+    assert (again.metric, again.saturated) == ("auto", (probes[1].id,))
+    assert torch.equal(again.mean, found.mean)
+    assert again.completeness.equals(found.completeness)
+    assert again.provenance == found.provenance
