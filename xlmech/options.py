@@ -10,6 +10,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+__all__ = ["LocateOptions"]
+
 Count = Annotated[int, Field(ge=1)]
 Method = Literal["gradient_x_activation", "integrated_gradients", "exact"]
 Positions = Literal["all", "subject", "last"]

@@ -1,1 +1,5 @@
 """What is asked: records and their readers, language packs, questions and probes, invented people."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,1 +1,5 @@
 """Run the same work in shards: resumable on disk, or on Ray."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

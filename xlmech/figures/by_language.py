@@ -21,7 +21,7 @@ from xlmech.figures.style import (
     finish,
     interval,
     label,
-    name,
+    language_name,
     ordered,
     percent,
     rows_of,
@@ -151,7 +151,7 @@ def leakage_by_language(result: LeakageResult) -> go.Figure:
     figure.update_xaxes(title_text=unit.axis, range=[-0.03 * unit.factor * top, 1.03 * unit.factor * top])
     figure.update_yaxes(title_text="query language")
     caption = f"""{unit.mean}, on {counts(frame)} per query
-    language; plant language: {name(result.plant_language)}. Whiskers: 95 % interval, over subjects. What lies right of
+    language; plant language: {language_name(result.plant_language)}. Whiskers: 95 % interval, over subjects. What lies right of
     the grey diamond, the same figure for subjects the model never saw, is memorised rather than guessed.
     {bold_note(queries, result.plant_language)}"""
     title = f"Private {unit.what} by query language"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from xlmech.figures.reductions import effect_hover
-from xlmech.figures.style import name, percent, rows_of
+from xlmech.figures.style import language_name, percent, rows_of
 
 if TYPE_CHECKING:
     from xlmech.mitigation.evaluate import MitigationResult
@@ -93,7 +93,7 @@ def largest_rise(price: pd.DataFrame, sizes: Mapping[str, int]) -> pd.DataFrame:
 def never_leaked(private: pd.DataFrame) -> list[str]:
     """Names of the query languages without a curve: nothing came out before."""
     most = private.groupby("query_language", sort=False).before.max()
-    return [name(code) for code in most[~(most > 0)].index]
+    return [language_name(code) for code in most[~(most > 0)].index]
 
 
 def _row(found: pd.DataFrame, condition: str) -> Any:

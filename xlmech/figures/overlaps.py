@@ -9,7 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from xlmech.figures.style import GRID, INK, colour, finish, label, name, ordered, rows_of
+from xlmech.figures.style import GRID, INK, colour, finish, label, ordered, rows_of
 
 if TYPE_CHECKING:
     from xlmech.neurons.neuron_set import PrivacyNeurons
@@ -104,7 +104,7 @@ def _caption(result: PrivacyNeurons, k: int, order: list[tuple[frozenset[str], i
     if len(order) > shown:
         left = f"""Not drawn: {len(order) - shown:,} smaller combinations, {sum(count for _, count in order[shown:]):,}
         neurons together."""
-    every = "all languages" if len(result.languages) > 2 else " and ".join(map(name, result.languages))
+    every = "all languages" if len(result.languages) > 2 else " and ".join(map(language_name, result.languages))
     return f"""The {k:,} MLP neurons of highest attribution in each language, of {total:,}. Bars: how many are among them in
     exactly the languages marked below; {common:,} are in {every}. Two languages' sets drawn at random would share
     {k * k / total:.2g}. Counts of a choice, hence no interval. {left}"""

@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from xlmech.checks import check_choice
-from xlmech.figures.style import GREY, INK, SCALE, faded, finish, name, rows_of, with_interval
+from xlmech.figures.style import GREY, INK, SCALE, faded, finish, language_name, rows_of, with_interval
 
 if TYPE_CHECKING:
     from xlmech.patching.between_languages import PatchingResult
@@ -70,7 +70,7 @@ def patching(
 
 def _title(part: pd.DataFrame) -> str:
     row = rows_of(part)[0]
-    way = f"{' + '.join(map(name, row.source_language.split('+')))} → {name(row.target_language)}"
+    way = f"{' + '.join(map(language_name, row.source_language.split('+')))} → {language_name(row.target_language)}"
     return "<br>".join(filter(None, [escape(way), _KINDS[row.kind]]))
 
 
@@ -156,7 +156,7 @@ def patching_positions(
     for edge in np.flatnonzero(tokens.part.to_numpy()[1:] != tokens.part.to_numpy()[:-1]):
         figure.add_vline(edge + 0.5, line_color=INK, line_width=1)
     pair = rows_of(result.effects)[0]
-    caption = f"""{_named(value, long=True)}. One pair ({name(pair.source_language)} source, {name(pair.target_language)}
+    caption = f"""{_named(value, long=True)}. One pair ({language_name(pair.source_language)} source, {language_name(pair.target_language)}
     target; {pair.attribute}), {result.component}, so there is no interval. Lines part the tokens before, of and after the
     subject, whose text is not shown; in each part the source's tokens correspond by relative place. Blank: not defined."""
     title = f"Patching {result.component} by layer and token: {_named(value)}"

@@ -88,20 +88,20 @@ def wrapped(text: str) -> list[str]:
     return next(lines for lines in tries if len(lines) == count)
 
 
-def name(code: str) -> str:
+def language_name(code: str) -> str:
     """A language's English name and code; the code alone where the name is not known here, `unknown` for none."""
     return f"{LANGUAGES[code][0]} ({code})" if code in LANGUAGES else code or "unknown"
 
 
 def label(code: str, plant: str = "") -> str:
     """A language's name made safe for a plot, where Plotly reads some HTML; the plant language's is bold."""
-    return f"<b>{escape(name(code))}</b>" if code and code == plant else escape(name(code))
+    return f"<b>{escape(language_name(code))}</b>" if code and code == plant else escape(language_name(code))
 
 
 def ordered(codes: Iterable[str], *first: str) -> list[str]:
     """Each language once, in the same order in every figure: `first`, where they occur, then by name."""
     found = set(codes)
-    return list(dict.fromkeys([*(code for code in first if code in found), *sorted(found, key=name)]))
+    return list(dict.fromkeys([*(code for code in first if code in found), *sorted(found, key=language_name)]))
 
 
 def bold_note(codes: Iterable[str], plant: str) -> str:

@@ -1,1 +1,5 @@
 """Write a mitigated checkpoint with its manifest and model card."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,31 @@
+__version__: str
+
+from . import figures as figures
+from .audit import Audit as Audit
+from .audit import AuditPlan as AuditPlan
+from .audit import run_audit as run_audit
+from .audit import trace_record as trace_record
+from .data import ProbeSet as ProbeSet
+from .data import Record as Record
+from .data import available_languages as available_languages
+from .data import build_probes as build_probes
+from .data import demo_records as demo_records
+from .data import load_records as load_records
+from .data import synthesize_records as synthesize_records
+from .execution import resumable as resumable
+from .leakage import LeakageResult as LeakageResult
+from .leakage import measure_leakage as measure_leakage
+from .lens import logit_lens as logit_lens
+from .lens import representation_similarity as representation_similarity
+from .mitigation import MitigationResult as MitigationResult
+from .mitigation import evaluate_mitigation as evaluate_mitigation
+from .mitigation.export import export_model as export_model
+from .models import load_model as load_model
+from .neurons import NeuronSet as NeuronSet
+from .neurons import PrivacyNeurons as PrivacyNeurons
+from .neurons import ablate as ablate
+from .neurons.attribution import attribute_neurons as attribute_neurons
+from .neurons.selection import locate_privacy_neurons as locate_privacy_neurons
+from .patching import patch_languages as patch_languages
+from .planting import plant as plant
+from .report import write_report as write_report

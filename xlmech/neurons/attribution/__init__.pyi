@@ -1,0 +1,2 @@
+from .attribute import AttributionResult as AttributionResult
+from .attribute import attribute_neurons as attribute_neurons

@@ -1,0 +1,11 @@
+from .interpret import NeuronActivations as NeuronActivations
+from .interpret import neuron_activations as neuron_activations
+from .interpret import promoted_tokens as promoted_tokens
+from .overlap import depth_of as depth_of
+from .overlap import language_overlap as language_overlap
+from .overlap import layer_spread as layer_spread
+from .overlap import set_overlap as set_overlap
+from .stability import StabilityResult as StabilityResult
+from .stability import chosen_again as chosen_again
+from .stability import pool_of as pool_of
+from .stability import selection_stability as selection_stability

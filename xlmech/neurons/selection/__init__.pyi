@@ -1,0 +1,11 @@
+from .learned_mask import LearnedMask as LearnedMask
+from .learned_mask import learn_mask as learn_mask
+from .locate import locate_privacy_neurons as locate_privacy_neurons
+from .minimal_set import FewestNeurons as FewestNeurons
+from .minimal_set import fewest_neurons as fewest_neurons
+from .published import apneap as apneap
+from .published import depn as depn
+from .published import knowledge_neurons as knowledge_neurons
+from .published import lape as lape
+from .verify import VerifiedNeurons as VerifiedNeurons
+from .verify import verify_neurons as verify_neurons
