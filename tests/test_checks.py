@@ -17,6 +17,7 @@ from typing import Any, Literal, get_args, get_origin
 import pytest
 import torch
 from helpers.people import person
+from helpers.public import public_names
 from helpers.toy_figures import lens, patching, similarity, sweep
 from helpers.toy_results import leakage
 
@@ -47,7 +48,7 @@ class Case:
 
 
 def public_functions() -> Iterator[tuple[str, Callable[..., Any]]]:
-    for name in xlmech.__all__:
+    for name in public_names():
         found = getattr(xlmech, name)
         if inspect.isclass(found):
             for method, function in inspect.getmembers(found, callable):
@@ -67,7 +68,7 @@ def alternatives(hint: Any) -> list[Any]:
 
 
 def cases() -> Iterator[Case]:
-    known = {name: getattr(xlmech, name) for name in xlmech.__all__} | {"Dataset": Any}
+    known = {name: getattr(xlmech, name) for name in public_names()} | {"Dataset": Any}
     for name, function in public_functions():
         for parameter, hint in typing.get_type_hints(inspect.unwrap(function), localns=known).items():
             if parameter == "return":

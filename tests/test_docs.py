@@ -19,6 +19,7 @@ import plotly.graph_objects as go
 import pytest
 import typer
 import yaml
+from helpers.public import public_names
 
 import xlmech
 from xlmech.audit.config import SECTIONS
@@ -104,7 +105,7 @@ def test_names_and_keywords_exist(page: Path) -> None:
 
 
 def vars_of_classes() -> list[type]:
-    return [found for name in xlmech.__all__ if inspect.isclass(found := getattr(xlmech, name))]
+    return [found for name in public_names() if inspect.isclass(found := getattr(xlmech, name))]
 
 
 # Running
@@ -138,8 +139,10 @@ def small_world(model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         return model
 
     monkeypatch.setattr("xlmech.models.load.load_model", load)
-    for module in ("locate", "verification"):  # a random model knows nobody
-        monkeypatch.setattr(f"xlmech.{module}.check_known", Mock(), raising=False)
+    monkeypatch.setattr("xlmech.load_model", load)
+    monkeypatch.setattr("xlmech.demo_records", lambda: tuple(people))
+    for module in ("locate", "verify"):  # a random model knows nobody
+        monkeypatch.setattr(f"xlmech.neurons.selection.{module}.check_known", Mock(), raising=False)
     monkeypatch.setattr(go.Figure, "show", lambda figure: None)
     (tmp_path / "results").mkdir()
     monkeypatch.chdir(tmp_path)
@@ -256,9 +259,9 @@ def test_api_pages_hold_every_public_name() -> None:
     text = "\n".join(page.read_text(encoding="utf-8") for page in (ROOT / "docs" / "api").glob("*.md"))
     listed = re.findall(r"^::: xlmech\.(\w+)$", text, re.MULTILINE)
     assert sorted(listed) == sorted(set(listed)), "a name stands on two pages"
-    missing = set(xlmech.__all__) - set(listed)
+    missing = set(public_names()) - set(listed)
     assert not missing, f"add '::: xlmech.NAME' to a page in docs/api for {sorted(missing)}"
-    assert set(listed) <= set(xlmech.__all__)
+    assert set(listed) <= set(public_names())
 
 
 def test_pages_ask_the_network_for_nothing() -> None:
@@ -279,7 +282,7 @@ def test_pages_build_without_warnings(tmp_path: Path) -> None:
     assert built.returncode == 0 and "WARNING" not in built.stderr, built.stderr
     pages = "".join(page.read_text(encoding="utf-8") for page in site.rglob("*.html"))
     assert not re.findall(r'(?:src|<link[^>]+href)="(?:https?:)?//[^"]+', pages)
-    for name in xlmech.__all__:
+    for name in public_names():
         assert name == "figures" or f'id="xlmech.{name}"' in pages, name
 
 

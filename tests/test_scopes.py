@@ -15,7 +15,7 @@ import torch
 
 from xlmech.execution.ray_pool import RayPool
 from xlmech.execution.resume import current_plan, resumable
-from xlmech.models.ablation_state import ASKED, deactivated
+from xlmech.models.ablation_state import ASKED, active_ablations
 from xlmech.models.backends import backend_of
 from xlmech.models.load import model_name
 from xlmech.models.sequence_positions import following
@@ -51,10 +51,10 @@ def test_ablations_end_by_themselves_in_any_order(model: Any, mode: str) -> None
     first.__enter__()
     second.__enter__()
     first.__exit__(None, None, None)
-    assert [list(found.sets.values()) for found in deactivated(backend.model)] == [[two]]
+    assert [list(found.sets.values()) for found in active_ablations(backend.model)] == [[two]]
     assert torch.equal(logits(model), only_two)
     second.__exit__(None, None, None)
-    assert deactivated(backend.model) == ()
+    assert active_ablations(backend.model) == ()
     assert torch.equal(logits(model), plain)
     assert all(not point.fwd_hooks for point in model.hook_dict.values())
 

@@ -774,5 +774,5 @@ def test_inventing_needs_faker(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_demo_records_are_the_shipped_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "adapters").mkdir()
     save_records(INVENTED, tmp_path / "adapters" / "records.jsonl")
-    monkeypatch.setattr(module, "__file__", str(tmp_path / "records.py"))
+    monkeypatch.setattr(module, "__file__", str(tmp_path / "data" / "records.py"))
     assert module.demo_records() == INVENTED

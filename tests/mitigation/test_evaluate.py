@@ -119,7 +119,7 @@ def test_sentences_that_choose_do_not_judge_by_default(
         read.append(prompt)
         return encode_prompt(backend, prompt, **options)
 
-    for module in ("neutral", "runner", "activations"):
+    for module in ("neurons.attribution.neutral_text", "engine.batching", "engine.record"):
         monkeypatch.setattr(f"xlmech.{module}.encode_prompt", encode)
     private = probes.filter(group="private", attributes=["id_number"])
     neutral_nll(model, ["en", "fr"])

@@ -11,7 +11,7 @@ import pandas as pd
 
 from xlmech import figures
 from xlmech.audit.audit import Audit, table
-from xlmech.figures import html as pages
+from xlmech.figures import saving as pages
 
 LEAKS = 0.30
 """A query language leaks when more than this share of held-out private facts comes out."""

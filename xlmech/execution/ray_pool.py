@@ -30,7 +30,7 @@ from xlmech.execution.ray_worker import ModelSpec, Worker
 from xlmech.execution.resume import Plan, current_plan, planned
 from xlmech.execution.shard import Finished, Job, Unit
 from xlmech.execution.store import PieceStore
-from xlmech.models.ablation_state import ASKED, deactivated
+from xlmech.models.ablation_state import ASKED, active_ablations
 from xlmech.models.backends import backend_of
 
 _LOCAL_STORE_BYTES = 200 * 2**20
@@ -63,7 +63,7 @@ class RayPool:
         self._start(ModelSpec.of(job.model, self.threads))
         network = backend_of(job.model).model
         common = ([ray.put(job.task)], job.key, job.store.url)
-        state = (deactivated(network), ASKED.get())
+        state = (active_ablations(network), ASKED.get())
         waiting, free, running = deque(units), list(self.actors), dict[Any, tuple[Any, Unit | None]]()
         lost_at: dict[Any, float] = {}
         while waiting or running:

@@ -10,7 +10,7 @@ from typing import Any
 
 from xlmech.execution.shard import Unit, compute
 from xlmech.execution.store import PieceError, PieceStore
-from xlmech.models.ablation_state import ASKED, Deactivation, own_hooks
+from xlmech.models.ablation_state import ASKED, ActiveAblation, own_hooks
 from xlmech.models.backends import backend_of
 from xlmech.storage.fingerprint import weights_fingerprint
 
@@ -74,12 +74,10 @@ class Worker:
         return self.wrong
 
     def run(
-        self, task: list[Any], key: str, url: str, unit: Unit, off: tuple[Deactivation, ...], asked: str | None
+        self, task: list[Any], key: str, url: str, unit: Unit, off: tuple[ActiveAblation, ...], asked: str | None
     ) -> tuple[str, Any]:
         """("done", Finished without its items), or ("error", the exception) for what no other try would mend."""
         import ray
-
-        from xlmech.neurons.ablation import ablate
 
         if self.task[0] != key:
             self.task = (key, ray.get(task[0]))
@@ -87,7 +85,7 @@ class Worker:
             with ExitStack() as stack, warnings.catch_warnings(), ASKED.holding(asked):
                 warnings.simplefilter("ignore")  # the caller has been warned
                 for one in off:
-                    stack.enter_context(ablate(self.model, one.sets, **one.how))
+                    stack.enter_context(one.apply(self.model))
                 found = compute(self.model, self.task[1], PieceStore(url), key, unit)
         except PieceError as error:
             return "error", PieceError(str(error))

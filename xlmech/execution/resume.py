@@ -20,7 +20,7 @@ from typing import Any
 
 from xlmech.execution.shard import Event, Job, Runner, Task, Unit, Watch, run_here
 from xlmech.execution.store import Piece, PieceError, PieceStore, Stored
-from xlmech.models.ablation_state import ASKED, deactivated, own_hooks
+from xlmech.models.ablation_state import ASKED, active_ablations, own_hooks
 from xlmech.models.backends import backend_of
 from xlmech.scopes import OpenBlocks
 from xlmech.storage.fingerprint import fingerprint, weights_fingerprint
@@ -159,7 +159,7 @@ def described(model: Any) -> dict[str, Any]:
         "plant_language": "" if source is None else source.plant_language,
         "backend": type(network).__name__,
         "weights": weights_fingerprint(network),
-        "deactivated": deactivated(network),
+        "deactivated": active_ablations(network),
         "asked": ASKED.get(),
     }
 

@@ -5,15 +5,14 @@ from .by_layer import lens as lens
 from .information_flow import depths as depths
 from .information_flow import direct_logit as direct_logit
 from .information_flow import similarity as similarity
-from .methods import dose_response as dose_response
 from .neuron_sets import neurons_per_layer as neurons_per_layer
-from .overlaps import overlap as overlap
+from .neuron_sets import overlap as overlap
 from .patches import patching as patching
 from .patches import patching_positions as patching_positions
 from .reductions import before_after as before_after
 from .reductions import price as price
+from .reductions import specificity as specificity
 from .saving import save as save
-from .specificities import specificity as specificity
 from .style import TEMPLATE as TEMPLATE
 from .style import faded as faded
 from .style import finish as finish
@@ -23,4 +22,5 @@ from .token_views import View as View
 from .token_views import attention as attention
 from .token_views import leaking_tokens as leaking_tokens
 from .token_views import neuron_activations as neuron_activations
+from .trade_offs import dose_response as dose_response
 from .trade_offs import trade_off as trade_off

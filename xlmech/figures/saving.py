@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from html import escape
 from pathlib import Path
 from typing import Any
 
 import plotly.graph_objects as go
 
-from xlmech.figures import html as pages
 from xlmech.figures.token_views import View
 
 _PICTURES = ("png", "svg", "pdf")
@@ -34,14 +37,14 @@ def save(figure: go.Figure | View, path: str | Path, *, width: int = 900, scale:
     path = Path(path)
     kind = path.suffix.lower().removeprefix(".")
     if kind == "html":
-        text = pages.html_page(figure.title, figure.html) if isinstance(figure, View) else pages.figure_page(figure)
-        return pages.write(path, text)
+        text = html_page(figure.title, figure.html) if isinstance(figure, View) else figure_page(figure)
+        return write(path, text)
     if kind not in _PICTURES:
         raise ValueError(f"{path}: save figures as .html, .png, .svg or .pdf")
     if isinstance(figure, View):
         raise ValueError(f"{path}: a view has no picture; {_HINT}")
     size = {"width": width, "height": figure.layout.height or 450, "scale": scale if kind == "png" else 1.0}
-    return pages.write(path, _picture(figure, kind, size))
+    return write(path, _picture(figure, kind, size))
 
 
 def _picture(figure: go.Figure, kind: str, size: dict[str, Any]) -> bytes:
@@ -62,3 +65,114 @@ def _picture(figure: go.Figure, kind: str, size: dict[str, Any]) -> bytes:
         raise OSError(
             f"Chromium did not draw the picture ({reason}); start it by hand to see why, or {_HINT}"
         ) from error
+
+
+OPTIONS: dict[str, Any] = {
+    "responsive": True,
+    "displaylogo": False,
+    "showSendToCloud": False,
+    "plotlyServerURL": "",
+}
+"""Of Plotly, for every page: fits its width, and offers nothing that uploads the data."""
+_STYLE = """body{font:16px/1.5 system-ui,sans-serif;color:#222;max-width:1000px;margin:2rem auto;padding:0 1rem}
+h1{font-size:1.6rem}a{color:#0072B2}section{border-top:1px solid #ddd;padding:.8rem 0 0}.wide{overflow-x:auto}
+section p{font-size:.85rem;margin:0 16px}iframe{width:100%;min-width:860px;border:0;display:block}
+table{border-collapse:collapse;font-size:.9rem;font-variant-numeric:tabular-nums;margin:1rem 0 2rem}
+th,td{text-align:right;vertical-align:bottom;padding:.25rem .6rem;border-bottom:1px solid #ddd}
+td{white-space:nowrap}th:first-child,td:first-child{text-align:left}th{font-weight:600;line-height:1.25}"""
+
+
+def write_index(figures: Mapping[str, go.Figure], folder: Path, *, title: str, summary_html: str = "") -> Path:
+    """Write each figure as `<name>.html`, one `plotly.min.js`, and an `index.html` that shows all; opens offline.
+
+    No page asks the network for anything, and none has Plotly's button that uploads the data.
+
+    Args:
+        figures: Name of the file -> figure; titles and captions come from `layout.meta`.
+        folder: Made if missing; every file is written under a temporary name and then renamed.
+        title: Of the index, plain text.
+        summary_html: Put above the figures as it is, so it must be safe HTML.
+
+    Raises:
+        ValueError: A name that cannot be a file's, or is the index's.
+    """
+    from plotly.offline import get_plotlyjs
+
+    if bad := [name for name in figures if name == "index" or not re.fullmatch(r"[\w-]+", name)]:
+        raise ValueError(f"figure names {bad}: use letters, digits, - and _, and not 'index'")
+    folder.mkdir(parents=True, exist_ok=True)
+    write(folder / "plotly.min.js", get_plotlyjs())
+    body = f"<h1>{escape(title)}</h1>{summary_html}"
+    for name, figure in figures.items():
+        height, heading = figure.layout.height or 450, escape(title_of(figure) or name)
+        plot = figure.to_html(full_html=False, include_plotlyjs="directory", div_id=name, config=OPTIONS)
+        write(folder / f"{name}.html", _page(heading, plot, "body{margin:0}"))
+        frame = f'<iframe src="{name}.html" title="{heading}" loading="lazy" style="height:{height}px"></iframe>'
+        link = f'<p><a href="{name}.html">{heading}</a>, alone</p>'
+        body += f'\n<section><div class="wide">{frame}</div>{link}</section>'
+    return write(folder / "index.html", _page(escape(title), body, _STYLE))
+
+
+def figure_page(figure: go.Figure) -> str:
+    """One figure as a whole page, plotly.js in it."""
+    plot = figure.to_html(full_html=False, include_plotlyjs=True, config=OPTIONS)
+    return _page(escape(title_of(figure) or "figure"), plot, "body{margin:0}")
+
+
+def html_page(title: str, body: str) -> str:
+    """A page around HTML that is safe as it is."""
+    return _page(escape(title), body, "body{font:14px/1.5 system-ui,sans-serif;margin:1rem}")
+
+
+def title_of(figure: go.Figure) -> str:
+    """A figure's title, "" without one."""
+    return str((figure.layout.meta or {}).get("title") or figure.layout.title.text or "")
+
+
+def caption_of(figure: go.Figure) -> str:
+    """A figure's caption, "" without one."""
+    return str((figure.layout.meta or {}).get("caption") or "")
+
+
+def bare(figure: go.Figure) -> go.Figure:
+    """A copy without the title and the caption drawn into it, for a page that has both as text, which wraps on a phone."""
+    copy = go.Figure(figure)
+    drawn = [note for note in copy.layout.annotations if note.name == "caption"]
+    if not drawn:
+        return copy
+    head, foot = (34 if copy.layout.title.text else 0), -drawn[0].yshift
+    margin, height = copy.layout.margin, copy.layout.height
+    top = max(16, margin.t - head)
+    total = height - margin.t - margin.b + top + foot
+    copy.layout.annotations = [note for note in copy.layout.annotations if note.name != "caption"]
+    return copy.update_layout(
+        title_text=None,
+        meta=None,
+        height=total,
+        legend_y=1 - 4 / total,
+        margin={"t": top, "b": foot, "l": margin.l, "r": 16},
+    )
+
+
+def write(path: Path, content: str | bytes) -> Path:
+    """Write a file under a temporary name, and rename it when it is whole.
+
+    Raises:
+        OSError: It could not be written (names the file and the remedy); what was there before is kept.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(21, "it is a folder")
+        partial.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return partial.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            partial.unlink()
+        raise OSError(f"{path}: could not be written ({error.strerror}); give another path, or make room") from error
+
+
+def _page(title: str, body: str, style: str) -> str:
+    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title>'
+    head += f"<style>{style}</style>"
+    return f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head><body>{body}</body></html>\n'

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
@@ -25,7 +25,7 @@ from jaxtyping import Float
 
 from xlmech.checks import check_choice, check_choices
 from xlmech.data.languages import available_languages
-from xlmech.models.ablation_state import ASKED, Deactivation, record_ablation
+from xlmech.models.ablation_state import ASKED, record_ablation
 from xlmech.models.backends import NEURON_HOOK, Backend, backend_of
 from xlmech.models.load import model_name
 from xlmech.models.sequence_positions import Places, following
@@ -102,8 +102,19 @@ def ablate(
             for layer, indices in chosen.by_layer().items()
         ]
         given = {"mode": mode, "factor": factor, "values": values, "std": std, "seed": seed, "positions": positions}
-        with backend.hooks(hooks), record_ablation(backend.model, Deactivation(sets=sets, how=given)):
+        with backend.hooks(hooks), record_ablation(backend.model, _Active(sets=sets, how=given)):
             yield model
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Active:
+    """An `ActiveAblation`: the sets by language, and the other arguments of `ablate` as they were given."""
+
+    sets: Mapping[str, NeuronSet]
+    how: Mapping[str, Any]
+
+    def apply(self, model: Any) -> AbstractContextManager[Any]:
+        return ablate(model, self.sets, **self.how)
 
 
 @contextmanager

@@ -22,8 +22,8 @@ import jinja2
 import pandas as pd
 from markupsafe import Markup
 
-from xlmech.figures import html as pages
 from xlmech.figures import language_name, masked
+from xlmech.figures import saving as pages
 from xlmech.leakage.above_controls import Excess
 from xlmech.report.method_text import limits, method, provenance_table, reproduce
 from xlmech.report.phrasing import percent, plain, spread

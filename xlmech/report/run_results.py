@@ -200,7 +200,7 @@ def _kind(path: Path) -> str:
 
 
 def _load(path: Path, kind: str) -> Result:
-    module, name = CLASSES[kind].split(".")
+    module, _, name = CLASSES[kind].rpartition(".")
     try:
         chosen = getattr(importlib.import_module(f"xlmech.{module}"), name)
         return cast(Result, chosen.load(path))

@@ -10,7 +10,7 @@ from helpers.browser import browser, hovered, visit
 from helpers.toy_results import growing, leakage, lens_result
 
 from xlmech import figures
-from xlmech.figures import html as pages
+from xlmech.figures import saving as pages
 
 
 def test_write_index_opens_offline_and_escapes(tmp_path: Path) -> None:
