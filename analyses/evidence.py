@@ -74,12 +74,12 @@ class Evidence:
         mine, others = self.sets(public)
         tables = {
             "overlap": set_overlap(mine, others),
-            "languages": language_overlap(private, top_k=COUNT, n_permutations=N_PERMUTATIONS),
+            "languages": language_overlap(private, n_neurons=COUNT, n_permutations=N_PERMUTATIONS),
             "depth": depth_of(mine | others, against="universal"),
             "layers": layer_spread(mine | others),
             "promoted": promoted_tokens(self.study.model, pool_of(self.located, N_PROMOTING), k=8),
         }
-        stable = selection_stability(private, public, top_k=COUNT)
+        stable = selection_stability(private, public, n_neurons=COUNT)
         stable.save(self.folder / "stability")
         for name, table in tables.items():
             table.to_parquet(self.folder / f"{name}.parquet", index=False)

@@ -150,7 +150,7 @@ class Study:
         return locate_privacy_neurons(
             self.model,
             spread_facts(self.choosing, dict.fromkeys(FACTS, 20)),
-            options=LocateOptions(contrast=contrast, top_k=COUNT),
+            options=LocateOptions(contrast=contrast, n_neurons=COUNT),
             neutral=self.texts(packs.available_languages()),
         )
 

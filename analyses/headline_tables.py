@@ -93,7 +93,7 @@ def of_set(plant: str, name: str, result: MitigationResult) -> Iterator[Row]:
             yield row(f"{name}: reduction of cross-lingual extraction", plant, str(query), interval(part), 0.8)
     share = result.sizes[name] / result.total_neurons
     yield row(f"{name}: share of neurons", plant, "all", (share,) * 3, 0.005, most=True)
-    worst = result.price[result.price.condition == name].set_index("query_language").rise
+    worst = result.cost[result.cost.condition == name].set_index("query_language").rise
     yield row(
         f"{name}: rise of neutral text's NLL, worst",
         plant,
@@ -148,7 +148,7 @@ def better_than_recipes(plant: str, evaluated: dict[str, MitigationResult]) -> I
             gap = part.reduction - theirs[query]
             yield row(f"{OURS}: reduction beyond {recipe}", plant, str(query), (gap, math.nan, math.nan), 0.0)
         yield row(f"{recipe}: public facts kept", plant, "all", kept(result.extraction, name), 0.95)
-        worst = result.price[result.price.condition == name].set_index("query_language").rise
+        worst = result.cost[result.cost.condition == name].set_index("query_language").rise
         yield row(
             f"{recipe}: rise of neutral text's NLL, worst",
             plant,
@@ -186,7 +186,7 @@ def merged(evaluated: dict[str, MitigationResult]) -> MitigationResult:
     return dataclasses.replace(
         parts[0],
         effects=pd.concat([part.effects for part in parts], ignore_index=True),
-        price=pd.concat([part.price for part in parts], ignore_index=True),
+        cost=pd.concat([part.cost for part in parts], ignore_index=True),
         sizes={name: size for part in parts for name, size in part.sizes.items()},
     )
 

@@ -252,7 +252,7 @@ def kills(folder: Path) -> Iterator[dict[str, Any]]:
     (folder / "people.csv").write_text("\n".join(["id,subject,attribute,value", *rows]) + "\n", encoding="utf-8")
     for name in ("whole", "killed"):
         text = (
-            f"model: {{source: tiny, backend: bridge, dtype: float32}}\nout: {name}\npart_size: 4\nlocate: {{top_k: 10}}\n"
+            f"model: {{source: tiny, backend: bridge, dtype: float32}}\nout: {name}\npart_size: 4\nlocate: {{n_neurons: 10}}\n"
             "data: {records: people.csv, languages: [en, fr, de], measure_facts: 30, locate_facts: 30, "
             "lens_attributes: [birth_month]}\n"
         )
@@ -287,7 +287,7 @@ def kills(folder: Path) -> Iterator[dict[str, Any]]:
         "parts_computed": sum(line["event"] == "part" for line in log),
         "parts_of_whole": n_parts(folder / "whole"),
         "damaged": sum(line["event"] == "damaged" for line in log), "seconds_of_whole": whole,
-        "config": read_config(folder / "whole.yaml").part_size,
+        "config": read_config(folder / "whole.yaml").shard_size,
     }  # fmt: skip
     print(found)
     yield found

@@ -29,7 +29,7 @@ def main() -> None:
     chosen = audit.neurons
     counts = [int(share * chosen.scores[0].numel()) for share in SHARES]
     everyone = torch.ones_like(chosen.scores, dtype=torch.bool)
-    ranking = select_universal(chosen.scores, rule="min", top_k=max(counts), is_candidate=everyone)
+    ranking = select_universal(chosen.scores, rule="min", n_neurons=max(counts), is_candidate=everyone)
     probes, measured, _ = ask(demo_records(), AuditPlan())
     judged = ProbeSet(tuple(probe for probe in measured if probe.record.group != "control"))
     model = load_model("demo")
@@ -59,7 +59,7 @@ def main() -> None:
     public = result.effects[result.effects.group == "public"]
     kept = public.groupby("condition", sort=False)[["before", "after"]].sum()
     print("public facts kept:", (kept.after / kept.before).round(3).to_dict())
-    print("largest NLL rise:", result.price.groupby("condition", sort=False).rise.max().round(3).to_dict())
+    print("largest NLL rise:", result.cost.groupby("condition", sort=False).rise.max().round(3).to_dict())
 
 
 if __name__ == "__main__":

@@ -129,10 +129,10 @@ def strangers() -> ProbeSet:
 
 def test_located_by_default(planted: Any, asked: ProbeSet) -> None:
     """Without control people too: nothing that private prompts share is taken from their own attribution."""
-    found = locate_privacy_neurons(planted, asked, top_k=3, progress=False)
+    found = locate_privacy_neurons(planted, asked, n_neurons=3, progress=False)
     assert found.universal.neurons == set(PRIVATE)
     assert FRENCH in found.specific["fr"] and FRENCH not in found.universal
-    found = locate_privacy_neurons(planted, asked.filter(group="private"), top_k=3, progress=False)
+    found = locate_privacy_neurons(planted, asked.filter(group="private"), n_neurons=3, progress=False)
     assert found.universal.neurons == set(PRIVATE)
 
 
@@ -150,12 +150,12 @@ def test_located_by_an_audit_and_by_the_command_line(
         for n, name in enumerate(names)
     ]
     plan = AuditPlan(
-        languages=("en", "de"), locate=LocateOptions(top_k=3)
+        languages=("en", "de"), locate=LocateOptions(n_neurons=3)
     )  # no é, whose neurons do the last layer's work
     assert run_audit(planted, people, plan, progress=False).neurons.universal.neurons == set(PRIVATE)
     save_records(people, tmp_path / "people.csv")
     monkeypatch.setattr("xlmech.cli.app.load", lambda *_: planted)
-    arguments = ["locate", "any", "--records", str(tmp_path / "people.csv"), "--languages", "en,de", "--top-k", "3"]
+    arguments = ["locate", "any", "--records", str(tmp_path / "people.csv"), "--languages", "en,de", "--n-neurons", "3"]
     done = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "found")])
     assert done.exit_code == 0, done.output
     assert NeuronSet.load(tmp_path / "found" / "universal.json").neurons == set(PRIVATE)
@@ -167,19 +167,19 @@ def test_located_by_every_method(
     planted: Any, asked: ProbeSet, strangers: ProbeSet, method: Any, positions: Any
 ) -> None:
     """The universal ones, and French's own; those of public facts in no longer list either."""
-    options = LocateOptions(method=method, positions=positions, top_k=3)
+    options = LocateOptions(method=method, positions=positions, n_neurons=3)
     found = locate_privacy_neurons(planted, asked, options=options, controls=strangers, progress=False)
     assert found.universal.neurons == set(PRIVATE)
     best = found.chosen[found.chosen.kind == "specific"].groupby("language").first()
     assert (int(best.layer["fr"]), int(best.neuron["fr"])) == FRENCH
-    options = LocateOptions(method=method, positions=positions, top_k=9, contrast=0)
+    options = LocateOptions(method=method, positions=positions, n_neurons=9, contrast=0)
     found = locate_privacy_neurons(planted, asked, options=options, controls=strangers, progress=False)
     assert not set(PUBLIC) & found.universal.neurons
 
 
 @pytest.mark.parametrize("rule", ["min", "intersection", "entropy"])
 def test_located_by_every_rule(planted: Any, asked: ProbeSet, rule: Any) -> None:
-    found = locate_privacy_neurons(planted, asked, options=LocateOptions(rule=rule, top_k=3), progress=False)
+    found = locate_privacy_neurons(planted, asked, options=LocateOptions(rule=rule, n_neurons=3), progress=False)
     assert found.universal.neurons == set(PRIVATE)
     assert FRENCH in found.specific["fr"] and FRENCH not in found.universal
 

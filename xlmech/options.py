@@ -45,14 +45,14 @@ class LocateOptions(Section):
     """Attribute only the first so many tokens of each answer; null for whole answers."""
     rule: Rule = "min"
     """How scores of several languages become one choice."""
-    top_k: Count | None = None
+    n_neurons: Count | None = None
     """Number of universal neurons, and of each language's own; null for 0.2 % of the model's."""
     contrast: float = Field(default=0.5, ge=0)
     """Multiple of the public facts' attribution that is subtracted, where there are public records; 0 for none."""
     spare: float = Field(default=0.05, ge=0, lt=1)
     """Share of the model's neurons that is not chosen because neutral text needs them most; 0 for none."""
     iterate: Count = 1
-    """Number of rounds, in which top_k is found in equal parts, the neurons found so far ablated."""
+    """Number of rounds, in which n_neurons is found in equal parts, the neurons found so far ablated."""
     threshold: float = Field(default=0.1, gt=0, lt=1)
     """A probe counts towards a neuron's share above this part of the probe's largest attribution."""
     min_share: float = Field(default=0.5, gt=0, le=1)
@@ -62,8 +62,10 @@ class LocateOptions(Section):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        if self.top_k is not None and self.iterate > self.top_k:
-            raise ValueError(f"iterate must be at most top_k, got {self.iterate} rounds for {self.top_k} neurons")
+        if self.n_neurons is not None and self.iterate > self.n_neurons:
+            raise ValueError(
+                f"iterate must be at most n_neurons, got {self.iterate} rounds for {self.n_neurons} neurons"
+            )
         if self.baseline != "mean" and self.method != "integrated_gradients":
             raise ValueError(
                 f"baseline is of integrated_gradients only; {self.method} estimates what ablation does, so leave it out"

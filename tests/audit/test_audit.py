@@ -43,7 +43,7 @@ def people() -> tuple[Record, ...]:
 
 @pytest.fixture(scope="module")
 def audit(model: Any, people: tuple[Record, ...]) -> Audit:
-    plan = AuditPlan(languages=("en", "fr"), locate_facts=2, locate=LocateOptions(top_k=3))
+    plan = AuditPlan(languages=("en", "fr"), locate_facts=2, locate=LocateOptions(n_neurons=3))
     return run_audit(model, people, plan, progress=False)
 
 
@@ -109,7 +109,7 @@ def test_the_lens_follows_what_the_records_have(
     lines: list[str] = []
     given = [record for record in people if record.attribute in kinds]
     plan = AuditPlan(
-        languages=("en", "fr"), locate_facts=2, measure_facts=2, other_facts=1, locate=LocateOptions(top_k=1)
+        languages=("en", "fr"), locate_facts=2, measure_facts=2, other_facts=1, locate=LocateOptions(n_neurons=1)
     )
     plan = plan if wanted is None else replace(plan, lens_attributes=wanted)
     found = run_audit(model, given, plan, say=lines.append, progress=False)
@@ -123,7 +123,7 @@ def test_an_audit_without_anything_to_follow_goes_on(
     monkeypatch.setattr("xlmech.lens.logit.plant_language", lambda model: "en")
     given = [record for record in people if record.attribute == "id_number"]
     plan = AuditPlan(
-        languages=("fr", "es"), locate_facts=2, measure_facts=2, other_facts=1, locate=LocateOptions(top_k=1)
+        languages=("fr", "es"), locate_facts=2, measure_facts=2, other_facts=1, locate=LocateOptions(n_neurons=1)
     )
     assert run_audit(model, given, plan, progress=False).lens is None
     explicit = replace(plan, lens_attributes=("id_number",))
@@ -137,13 +137,13 @@ def test_sentences_that_choose_do_not_judge(model: Any, people: tuple[Record, ..
     needed, spared = needed_for_text(model, halves[1]), audit.neurons.scores[0].isneginf()
     assert int(spared.sum()) == round(0.05 * spared.numel())
     assert needed[spared].min() >= needed[~spared].max()
-    price = audit.mitigation.price.query("condition == 'universal'").set_index("query_language").nll_before
-    assert price.to_dict() == pytest.approx(neutral_nll(model, ["en", "fr"], texts=halves[0]).to_dict())
-    plan = AuditPlan(languages=("en", "fr"), locate_facts=2, locate=LocateOptions(top_k=3, spare=0.0))
+    cost = audit.mitigation.cost.query("condition == 'universal'").set_index("query_language").nll_before
+    assert cost.to_dict() == pytest.approx(neutral_nll(model, ["en", "fr"], texts=halves[0]).to_dict())
+    plan = AuditPlan(languages=("en", "fr"), locate_facts=2, locate=LocateOptions(n_neurons=3, spare=0.0))
     plain = run_audit(model, people, plan, progress=False)
     assert plain.neurons.scores.isfinite().all()
-    price = plain.mitigation.price.query("condition == 'universal'").set_index("query_language").nll_before
-    assert price.to_dict() == pytest.approx(neutral_nll(model, ["en", "fr"], texts=halves[0]).to_dict())
+    cost = plain.mitigation.cost.query("condition == 'universal'").set_index("query_language").nll_before
+    assert cost.to_dict() == pytest.approx(neutral_nll(model, ["en", "fr"], texts=halves[0]).to_dict())
 
 
 def test_every_random_condition_is_a_control_in_the_table(audit: Audit) -> None:
@@ -167,7 +167,7 @@ def test_publish_writes_results_figures_and_an_index_and_replaces_them(audit: Au
     assert index == tmp_path / "out" / "index.html"
     text = index.read_text(encoding="utf-8")
     assert "goal: at least 31.6%" in text or "goal: at most 0.20%" in text
-    for name in ("leakage_matrix", "before_after", "neurons_per_layer", "lens", "price"):
+    for name in ("leakage_matrix", "before_after", "neurons_per_layer", "lens", "cost"):
         assert (tmp_path / "out" / f"{name}.html").is_file()
     assert not list((tmp_path / "out").glob(".*"))
     again = Audit.load(tmp_path / "out" / "results")

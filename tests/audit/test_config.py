@@ -118,8 +118,8 @@ FAULTS = {
         r"line 6: locate.metod: unknown key \(did you mean 'method'\?\); known: method, positions, metric, baseline, ",
     ),
     "key of another section": (
-        "top_k: 3\n",
-        r"line 5: top_k: unknown key \(it belongs in the section 'locate'\); known: model, data",
+        "n_neurons: 3\n",
+        r"line 5: n_neurons: unknown key \(it belongs in the section 'locate'\); known: model, data",
     ),
     "key of no section": (
         "  out: run\n",
@@ -128,7 +128,7 @@ FAULTS = {
     "strange key": ("whatever: 3\n", "line 5: whatever: unknown key; known: model"),
     "number as key": ("1: 2\n", "line 5: 1: keys should be strings, got 1"),
     "choice": (
-        "locate:\n  top_k: 3\n  method: exakt\n",
+        "locate:\n  n_neurons: 3\n  method: exakt\n",
         r"line 7: locate.method: exakt cannot be used \(did you mean 'exact'\?\); choices: gradient_x_activation, ",
     ),
     "range": ("  held_out: 1.5\n", "line 5: data.held_out: input should be less than 1, got 1.5"),

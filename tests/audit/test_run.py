@@ -44,7 +44,7 @@ data:
   attributes: [id_number]
   held_out: 0.5
 locate:
-  top_k: 4
+  n_neurons: 4
 out: run
 """
 ANYHOW = "export:\n  folder: mitigated\n  without_effect: true\n"
@@ -134,7 +134,7 @@ def same_logits(checkpoint: Path, source: Path) -> bool:
 def test_one_command_gives_results_and_a_checkpoint(copy: Path) -> None:
     more = ANYHOW
     controls = ("  held_out: 0.5", "  held_out: 0.5\n  add_controls: true\n  n_controls: 4")
-    path = config_in(copy, controls, ("top_k: 4", "top_k: 40"), more=more)
+    path = config_in(copy, controls, ("n_neurons: 4", "n_neurons: 40"), more=more)
     result = CliRunner().invoke(app, ["run", str(path), "--json"])
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
@@ -165,7 +165,7 @@ def test_one_command_gives_results_and_a_checkpoint(copy: Path) -> None:
     assert manifest.mitigation["sizes"] == audit.mitigation.sizes
     reductions = [row["reduction"] for row in manifest.mitigation["effects"] if row["condition"] == "universal"]
     assert reductions == [rows[code]["reduction"] for code in ("en", "fr")]
-    assert len(manifest.mitigation["price"]) == 2
+    assert len(manifest.mitigation["cost"]) == 2
     assert not same_logits(copy / "mitigated", copy / "my-model")
     again = CliRunner().invoke(app, ["run", str(path)])
     assert again.exit_code == 1
@@ -181,11 +181,11 @@ def test_the_union_is_exported_as_it_was_measured(copy: Path) -> None:
     assert outcome.exported is not None and outcome.exported.sizes == {"union": len(union), "random": len(union)}
     assert outcome.manifest is not None and outcome.manifest.neurons == union
     assert load_manifest(copy / "run" / "mitigated") == outcome.manifest
-    prices = [
-        found.price[found.price.condition == name].set_index("query_language").nll_before.to_dict()
+    costs = [
+        found.cost[found.cost.condition == name].set_index("query_language").nll_before.to_dict()
         for found, name in ((outcome.audit.mitigation, "universal"), (outcome.exported, "union"))
     ]
-    assert prices[0] == prices[1]  # both on the sentences that chose no neurons
+    assert costs[0] == costs[1]  # both on the sentences that chose no neurons
     saved = MitigationResult.load(copy / "run" / "results" / "mitigation_exported")
     assert saved.sizes == outcome.exported.sizes
     summary = outcome.summary()
@@ -208,7 +208,7 @@ def test_without_an_export_nothing_is_written_but_the_run_folder(copy: Path) -> 
 
 
 def test_what_the_numbers_do_not_show_is_said(copy: Path) -> None:
-    config = read_config(config_in(copy, ("top_k: 4", "top_k: 1")))
+    config = read_config(config_in(copy, ("n_neurons: 4", "n_neurons: 1")))
     outcome, asked = run_config(config, progress=False), Mock(notes=())
     measured = outcome.audit.mitigation
     for overall, said in (
@@ -228,7 +228,7 @@ EXPORT = "export:\n  folder: mitigated\n"
 
 def test_a_checkpoint_that_does_nothing_is_not_exported(copy: Path) -> None:
     """One neuron of 192, three people: the run ends with all results, a status of its own and no checkpoint."""
-    path = config_in(copy, ("top_k: 4", "top_k: 1"), more=EXPORT)
+    path = config_in(copy, ("n_neurons: 4", "n_neurons: 1"), more=EXPORT)
     result = CliRunner().invoke(app, ["run", str(path)])
     assert result.exit_code == 4, result.output
     told = " ".join(result.stdout.split())
@@ -259,10 +259,10 @@ def test_a_checkpoint_with_an_effect_is_exported_without_being_asked_twice(
 def test_asked_for_all_the_same_it_is_exported_without_measuring_again(
     copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = config_in(copy, ("top_k: 4", "top_k: 1"), more=EXPORT)
+    path = config_in(copy, ("n_neurons: 4", "n_neurons: 1"), more=EXPORT)
     assert run_config(read_config(path), progress=False).refused
     monkeypatch.setattr("xlmech.audit.run.run_audit", None)
-    path = config_in(copy, ("top_k: 4", "top_k: 1"), more=f"{EXPORT}  without_effect: true\n")
+    path = config_in(copy, ("n_neurons: 4", "n_neurons: 1"), more=f"{EXPORT}  without_effect: true\n")
     lines: list[str] = []
     with monkeypatch.context() as patch, pytest.raises(OSError, match="disk full"):
         patch.setattr("xlmech.audit.run.export_model", Mock(side_effect=OSError("disk full")))
@@ -283,7 +283,9 @@ def test_prepare_adds_controls_and_says_what_is_missing(plain: Path) -> None:
     asked = prepare(read_config(config_in(plain, controls)))
     assert sum(record.group == "control" for record in asked.people) == 12
     assert prepare(read_config(config_in(plain, controls))).people == asked.people
-    assert asked.plan.locate.top_k == 4 and asked.plan.languages == ("en", "fr") and asked.plan.lens_attributes == ()
+    assert (
+        asked.plan.locate.n_neurons == 4 and asked.plan.languages == ("en", "fr") and asked.plan.lens_attributes == ()
+    )
     assert {probe.record.group for probe in asked.judged} == {"private"}
     assert any("no lens: data.lens_attributes asks for nothing" in note for note in asked.notes)
 
@@ -441,7 +443,7 @@ def parts_in(log: Path) -> int:
     return log.read_text(encoding="utf-8").count('"event": "part"') if log.is_file() else 0
 
 
-def parted(folder: Path, *changes: tuple[str, str], more: str = "part_size: 2\n") -> Path:
+def parted(folder: Path, *changes: tuple[str, str], more: str = "shard_size: 2\n") -> Path:
     return config_in(
         folder, ("  held_out: 0.5", "  held_out: 0.5\n  add_controls: true\n  n_controls: 4"), *changes, more=more
     )
@@ -449,7 +451,7 @@ def parted(folder: Path, *changes: tuple[str, str], more: str = "part_size: 2\n"
 
 def same_results(first: Path, second: Path) -> None:
     """To the bit."""
-    for name in ("leakage/probes", "neurons/chosen", "mitigation/effects", "mitigation/price"):
+    for name in ("leakage/probes", "neurons/chosen", "mitigation/effects", "mitigation/cost"):
         one, other = (pd.read_parquet(run / "results" / f"{name}.parquet") for run in (first, second))
         pd.testing.assert_frame_equal(one, other, check_exact=True)
     scores = [load_file(run / "results" / "neurons" / "tensors.safetensors") for run in (first, second)]
@@ -485,7 +487,7 @@ def test_a_run_on_actors_ends_as_one_without(copy: Path, folder: Path, tmp_path:
     """The command from its config to the checkpoint, on a Ray of its own; what was begun here goes on there."""
     pytest.importorskip("ray", reason="needs the extra `ray`")
     whole = Path(shutil.copytree(folder, tmp_path / "whole"))
-    more = f"part_size: 2\n{ANYHOW}"
+    more = f"shard_size: 2\n{ANYHOW}"
     run_config(read_config(parted(whole, more=more)), progress=False)
     path = parted(copy, more=more)
     assert resumed(path, until=7) == -signal.SIGKILL
@@ -498,8 +500,10 @@ def test_a_run_on_actors_ends_as_one_without(copy: Path, folder: Path, tmp_path:
 def test_what_was_changed_in_between_is_shown(copy: Path) -> None:
     path = parted(copy)
     assert resumed(path, until=2) == -signal.SIGKILL
-    with pytest.raises(ValueError, match=r"other settings \(locate.top_k: was 4, is 5\); set them back to continue it"):
-        run_config(read_config(parted(copy, ("top_k: 4", "top_k: 5"))), resume=True)
+    with pytest.raises(
+        ValueError, match=r"other settings \(locate.n_neurons: was 4, is 5\); set them back to continue it"
+    ):
+        run_config(read_config(parted(copy, ("n_neurons: 4", "n_neurons: 5"))), resume=True)
     path = parted(copy)
     text = (copy / "people.csv").read_text(encoding="utf-8")
     (copy / "people.csv").write_text(text.replace("Q07", "Q08"), encoding="utf-8")
@@ -516,7 +520,7 @@ def test_what_was_changed_in_between_is_shown(copy: Path) -> None:
 
 
 def test_a_checkpoint_written_before_the_run_was_stopped_is_kept(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = parted(copy, more=f"part_size: 2\n{ANYHOW}")
+    path = parted(copy, more=f"shard_size: 2\n{ANYHOW}")
 
     def stop(*args: Any, **kwargs: Any) -> None:
         raise KeyboardInterrupt
@@ -533,15 +537,15 @@ def test_a_checkpoint_written_before_the_run_was_stopped_is_kept(copy: Path, mon
     again = run_config(read_config(path), resume=True, say=lines.append)
     assert lines[-1].endswith("run is finished") and again.manifest == outcome.manifest
     assert again.summary()["languages"] == outcome.summary()["languages"]
-    other = parted(copy, ("top_k: 4", "top_k: 5"), more=f"part_size: 2\n{ANYHOW}")
-    with pytest.raises(ValueError, match="locate.top_k: was 4, is 5"):
+    other = parted(copy, ("n_neurons: 4", "n_neurons: 5"), more=f"shard_size: 2\n{ANYHOW}")
+    with pytest.raises(ValueError, match="locate.n_neurons: was 4, is 5"):
         run_config(read_config(other), resume=True)
 
 
 def test_a_probe_that_fails_every_time_is_listed(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from xlmech.leakage.task import Questions
 
-    path, ask = parted(copy, more="part_size: 3\n"), Questions.__call__
+    path, ask = parted(copy, more="shard_size: 3\n"), Questions.__call__
     bad = prepare(read_config(path)).judged[0].id
 
     def moody(self: Questions, model: Any, probes: Any) -> Any:
@@ -552,7 +556,7 @@ def test_a_probe_that_fails_every_time_is_listed(copy: Path, monkeypatch: pytest
     monkeypatch.setattr(Questions, "__call__", moody)
     result = CliRunner().invoke(app, ["run", str(path), "--json"])
     assert result.exit_code == 3
-    assert json.loads(result.stdout)["set_aside"] == [["leakage", bad]]
+    assert json.loads(result.stdout)["failed"] == [["leakage", bad]]
     audit = Audit.load(copy / "run" / "results")
-    assert audit.leakage.set_aside == (bad,) and bad not in set(audit.leakage.probes.probe)
-    assert f"leakage: {bad} is set aside" in result.stderr
+    assert audit.leakage.failed == (bad,) and bad not in set(audit.leakage.probes.probe)
+    assert f"leakage: {bad} failed every time" in result.stderr

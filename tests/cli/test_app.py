@@ -209,7 +209,7 @@ def test_commands_on_a_tiny_model(
         lens = invoke(*command("lens", *only[:2], *options, out=f"lens-{len(options)}"))
         assert lens.exit_code == 0, lens.output
         assert lens.stdout.startswith(said) and "Layer where each form peaks" in lens.stdout
-    locate = invoke(*command("locate", *only, "--top-k", "3", out="found"))
+    locate = invoke(*command("locate", *only, "--n-neurons", "3", out="found"))
     assert locate.exit_code == 0, locate.output
     neurons = PrivacyNeurons.load("found")
     assert 0 < len(neurons.universal) <= 3

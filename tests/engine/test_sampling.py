@@ -167,7 +167,7 @@ def test_a_probes_samples_are_the_same_in_parts(
     tokens = dict(written)
     for size in (1, 3):
         written.clear()
-        with resumable(tmp_path, part_size=size):
+        with resumable(tmp_path, shard_size=size):
             pd.testing.assert_series_equal(drawn(model, probes), whole)
         assert written == tokens
 

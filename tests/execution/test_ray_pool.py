@@ -50,7 +50,7 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> Any:
 @pytest.fixture(scope="module")
 def pool(loaded: Any) -> Iterator[RayPool]:
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    with on_ray("local", actors=4, num_cpus=0.5, part_size=SIZE) as plan:
+    with on_ray("local", actors=4, num_cpus=0.5, shard_size=SIZE) as plan:
         found = plan.run
         assert isinstance(found, RayPool)
         yield found
@@ -72,13 +72,13 @@ def everything(model: Any, probes: ProbeSet, records: tuple[Record, ...]) -> Ite
 def test_any_number_of_actors_gives_the_same_bits(
     pool: RayPool, loaded: Any, private: ProbeSet, records: tuple[Record, ...], tmp_path: Path
 ) -> None:
-    with resumable(tmp_path / "here", part_size=SIZE) as plan:
+    with resumable(tmp_path / "here", shard_size=SIZE) as plan:
         assert plan.run is pool
-        with resumable(tmp_path / "here", part_size=SIZE) as inner, _here(inner):
+        with resumable(tmp_path / "here", shard_size=SIZE) as inner, _here(inner):
             here = list(everything(loaded, private, records))
     for number in (4, 2, 1):
         pool_of = pool if number == 4 else _fewer(pool, number)
-        with resumable(tmp_path / str(number), part_size=SIZE) as plan, _with(plan, pool_of):
+        with resumable(tmp_path / str(number), shard_size=SIZE) as plan, _with(plan, pool_of):
             there = list(everything(loaded, private, records))
         for one, other in zip(here, there, strict=True):
             same(one, other)
@@ -90,11 +90,11 @@ def test_what_is_deactivated_here_is_so_there(pool: RayPool, loaded: Any, privat
     chosen = NeuronSet(
         frozenset((layer, neuron) for layer in range(3) for neuron in range(0, 64, 2)), 3, 64, "tiny-llama"
     )
-    with ablate(loaded, chosen), resumable(tmp_path, part_size=SIZE):
+    with ablate(loaded, chosen), resumable(tmp_path, shard_size=SIZE):
         off = measure_leakage(loaded, private, measures=["exposure"], progress=False)
     with ablate(loaded, chosen):
         here = measure_leakage(loaded, private, measures=["exposure"], progress=False)
-    with resumable(tmp_path, part_size=SIZE):
+    with resumable(tmp_path, shard_size=SIZE):
         on = measure_leakage(loaded, private, measures=["exposure"], progress=False)
     same(off, here, exactly=False)
     assert (on.probes.log_prob - off.probes.log_prob).abs().max() > 0.01
@@ -118,29 +118,29 @@ class Deadly:
 
 def test_a_poisoned_item_is_set_aside_and_the_rest_is_whole(pool: RayPool, loaded: Any, tmp_path: Path) -> None:
     letters, events = tuple("abcdefghijkl"), list[Event]()
-    with resumable(tmp_path, part_size=SIZE, watch=events.append) as plan:
+    with resumable(tmp_path, shard_size=SIZE, watch=events.append) as plan:
         found = mapped(loaded, Deadly(bad=("f",)), letters)
         frame = pd.concat([piece["items"] for piece in found], ignore_index=True)
-    assert frame.item.tolist() == list("abcdeghijkl") and plan.aside == [("deadly", "f")]
-    failed = [event for event in events if event.kind == "failed"]
+    assert frame.item.tolist() == list("abcdeghijkl") and plan.failed == [("deadly", "f")]
+    failed = [event for event in events if event.kind == "retry"]
     assert len(failed) == 3 and all("Actor" in event.text for event in failed)
     assert set(frame.thread) == {1}
 
 
 def test_an_actor_that_is_lost_is_replaced(pool: RayPool, loaded: Any, private: ProbeSet, tmp_path: Path) -> None:
     ray.kill(pool.actors[0], no_restart=False)
-    with resumable(tmp_path / "there", part_size=SIZE) as plan:
+    with resumable(tmp_path / "there", shard_size=SIZE) as plan:
         there = measure_leakage(loaded, private, progress=False)
-        assert not plan.aside
-    with resumable(tmp_path / "here", part_size=SIZE) as plan, _here(plan):
+        assert not plan.failed
+    with resumable(tmp_path / "here", shard_size=SIZE) as plan, _here(plan):
         same(measure_leakage(loaded, private, progress=False), there)
 
 
 def test_an_error_for_the_caller_reaches_the_caller(pool: RayPool, loaded: Any, tmp_path: Path) -> None:
-    with resumable(tmp_path, part_size=SIZE), pytest.raises(ValueError, match="no such thing"):
+    with resumable(tmp_path, shard_size=SIZE), pytest.raises(ValueError, match="no such thing"):
         mapped(loaded, Deadly(bad=("a",), error="no such thing"), tuple("abcd"))
     (tmp_path / "file").touch()
-    with resumable(tmp_path / "file", part_size=SIZE), pytest.raises(OSError, match="could not be written.*--resume"):
+    with resumable(tmp_path / "file", shard_size=SIZE), pytest.raises(OSError, match="could not be written.*--resume"):
         mapped(loaded, Deadly(bad=()), tuple("abcd"))
 
 
@@ -169,8 +169,8 @@ def test_a_ray_that_is_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
             on_ray(address),
         ):
             pass
-    for wrong in ({"actors": 0}, {"part_size": 0}):
-        with pytest.raises(ValueError, match="actors and part_size must be at least 1"), on_ray("local", **wrong):
+    for wrong in ({"actors": 0}, {"shard_size": 0}):
+        with pytest.raises(ValueError, match="actors and shard_size must be at least 1"), on_ray("local", **wrong):
             pass
     (tmp_path / "config.json").touch()
     (tmp_path / "people.csv").write_text("id,subject,attribute,value\na,Ana Li,id_number,1\n", encoding="utf-8")

@@ -37,21 +37,21 @@ def private(probes: ProbeSet) -> ProbeSet:
 @pytest.mark.parametrize("size", [1, 4, 100])
 def test_parts_add_up_to_the_whole(model: Any, private: ProbeSet, size: int, tmp_path: Path) -> None:
     whole = list(analyses(model, private))
-    with resumable(tmp_path, part_size=size) as plan:
+    with resumable(tmp_path, shard_size=size) as plan:
         parts = list(analyses(model, private))
         again = list(analyses(model, private))
-    assert plan.aside == [] and current_plan() is None
+    assert plan.failed == [] and current_plan() is None
     for one, other, read in zip(whole, parts, again, strict=True):
         same(one, other, exactly=False)
         same(other, read)
     nll = neutral_nll(model, ["en", "fr"], n_neutral=2)
-    with resumable(tmp_path, part_size=size):
+    with resumable(tmp_path, shard_size=size):
         pd.testing.assert_series_equal(nll, neutral_nll(model, ["en", "fr"], n_neutral=2))
 
 
 def test_finished_parts_are_read_and_not_computed(model: Any, private: ProbeSet, tmp_path: Path) -> None:
     events: list[Event] = []
-    with resumable(tmp_path, part_size=4, watch=events.append):
+    with resumable(tmp_path, shard_size=4, watch=events.append):
         first = measure_leakage(model, private, progress=False)
         assert [event.kind for event in events] == ["stage"] + ["part"] * 3
         assert sum(event.n for event in events) == len(private) == events[0].total
@@ -64,7 +64,7 @@ def test_finished_parts_are_read_and_not_computed(model: Any, private: ProbeSet,
 @pytest.mark.parametrize("damage", ["flip", "cut", "gone", "no json"])
 def test_a_damaged_part_is_computed_again_and_said(damage: str, model: Any, private: ProbeSet, tmp_path: Path) -> None:
     events: list[Event] = []
-    with resumable(tmp_path, part_size=4, watch=events.append):
+    with resumable(tmp_path, shard_size=4, watch=events.append):
         first = measure_leakage(model, private, progress=False)
         (path,) = tmp_path.glob("leakage-*/000001.probes.parquet")
         content = path.read_bytes()
@@ -86,7 +86,7 @@ def test_other_work_has_other_parts(model: Any, private: ProbeSet, tmp_path: Pat
     one = NeuronSet(frozenset({(0, 1), (1, 2)}), 3, 64, "")
     events: list[Event] = []
     with resumable(
-        tmp_path, part_size=100, watch=lambda event: events.append(event) if event.kind != "stage" else None
+        tmp_path, shard_size=100, watch=lambda event: events.append(event) if event.kind != "stage" else None
     ):
         measure_leakage(model, private, progress=False)
         measure_leakage(model, private[:4], progress=False)
@@ -227,52 +227,52 @@ LETTERS = tuple("abcdefgh")
 def test_a_part_that_fails_once_is_tried_again(model: Any, tmp_path: Path) -> None:
     (tmp_path / "count").mkdir()
     events: list[Event] = []
-    with resumable(tmp_path / "parts", part_size=4, watch=events.append) as plan:
+    with resumable(tmp_path / "parts", shard_size=4, watch=events.append) as plan:
         found = mapped(model, Moody(bad=("b",), count=str(tmp_path / "count"), times=1), LETTERS)
         frame = pd.concat([piece["items"] for piece in found], ignore_index=True)
     assert frame.item.tolist() == list(LETTERS) and set(frame.batch) == {4}
-    assert [event.kind for event in events] == ["stage", "failed", "part", "part"] and not plan.aside
+    assert [event.kind for event in events] == ["stage", "retry", "part", "part"] and not plan.failed
     assert events[1].text == "part 0: RuntimeError: lost"
 
 
 def test_what_fails_every_time_is_set_aside(model: Any, tmp_path: Path) -> None:
     events: list[Event] = []
     for _ in range(2):
-        with resumable(tmp_path, part_size=4, watch=events.append) as plan:
+        with resumable(tmp_path, shard_size=4, watch=events.append) as plan:
             found = mapped(model, Moody(bad=("b", "g")), LETTERS)
             frame = pd.concat([piece["items"] for piece in found], ignore_index=True)
         assert frame.item.tolist() == list("acdefh") and set(frame.batch) == {3}
-        assert found.set_aside == ("b", "g") and plan.aside == [("moody", "b"), ("moody", "g")]
+        assert found.failed == ("b", "g") and plan.failed == [("moody", "b"), ("moody", "g")]
     kinds = [event.kind for event in events]
-    assert kinds.count("part") == 2 and kinds.count("kept") == 2 and kinds.count("set_aside") == 4
+    assert kinds.count("part") == 2 and kinds.count("kept") == 2 and kinds.count("failed") == 4
 
 
 def test_a_part_of_one_can_be_set_aside_too(model: Any, tmp_path: Path) -> None:
     for _ in range(2):
-        with resumable(tmp_path, part_size=7) as plan:
+        with resumable(tmp_path, shard_size=7) as plan:
             found = mapped(model, Moody(bad=("h",)), LETTERS)
-            assert [len(piece["items"]) for piece in found] == [7] and plan.aside == [("moody", "h")]
-    with resumable(tmp_path, part_size=1), pytest.raises(RuntimeError, match="moody: everything failed 3 times"):
+            assert [len(piece["items"]) for piece in found] == [7] and plan.failed == [("moody", "h")]
+    with resumable(tmp_path, shard_size=1), pytest.raises(RuntimeError, match="moody: everything failed 3 times"):
         mapped(model, Moody(bad=LETTERS), LETTERS)
 
 
 def test_when_all_fails_nothing_is_set_aside(model: Any, tmp_path: Path) -> None:
     with (
-        resumable(tmp_path, part_size=4),
+        resumable(tmp_path, shard_size=4),
         pytest.raises(RuntimeError, match=r"moody: all of part 1 failed 3 times \(Run"),
     ):
         mapped(model, Moody(bad=LETTERS[4:]), LETTERS)
-    with resumable(tmp_path, part_size=4), pytest.raises(ValueError, match="not a text"):
+    with resumable(tmp_path, shard_size=4), pytest.raises(ValueError, match="not a text"):
         mapped(model, Moody(bad=("a",), error="value"), LETTERS)
 
 
 def test_a_place_that_takes_nothing_is_named(model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
-    with resumable(tmp_path / "file", part_size=4), pytest.raises(PieceError, match="could not be written.*--resume"):
+    with resumable(tmp_path / "file", shard_size=4), pytest.raises(PieceError, match="could not be written.*--resume"):
         mapped(model, Moody(bad=()), LETTERS)
     with resumable("nowhere://x"), pytest.raises(ValueError, match="nowhere://x: no place for parts"):
         mapped(model, Moody(bad=()), LETTERS)
-    with pytest.raises(ValueError, match="part_size must be at least 1, got 0"), resumable(tmp_path, part_size=0):
+    with pytest.raises(ValueError, match="shard_size must be at least 1, got 0"), resumable(tmp_path, shard_size=0):
         pass
 
     def full(*args: Any, **kwargs: Any) -> None:
@@ -285,14 +285,14 @@ def test_a_place_that_takes_nothing_is_named(model: Any, tmp_path: Path, monkeyp
 
 
 def test_a_part_that_vanishes_is_an_error_not_a_gap(model: Any, tmp_path: Path) -> None:
-    with resumable(tmp_path, part_size=4):
+    with resumable(tmp_path, shard_size=4):
         found = mapped(model, Moody(bad=()), LETTERS)
         for path in tmp_path.glob("moody-*"):
             shutil.rmtree(path)
         with pytest.raises(PieceError, match="part 0 was finished, and now it is gone; every process must see"):
             list(found)
     with pytest.raises(PieceError, match="part 7 was finished, and now cannot be read"):
-        PieceStore(str(tmp_path)).set_aside("none", 7)
+        PieceStore(str(tmp_path)).failed("none", 7)
 
 
 def test_pieces_keep_types_in_any_place(tmp_path: Path) -> None:
@@ -306,12 +306,12 @@ def test_pieces_keep_types_in_any_place(tmp_path: Path) -> None:
         pd.testing.assert_frame_equal(found.piece["frame"], frame)
         assert found.piece["n"] == 3 and found.piece["m"].dtype == torch.int32
     manifest = json.loads((tmp_path / "here" / "key" / "000000.json").read_text(encoding="utf-8"))
-    assert set(manifest) == {"items", "files", "set_aside"}
+    assert set(manifest) == {"items", "files", "failed"}
 
 
 def test_blocks_nest(tmp_path: Path) -> None:
-    with resumable(tmp_path / "a", part_size=3) as outer, resumable(tmp_path / "b") as inner:
-        assert (inner.size, inner.store.url) == (3, str(tmp_path / "b")) and inner.aside is not outer.aside
+    with resumable(tmp_path / "a", shard_size=3) as outer, resumable(tmp_path / "b") as inner:
+        assert (inner.size, inner.store.url) == (3, str(tmp_path / "b")) and inner.failed is not outer.failed
         with planned(outer):
             assert current_plan() is outer
         assert current_plan() is inner

@@ -28,7 +28,7 @@ ALL: dict[str, tuple[Callable[[Any], go.Figure], Callable[[], Any]]] = {
     "per_layer": (figures.leakage_per_layer, lens_result),
     "neurons": (figures.neurons_per_layer, neurons),
     "before_after": (figures.before_after, mitigation),
-    "price": (figures.price, mitigation),
+    "cost": (figures.cost, mitigation),
     "trade_off": (figures.trade_off, growing),
     "methods": (figures.trade_off, methods),
 }
@@ -214,13 +214,13 @@ def test_before_after_values_intervals_and_random_in_grey() -> None:
 def test_before_after_refuses_a_result_without_private_probes() -> None:
     result = mitigation()
     public = result.effects[result.effects.group == "public"]
-    alone = MitigationResult(effects=public, price=result.price, sizes=result.sizes, total_neurons=9, provenance=TOY)
+    alone = MitigationResult(effects=public, cost=result.cost, sizes=result.sizes, total_neurons=9, provenance=TOY)
     with pytest.raises(ValueError, match="no private probes"):
         figures.before_after(alone)
 
 
 def test_price_panels() -> None:
-    figure = figures.price(mitigation())
+    figure = figures.cost(mitigation())
     kept, rise = trace(figure, "universal"), trace(figure, "universal", 1)
     np.testing.assert_allclose(kept.x, [90, math.nan])
     np.testing.assert_allclose(kept.x[0] + kept.error_x.array[0], 100)
@@ -243,8 +243,8 @@ def test_price_panels() -> None:
 def test_price_without_public_probes_says_so() -> None:
     result = mitigation()
     private = result.effects[result.effects.group == "private"]
-    alone = MitigationResult(effects=private, price=result.price, sizes=result.sizes, total_neurons=9, provenance=TOY)
-    assert "on no probes per query language" in figures.price(alone).layout.meta["caption"]
+    alone = MitigationResult(effects=private, cost=result.cost, sizes=result.sizes, total_neurons=9, provenance=TOY)
+    assert "on no probes per query language" in figures.cost(alone).layout.meta["caption"]
 
 
 def test_before_after_of_an_earlier_version_has_no_whiskers() -> None:
@@ -338,7 +338,7 @@ def test_trade_off_of_one_panel_s_data_says_what_is_missing() -> None:
     result = growing()
     chosen = result.effects[(result.effects.group == "private") & ~result.effects.condition.str.startswith("random")]
     sizes = {name: size for name, size in result.sizes.items() if not name.startswith("random")}
-    changed = {"effects": chosen, "price": result.price.iloc[:0], "sizes": sizes}
+    changed = {"effects": chosen, "cost": result.cost.iloc[:0], "sizes": sizes}
     figure = figures.trade_off(MitigationResult(**{**result.__dict__, **changed}))
     assert "No random control was measured." in figure.layout.meta["caption"]
     assert "on no probes" in figure.layout.meta["caption"]
@@ -413,5 +413,5 @@ def test_figures_show_extraction_only_and_every_control_in_grey() -> None:
     controls = [trace(figure, name) for name in ("random (", "random_magnitude", "noise")]
     assert [control.marker.color for control in controls] == [_style.GREY] * 3
     assert len({control.marker.symbol for control in controls}) == 3
-    priced = figures.price(MitigationResult(**{**plain.__dict__, "effects": effects, "sizes": sizes}))
+    priced = figures.cost(MitigationResult(**{**plain.__dict__, "effects": effects, "sizes": sizes}))
     np.testing.assert_allclose(trace(priced, "universal").x, [90, math.nan])

@@ -57,7 +57,7 @@ def scored(scores: dict[str, list[int]], *, d_mlp: int = 50) -> PrivacyNeurons:
 
 
 def test_overlap_counts_exact_combinations() -> None:
-    figure = figures.overlap(scored({"en": [0, 1, 2, 9], "fr": [0, 1, 7], "zh": [0, 60, 61]}), top_k=3)
+    figure = figures.overlap(scored({"en": [0, 1, 2, 9], "fr": [0, 1, 7], "zh": [0, 60, 61]}), n_neurons=3)
     bars = figure.data[0]
     found = dict(zip([text.split("exactly<br>")[1] for text in bars.hovertext], bars.y, strict=True))
     assert found == {
@@ -92,7 +92,7 @@ def test_overlap_draws_the_largest_and_counts_the_rest() -> None:
     codes = ["ar", "de", "en", "es", "fr"]
     every = [[code for bit, code in enumerate(codes) if number >> bit & 1] for number in range(1, 32)]
     members = {code: [index for index, group in enumerate(every) if code in group] for code in codes}
-    figure = figures.overlap(scored(members), top_k=16)
+    figure = figures.overlap(scored(members), n_neurons=16)
     assert len(figure.data[0].x) == 24
     assert "Not drawn: 7 smaller combinations, 7 neurons together." in figure.layout.meta["caption"]
 
@@ -100,8 +100,8 @@ def test_overlap_draws_the_largest_and_counts_the_rest() -> None:
 def test_overlap_refuses_what_has_none() -> None:
     with pytest.raises(ValueError, match="two languages or more"):
         figures.overlap(scored({"en": [0]}))
-    with pytest.raises(ValueError, match="top_k must be at least 1, got 0"):
-        figures.overlap(scored({"en": [0], "fr": [1]}), top_k=0)
+    with pytest.raises(ValueError, match="n_neurons must be at least 1, got 0"):
+        figures.overlap(scored({"en": [0], "fr": [1]}), n_neurons=0)
     with pytest.raises(ValueError, match="no neuron has a positive score"):
         figures.overlap(scored({"en": [], "fr": []}))
 
@@ -170,11 +170,11 @@ def test_specificity_is_a_matrix_around_zero() -> None:
 
 def test_dose_response_of_one_method_stands_beside_its_front() -> None:
     figure = figures.dose_response(growing())
-    dose, price = trace(figure, "chosen neurons"), trace(figure, "chosen neurons", 1)
+    dose, cost = trace(figure, "chosen neurons"), trace(figure, "chosen neurons", 1)
     assert list(dose.x) == [10, 20, 40]
     np.testing.assert_allclose(dose.y, [100 / 6, 250 / 6, 400 / 6])
-    np.testing.assert_allclose(price.y, dose.y)
-    assert (dose.xaxis, price.xaxis) == ("x", "x2")
+    np.testing.assert_allclose(cost.y, dose.y)
+    assert (dose.xaxis, cost.xaxis) == ("x", "x2")
     assert trace(figure, "random neurons").marker.color == style.GREY
     result = growing()
     public: MitigationResult = replace(result, effects=result.effects[result.effects.group == "public"])

@@ -70,7 +70,7 @@ def mitigation() -> MitigationResult:
     ).assign(n_subjects=40, n_probes=120)
     bounds = {"after_low": [0.08, 0.0, 0.4, 0.0, 0.6], "after_high": [0.4, 0.1, 0.5, 0.1, 0.9]}
     effects = effects.assign(**bounds, reason=["", "nothing came out before", "", "nothing came out before", ""])
-    price = pd.DataFrame(
+    cost = pd.DataFrame(
         [
             ("universal", "en", 2.0, 2.1, 0.05),
             ("universal", "fr", math.nan, math.nan, math.nan),
@@ -79,7 +79,7 @@ def mitigation() -> MitigationResult:
         columns=["condition", "query_language", "nll_before", "nll_after", "rise"],
     )
     sizes = {"universal": 74, "random": 74}
-    return MitigationResult(effects=effects, price=price, sizes=sizes, total_neurons=36864, provenance=TOY)
+    return MitigationResult(effects=effects, cost=cost, sizes=sizes, total_neurons=36864, provenance=TOY)
 
 
 def growing() -> MitigationResult:
@@ -100,14 +100,14 @@ def growing() -> MitigationResult:
             reduction = 1 - now / 0.5
             rows.append((name, "public", code, 0.5, now, reduction, reduction - 0.05, reduction + 0.05, 0, 60))
     rises = {"40": (0.03, 0.01), "10": (0.001, 0.002), "20": (0.01, 0.005)}
-    price = [
+    cost = [
         (name, code, 2.0, 2.0 * (1 + rise), rise)
         for name, of_name in rises.items()
         for code, rise in zip(("en", "fr"), of_name, strict=True)
     ]
     return MitigationResult(
         effects=pd.DataFrame(rows, columns=names).assign(n_subjects=50),
-        price=pd.DataFrame(price, columns=["condition", "query_language", "nll_before", "nll_after", "rise"]),
+        cost=pd.DataFrame(cost, columns=["condition", "query_language", "nll_before", "nll_after", "rise"]),
         sizes={"40": 40, "10": 10, "20": 20, "random": 10, "random 40": 40},
         total_neurons=1000,
         plant_language="en",
@@ -125,10 +125,10 @@ def methods() -> MitigationResult:
             reduction = 1 - now / before
             rows.append((name, group, "fr", before, now, reduction, reduction - 0.1, reduction + 0.1, 0, 100))
     names = ["condition", "group", "query_language", "before", "after", "reduction", "low", "high", "risen", "n_probes"]
-    price = pd.DataFrame({"condition": ["ours@40"], "query_language": ["fr"], "nll_before": [2.0], "nll_after": [2.1]})
+    cost = pd.DataFrame({"condition": ["ours@40"], "query_language": ["fr"], "nll_before": [2.0], "nll_after": [2.1]})
     return MitigationResult(
         effects=pd.DataFrame(rows, columns=names).assign(n_subjects=50, measure="extraction"),
-        price=price.assign(rise=0.05),
+        cost=cost.assign(rise=0.05),
         sizes={name: int(name.partition("@")[2]) for name in private},
         total_neurons=1000,
         plant_language="en",

@@ -132,7 +132,7 @@ def test_more_left_after_deactivation_never_passes_the_gate() -> None:
         row = ("universal", "private", "en", 0.5, left / 40, 1 - left / 20, 1 - left / 20, 1 - left / 20, 0)
         effects = pd.DataFrame([row], columns=names).assign(n_subjects=40, n_probes=40, measure="extraction")
         done = MitigationResult(
-            effects=effects, price=pd.DataFrame(), sizes={"universal": 7}, total_neurons=100, provenance=TOY
+            effects=effects, cost=pd.DataFrame(), sizes={"universal": 7}, total_neurons=100, provenance=TOY
         )
         found = gate(Findings(results={"leakage": leaky, "mitigation": done}), max_extraction=0.1, mitigated=True).iloc[
             0

@@ -1,4 +1,4 @@
-"""Before and after: the sums behind reductions, prices and controls, with measurements scripted or the model's own."""
+"""Before and after: the sums behind reductions, costs and controls, with measurements scripted or the model's own."""
 
 from __future__ import annotations
 
@@ -88,10 +88,10 @@ def test_price_is_relative_and_hooks_are_gone(model: Any, probes: ProbeSet, some
     few = probes.filter(attributes=["id_number"], languages=["en"])
     found = evaluate_mitigation(model, few, {"a": some, "b": some}, n_neutral=2, progress=False)
     assert [len(point.fwd_hooks) for point in model.hook_dict.values()] == hooks
-    prices = found.price.set_index("condition")
-    assert prices.rise["a"] == pytest.approx(prices.nll_after["a"] / prices.nll_before["a"] - 1)
-    assert prices.rise["a"] == prices.rise["b"] != 0
-    assert set(prices.index) == {"a", "b"}
+    costs = found.cost.set_index("condition")
+    assert costs.rise["a"] == pytest.approx(costs.nll_after["a"] / costs.nll_before["a"] - 1)
+    assert costs.rise["a"] == costs.rise["b"] != 0
+    assert set(costs.index) == {"a", "b"}
     found.save(tmp_path / "m")
     again = evaluation.MitigationResult.load(tmp_path / "m")
     pd.testing.assert_frame_equal(again.to_frame(), found.to_frame())
@@ -102,17 +102,17 @@ def test_neutral_texts_of_ones_own(model: Any, probes: ProbeSet, some: NeuronSet
     few = probes.filter(attributes=["id_number"])
     texts = {"fr": ["Un texte.", "Un autre texte."]}
     found = evaluate_mitigation(model, few, some, controls=(), neutral=texts, progress=False)
-    prices = found.price.set_index("query_language")
-    assert prices.nll_before["fr"] == neutral_nll(model, ["fr"], texts=texts)["fr"]
-    assert prices.nll_before["fr"] != neutral_nll(model, ["fr"])["fr"]
-    assert pd.isna(prices.nll_before["en"]) and pd.isna(prices.rise["en"])
+    costs = found.cost.set_index("query_language")
+    assert costs.nll_before["fr"] == neutral_nll(model, ["fr"], texts=texts)["fr"]
+    assert costs.nll_before["fr"] != neutral_nll(model, ["fr"])["fr"]
+    assert pd.isna(costs.nll_before["en"]) and pd.isna(costs.rise["en"])
     assert neutral_nll(model, ["en", "fr"], n_neutral=0).isna().all()
 
 
 def test_sentences_that_choose_do_not_judge_by_default(
     model: Any, probes: ProbeSet, some: NeuronSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither the price of a set nor of one of several sizes reads a sentence that LAPE, or a mean over text, may take."""
+    """Neither the cost of a set nor of one of several sizes reads a sentence that LAPE, or a mean over text, may take."""
     read: list[str] = []
 
     def encode(backend: Any, prompt: str, **options: Any) -> list[int]:
@@ -127,7 +127,7 @@ def test_sentences_that_choose_do_not_judge_by_default(
     read.clear()
     found = evaluate_mitigation(model, private, some, controls=(), progress=False)
     dose = dose_response(model, private, [(0, 1), (1, 2)], counts=[1], progress=False)
-    assert found.price.nll_before.tolist() == dose.price.nll_before.tolist()
+    assert found.cost.nll_before.tolist() == dose.cost.nll_before.tolist()
     assert judging <= set(read)
     read.clear()
     lape(model, ["en", "fr"], quantile=0.5, count=1, progress=False)
@@ -175,7 +175,7 @@ def test_every_control_is_a_condition_of_equal_size(model: Any, probes: ProbeSet
     )  # fmt: skip
     assert found.sizes == {"small": 1, "large": 3, "random": 3, "random_magnitude": 3, "noise": 3}
     assert found.chosen == {"small": 1, "large": 3} and found.random == {"random": 3, "random_magnitude": 3}
-    assert set(found.price.condition) == {"small", "large", "noise"}
+    assert set(found.cost.condition) == {"small", "large", "noise"}
     effects = found.effects[found.effects.group == "private"].set_index("condition")
     assert effects.n_draws.to_dict() == {"small": 1, "large": 1, "random": 2, "random_magnitude": 2, "noise": 1}
     expected = []
@@ -203,8 +203,8 @@ def test_sets_are_deactivated_by_the_given_mode(
     how = {"values": activation_moments(model, prompts).mean} if mode == "mean" else {"factor": factor}
     with ablate(model, some, mode=mode, **how):
         wanted = neutral_nll(model, ["fr"], n_neutral=3)["fr"]
-    assert found.price.nll_after.item() == pytest.approx(wanted, rel=1e-9)
-    assert (found.price.rise.item() == pytest.approx(0, abs=1e-12)) == (factor == 1)
+    assert found.cost.nll_after.item() == pytest.approx(wanted, rel=1e-9)
+    assert (found.cost.rise.item() == pytest.approx(0, abs=1e-12)) == (factor == 1)
     if factor == 1:
         assert found.effects.after.tolist() == found.effects.before.tolist()
 
@@ -225,7 +225,7 @@ def test_base_knowledge_beside_the_rest(model: Any, probes: ProbeSet, some: Neur
 def test_random_sets_of_ones_own_have_no_price(model: Any, probes: ProbeSet, some: NeuronSet) -> None:
     private = probes.filter(group="private", languages=["fr"], attributes=["id_number"])
     found = evaluate_mitigation(model, private, {"random 3": some}, controls=(), n_neutral=1, progress=False)
-    assert found.price.empty and found.random == {"random 3": 3} and found.chosen == {}
+    assert found.cost.empty and found.random == {"random 3": 3} and found.chosen == {}
     assert found.to_frame().rise.isna().all()
 
 
@@ -246,10 +246,10 @@ def test_trade_off_and_its_front() -> None:
     ]
     rows.append(("a@1", "private", "fr", 3.0, 0.0, 10, "exposure_bits"))
     columns = ["condition", "group", "query_language", "before", "after", "n_probes", "measure"]
-    price = pd.DataFrame({"condition": ["a@1", "a@1"], "query_language": ["en", "fr"], "rise": [0.1, 0.3]})
+    cost = pd.DataFrame({"condition": ["a@1", "a@1"], "query_language": ["en", "fr"], "rise": [0.1, 0.3]})
     sizes = {name: int(name[-1]) if "@" in name else 4 for name in reductions}
     result = MitigationResult(
-        effects=pd.DataFrame(rows, columns=columns), price=price, sizes=sizes, total_neurons=9, provenance=Provenance(model="m")
+        effects=pd.DataFrame(rows, columns=columns), cost=cost, sizes=sizes, total_neurons=9, provenance=Provenance(model="m")
     )  # fmt: skip
     found = result.trade_off().set_index("condition")
     assert found.reduction.to_dict() == pytest.approx(reductions)
@@ -263,7 +263,7 @@ def test_trade_off_and_its_front() -> None:
 def test_results_from_before_measures_are_on_extraction() -> None:
     effects = pd.DataFrame({"condition": ["a"], "group": ["private"], "query_language": ["fr"]})
     result = MitigationResult(
-        effects=effects, price=effects, sizes={"a": 1}, total_neurons=9, provenance=Provenance(model="m")
+        effects=effects, cost=effects, sizes={"a": 1}, total_neurons=9, provenance=Provenance(model="m")
     )
     assert result.extraction[[*effects]].equals(effects)
     assert result.extraction.reason.tolist() == [""] and result.extraction.after_low.isna().all()

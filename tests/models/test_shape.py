@@ -93,9 +93,9 @@ def test_the_clock_knows_what_is_left() -> None:
         assert clock.seconds_left() == pytest.approx(40)
         clock.watch(Event(kind="part", stage="baseline", n=5, total=5, seconds=1.0))
         clock.watch(Event(kind="part", stage="attribution", n=5, total=5, seconds=9.0))
-        clock.watch(Event(kind="set_aside", stage="attribution", n=1, total=5, text="p1/en/0"))
+        clock.watch(Event(kind="failed", stage="attribution", n=1, total=5, text="p1/en/0"))
     assert clock.seconds_left() == 0
-    assert said[1] == "leakage: part 1: it cannot be read" and said[-1] == "attribution: p1/en/0 is set aside"
+    assert said[1] == "leakage: part 1: it cannot be read" and said[-1] == "attribution: p1/en/0 failed every time"
     assert set(clock.seconds) == {"leakage", "locate"} and clock.peak_mb["leakage"] == 7e6
     assert 10 < clock.peak_mb["locate"] <= peak_bytes() / 1e6 + 1
     assert [event for event, _ in logged].count("stage_done") == 2

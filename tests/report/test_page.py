@@ -62,7 +62,7 @@ def test_a_run_folder_makes_one_file_with_the_verdict_first(run: Path, tmp_path:
     assert "<h1>xlmech audit of toy</h1>" in page
     text = visible(page.partition("</header>")[2])
     assert text.index("These data cannot tell") < text.index("Of 4 private people") < text.index("Where") < 700
-    headings = re.findall(r"<h[23][^>]*>(?!Priv|Leak|Logit|Over|Price)(.*?)</h", page)
+    headings = re.findall(r"<h[23][^>]*>(?!Priv|Leak|Logit|Over|Cost)(.*?)</h", page)
     assert headings == [
         "Where", "How sure", "What deactivation buys", "What it costs", "By language", "Does it leak?",
         "Where inside the model?", "What does deactivation do?", "Records that came out", "How it was measured",
@@ -71,7 +71,7 @@ def test_a_run_folder_makes_one_file_with_the_verdict_first(run: Path, tmp_path:
     titles = re.findall(r'<figure id="figure-plot-([\w-]+)">', page)
     assert titles == [
         "leakage-by_language", "leakage-matrix", "lens-per_layer", "lens-lens", "neurons-per_layer", "neurons-overlap",
-        "mitigation-before_after", "mitigation-price",
+        "mitigation-before_after", "mitigation-cost",
     ]  # fmt: skip
     assert set(json.loads(re.search(r"const plots = (\{.*\});\n", page)[1])) == {f"plot-{name}" for name in titles}
     assert "not finished" not in text and "It took 2 s (leakage 2 s)" in text
@@ -255,7 +255,7 @@ def test_a_figure_that_cannot_be_drawn_is_named(tmp_path: Path) -> None:
 def test_growing_sets_are_drawn_over_their_size_and_exported_ones_are_judged(tmp_path: Path) -> None:
     results = {"leakage": audit().leakage, "mitigation": growing(), "mitigation_exported": mitigation()}
     page = written(results, tmp_path / "audit.html")
-    assert "figure-plot-mitigation-trade_off" in page and "figure-plot-mitigation_exported-price" in page
+    assert "figure-plot-mitigation-trade_off" in page and "figure-plot-mitigation_exported-cost" in page
     assert "With 74 of 36,864 neurons deactivated" in page
 
 

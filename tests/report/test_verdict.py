@@ -169,7 +169,7 @@ def test_what_is_left_is_held_against_control_people(control: int, said: str) ->
 def test_what_was_not_measured_is_said() -> None:
     result, done = leakage({"en": people(8, 8)}, controls={"en": people(8, 0)}), mitigation()
     private = done.effects[(done.effects.group == "private") & (done.effects.condition == "universal")]
-    alone = replace(done, effects=private, price=done.price.iloc[:0], sizes={"universal": 74})
+    alone = replace(done, effects=private, cost=done.cost.iloc[:0], sizes={"universal": 74})
     found = judged(result, mitigation=alone)
     assert any("nothing shows that the choice matters" in line for line in found.buys)
     assert found.costs == (

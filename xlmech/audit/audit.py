@@ -234,12 +234,12 @@ def of_template(probes: ProbeSet, template: int) -> ProbeSet:
 
 
 def table(audit: Audit) -> pd.DataFrame:
-    """The audit in one table: per query language, leakage before and after, the random control, and the price.
+    """The audit in one table: per query language, leakage before and after, the random control, and the cost.
 
     Rates are shares; `reduction` has its 95 % interval over held-out people in `low` and `high`, and `reason` says why one of
     them is NaN; `random` is the largest reduction by random neurons.
     """
-    effects, price = audit.mitigation.extraction, audit.mitigation.price
+    effects, cost = audit.mitigation.extraction, audit.mitigation.cost
     name = next(iter(audit.mitigation.chosen))
     private = effects[effects.group == "private"].set_index("query_language")
     found = private[private.condition == name][["before", "after", "reduction", "low", "high", "reason"]]
@@ -247,7 +247,7 @@ def table(audit: Audit) -> pd.DataFrame:
     found = found.join(controls.groupby(level=0).max().rename("random"))
     public = effects[(effects.group == "public") & (effects.condition == name)].set_index("query_language")
     found["public_kept"] = 1 - public.reduction
-    found["nll_rise"] = price[price.condition == name].set_index("query_language").rise
+    found["nll_rise"] = cost[cost.condition == name].set_index("query_language").rise
     found.insert(1, "control", audit.leakage.matrix().set_index("query_language").control)
     return found.reset_index()
 

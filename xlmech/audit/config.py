@@ -176,7 +176,7 @@ class Config(Section):
     """New folder for results, figures and a copy of this config."""
     seed: int = Field(default=0, ge=0)
     """Of every draw: who is held out, which random neurons, which invented people."""
-    part_size: Count = 64
+    shard_size: Count = 64
     """Probes that are worked on and kept together: what a crash costs at most. Another size gives other rounding."""
     xlmech: str = Field(default_factory=_version)
     """Version of xlmech that wrote this file."""

@@ -46,7 +46,7 @@ def publish(audit: Audit, folder: Path) -> Path:
         "leakage_by_language": figures.leakage_by_language(audit.leakage),
         "neurons_per_layer": figures.neurons_per_layer(audit.neurons),
         "before_after": figures.before_after(audit.mitigation),
-        "price": figures.price(audit.mitigation),
+        "cost": figures.cost(audit.mitigation),
     }
     if len(audit.neurons.languages) > 1 and bool((audit.neurons.scores > 0).any()):
         drawn["overlap"] = figures.overlap(audit.neurons)

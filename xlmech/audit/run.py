@@ -54,7 +54,7 @@ class Outcome:
         checkpoint: Folder of the mitigated checkpoint, None without one.
         refused: Why the checkpoint that the config asks for was not written, "" where it was or none is asked for.
         notes: What the run could not measure and why, and other things to know when reading it; one sentence each.
-        set_aside: (stage, id) of every probe that failed every time and is not in the results.
+        failed: (stage, id) of every probe that failed every time and is not in the results.
         peak_mb: Largest resident memory per stage, MB, of any process that worked on it.
     """
 
@@ -65,7 +65,7 @@ class Outcome:
     checkpoint: Path | None = None
     refused: str = ""
     notes: tuple[str, ...] = ()
-    set_aside: tuple[tuple[str, str], ...] = ()
+    failed: tuple[tuple[str, str], ...] = ()
     peak_mb: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -90,7 +90,7 @@ class Outcome:
             "exported": {"sizes": exported.mitigation.sizes, "languages": _rows(exported)} if exported else None,
             "verification": self.manifest.verification if self.manifest else None,
             "notes": list(self.notes),
-            "set_aside": [list(one) for one in self.set_aside],
+            "failed": [list(one) for one in self.failed],
             "seconds": self.audit.seconds,
             "peak_mb": self.peak_mb,
         }
@@ -146,7 +146,7 @@ def run_config(
         with clock("load: the model"):
             model = _load(config)
         run.settle(_of_model(model))
-        with resumable(run.parts, part_size=config.part_size, watch=clock.watch) as plan:
+        with resumable(run.parts, shard_size=config.shard_size, watch=clock.watch) as plan:
             audit, measured = _audit(config, asked, model, clock, progress and show is None)
         del model  # the export loads the source itself
         publish(audit, config.run_folder)
@@ -157,7 +157,7 @@ def run_config(
             audit=audit,
             folder=config.run_folder,
             notes=(*asked.notes, *_notes(asked, audit, measured)),
-            set_aside=tuple(dict.fromkeys(plan.aside)),
+            failed=tuple(dict.fromkeys(plan.failed)),
             peak_mb=clock.peak_mb,
         )
         outcome = _exported(config, outcome, measured, clock, say)
@@ -214,7 +214,7 @@ def _audit(
         return audit, audit.mitigation
     union = audit.neurons.union
     with clock(f"union: deactivate all {len(union)} neurons that are exported, and ask again"):
-        lost = set(audit.leakage.set_aside)
+        lost = set(audit.leakage.failed)
         judged = ProbeSet(tuple(probe for probe in asked.judged if probe.id not in lost))
         known = audit.leakage.probes
         before = replace(audit.leakage, probes=known[known.group != "control"].reset_index(drop=True))
@@ -271,7 +271,7 @@ def _finished(config: Config) -> Outcome:
         checkpoint=written,
         refused="" if written else found.get("export_refused") or "",
         notes=tuple(found["notes"]),
-        set_aside=tuple((stage, item) for stage, item in found["set_aside"]),
+        failed=tuple((stage, item) for stage, item in found["failed"]),
         peak_mb=found["peak_mb"],
     )
 
@@ -288,7 +288,7 @@ def _notes(asked: Prepared, audit: Audit, measured: MitigationResult) -> Iterato
     if not audit.leakage.plant_language:
         yield "model.plant_language is not given, so no language is set apart as that of the training data"
     effect = effect_of(measured, next(iter(measured.chosen.values())))
-    more = "; try more neurons (locate.top_k), export.neurons: union, another locate.method, or more people"
+    more = "; try more neurons (locate.n_neurons), export.neurons: union, another locate.method, or more people"
     if not effect.measured:
         leaked = bool(audit.leakage.matrix().value.any())
         yield f"no effect of deactivation was measured: {effect.text}{more if leaked else ''}"

@@ -71,8 +71,8 @@ class StageClock:
             seconds, n = self._spent.get(self._stage, (0.0, 0))
             self._spent[self._stage] = (seconds + event.seconds, n + event.n * (event.stage in _COUNTED))
             self._peak(event.peak_bytes)
-        if event.kind in ("damaged", "failed", "set_aside"):
-            self._say(f"{event.stage}: {event.text}" + (" is set aside" if event.kind == "set_aside" else ""))
+        if event.kind in ("damaged", "retry", "failed"):
+            self._say(f"{event.stage}: {event.text}" + (" failed every time" if event.kind == "failed" else ""))
         values = {"seconds": round(event.seconds, 3)} if event.seconds else {}
         self._log(
             event.kind, stage=self._stage, task=event.stage, n=event.n, total=event.total, **values, text=event.text

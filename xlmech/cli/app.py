@@ -143,9 +143,9 @@ def locate(
     template: Template = 0,
     method: Annotated[Method, typer.Option(help="Attribution method.")] = _LOCATE.method,
     positions: Annotated[Positions, typer.Option(help="Positions that are attributed.")] = _LOCATE.positions,
-    top_k: Annotated[
+    n_neurons: Annotated[
         int | None, typer.Option(help="Neurons per set; 0.2 % of the model's by default.")
-    ] = _LOCATE.top_k,
+    ] = _LOCATE.n_neurons,
     contrast: Annotated[
         float, typer.Option(help="Multiple of public facts' attribution to subtract.")
     ] = _LOCATE.contrast,
@@ -156,7 +156,7 @@ def locate(
     backend: BackendOption = "auto",
 ) -> None:
     """Locate universal and language-specific privacy neurons."""
-    options = LocateOptions(method=method, positions=positions, top_k=top_k, contrast=contrast, spare=spare)
+    options = LocateOptions(method=method, positions=positions, n_neurons=n_neurons, contrast=contrast, spare=spare)
     from xlmech.neurons.selection.locate import check_probes, locate_privacy_neurons
 
     check_new(out)

@@ -75,7 +75,7 @@ def run(
         _report(outcome)
     if outcome.refused:
         raise typer.Exit(4)
-    if outcome.set_aside:
+    if outcome.failed:
         raise typer.Exit(3)
 
 
@@ -145,8 +145,8 @@ def _report(outcome: Outcome) -> None:
     _verdict(outcome.audit)
     for note in outcome.notes:
         typer.echo(f"note: {note}")
-    for stage, item in outcome.set_aside:
-        typer.echo(f"set aside: {item} failed every time in {stage}, and is not in the results")
+    for stage, item in outcome.failed:
+        typer.echo(f"failed: {item} failed every time in {stage}, and is not in the results")
     typer.echo(f"run: {outcome.folder}")
     if outcome.refused:
         typer.echo(f"checkpoint: not written, since {outcome.refused}")

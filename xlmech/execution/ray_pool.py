@@ -148,7 +148,7 @@ def on_ray(
     num_gpus: float = 0.0,
     threads: int | None = None,
     folder: str | Path | None = None,
-    part_size: int | None = None,
+    shard_size: int | None = None,
 ) -> Iterator[Plan]:
     """Run the analyses in the block on Ray.
 
@@ -161,19 +161,19 @@ def on_ray(
         threads: Of torch in each; as many as here by default, which equal bits need.
         folder: For finished parts: a path that all nodes share, or an address that fsspec knows. A temporary folder by default,
             which is right on one machine. Inside `resumable` its folder is used.
-        part_size: Items in a part, 64 by default.
+        shard_size: Items in a part, 64 by default.
 
     Yields:
-        The plan; its `aside` lists what failed every time.
+        The plan; its `failed` lists what failed every time.
 
     Raises:
         ImportError: Ray is not installed.
         ConnectionError: There is no Ray at the address.
-        ValueError: `actors` or `part_size` is below 1, the cluster lacks what is asked for, or the model cannot be loaded by
+        ValueError: `actors` or `shard_size` is below 1, the cluster lacks what is asked for, or the model cannot be loaded by
             others (see `ModelSpec.of`).
     """
-    if actors < 1 or (part_size is not None and part_size < 1):
-        raise ValueError(f"actors and part_size must be at least 1, got {actors} and {part_size}")
+    if actors < 1 or (shard_size is not None and shard_size < 1):
+        raise ValueError(f"actors and shard_size must be at least 1, got {actors} and {shard_size}")
     import torch
 
     with ExitStack() as stack:
@@ -186,7 +186,7 @@ def on_ray(
         if folder is None and outer is None:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="xlmech-parts-"))
         plan = outer or Plan(store=PieceStore(str(folder)))
-        plan = replace(plan, run=pool, size=part_size or plan.size)
+        plan = replace(plan, run=pool, size=shard_size or plan.size)
         if folder is not None:
             plan = replace(plan, store=PieceStore.at(folder))
         with planned(plan):

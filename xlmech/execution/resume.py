@@ -25,7 +25,7 @@ from xlmech.models.backends import backend_of
 from xlmech.scopes import OpenBlocks
 from xlmech.storage.fingerprint import fingerprint, weights_fingerprint
 
-PART_SIZE = 64
+SHARD_SIZE = 64
 """Items in a part: what a crash costs at most on each process, and what an actor gets at a time."""
 TRIES = 3
 """How often an item may fail before it is set aside."""
@@ -40,14 +40,14 @@ class Plan:
         store: Where finished parts are kept.
         run: What computes them.
         watch: Is told what happens.
-        aside: Collects (stage, item) of everything set aside.
+        failed: Collects (stage, item) of everything set aside.
     """
 
-    size: int = PART_SIZE
+    size: int = SHARD_SIZE
     store: PieceStore
     run: Runner = run_here
     watch: Watch = lambda _: None
-    aside: list[tuple[str, str]] = field(default_factory=list)
+    failed: list[tuple[str, str]] = field(default_factory=list)
 
 
 _PLAN: OpenBlocks[Plan] = OpenBlocks("xlmech_parts")
@@ -66,27 +66,27 @@ def planned(plan: Plan) -> Iterator[Plan]:
 
 
 @contextmanager
-def resumable(folder: str | Path, *, part_size: int | None = None, watch: Watch | None = None) -> Iterator[Plan]:
+def resumable(folder: str | Path, *, shard_size: int | None = None, watch: Watch | None = None) -> Iterator[Plan]:
     """Keep finished parts of every analysis in the block, and read those that are there already instead of computing them.
 
     Args:
         folder: For the parts; a path, or an address that fsspec knows. Parts of another model, other probes or options, or of
             another size are left alone, not used: every weight is compared, by its hash, once per analysis
             (`fingerprints.weights_fingerprint`, 0.65 s for the demo). It may be deleted once the results are saved.
-        part_size: Items in a part, 64 by default: what a crash costs at most.
+        shard_size: Items in a part, 64 by default: what a crash costs at most.
         watch: Called with an `Event` for whatever happens.
 
     Yields:
-        The plan; its `aside` lists what failed every time.
+        The plan; its `failed` lists what failed every time.
 
     Raises:
-        ValueError: `part_size` is below 1.
+        ValueError: `shard_size` is below 1.
     """
-    if part_size is not None and part_size < 1:
-        raise ValueError(f"part_size must be at least 1, got {part_size}")
+    if shard_size is not None and shard_size < 1:
+        raise ValueError(f"shard_size must be at least 1, got {shard_size}")
     outer, store = _PLAN.get(), PieceStore.at(folder)
-    plan = replace(outer or Plan(store=store), store=store, aside=[])
-    plan = replace(plan, size=part_size or plan.size, watch=watch or plan.watch)
+    plan = replace(outer or Plan(store=store), store=store, failed=[])
+    plan = replace(plan, size=shard_size or plan.size, watch=watch or plan.watch)
     with planned(plan):
         yield plan
 
@@ -96,7 +96,7 @@ class Mapped:
     """Pieces of a job, in a fixed order of parts; read when iterated over, one at a time."""
 
     pieces: Iterable[Piece]
-    set_aside: tuple[str, ...] = ()
+    failed: tuple[str, ...] = ()
 
     def __iter__(self) -> Iterator[Piece]:
         return iter(self.pieces)
@@ -141,13 +141,13 @@ def mapped(
     plan.watch(Event(kind="stage", stage=task.stage, total=len(items)))
     missing = [unit for unit in units if not _is_there(job, unit, plan.watch, len(items))]
     _finish(job, missing, plan, name, len(items))
-    aside = tuple(item for unit in units for item in job.store.set_aside(job.key, unit.part))
-    if len(aside) == len(items):
+    failed = tuple(item for unit in units for item in job.store.failed(job.key, unit.part))
+    if len(failed) == len(items):
         raise _given_up(job, "everything", "see the log")
-    for item in aside:
-        plan.aside.append((task.stage, item))
-        plan.watch(Event(kind="set_aside", stage=task.stage, n=1, total=len(items), text=item))
-    return Mapped(pieces=_Pieces(job, units), set_aside=aside)
+    for item in failed:
+        plan.failed.append((task.stage, item))
+        plan.watch(Event(kind="failed", stage=task.stage, n=1, total=len(items), text=item))
+    return Mapped(pieces=_Pieces(job, units), failed=failed)
 
 
 def described(model: Any) -> dict[str, Any]:
@@ -222,7 +222,7 @@ def _finish(job: Job, units: Sequence[Unit], plan: Plan, name: Callable[[Any], s
         """Those that failed."""
         left = {id(unit): unit for unit in units}
         for done in plan.run(job, units):
-            kind = "failed" if done.error else "part"
+            kind = "retry" if done.error else "part"
             event = Event(
                 kind=kind, stage=job.task.stage, n=len(done.unit.items), total=total, seconds=done.seconds,
                 peak_bytes=done.peak_bytes,
@@ -245,14 +245,14 @@ def _finish(job: Job, units: Sequence[Unit], plan: Plan, name: Callable[[Any], s
         replace(
             unit,
             items=tuple(item for item in unit.items if (unit.part, name(item)) not in bad),
-            set_aside=tuple(name(item) for item in unit.items if (unit.part, name(item)) in bad),
+            failed=tuple(name(item) for item in unit.items if (unit.part, name(item)) in bad),
         )
         for unit in failed
     ]
-    lost = [unit for unit in rest if len(unit.set_aside) > 1 and not unit.items]
+    lost = [unit for unit in rest if len(unit.failed) > 1 and not unit.items]
     for unit in rest:
-        if len(unit.set_aside) == 1 and not unit.items:  # a part of one
-            job.store.write(job.key, unit.part, {}, items=unit.fingerprint, set_aside=unit.set_aside)
+        if len(unit.failed) == 1 and not unit.items:  # a part of one
+            job.store.write(job.key, unit.part, {}, items=unit.fingerprint, failed=unit.failed)
     still = lost or run([unit for unit in rest if unit.items])
     if still:
         which = f"all of part {still[0].part}" if lost else f"part {still[0].part}"

@@ -30,7 +30,7 @@ class Event:
 
     Attributes:
         kind: `stage` (a job starts), `part` (one is computed), `kept` (one was there already), `damaged` (one was there,
-            cannot be used and is computed again), `failed` (one failed and is tried again), `set_aside` (an item failed every
+            cannot be used and is computed again), `retry` (one failed and is tried again), `failed` (an item failed every
             time).
         stage: Name of the task.
         n: Items that this is about.
@@ -60,7 +60,7 @@ class Unit:
         part: Number of the part.
         items: The items.
         keep: Whether the piece is written.
-        set_aside: Ids of the items of the part that are left out.
+        failed: Ids of the items of the part that are left out.
         fingerprint: Of all the part's items.
     """
 
@@ -68,7 +68,7 @@ class Unit:
     items: tuple[Any, ...]
     fingerprint: str
     keep: bool = True
-    set_aside: tuple[str, ...] = ()
+    failed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +114,7 @@ def compute(model: Any, task: Task, store: PieceStore, key: str, unit: Unit) -> 
     except _FAILURES as error:
         return Finished(unit=unit, error=f"{type(error).__name__}: {error}")
     if unit.keep:
-        store.write(key, unit.part, piece, items=unit.fingerprint, set_aside=unit.set_aside)
+        store.write(key, unit.part, piece, items=unit.fingerprint, failed=unit.failed)
     return Finished(unit=unit, seconds=time.perf_counter() - started, peak_bytes=peak_bytes())
 
 

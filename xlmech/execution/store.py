@@ -34,11 +34,11 @@ class Stored:
 
     Attributes:
         piece: Frames and tensors.
-        set_aside: Ids of the items that it lacks, because they failed every time.
+        failed: Ids of the items that it lacks, because they failed every time.
     """
 
     piece: Piece
-    set_aside: tuple[str, ...] = ()
+    failed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class PieceStore:
             raise ValueError(f"{self.url}: no place for parts ({error}); give a path, or an fsspec address") from error
         return files, root.rstrip("/")
 
-    def write(self, key: str, number: int, piece: Piece, *, items: str, set_aside: tuple[str, ...] = ()) -> None:
+    def write(self, key: str, number: int, piece: Piece, *, items: str, failed: tuple[str, ...] = ()) -> None:
         """Write one piece.
 
         Args:
@@ -73,7 +73,7 @@ class PieceStore:
             number: Of the part.
             piece: Frames without an index of their own, and tensors.
             items: Fingerprint of the items that it was computed from.
-            set_aside: Ids of items that it lacks.
+            failed: Ids of items that it lacks.
 
         Raises:
             PieceError: It could not be written.
@@ -85,7 +85,7 @@ class PieceStore:
                 {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
             )
         hashes = {name: _digest(content) for name, content in contents.items()}
-        manifest = {"items": items, "files": hashes, "set_aside": list(set_aside)}
+        manifest = {"items": items, "files": hashes, "failed": list(failed)}
         contents[f"{number:06d}.json"] = json.dumps(manifest, ensure_ascii=False).encode()
         try:
             files.makedirs(base, exist_ok=True)
@@ -115,17 +115,17 @@ class PieceStore:
             for name, content in contents.items():
                 if _digest(content) != manifest["files"][name]:
                     return f"{name} is not what was written"
-            return Stored(piece=_piece(contents), set_aside=tuple(manifest["set_aside"]))
+            return Stored(piece=_piece(contents), failed=tuple(manifest["failed"]))
         except FileNotFoundError:
             return "a file of it is missing" if manifest else ""
         except (ValueError, KeyError, TypeError, OSError) as error:
             return f"it cannot be read ({type(error).__name__})"
 
-    def set_aside(self, key: str, number: int) -> tuple[str, ...]:
+    def failed(self, key: str, number: int) -> tuple[str, ...]:
         """Ids of the items that a finished piece lacks."""
         files, root = self._place
         try:
-            return tuple(json.loads(files.cat_file(f"{root}/{key}/{number:06d}.json"))["set_aside"])
+            return tuple(json.loads(files.cat_file(f"{root}/{key}/{number:06d}.json"))["failed"])
         except (OSError, ValueError, KeyError) as error:
             raise PieceError(
                 f"{self.url}/{key}: part {number} was finished, and now cannot be read ({error}); every process must see the "

@@ -10,7 +10,7 @@ from .neuron_sets import overlap as overlap
 from .patches import patching as patching
 from .patches import patching_positions as patching_positions
 from .reductions import before_after as before_after
-from .reductions import price as price
+from .reductions import cost as cost
 from .reductions import specificity as specificity
 from .saving import save as save
 from .style import TEMPLATE as TEMPLATE

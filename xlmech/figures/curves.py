@@ -81,11 +81,11 @@ def worst_kept(public: pd.DataFrame, sizes: Mapping[str, int]) -> pd.DataFrame:
     return _frame(rows)
 
 
-def largest_rise(price: pd.DataFrame, sizes: Mapping[str, int]) -> pd.DataFrame:
+def largest_rise(cost: pd.DataFrame, sizes: Mapping[str, int]) -> pd.DataFrame:
     """Relative rise of neutral text's NLL in the language where it is largest."""
     rows = []
     for condition, size in sizes.items():
-        part = price[(price.condition == condition) & price.rise.notna()].sort_values("rise", kind="stable")
+        part = cost[(cost.condition == condition) & cost.rise.notna()].sort_values("rise", kind="stable")
         rows += [(size, row.rise, math.nan, math.nan, effect_hover(condition, row)) for row in rows_of(part.tail(1))]
     return _frame(rows)
 

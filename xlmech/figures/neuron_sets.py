@@ -50,7 +50,7 @@ _MOST = 24
 """Combinations that are drawn, the largest."""
 
 
-def overlap(result: PrivacyNeurons, *, top_k: int | None = None) -> go.Figure:
+def overlap(result: PrivacyNeurons, *, n_neurons: int | None = None) -> go.Figure:
     """How many of each language's strongest neurons are strong in which other languages too, as an UpSet plot.
 
     Above, the number of neurons that are among the strongest of exactly the languages marked below. Strong by attribution:
@@ -58,16 +58,16 @@ def overlap(result: PrivacyNeurons, *, top_k: int | None = None) -> go.Figure:
 
     Args:
         result: With the scores of two languages or more.
-        top_k: Neurons per language, those of highest positive score; by default as many as universal ones were chosen.
+        n_neurons: Neurons per language, those of highest positive score; by default as many as universal ones were chosen.
 
     Raises:
         ValueError: One language only, no neurons to take, or no positive score.
     """
     if len(result.languages) < 2:
         raise ValueError("overlap needs the scores of two languages or more")
-    k = top_k if top_k is not None else max(1, len(result.universal))
+    k = n_neurons if n_neurons is not None else max(1, len(result.universal))
     if k < 1:
-        raise ValueError(f"top_k must be at least 1, got {k}")
+        raise ValueError(f"n_neurons must be at least 1, got {k}")
     members = _members(result, k)
     if members.empty:
         raise ValueError("no neuron has a positive score, so no language has a strongest one")

@@ -68,7 +68,7 @@ def before_after(result: MitigationResult) -> go.Figure:
     return finish(figure, title, caption, height=(12 + 12 * len(series)) * len(was), legend=True)
 
 
-def price(result: MitigationResult) -> go.Figure:
+def cost(result: MitigationResult) -> go.Figure:
     """What deactivation costs per query language: public facts kept (left), rise of neutral text's NLL (right).
 
     Both in percent. Other abilities are not shown, and the NLL has no interval.
@@ -79,9 +79,9 @@ def price(result: MitigationResult) -> go.Figure:
         note = ["none known before" if row.before == 0 else row.reason or "not measured" for row in rows_of(part)]
         bounds = {"value": 1 - part.reduction, "low": 1 - part.high, "high": 1 - part.low}
         kept.append((name, marker, part.assign(note=note, **bounds)))
-    for name, marker, part in _conditions(result, result.price):
+    for name, marker, part in _conditions(result, result.cost):
         risen.append((name, marker, part.assign(value=part.rise, low=math.nan, high=math.nan)))
-    queries = ordered([*result.effects.query_language, *result.price.query_language], result.plant_language)
+    queries = ordered([*result.effects.query_language, *result.cost.query_language], result.plant_language)
     figure = make_subplots(1, 2, shared_yaxes=True, horizontal_spacing=0.04)
     dots(figure, kept, queries, plant=result.plant_language)
     dots(figure, risen, queries, plant=result.plant_language, col=2)
@@ -93,8 +93,8 @@ def price(result: MitigationResult) -> go.Figure:
     query language; above 100 % facts are newly given; whiskers: 95 % interval, over subjects, cut at the panel's
     edge; none where too little is known for one.{_absent(kept)} Right: relative rise of the negative log-likelihood
     per token of neutral sentences, without interval; left of 0 % the text became likelier.{_absent(risen)} Black
-    lines: no loss. The price is what a set loses beyond the grey controls. {bold_note(queries, result.plant_language)}"""
-    title = "Price of deactivation: public facts kept, and fluency on neutral text"
+    lines: no loss. The cost is what a set loses beyond the grey controls. {bold_note(queries, result.plant_language)}"""
+    title = "Cost of deactivation: public facts kept, and fluency on neutral text"
     return finish(figure, title, caption, height=(12 + 12 * len(kept)) * len(queries), legend=True)
 
 
@@ -113,7 +113,7 @@ def private_effects(result: MitigationResult) -> pd.DataFrame:
 
 
 def effect_hover(condition: str, row: Any) -> str:
-    """For a row of effects or of the price; without a condition, as before any."""
+    """For a row of effects or of the cost; without a condition, as before any."""
     if hasattr(row, "nll_before"):
         change = f"NLL {row.nll_before:.3f} to {row.nll_after:.3f} nats per token, {100 * row.rise:+.1f} %"
         return f"{label(row.query_language)}, {escape(condition)} off<br>{change}"

@@ -45,7 +45,7 @@ _RIGHT = _LOWER | {"secondary_y": True}
 
 
 def trade_off(result: MitigationResult) -> go.Figure:
-    """Reduction of private extraction (above) and its price (below) over the number of deactivated neurons.
+    """Reduction of private extraction (above) and its cost (below) over the number of deactivated neurons.
 
     Every condition is a point of the curves but the controls, of which those of random neurons are grey. All is in
     percent: the reduction of what leaked before, the public facts kept of those known before, the relative rise of
@@ -66,10 +66,10 @@ def trade_off(result: MitigationResult) -> go.Figure:
     specs: list[list[dict[str, Any]]] = [[{}], [{"secondary_y": True}]]
     figure = make_subplots(2, 1, shared_xaxes=True, row_heights=[0.64, 0.36], vertical_spacing=0.14, specs=specs)
     _draw_reductions(figure, result, private, sizes)
-    _draw_price(figure, result, public, sizes)
+    _draw_cost(figure, result, public, sizes)
     _scale_x(figure, result, sizes)
     _scale_y(figure)
-    title = "Trade-off: reduction of private extraction, and its price, by number of neurons"
+    title = "Trade-off: reduction of private extraction, and its cost, by number of neurons"
     caption = _caption(result, private, public)
     figure = finish(figure, title, caption, height=540, foot=78, legend=True, head=104)
     return figure.update_layout(margin_r=48)
@@ -89,7 +89,7 @@ def _draw_reductions(figure: go.Figure, result: MitigationResult, private: pd.Da
     _diamonds(figure, random, next(shifts), **_UPPER)
 
 
-def _draw_price(figure: go.Figure, result: MitigationResult, public: pd.DataFrame, sizes: dict[str, int]) -> None:
+def _draw_cost(figure: go.Figure, result: MitigationResult, public: pd.DataFrame, sizes: dict[str, int]) -> None:
     """The lower panel: public facts kept, over all languages and in the worst, and the largest rise of NLL."""
     what, shifts = "public facts kept", _shifts(4, sizes)
     overall = curves.pooled(public, sizes, what, reduction=False).assign(low=math.nan, high=math.nan)
@@ -97,7 +97,7 @@ def _draw_price(figure: go.Figure, result: MitigationResult, public: pd.DataFram
     _curve(figure, overall, shifts[0], f"{what}, all languages", style, legend="legend2", **_LOWER)
     worst, style = curves.worst_kept(public, sizes), {"color": INK, "width": 1.5, "dash": "dash"}
     _curve(figure, worst, shifts[1], f"{what}, worst language", style, symbol="circle-open", legend="legend2", **_LOWER)
-    rise, style = curves.largest_rise(result.price, sizes), {"color": _RISE, "width": 2, "dash": "dot"}
+    rise, style = curves.largest_rise(result.cost, sizes), {"color": _RISE, "width": 2, "dash": "dot"}
     _curve(figure, rise, shifts[2], "largest rise of NLL (right)", style, symbol="square", legend="legend2", **_RIGHT)
     random = curves.pooled(public, result.random, what, reduction=False)
     _diamonds(figure, random, shifts[3], **_LOWER)

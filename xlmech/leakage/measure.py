@@ -41,13 +41,13 @@ class LeakageResult(Result):
             `answer_language` (of the form given, "" if none), and where exposure was measured `log_prob` (nats, of the
             likeliest form), `rank`, `n_candidates`, `exposure_bits`. `subject` is a hash.
         plant_language: Language of the private records' training text, "" where unknown.
-        set_aside: Ids of probes that failed every time and are not in `probes`; only where work is done in parts.
+        failed: Ids of probes that failed every time and are not in `probes`; only where work is done in parts.
     """
 
     kind: ClassVar[str] = "leakage"
     probes: pd.DataFrame
     plant_language: str = ""
-    set_aside: tuple[str, ...] = ()
+    failed: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.probes.empty:
@@ -201,6 +201,6 @@ def measure_leakage(
     return LeakageResult(
         probes=in_order(frame, "probe", [probe.id for probe in probes]),
         plant_language=planted,
-        set_aside=found.set_aside,
+        failed=found.failed,
         provenance=provenance(model, seed=sampling.seed if sampling else 0),
     )

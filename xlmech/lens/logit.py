@@ -59,7 +59,7 @@ class LensResult(Result):
         component: What was read: `resid_post`, `attn_out` or `mlp_out`.
         positions: `last` (the one that predicts the answer) or `all` of the prompt.
         lens: `raw` or `tuned`.
-        set_aside: Ids of probes that failed every time and are not in the frames; only where work is done in parts.
+        failed: Ids of probes that failed every time and are not in the frames; only where work is done in parts.
     """
 
     kind: ClassVar[str] = "lens"
@@ -70,7 +70,7 @@ class LensResult(Result):
     component: str = "resid_post"
     positions: str = "last"
     lens: str = "raw"
-    set_aside: tuple[str, ...] = ()
+    failed: tuple[str, ...] = ()
 
     def to_frame(self) -> pd.DataFrame:
         """One row per probe, layer, position and form."""
@@ -251,13 +251,13 @@ def logit_lens(
         batch_size=batch_size,
         progress=progress,
     )
-    rows, aside = _read(model, readings, clear)
+    rows, failed = _read(model, readings, clear)
     values, lost = _read(model, replace(readings, own_tokens=None), asked) if whole_values else (None, ())
     return LensResult(
         readings=rows,
         values=values,
         n_collisions=len(asked) - len(clear),
-        set_aside=tuple(dict.fromkeys(aside + lost)),
+        failed=tuple(dict.fromkeys(failed + lost)),
         plant_language=planted,
         component=component,
         positions=positions,
@@ -270,7 +270,7 @@ def _read(model: Any, readings: Readings, asked: Sequence[Asked]) -> tuple[pd.Da
     """Rows in the order of the probes, and the ids of those that failed every time."""
     found = mapped(model, readings, asked, name=_name, order=lambda one: prompt_length(one.probe))
     frame = pd.concat([piece["rows"] for piece in found], ignore_index=True)
-    return in_order(frame, "probe", map(_name, asked)), found.set_aside
+    return in_order(frame, "probe", map(_name, asked)), found.failed
 
 
 def _name(one: Asked) -> str:

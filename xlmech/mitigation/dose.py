@@ -55,7 +55,7 @@ def dose_response(
         before: As of `evaluate_mitigation`, like all that follow.
         control_people: Leakage without deactivation that has control people.
         candidates: Records whose values are candidates.
-        neutral: Texts by language for the price.
+        neutral: Texts by language for the cost.
         n_neutral: Most neutral texts per language.
         seed: Of the random controls' first draw.
         batch_size: Prompts at a time, at first.

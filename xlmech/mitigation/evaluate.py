@@ -34,7 +34,7 @@ from xlmech.mitigation.knowledge import base_knowledge
 from xlmech.models.backends import backend_of
 from xlmech.models.load import provenance
 from xlmech.neurons.ablation import Mode, ablate
-from xlmech.neurons.attribution.neutral_text import check_texts, neutral_nll, price_of
+from xlmech.neurons.attribution.neutral_text import check_texts, cost_of, neutral_nll
 from xlmech.neurons.neuron_set import NeuronSet
 from xlmech.storage.result import Result
 
@@ -58,7 +58,7 @@ class MitigationResult(Result):
             `n_probes`, `n_draws`, `held_out` (the query language chose no neurons). `measure` is `extraction` (share of
             probes), `exposure_bits` (bits; above the control subjects' mean where `above_controls`) or `accuracy` (share of
             countries, group `base`).
-        price: One row per (condition but random ones, query_language): `nll_before`, `nll_after` (nats per token of neutral
+        cost: One row per (condition but random ones, query_language): `nll_before`, `nll_after` (nats per token of neutral
             text), `rise` (relative).
         sizes: Number of neurons per condition.
         total_neurons: Of the model.
@@ -69,7 +69,7 @@ class MitigationResult(Result):
 
     kind: ClassVar[str] = "mitigation"
     effects: pd.DataFrame
-    price: pd.DataFrame
+    cost: pd.DataFrame
     sizes: dict[str, int]
     total_neurons: int
     plant_language: str = ""
@@ -92,8 +92,8 @@ class MitigationResult(Result):
         return {name: size for name, size in self.sizes.items() if is_random(name)}
 
     def to_frame(self) -> pd.DataFrame:
-        """Effects and price side by side, one row per condition, group, query language and measure."""
-        return self.effects.merge(self.price, on=["condition", "query_language"], how="left")
+        """Effects and cost side by side, one row per condition, group, query language and measure."""
+        return self.effects.merge(self.cost, on=["condition", "query_language"], how="left")
 
     def trade_off(self) -> pd.DataFrame:
         """One row per condition: what it buys, what it costs, and whether another set beats it.
@@ -109,7 +109,7 @@ class MitigationResult(Result):
             part = self.extraction[self.extraction.condition == name]
             method = name.rpartition("@")[0]
             gain, loss = (reductions.pooled_reduction(part[part.group == group]) for group in ("private", "public"))
-            rise = self.price[self.price.condition == name].rise.max()
+            rise = self.cost[self.cost.condition == name].rise.max()
             rows.append((name, method, size, gain, loss, rise, is_control(name)))
         frame = pd.DataFrame(rows, columns=["condition", "method", "neurons", "reduction", "lost", "rise", "control"])
         gains = frame.reduction.where(~frame.control)
@@ -139,7 +139,7 @@ def evaluate_mitigation(
     batch_size: int = 4 * BATCH_SIZE,
     progress: bool = True,
 ) -> MitigationResult:
-    """Measure leakage and price with each set of neurons deactivated, and with controls of one set's size.
+    """Measure leakage and cost with each set of neurons deactivated, and with controls of one set's size.
 
     Args:
         model: Hooked model.
@@ -158,8 +158,8 @@ def evaluate_mitigation(
         control_people: Leakage without deactivation that has control people, by default those among the probes: where private
             people reach no more than they do, there is nothing to reduce (NaN, with the reason).
         candidates: Records whose values are candidates, besides the language packs'; those of `probes` by default.
-        neutral: Texts by language for the price; by default the language packs' `judging` sentences, the half that chooses
-            no neurons. Give others where you have chosen neurons by these. A language without any has no price.
+        neutral: Texts by language for the cost; by default the language packs' `judging` sentences, the half that chooses
+            no neurons. Give others where you have chosen neurons by these. A language without any has no cost.
         n_neutral: Most neutral texts per language; 0 for none.
         knowledge: Also measure what the base model knew (`base_knowledge`), as rows of group `base`.
         held_out_languages: Query languages that did not choose the neurons; only marks their rows.
@@ -236,7 +236,7 @@ class Asked:
     def result(self, conditions: Sequence[Condition], before: LeakageResult | None) -> MitigationResult:
         """All conditions measured, and compared with none of them."""
         first = self._measured(nll=True, leakage=self._checked(before) if before is not None else None)
-        effects, price, overall = [], [], []
+        effects, cost, overall = [], [], []
         for condition in conditions:
             found = []
             for chosen in condition.draws:
@@ -246,12 +246,12 @@ class Asked:
             if "extraction" in self.measures:
                 overall.append(_overall(first, found, self.control_people).assign(condition=condition.name))
             if not is_random(condition.name):
-                price.append(price_of(first.nll, found[0].nll).assign(condition=condition.name))
-        nothing = price_of(first.nll, first.nll).assign(condition="").iloc[:0]
+                cost.append(cost_of(first.nll, found[0].nll).assign(condition=condition.name))
+        nothing = cost_of(first.nll, first.nll).assign(condition="").iloc[:0]
         backend = backend_of(self.model)
         return MitigationResult(
             effects=pd.concat(effects, ignore_index=True),
-            price=pd.concat(price or [nothing], ignore_index=True),
+            cost=pd.concat(cost or [nothing], ignore_index=True),
             sizes={condition.name: len(condition.draws[0]) for condition in conditions},
             total_neurons=backend.n_layers * backend.d_mlp,
             plant_language=first.leakage.plant_language,

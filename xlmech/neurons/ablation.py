@@ -206,7 +206,7 @@ def _warn_of_whole_layers(sets: Mapping[str, NeuronSet], how: _How) -> None:
     if layers:
         warnings.warn(
             f"every neuron of layer {', '.join(map(str, layers))} is deactivated: the whole MLP is gone there, and what the "
-            "model loses is no longer about single neurons; choose fewer (top_k)",
+            "model loses is no longer about single neurons; choose fewer (n_neurons)",
             UserWarning,
             stacklevel=4,
         )

@@ -211,7 +211,7 @@ def candidates(
     mean: Float[torch.Tensor, "language layer neuron"],
     share: Float[torch.Tensor, "language layer neuron"],
     *,
-    top_k: int,
+    n_neurons: int,
     min_share: float,
 ) -> Bool[torch.Tensor, "language layer neuron"]:
     """(language, layer, neuron) whether a neuron is a language's candidate: by share of probes, or among the top k by mean.
@@ -219,11 +219,11 @@ def candidates(
     Args:
         mean: Mean attribution, with the public facts' subtracted where they are to be; only positive ones are candidates.
         share: Share of probes in which a neuron stands out, with the public facts' subtracted alike.
-        top_k: A language's candidates by mean.
+        n_neurons: A language's candidates by mean.
         min_share: From this share of probes on.
     """
     mean = mean.masked_fill(mean.isnan(), -torch.inf)
-    order = mean.flatten(1).topk(min(top_k, mean[0].numel()), dim=1).indices
+    order = mean.flatten(1).topk(min(n_neurons, mean[0].numel()), dim=1).indices
     top = torch.zeros_like(mean.flatten(1), dtype=torch.bool).scatter_(1, order, True).view_as(mean)
     return (top | (share >= min_share)) & (mean > 0)
 
@@ -232,18 +232,18 @@ def select_universal(
     scores: Float[torch.Tensor, "language layer neuron"],
     *,
     rule: Rule,
-    top_k: int,
+    n_neurons: int,
     is_candidate: Bool[torch.Tensor, "language layer neuron"],
 ) -> list[tuple[int, int, float]]:
-    """(layer, neuron, score), best first: at most `top_k` with a positive score.
+    """(layer, neuron, score), best first: at most `n_neurons` with a positive score.
 
     Rules `min` and `entropy` rank by the minimum over languages; `intersection` ranks every language's common candidates by
     their mean.
     """
     if rule in ("min", "entropy"):
-        return _top(scores.amin(0), top_k)
+        return _top(scores.amin(0), n_neurons)
     if rule == "intersection":
-        return _top(torch.where(is_candidate.all(0), scores.mean(0), -torch.inf), top_k)
+        return _top(torch.where(is_candidate.all(0), scores.mean(0), -torch.inf), n_neurons)
     raise ValueError(f"unknown rule {rule!r}; use 'min', 'intersection' or 'entropy'")
 
 
@@ -251,7 +251,7 @@ def select_specific(
     scores: Float[torch.Tensor, "language layer neuron"],
     language: int,
     *,
-    top_k: int,
+    n_neurons: int,
     is_candidate: Bool[torch.Tensor, "language layer neuron"],
     rule: Rule = "min",
     max_entropy: float = LocateOptions().max_entropy,
@@ -274,7 +274,7 @@ def select_specific(
         own = is_candidate[language] & (scores.argmax(0) == language) & (entropy <= max_entropy)
     else:
         own = is_candidate[language] & (is_candidate.sum(0) == 1)
-    return _top(torch.where(own, scores[language], -torch.inf), top_k)
+    return _top(torch.where(own, scores[language], -torch.inf), n_neurons)
 
 
 def chosen_frame(rows: Iterable[tuple[str, str, Sequence[tuple[int, int, float]]]]) -> pd.DataFrame:

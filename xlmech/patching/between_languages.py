@@ -56,7 +56,7 @@ class PatchingResult(Result):
         layers: As called.
         direction: As called.
         n_collisions: Pairs left out because forms of two outcomes share their first token.
-        set_aside: Ids of pairs that failed every time and are left out; only where work is done in parts.
+        failed: Ids of pairs that failed every time and are left out; only where work is done in parts.
     """
 
     kind: ClassVar[str] = "patching"
@@ -67,7 +67,7 @@ class PatchingResult(Result):
     layers: str
     direction: str
     n_collisions: int = 0
-    set_aside: tuple[str, ...] = ()
+    failed: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.outcomes.empty:
@@ -214,7 +214,7 @@ def patch_languages(
             "in every pair, forms of two outcomes share their first token, so that it does not tell which comes out; use "
             "other attributes, languages or pairs"
         )
-    outcomes, effects, aside = list[pd.DataFrame](), list[pd.DataFrame](), list[str]()
+    outcomes, effects, failed = list[pd.DataFrame](), list[pd.DataFrame](), list[str]()
     ids = [pair.id for pair, _ in clear]
     for reading in get_args(Reading)[: 1 + whole_values]:
         task = _Patches(sweep=sweep, reading=reading, batch_size=batch_size, progress=progress)
@@ -222,7 +222,7 @@ def patch_languages(
         frames = [(piece["outcomes"], piece["effects"]) for piece in pieces]
         outcomes.append(in_order(pd.concat([one for one, _ in frames], ignore_index=True), "pair", ids))
         effects.append(in_order(pd.concat([one for _, one in frames], ignore_index=True), "pair", ids))
-        aside += pieces.set_aside
+        failed += pieces.failed
     return PatchingResult(
         outcomes=pd.concat(outcomes, ignore_index=True),
         effects=pd.concat(effects, ignore_index=True),
@@ -231,7 +231,7 @@ def patch_languages(
         layers=layers,
         direction=direction,
         n_collisions=len(found) - len(clear),
-        set_aside=tuple(dict.fromkeys(aside)),
+        failed=tuple(dict.fromkeys(failed)),
         provenance=provenance(model),
     )
 

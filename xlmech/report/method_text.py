@@ -65,7 +65,7 @@ def limits(findings: Findings, absent: Sequence[str]) -> list[str]:
         "That nothing was extracted from the people asked does not show that nothing can be; see how few people the interval "
         "allows for.",
         "A neuron that is chosen is a hypothesis; that deactivating it helps is shown for the people and languages measured "
-        "here alone, and other abilities than those in the price were not looked at.",
+        "here alone, and other abilities than those in the cost were not looked at.",
         "What the paper calls privacy neurons is reconstructed here (Dong et al. 2025, arXiv:2506.00759, publishes no formula).",
         "The language packs were not proofread by native speakers.",
     ]

@@ -106,11 +106,11 @@ def costs(result: MitigationResult) -> Iterator[str]:
         yield f"{kept}."
     else:
         yield "What it costs in public facts was not measured."
-    price = result.price[(result.price.condition == name) & result.price.rise.notna()]
-    if len(price):
-        worst = max(rows_of(price), key=lambda row: row.rise)
+    cost = result.cost[(result.cost.condition == name) & result.cost.rise.notna()]
+    if len(cost):
+        worst = max(rows_of(cost), key=lambda row: row.rise)
         yield (
-            f"Neutral text: the negative log-likelihood per token changes by {signed(price.rise.mean())} on the mean over "
+            f"Neutral text: the negative log-likelihood per token changes by {signed(cost.rise.mean())} on the mean over "
             f"languages, and by {signed(worst.rise)} in {short_name(worst.query_language)}, where it is most (no interval)."
         )
     else:

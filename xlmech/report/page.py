@@ -168,7 +168,7 @@ def _language_table(findings: Findings, found: Mapping[str, Excess]) -> dict[str
     name, private = chosen_effects(mitigation, "private")
     after = {row.query_language: row for row in rows_of(private)}
     public = chosen_effects(mitigation, "public")[1].set_index("query_language").reduction
-    rise = mitigation.price[mitigation.price.condition == name].set_index("query_language").rise
+    rise = mitigation.cost[mitigation.cost.condition == name].set_index("query_language").rise
     for code, row in zip(order, rows, strict=True):
         part = after.get(code)
         row += ["not measured", ""] if part is None else [percent(part.after), _reduction(part)]

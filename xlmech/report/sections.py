@@ -83,7 +83,7 @@ def _wanted(name: str, result: Any) -> Iterator[tuple[str, str, Callable[..., go
     """Section, name, function and width of a result's figures."""
     if result.kind == "mitigation":
         yield "mitigation", "before_after", figures.before_after, _NARROW
-        yield "mitigation", "price", figures.price, _MIDDLE
+        yield "mitigation", "cost", figures.cost, _MIDDLE
         if name != EXPORTED and len(set(result.chosen.values())) > 1:
             yield "mitigation", "trade_off", figures.trade_off, _WIDE
         return

@@ -117,7 +117,7 @@ def measured(*overall: tuple[float, float, float, float, float], n: int = 3) -> 
     rows = pd.DataFrame(overall, columns=["before", "after", "reduction", "low", "high"])
     return MitigationResult(
         effects=effects,
-        price=pd.DataFrame({"condition": ["neurons"], "query_language": ["fr"], "rise": [0.004]}),
+        cost=pd.DataFrame({"condition": ["neurons"], "query_language": ["fr"], "rise": [0.004]}),
         sizes={"neurons": n, "random": 3},
         total_neurons=192,
         overall=rows.assign(condition="neurons", group="private") if overall else pd.DataFrame(),

@@ -54,7 +54,7 @@ def test_sets_of_other_layers_or_empty_share_nothing() -> None:
 
 def test_languages_that_share_everything_overlap_as_permuted_ones_do() -> None:
     shared = made({(0, 1): [0.5] * 5, (0, 2): [0.4] * 5})
-    found = language_overlap(shared, top_k=3, n_permutations=50)
+    found = language_overlap(shared, n_neurons=3, n_permutations=50)
     row = found.iloc[0]
     assert (row.jaccard, row.permuted, row.low, row.high, row.p_less) == (1, 1, 1, 1, 1)
     assert row.p_more == pytest.approx(set_overlap_of_same(), rel=1e-9)
@@ -79,7 +79,7 @@ def test_languages_with_neurons_of_their_own_overlap_less_than_permuted_ones() -
         top=pd.DataFrame(rows, columns=["probe", "layer", "neuron", "effect"]),
         probes=pd.DataFrame(probes, columns=["probe", "subject", "query_language", "template"]),
     )
-    row = language_overlap(found, top_k=2, n_permutations=500).iloc[0]
+    row = language_overlap(found, n_neurons=2, n_permutations=500).iloc[0]
     assert row.jaccard == pytest.approx(1 / 3) and row.high == 1
     unmixed = 2 * stats.binom.cdf(11, 40, 0.5)  # fewer than 0.3 of the subjects exchanged, or kept
     assert row.p_less == pytest.approx(unmixed, abs=0.015) and row.p_less < 0.05
@@ -101,9 +101,9 @@ def test_where_sets_lie() -> None:
 
 
 def test_refusals() -> None:
-    with pytest.raises(ValueError, match="top_k and n_permutations must be 1 or more, got 0 and 1000"):
-        language_overlap(made({}), top_k=0)
+    with pytest.raises(ValueError, match="n_neurons and n_permutations must be 1 or more, got 0 and 1000"):
+        language_overlap(made({}), n_neurons=0)
     with pytest.raises(ValueError, match="attributions in en only: an overlap is one of two or more languages"):
-        language_overlap(made({}, codes=("en",)), top_k=1)
+        language_overlap(made({}, codes=("en",)), n_neurons=1)
     with pytest.raises(ValueError, match="do not say whose probes they are"):
-        language_overlap(dataclasses.replace(made({}), probes=pd.DataFrame()), top_k=1)
+        language_overlap(dataclasses.replace(made({}), probes=pd.DataFrame()), n_neurons=1)

@@ -26,7 +26,7 @@ def shares(found: StabilityResult) -> dict[tuple[int, int], float]:
 def test_what_rests_on_one_subject_is_chosen_as_often_as_that_subject() -> None:
     """(0, 1) acts in one subject of five, strongly; without that one (0, 2) is chosen, which acts a little in all."""
     private = made({(0, 1): [0.9, 0, 0, 0, 0], (0, 2): [0.05] * 5})
-    found = selection_stability(private, top_k=2, n_draws=2000)
+    found = selection_stability(private, n_neurons=2, n_draws=2000)
     assert shares(found)[BIG] == 1
     assert shares(found)[(0, 1)] == pytest.approx(1 - 0.8**5, abs=0.03)
     assert shares(found)[(0, 1)] + shares(found)[(0, 2)] == pytest.approx(1)
@@ -43,7 +43,7 @@ def test_what_rests_on_one_subject_is_chosen_as_often_as_that_subject() -> None:
 def test_alike_subjects_choose_alike_and_templates_may_not() -> None:
     """Template 0 asks through (0, 1), template 1 through (0, 2): together they choose both."""
     private = made({(0, 1): [0.5, 0.0] * 5, (0, 2): [0.0, 0.4] * 5}, templates=2)
-    found = selection_stability(private, top_k=2, n_draws=20)
+    found = selection_stability(private, n_neurons=2, n_draws=20)
     summary = found.summary().set_index("by")
     assert summary.jaccard.to_dict() == {"subjects": 1.0, "halves": 1.0, "templates": pytest.approx(1 / 3)}
     assert summary.what["templates"] == "0 and 1" and summary.n_draws["templates"] == 20
@@ -55,14 +55,14 @@ def test_a_neuron_must_act_in_every_language_and_not_on_public_facts() -> None:
     french_lacks = dataclasses.replace(
         private, top=private.top[~(private.top.probe.str.contains("/fr/") & (private.top.neuron == 1))]
     )
-    assert (0, 1) not in shares(selection_stability(french_lacks, top_k=3, n_draws=5))
+    assert (0, 1) not in shares(selection_stability(french_lacks, n_neurons=3, n_draws=5))
     public = made({(0, 1): [0.9] * 5})
-    found = selection_stability(private, public, top_k=3, contrast=0.5, n_draws=5)
+    found = selection_stability(private, public, n_neurons=3, contrast=0.5, n_draws=5)
     assert shares(found) == {BIG: 1.0, (0, 1): 1.0, (0, 2): 1.0}
-    assert shares(selection_stability(private, public, top_k=3, contrast=0.6, n_draws=5)).keys() == {BIG, (0, 2)}
+    assert shares(selection_stability(private, public, n_neurons=3, contrast=0.6, n_draws=5)).keys() == {BIG, (0, 2)}
     assert found.tracked == 1.0
     unknown = made({(0, 1): [0.5, None, None, 0.5, 0.5]})
-    assert selection_stability(unknown, top_k=2, n_draws=5).tracked == pytest.approx(0.6)
+    assert selection_stability(unknown, n_neurons=2, n_draws=5).tracked == pytest.approx(0.6)
 
 
 def test_the_whole_choice_is_that_of_the_rule(leaking: Any, probes: ProbeSet, tmp_path: Path) -> None:
@@ -73,11 +73,11 @@ def test_the_whole_choice_is_that_of_the_rule(leaking: Any, probes: ProbeSet, tm
     options: dict[str, Any] = {"method": "gradient_x_activation", "progress": False}
     people = attribute_neurons(leaking, private, track=every, **options)
     with pytest.raises(ValueError, match="private probes of 3 subjects: resampling takes 4 or more"):
-        selection_stability(people, top_k=5)
+        selection_stability(people, n_neurons=5)
     people = dataclasses.replace(people, probes=people.probes.assign(subject=people.probes.probe.str.slice(0, 20)))
-    found = selection_stability(people, top_k=6, n_draws=10)
+    found = selection_stability(people, n_neurons=6, n_draws=10)
     nobody = torch.zeros_like(people.mean, dtype=torch.bool)
-    wanted = select_universal(people.mean, rule="min", top_k=6, is_candidate=nobody)
+    wanted = select_universal(people.mean, rule="min", n_neurons=6, is_candidate=nobody)
     chosen = found.neurons[found.neurons.chosen]
     assert set(zip(chosen.layer, chosen.neuron, strict=True)) == {(layer, n) for layer, n, _ in wanted}
     assert found.tracked == 1 and found.to_frame() is found.neurons
@@ -128,8 +128,8 @@ def test_pool_and_sets() -> None:
     ("options", "message"),
     [
         (
-            {"top_k": 0},
-            "top_k must be 1 or more, n_draws 2 or more, contrast a finite number from 0 on; got 0, 500 and 0.5",
+            {"n_neurons": 0},
+            "n_neurons must be 1 or more, n_draws 2 or more, contrast a finite number from 0 on; got 0, 500 and 0.5",
         ),
         ({"n_draws": 1}, "n_draws 2 or more"),
         ({"contrast": math.nan}, "contrast a finite number from 0 on"),
@@ -149,6 +149,6 @@ def test_pool_and_sets() -> None:
     ],
 )
 def test_refusals(options: dict[str, Any], message: str) -> None:
-    given = {"private": made({}), "public": None, "top_k": 2} | options
+    given = {"private": made({}), "public": None, "n_neurons": 2} | options
     with pytest.raises(ValueError, match=message):
         selection_stability(given.pop("private"), given.pop("public"), **given)

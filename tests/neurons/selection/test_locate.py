@@ -62,12 +62,12 @@ def test_a_neuron_put_there_by_hand_is_found(secret_model: Any, records: tuple[R
     probes = build_probes(records, ["en", "fr", "de"], attributes=["id_number"], templates=[0])
     for options in ({}, {"method": "integrated_gradients"}):
         # the other neurons are random, and the token stays unlikely
-        found = located(secret_model, probes, max_answer_tokens=1, top_k=1, **options)
+        found = located(secret_model, probes, max_answer_tokens=1, n_neurons=1, **options)
         assert found.universal.neurons == {SECRET}
 
 
 def test_result_shape_and_defaults(model: Any, probes: ProbeSet, tmp_path: Any) -> None:
-    found = located(model, probes, top_k=4)
+    found = located(model, probes, n_neurons=4)
     assert found.languages == ("en", "fr")
     assert found.scores.shape == (2, N_LAYERS, D_MLP)
     assert 0 < len(found.universal) <= 4
@@ -106,7 +106,7 @@ def test_refusals(model: Any, probes: ProbeSet) -> None:
     ("name", "value", "message"),
     [
         ("rule", "max", "should be 'min', 'intersection' or 'entropy'.*'max'"),
-        ("top_k", 0, "greater than or equal to 1.*input_value=0"),
+        ("n_neurons", 0, "greater than or equal to 1.*input_value=0"),
         ("iterate", 0, "greater than or equal to 1.*input_value=0"),
         ("min_share", 0.0, "greater than 0.*input_value=0.0"),
         ("min_share", 1.1, "less than or equal to 1.*input_value=1.1"),
@@ -133,7 +133,7 @@ def test_bad_options_name_field_and_value(name: str, value: Any, message: str) -
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"top_k": 3, "iterate": 4}, "iterate must be at most top_k, got 4 rounds for 3 neurons"),
+        ({"n_neurons": 3, "iterate": 4}, "iterate must be at most n_neurons, got 4 rounds for 3 neurons"),
         (
             {"baseline": "zero"},
             "baseline is of integrated_gradients only; gradient_x_activation estimates what ablation does",
@@ -177,7 +177,9 @@ def test_one_set_of_defaults() -> None:
     assert (chosen.contrast, chosen.spare, chosen.positions) == (0.5, 0.05, "all")
     for function in (attribute_neurons, cli.locate, verify_neurons, selection_stability):
         given = inspect.signature(function).parameters
-        shared = [name for name in LocateOptions.model_fields if name in given and name not in ("top_k", "baseline")]
+        shared = [
+            name for name in LocateOptions.model_fields if name in given and name not in ("n_neurons", "baseline")
+        ]
         assert shared and all(given[name].default == getattr(chosen, name) for name in shared)
 
 
@@ -189,7 +191,7 @@ def test_rounds_ablate_as_will_be_ablated(leaking: Any, probes: ProbeSet, monkey
         return ablate(model, neurons, **how)
 
     monkeypatch.setattr("xlmech.neurons.selection.locate.ablate", spied)
-    located(leaking, probes, top_k=4, iterate=2, mode="mean", values=values)
+    located(leaking, probes, n_neurons=4, iterate=2, mode="mean", values=values)
     assert used == [(0, "mean", True), (2, "mean", True)]
 
 
@@ -206,47 +208,47 @@ def test_a_language_whose_probes_all_failed_is_left_out(
             raise RuntimeError("lost")
         return encode(backend, probe, *more)
 
-    wanted = located(leaking, asked.filter(languages=["en", "fr"]), top_k=4)
+    wanted = located(leaking, asked.filter(languages=["en", "fr"]), n_neurons=4)
     monkeypatch.setattr("xlmech.neurons.attribution.task.encode_probe", failing)
     with (
-        resumable(tmp_path, part_size=1),
+        resumable(tmp_path, shard_size=1),
         pytest.warns(UserWarning, match="all probes in de failed: .* in en, fr only"),
     ):
-        found = located(leaking, asked, top_k=4, metric="log_prob", iterate=2)
+        found = located(leaking, asked, n_neurons=4, metric="log_prob", iterate=2)
     assert found.languages == ("en", "fr") and found.scores.isfinite().all()
     assert len(wanted.universal) and len(found.universal) == 4
     lost |= {probe.prompt for probe in asked if probe.query_language == "fr"}
     with (
-        resumable(tmp_path / "again", part_size=1),
+        resumable(tmp_path / "again", shard_size=1),
         pytest.raises(
             RuntimeError, match="all probes in fr, de failed, and universal neurons are those of two languages"
         ),
     ):
-        located(leaking, asked, top_k=4, metric="log_prob")
+        located(leaking, asked, n_neurons=4, metric="log_prob")
 
 
 def test_what_the_model_knows_is_located(leaking: Any, probes: ProbeSet) -> None:
     """Its answers are saturated, so that log-odds are taken; it says of how many."""
     private = probes.filter(group="private")
-    found = located(leaking, probes, top_k=4, check_leakage=True)
+    found = located(leaking, probes, n_neurons=4, check_leakage=True)
     prob = answer_margins(leaking, private, progress=False)
     saturated = prob[prob.prob > 0.99]
     assert len(saturated) > len(private) / 2
     counts = {"": len(saturated)} | saturated.query_language.value_counts().to_dict()
     assert found.chosen.n_saturated.tolist() == [counts[language] for language in found.chosen.language]
     assert found.chosen["round"].tolist() == [1] * len(found.chosen)
-    plain = located(leaking, probes, metric="log_prob", top_k=4, check_leakage=True)
+    plain = located(leaking, probes, metric="log_prob", n_neurons=4, check_leakage=True)
     assert plain.chosen.n_saturated.tolist() == [0] * len(plain.chosen)
     assert not torch.allclose(plain.scores, found.scores)
 
 
 def test_rounds_are_locations_with_the_earlier_ones_off(leaking: Any, probes: ProbeSet) -> None:
     """Three rounds of two, three and three neurons, against three calls put together by hand."""
-    found = located(leaking, probes, top_k=8, iterate=3)
+    found = located(leaking, probes, n_neurons=8, iterate=3)
     off, taken, rows = NeuronSet(frozenset(), N_LAYERS, D_MLP, found.model), set[tuple[int, int]](), []
     for number, size in enumerate((2, 3, 3), start=1):
         with ablate(leaking, off):
-            one = located(leaking, probes, top_k=N_LAYERS * D_MLP)
+            one = located(leaking, probes, n_neurons=N_LAYERS * D_MLP)
         new = [neuron for neuron in zip(one.chosen.layer, one.chosen.neuron, strict=True) if neuron not in taken]
         universal = [neuron for neuron in new if neuron in one.universal][:size]
         own = found.chosen[found.chosen["round"] == number]
@@ -265,7 +267,7 @@ def test_rounds_are_locations_with_the_earlier_ones_off(leaking: Any, probes: Pr
 
 
 def test_specific_neurons_by_entropy(leaking: Any, probes: ProbeSet) -> None:
-    options = {"top_k": 6}
+    options = {"n_neurons": 6}
     plain = located(leaking, probes, rule="min", **options)
     found = located(leaking, probes, rule="entropy", **options)
     pure = located(leaking, probes, rule="entropy", max_entropy=0.0, **options)
@@ -287,8 +289,8 @@ def test_a_default_for_small_models(leaking: Any, probes: ProbeSet) -> None:
 
 def test_verified_neurons_are_those_that_help(leaking: Any, probes: ProbeSet) -> None:
     """The shortlist put through `verify_neurons` by hand: the same set, in the order of the exact effects."""
-    plain = located(leaking, probes, top_k=12)
-    found = located(leaking, probes, top_k=12, verify=True)
+    plain = located(leaking, probes, n_neurons=12)
+    found = located(leaking, probes, n_neurons=12, verify=True)
     verified = verify_neurons(leaking, probes, plain.universal, progress=False)
     kept = verified.effects[verified.effects.kept]
     assert len(found.universal) > 0 and found.universal == verified.kept
@@ -306,7 +308,7 @@ def test_the_fewest_are_kept_that_reach_the_target(
     leaking: Any, probes: ProbeSet, monkeypatch: pytest.MonkeyPatch, reached: bool
 ) -> None:
     """`fewest_neurons` (tested for itself) is given the universal ones in their order, and what it says is kept."""
-    plain = located(leaking, probes, top_k=6)
+    plain = located(leaking, probes, n_neurons=6)
     order = plain.chosen[plain.chosen.kind == "universal"]
     asked: dict[str, Any] = {}
 
@@ -316,11 +318,9 @@ def test_the_fewest_are_kept_that_reach_the_target(
         return FewestNeurons(neurons=chosen, reduction=0.625, reached=reached, tried=ranking)
 
     monkeypatch.setattr("xlmech.neurons.selection.refine.fewest_neurons", fewest)
-    said = (
-        "reduces extraction on these probes by 62% at most, with 2 neurons, not by the 70% wanted; take a larger top_k"
-    )
+    said = "reduces extraction on these probes by 62% at most, with 2 neurons, not by the 70% wanted; take a larger n_neurons"
     with nullcontext() if reached else pytest.warns(UserWarning, match=said):
-        found = located(leaking, probes, top_k=6, target_reduction=0.7)
+        found = located(leaking, probes, n_neurons=6, target_reduction=0.7)
     assert asked["target_reduction"] == 0.7 and asked["private"] == probes.filter(group="private")
     assert asked["ranking"].neuron.tolist() == order.neuron.tolist()
     rows = found.chosen[found.chosen.kind == "universal"]
@@ -333,11 +333,11 @@ def test_a_model_that_gives_nothing_away_has_no_target(leaking: Any, probes: Pro
         tuple(dataclasses.replace(one, record=one.record.model_copy(update={"group": "private"})) for one in control)
     )
     with pytest.raises(ValueError, match="none of the private values comes out: there is no leakage to reduce"):
-        located(leaking, strangers, target_reduction=0.5, top_k=4)
+        located(leaking, strangers, target_reduction=0.5, n_neurons=4)
 
 
 def test_nothing_to_refine_is_said(leaking: Any, probes: ProbeSet, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = located(leaking, probes, top_k=4)
+    plain = located(leaking, probes, n_neurons=4)
     private, public = probes.filter(group="private"), probes.filter(group="public")
     options: dict[str, Any] = {"verify": True, "target_reduction": 0.5, "contrast": 1.0, "progress": False}
     empty = dataclasses.replace(plain, chosen=plain.chosen[plain.chosen.kind == "specific"])
@@ -350,7 +350,7 @@ def test_nothing_to_refine_is_said(leaking: Any, probes: ProbeSet, monkeypatch: 
 
     monkeypatch.setattr("xlmech.neurons.selection.refine.verify_neurons", useless)
     with pytest.warns(
-        UserWarning, match="none of the universal neurons helps.*take a larger top_k, or a smaller contrast"
+        UserWarning, match="none of the universal neurons helps.*take a larger n_neurons, or a smaller contrast"
     ):
         found = refine_universal(leaking, plain, private, public, **options)
     assert not len(found.universal) and found.specific == plain.specific
@@ -376,8 +376,8 @@ def test_needed_for_text_is_the_slope_of_its_likelihood(tokenizer: Any) -> None:
 
 
 def test_neurons_that_text_needs_are_spared(model: Any, probes: ProbeSet, tmp_path: Any) -> None:
-    plain = located(model, probes, top_k=12)
-    found = located(model, probes, top_k=12, neutral=TEXTS, spare=0.5)
+    plain = located(model, probes, n_neurons=12)
+    found = located(model, probes, n_neurons=12, neutral=TEXTS, spare=0.5)
     needed = needed_for_text(model, TEXTS)
     spared = needed > needed.flatten().median()
     assert int(spared.sum()) == N_LAYERS * D_MLP // 2
@@ -387,7 +387,7 @@ def test_neurons_that_text_needs_are_spared(model: Any, probes: ProbeSet, tmp_pa
     torch.testing.assert_close(found.scores[:, ~spared], plain.scores[:, ~spared])
     found.save(tmp_path / "found")
     assert PrivacyNeurons.load(tmp_path / "found").universal == found.universal
-    none = located(model, probes, top_k=12, neutral=TEXTS, spare=0.0)
+    none = located(model, probes, n_neurons=12, neutral=TEXTS, spare=0.0)
     assert none.union == plain.union
 
 

@@ -1,7 +1,7 @@
 """Language packs: how each language asks, states and names things. One TOML file per language.
 
 A pack holds question and statement templates per attribute, the translated values that no public
-database has (occupations), and neutral sentences that price an intervention. Countries, months and
+database has (occupations), and neutral sentences that cost an intervention. Countries, months and
 language names come from CLDR through Babel. Adding a language is adding one file here, or in the
 folder that the environment variable `XLMECH_LANGUAGES` names.
 """
@@ -129,7 +129,7 @@ class LanguagePack(BaseModel):
 
     @property
     def judging(self) -> tuple[str, ...]:
-        """The neutral sentences on which a price is measured: none of them chooses neurons or trains anything by default."""
+        """The neutral sentences on which a cost is measured: none of them chooses neurons or trains anything by default."""
         return self.neutral[: N_NEUTRAL // 2]
 
     @property

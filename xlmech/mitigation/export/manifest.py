@@ -48,7 +48,7 @@ class Manifest:
         plant_language: Language in which the source was taught private records, "" where unknown.
         verification: `max_relative_error` of the reloaded checkpoint's logits against the hooked run, `max_relative_change` that
             deactivation makes (both relative to the largest logit), `tolerance`, `n_texts`, `n_positions`.
-        mitigation: `sizes`, `effects` (on extraction), `overall` and `price` of the `MitigationResult` given, None without one;
+        mitigation: `sizes`, `effects` (on extraction), `overall` and `cost` of the `MitigationResult` given, None without one;
             NaN is None.
         effective: Whether an effect was measured (`Effect.measured`); None in manifests of earlier versions.
         effect: What was measured, in words.
@@ -101,7 +101,7 @@ def load_manifest(folder: str | Path) -> Manifest:
 
 
 def of_mitigation(mitigation: MitigationResult | None, n_neurons: int) -> dict[str, Any] | None:
-    """A measured reduction and price as plain values.
+    """A measured reduction and cost as plain values.
 
     Raises:
         ValueError: It was measured with other numbers of neurons.
@@ -109,7 +109,7 @@ def of_mitigation(mitigation: MitigationResult | None, n_neurons: int) -> dict[s
     if mitigation is None:
         return None
     _condition(mitigation, n_neurons)
-    frames = {"effects": mitigation.extraction, "overall": mitigation.overall, "price": mitigation.price}
+    frames = {"effects": mitigation.extraction, "overall": mitigation.overall, "cost": mitigation.cost}
     tables = {name: json.loads(frame.to_json(orient="records", double_precision=15)) for name, frame in frames.items()}
     return {"sizes": mitigation.sizes, "provenance": asdict(mitigation.provenance)} | tables
 
@@ -212,10 +212,10 @@ def _measured(manifest: Manifest) -> str:
     if mitigation is None:
         return f"{_sentence(UNMEASURED)}."
     told = f"{_sentence(manifest.effect)}.\n\n" if manifest.effect else ""
-    price = {(row["condition"], row["query_language"]): row.get("rise") for row in mitigation["price"]}
+    cost = {(row["condition"], row["query_language"]): row.get("rise") for row in mitigation["cost"]}
     lines = [f"| {' | '.join(_COLUMNS)} |", f"|{'---|' * len(_COLUMNS)}"]
     for row in mitigation["effects"]:
-        cells = row | {"rise": price.get((row["condition"], row["query_language"]))}
+        cells = row | {"rise": cost.get((row["condition"], row["query_language"]))}
         lines.append(f"| {' | '.join(_cell(cells.get(name)) for name in _COLUMNS)} |")
     sizes = ", ".join(f"{name} {size}" for name, size in mitigation["sizes"].items())
     return told + (

@@ -61,7 +61,7 @@ class AttributionResult(Result):
         saturated: Ids of the probes that metric `auto` attributed by log-odds, the others by log-probability.
         probes: One row per probe: `probe`, `subject` (a hash), `query_language`, `template`; empty where an earlier version
             saved the result.
-        set_aside: Ids of probes that failed every time and are left out; only where work is done in parts.
+        failed: Ids of probes that failed every time and are left out; only where work is done in parts.
     """
 
     kind: ClassVar[str] = "attribution"
@@ -78,7 +78,7 @@ class AttributionResult(Result):
     metric: str = "auto"
     saturated: tuple[str, ...] = ()
     probes: pd.DataFrame = field(default_factory=pd.DataFrame)
-    set_aside: tuple[str, ...] = ()
+    failed: tuple[str, ...] = ()
 
     def to_frame(self) -> pd.DataFrame:
         """Each probe's top neurons."""
@@ -191,8 +191,8 @@ def attribute_neurons(
         positions=positions,
         metric=metric,
         saturated=tuple(probe.id for probe in probes if probe.id in saturated),
-        probes=_asked(probes, pieces.set_aside),
-        set_aside=pieces.set_aside,
+        probes=_asked(probes, pieces.failed),
+        failed=pieces.failed,
         provenance=provenance(model),
     )
     remedy = "Use baseline='mean', or more nodes."
@@ -288,12 +288,12 @@ def _mean(model: Any, controls: ProbeSet, asking: AskingMean) -> Float[torch.Ten
     return (total / n).to(zero_baseline(backend_of(model)))
 
 
-def _asked(probes: ProbeSet, set_aside: tuple[str, ...]) -> pd.DataFrame:
+def _asked(probes: ProbeSet, failed: tuple[str, ...]) -> pd.DataFrame:
     """One row per probe that was attributed."""
     rows = [
         (probe.id, subject_hash(probe.record.subject), probe.query_language, probe.template)
         for probe in probes
-        if probe.id not in set_aside
+        if probe.id not in failed
     ]
     return pd.DataFrame(rows, columns=["probe", "subject", "query_language", "template"])
 

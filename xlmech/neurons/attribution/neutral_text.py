@@ -119,7 +119,7 @@ class _Needing:
         return {"needed": (totals / counts[:, None, None]).cpu()}
 
 
-def price_of(before: pd.Series, after: pd.Series) -> pd.DataFrame:
+def cost_of(before: pd.Series, after: pd.Series) -> pd.DataFrame:
     """One row per query language: `nll_before`, `nll_after` (nats per token), `rise` (relative)."""
     frame = pd.DataFrame({"nll_before": before, "nll_after": after, "rise": after / before - 1})
     return frame.rename_axis("query_language").reset_index()

@@ -5,7 +5,7 @@ share less than if it made no difference which language is asked (`language_over
 many sets, some are small by chance.
 
     set_overlap({"universal": found.universal} | found.specific, lape_sets)     # privacy neurons beside language neurons
-    language_overlap(attributions, top_k=73)                                    # languages beside permuted labels
+    language_overlap(attributions, n_neurons=73)                                    # languages beside permuted labels
     layer_spread({"universal": found.universal} | found.specific)
 """
 
@@ -77,7 +77,7 @@ def _null(one: NeuronSet, two: NeuronSet) -> NDArray[np.float64]:
 
 
 def language_overlap(
-    found: AttributionResult, *, top_k: int, n_permutations: int = 1000, seed: int = 0
+    found: AttributionResult, *, n_neurons: int, n_permutations: int = 1000, seed: int = 0
 ) -> pd.DataFrame:
     """Overlap of the languages' top neurons, beside that where each subject's languages are exchanged at random.
 
@@ -88,7 +88,7 @@ def language_overlap(
     Args:
         found: Attributions in two or more languages, of the same facts in each; a neuron that a probe does not keep counts as 0
             there (see `track` of `attribute_neurons`).
-        top_k: Each language's neurons: so many, the largest by mean normalised attribution that are positive.
+        n_neurons: Each language's neurons: so many, the largest by mean normalised attribution that are positive.
         n_permutations: Of the labels.
         seed: Of these.
 
@@ -100,8 +100,8 @@ def language_overlap(
     Raises:
         ValueError: One language only, attributions that do not say whose probes they are, or a number out of range.
     """
-    if top_k < 1 or n_permutations < 1:
-        raise ValueError(f"top_k and n_permutations must be 1 or more, got {top_k} and {n_permutations}")
+    if n_neurons < 1 or n_permutations < 1:
+        raise ValueError(f"n_neurons and n_permutations must be 1 or more, got {n_neurons} and {n_permutations}")
     if len(found.languages) < 2:
         raise ValueError(
             f"attributions in {', '.join(found.languages)} only: an overlap is one of two or more languages"
@@ -111,12 +111,12 @@ def language_overlap(
             "attributions that do not say whose probes they are: an earlier version made them; attribute again"
         )
     scores, rng, codes = SubjectScores.of(found, found.languages, 1.0), np.random.default_rng(seed), found.languages
-    chosen = _top_units(scores, np.arange(len(codes)), top_k)
+    chosen = _top_units(scores, np.arange(len(codes)), n_neurons)
     observed = _jaccards(chosen)
     orders = [
         rng.permuted(np.tile(np.arange(len(codes)), (scores.n_subjects, 1)), axis=1) for _ in range(n_permutations)
     ]
-    permuted = np.stack([_jaccards(_top_units(scores, order, top_k)) for order in orders])
+    permuted = np.stack([_jaccards(_top_units(scores, order, n_neurons)) for order in orders])
     pairs = [(a, b) for a, b in combinations(codes, 2)] + [("all", "all")]
     observed, permuted = np.append(observed, observed.mean()), np.column_stack([permuted, permuted.mean(1)])
     low, high = metrics.percentile_interval(permuted)
@@ -130,14 +130,14 @@ def language_overlap(
     return frame.assign(p_more=[*more, float("nan")])
 
 
-def _top_units(scores: SubjectScores, order: NDArray[np.intp], top_k: int) -> list[NDArray[np.int64]]:
+def _top_units(scores: SubjectScores, order: NDArray[np.intp], n_neurons: int) -> list[NDArray[np.int64]]:
     """Per language, its top units, each subject's languages in the (subject, language) order given."""
     order = np.broadcast_to(order, (scores.n_subjects, scores.counts.shape[1]))
     rows = np.arange(scores.n_subjects)[:, None]
     sums, counts = scores.sums[rows, order].sum(0), scores.counts[rows, order].sum(0)
     with np.errstate(invalid="ignore", divide="ignore"):
         means = np.nan_to_num(sums / counts[:, None])
-    best = np.argsort(-means, axis=1, kind="stable")[:, :top_k]
+    best = np.argsort(-means, axis=1, kind="stable")[:, :n_neurons]
     return [scores.units[units[mean[units] > 0]] for units, mean in zip(best, means, strict=True)]
 
 

@@ -3,7 +3,7 @@
 pool = pool_of(located, 2000)                                          # those that could have been chosen
 private = attribute_neurons(model, private_probes, track=pool, ...)    # keeps every probe's effect of the pool
 public = attribute_neurons(model, public_probes, track=pool, ...)
-found = selection_stability(private, public, top_k=73, contrast=0.5)
+found = selection_stability(private, public, n_neurons=73, contrast=0.5)
 found.summary()                                                        # Jaccard overlap with the whole choice, with intervals
 found.neurons                                                          # how often each neuron is chosen again
 """
@@ -44,7 +44,7 @@ class StabilityResult(Result):
         draws: One row per comparison: `by`, `what`, `draw`, `jaccard`. By `subjects`, a bootstrap draw's choice with that of all;
             by `halves`, those of two disjoint halves of the subjects; by `templates`, those of two templates (`what` names them)
             in a bootstrap draw of subjects, draw -1 being all subjects.
-        top_k: Size of a choice.
+        n_neurons: Size of a choice.
         tracked: Smallest share of the probes, over the neurons of the choice, in which the neuron's effect is known; elsewhere it
             counts as 0. 1 where the attributions tracked them all.
     """
@@ -52,7 +52,7 @@ class StabilityResult(Result):
     kind: ClassVar[str] = "stability"
     neurons: pd.DataFrame
     draws: pd.DataFrame
-    top_k: int
+    n_neurons: int
     tracked: float
 
     def to_frame(self) -> pd.DataFrame:
@@ -81,7 +81,7 @@ def selection_stability(
     private: AttributionResult,
     public: AttributionResult | None = None,
     *,
-    top_k: int,
+    n_neurons: int,
     contrast: float = CONTRAST,
     n_draws: int = N_DRAWS,
     seed: int = 0,
@@ -89,7 +89,7 @@ def selection_stability(
     """Choose universal neurons again, by rule `min`, from resampled subjects, from halves of them, and from single templates.
 
     Scores are rebuilt from what `attribute_neurons` keeps of each probe: its top neurons, and those given as `track`. A
-    neuron that a probe does not hold counts as 0 there. So track a pool much larger than `top_k`, chosen from the scores of
+    neuron that a probe does not hold counts as 0 there. So track a pool much larger than `n_neurons`, chosen from the scores of
     `locate_privacy_neurons`; `tracked` says how complete the choice's scores are. Subjects of public facts are resampled too, by
     themselves.
 
@@ -98,7 +98,7 @@ def selection_stability(
     Args:
         private: Attributions of private answers in two or more languages.
         public: Those of public facts, for the contrast.
-        top_k: Size of a choice.
+        n_neurons: Size of a choice.
         contrast: Multiple of the public attribution that is subtracted.
         n_draws: Bootstrap draws, and pairs of halves.
         seed: Of the draws.
@@ -110,15 +110,17 @@ def selection_stability(
         ValueError: Attributions that do not say whose probes they are, of one language or fewer than four subjects, public ones
             without a language or of another shape; a number out of range.
     """
-    _check(private, public, top_k, contrast, n_draws)
+    _check(private, public, n_neurons, contrast, n_draws)
     codes = private.languages
     parts = [SubjectScores.of(private, codes, 1.0)]
     parts += [SubjectScores.of(public, codes, -contrast)] if public is not None and contrast else []
-    chooser, rng = _Chooser(parts, top_k), np.random.default_rng(seed)
+    chooser, rng = _Chooser(parts, n_neurons), np.random.default_rng(seed)
     everybody = [np.ones(n) for n in chooser.sizes]
     whole = chooser.choose(everybody)
     templates = sorted(private.probes.template.unique())
-    alone = {one: _Chooser([part.of_template(one) for part in parts], top_k) for one in templates if len(templates) > 1}
+    alone = {
+        one: _Chooser([part.of_template(one) for part in parts], n_neurons) for one in templates if len(templates) > 1
+    }
     counts, rows = Counter(dict.fromkeys(whole, 0)), _compared(alone, everybody, -1)
     for draw in range(n_draws):
         weights = [np.bincount(rng.integers(0, n, n), minlength=n).astype(float) for n in chooser.sizes]
@@ -134,7 +136,7 @@ def selection_stability(
     return StabilityResult(
         neurons=frame.sort_values(["share", "layer", "neuron"], ascending=[False, True, True], ignore_index=True),
         draws=pd.DataFrame(rows, columns=["by", "what", "draw", "jaccard"]),
-        top_k=top_k,
+        n_neurons=n_neurons,
         tracked=min((parts[0].known[unit] for unit in whole), default=float("nan")),
         provenance=private.provenance,
     )
@@ -174,11 +176,11 @@ def pool_of(located: PrivacyNeurons, size: int) -> NeuronSet:
 
 
 def _check(
-    private: AttributionResult, public: AttributionResult | None, top_k: int, contrast: float, n_draws: int
+    private: AttributionResult, public: AttributionResult | None, n_neurons: int, contrast: float, n_draws: int
 ) -> None:
-    if top_k < 1 or n_draws < 2 or not (math.isfinite(contrast) and contrast >= 0):
+    if n_neurons < 1 or n_draws < 2 or not (math.isfinite(contrast) and contrast >= 0):
         raise ValueError(
-            f"top_k must be 1 or more, n_draws 2 or more, contrast a finite number from 0 on; got {top_k}, {n_draws} and "
+            f"n_neurons must be 1 or more, n_draws 2 or more, contrast a finite number from 0 on; got {n_neurons}, {n_draws} and "
             f"{contrast}"
         )
     if len(private.languages) < 2:
@@ -206,8 +208,8 @@ def _check(
 class _Chooser:
     """Rule `min` on the sum of several parts' scores."""
 
-    def __init__(self, parts: Sequence[SubjectScores], top_k: int) -> None:
-        self._parts, self._top_k = parts, top_k
+    def __init__(self, parts: Sequence[SubjectScores], n_neurons: int) -> None:
+        self._parts, self._top_k = parts, n_neurons
         self.sizes = [part.n_subjects for part in parts]
         self._units = np.unique(np.concatenate([part.units for part in parts]))
         self._at = [np.searchsorted(self._units, part.units) for part in parts]

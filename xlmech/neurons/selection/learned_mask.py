@@ -114,7 +114,7 @@ def learn_mask(
             lead to a set that was tried before.
         weight: Of the answers to keep.
         margin: Nats of log-odds beyond which an answer is gone, or safe.
-        neutral: Texts that are to stay as likely as they are; none by default. Judge the price on others than these.
+        neutral: Texts that are to stay as likely as they are; none by default. Judge the cost on others than these.
         neutral_weight: Of their rise, which is far smaller than that of log-odds.
         max_answer_tokens: Only the first so many tokens of each answer; None for all.
         batch_size: Answers at a time, at first.

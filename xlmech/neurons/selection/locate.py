@@ -48,7 +48,7 @@ def locate_privacy_neurons(
     probes: ProbeSet,
     *,
     options: LocateOptions = LocateOptions(),
-    top_k: int | None = None,
+    n_neurons: int | None = None,
     public: ProbeSet | None = None,
     controls: ProbeSet | None = None,
     neutral: Mapping[str, Sequence[str]] | None = None,
@@ -76,7 +76,7 @@ def locate_privacy_neurons(
         model: Hooked model.
         probes: Private probes; those of group public and control in it serve as `public` and `controls` by default.
         options: How neurons are chosen; the defaults are also those of the command line, the config and the demo.
-        top_k: In place of `options.top_k`: largest number of universal neurons, and of each language's specific ones.
+        n_neurons: In place of `options.n_neurons`: largest number of universal neurons, and of each language's specific ones.
         public: Probes of public facts for the contrast; none is subtracted where there are none.
         controls: Probes of people whom the model never saw: they check that it knows the private answers and not these, and are
             the mean baseline of integrated gradients.
@@ -85,7 +85,7 @@ def locate_privacy_neurons(
         mode: What will take a neuron's place when it is ablated, `zero` or `mean`; see `attribute_neurons`.
         values: (layer, neuron) activations of mode `mean`.
         verify: Whether to ablate the universal neurons, each and together, and drop those without which the set does as well
-            (`verify_neurons`, with the same contrast): `top_k` is then the size of the shortlist. Of mode `zero` only.
+            (`verify_neurons`, with the same contrast): `n_neurons` is then the size of the shortlist. Of mode `zero` only.
         target_reduction: Keep the fewest universal neurons, from the best on, that reduce extraction of the private probes by
             this share, 0.8 say (`fewest_neurons`); all by default. On other people they will reduce it by less. Of mode `zero`
             only.
@@ -116,7 +116,7 @@ def locate_privacy_neurons(
     controls = controls if controls is not None else probes.filter(group="control")
     check_probes(private, public, options.contrast)
     backend, source = backend_of(model), provenance(model)
-    options = _with_count(options, top_k, backend)
+    options = _with_count(options, n_neurons, backend)
     _check_refinement(verify, target_reduction, mode)
     asked = _Attribution(model, options, mode, values, controls, progress)
     asked.check(private[:1])
@@ -136,7 +136,9 @@ def locate_privacy_neurons(
         scores = found.scores.masked_fill(spared, -torch.inf)
         if not number:
             intact, first = scores, languages
-        size = ((options.top_k or 0) + number) // options.iterate  # parts that differ by one at most, and make top_k
+        size = (
+            (options.n_neurons or 0) + number
+        ) // options.iterate  # parts that differ by one at most, and make n_neurons
         chosen = _chosen(found, scores, taken, options, size)
         rounds.append(_with_counts(chosen, found, private).assign(round=number + 1))
         ablated |= _set_of(chosen[chosen.kind == "universal"], ablated)
@@ -183,11 +185,11 @@ def _check_refinement(verify: bool, target_reduction: float | None, mode: Replac
         raise ValueError("verify and target_reduction hold neurons at zero; leave them out where mode='mean'")
 
 
-def _with_count(options: LocateOptions, top_k: int | None, backend: Backend) -> LocateOptions:
+def _with_count(options: LocateOptions, n_neurons: int | None, backend: Backend) -> LocateOptions:
     """The options with a number of neurons in them, checked."""
-    size = operator.index(top_k) if top_k is not None else options.top_k
+    size = operator.index(n_neurons) if n_neurons is not None else options.n_neurons
     size = size if size is not None else max(options.iterate, int(DEFAULT_SHARE * backend.n_layers * backend.d_mlp))
-    return LocateOptions(**options.model_dump(exclude_unset=True) | {"top_k": size})
+    return LocateOptions(**options.model_dump(exclude_unset=True) | {"n_neurons": size})
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -286,16 +288,16 @@ def _chosen(
     scores: _Scores,
     taken: Bool[torch.Tensor, "layer neuron"],
     options: LocateOptions,
-    top_k: int,
+    n_neurons: int,
 ) -> pd.DataFrame:
     """The frame of `PrivacyNeurons.chosen`, without neurons that are taken already."""
     scores = scores.masked_fill(taken, -torch.inf)
-    is_candidate = candidates(scores, found.share, top_k=top_k, min_share=options.min_share) & ~taken
-    universal = select_universal(scores, rule=options.rule, top_k=top_k, is_candidate=is_candidate)
+    is_candidate = candidates(scores, found.share, n_neurons=n_neurons, min_share=options.min_share) & ~taken
+    universal = select_universal(scores, rule=options.rule, n_neurons=n_neurons, is_candidate=is_candidate)
     for layer, neuron, _ in universal:
         is_candidate[:, layer, neuron] = False  # not anybody's own
     chosen: dict[str, Any] = {
-        "top_k": top_k, "is_candidate": is_candidate, "rule": options.rule, "max_entropy": options.max_entropy,
+        "n_neurons": n_neurons, "is_candidate": is_candidate, "rule": options.rule, "max_entropy": options.max_entropy,
     }  # fmt: skip
     return chosen_frame([
         ("universal", "", universal),

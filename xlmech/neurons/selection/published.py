@@ -189,7 +189,7 @@ def lape(
     Args:
         model: Hooked model.
         languages: Two or more.
-        texts: Plain text per language; by default the language packs' `choosing` sentences, which measure no price. These are
+        texts: Plain text per language; by default the language packs' `choosing` sentences, which measure no cost. These are
             some hundred tokens, where the paper had 100 million: probabilities are coarse, and aligned in content.
         share: Share of the model's neurons with the lowest entropy.
         quantile: Of all activation probabilities, to be exceeded.

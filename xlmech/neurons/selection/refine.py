@@ -50,7 +50,7 @@ def refine_universal(
         if rows.empty:
             warnings.warn(
                 "none of the universal neurons helps: deactivating them takes no more from private answers than from public "
-                "ones; take a larger top_k, or a smaller contrast",
+                "ones; take a larger n_neurons, or a smaller contrast",
                 stacklevel=3,
             )
     if target_reduction is not None and len(rows):
@@ -60,7 +60,7 @@ def refine_universal(
         if not few.reached:
             warnings.warn(
                 f"the shortlist reduces extraction on these probes by {few.reduction:.0%} at most, with {len(rows)} neurons, "
-                f"not by the {target_reduction:.0%} wanted; take a larger top_k",
+                f"not by the {target_reduction:.0%} wanted; take a larger n_neurons",
                 stacklevel=3,
             )
     chosen = pd.concat([part for part in (rows, others) if len(part)] or [rows], ignore_index=True)
