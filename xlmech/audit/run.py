@@ -108,12 +108,13 @@ def run_config(
 
     The run folder holds `results`, figures and `index.html` as `xlmech demo` writes them, `config.yaml` with which the run can
     be repeated, `log.jsonl`, `run.json`, and `summary.json`, written last. All but the last is there when the export starts, so
-    that an export that fails loses no result. Probes are worked on in parts (see `xlmech.execution.resume`): a run that was stopped, however
-    it was, is continued with `resume`, and ends with the same numbers.
+    that an export that fails loses no result. Probes are worked on in parts (see `xlmech.execution.resume`): a run that
+    was stopped, however it was, is continued with `resume`, and ends with the same numbers.
 
-    No checkpoint is written where deactivation was not measured to have an effect (`xlmech.mitigation.export.manifest.effect_of`), unless
-    `export.without_effect` is set. The run is finished all the same, and `Outcome.refused` says why. With `without_effect` set
-    and `resume`, a finished run gets its checkpoint without being measured again.
+    No checkpoint is written where deactivation was not measured to have an effect
+    (`xlmech.mitigation.export.manifest.effect_of`), unless `export.without_effect` is set. The run is
+    finished all the same, and `Outcome.refused` says why. With `without_effect` set and `resume`, a finished
+    run gets its checkpoint without being measured again.
 
     Args:
         config: As `read_config` gives it.

@@ -1,6 +1,7 @@
 """The stages of an audit as they go: what is done, how much is left and for how long, seconds and memory of each.
 
-How much is left is counted in operations, by the formulas of `xlmech.models.shape`, and turned into time by what was measured so far.
+How much is left is counted in operations, by the formulas of `xlmech.models.shape`, and turned into time by what was
+measured so far.
 """
 
 from __future__ import annotations

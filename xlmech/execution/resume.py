@@ -4,10 +4,10 @@ with resumable("parts"):                     # finished parts are kept in this f
     measure_leakage(model, probes)
 
 An analysis hands its items and a function of them to `mapped`. Without an enclosing block that is one call with all of them.
-Inside `resumable` (or `xlmech.execution.ray_pool.on_ray`) the items are cut into parts in a fixed order; batches are formed within a
-part only, so that a part's numbers depend on nothing but the model, the options and its items: killed and resumed, on one actor
-or on four, the results are the same to the bit, on the same kind of machine with the same number of threads. Memory must not
-run so short that batches are halved.
+Inside `resumable` (or `xlmech.execution.ray_pool.on_ray`) the items are cut into parts in a fixed order;
+batches are formed within a part only, so that a part's numbers depend on nothing but the model, the options and
+its items: killed and resumed, on one actor or on four, the results are the same to the bit, on the same
+kind of machine with the same number of threads. Memory must not run so short that batches are halved.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The smallest pieces of work that `xlmech.execution.resume` cuts an analysis into, and how one is done: here, or in another process."""
+"""The smallest pieces of work that `xlmech.execution.resume` cuts an analysis into, and how one is done, here or elsewhere."""
 
 from __future__ import annotations
 

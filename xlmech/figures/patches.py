@@ -156,9 +156,10 @@ def patching_positions(
     for edge in np.flatnonzero(tokens.part.to_numpy()[1:] != tokens.part.to_numpy()[:-1]):
         figure.add_vline(edge + 0.5, line_color=INK, line_width=1)
     pair = rows_of(result.effects)[0]
-    caption = f"""{_named(value, long=True)}. One pair ({language_name(pair.source_language)} source, {language_name(pair.target_language)}
-    target; {pair.attribute}), {result.component}, so there is no interval. Lines part the tokens before, of and after the
-    subject, whose text is not shown; in each part the source's tokens correspond by relative place. Blank: not defined."""
+    caption = f"""{_named(value, long=True)}. One pair ({language_name(pair.source_language)} source,
+    {language_name(pair.target_language)} target; {pair.attribute}), {result.component}, so there is no interval. Lines
+    part the tokens before, of and after the subject, whose text is not shown; in each part the source's tokens
+    correspond by relative place. Blank: not defined."""
     title = f"Patching {result.component} by layer and token: {_named(value)}"
     return finish(figure, title, caption, height=20 * len(layers), foot=130)
 

@@ -130,8 +130,8 @@ def exposure_bits(rank: float, n_candidates: int) -> float:
 def resample_counts(n: int, *, seed: int = 0, n_resamples: int = N_RESAMPLES) -> NDArray[np.float64]:
     """(resample, n) how often each of `n` is drawn in a bootstrap; all ones where there is nothing to draw (n < 2).
 
-    For what no formula of `xlmech.metrics.intervals` expresses: similarities of representations, and layers at which a curve is highest.
-    Give subjects, not probes.
+    For what no formula of `xlmech.metrics.intervals` expresses: similarities of representations, and layers at which a
+    curve is highest. Give subjects, not probes.
     """
     if n < 2:
         return np.ones((1, n))

@@ -1,8 +1,8 @@
 """What a neuron adds to an answer: integrated gradients, gradient x activation, and exact ablation, for one forced answer.
 
-Tensors in, tensors out; `xlmech.neurons.attribution.attribute` runs these over probes and sums up. All three take the score of an answer as the
-sum over its tokens of a metric of each token's log-probability, and agree on what a baseline is: the activation that
-stands for a neuron's absence.
+Tensors in, tensors out; `xlmech.neurons.attribution.attribute` runs these over probes and sums up. All three take the score
+of an answer as the sum over its tokens of a metric of each token's log-probability, and agree on what a
+baseline is: the activation that stands for a neuron's absence.
 """
 
 from __future__ import annotations

@@ -89,8 +89,8 @@ def locate_privacy_neurons(
         target_reduction: Keep the fewest universal neurons, from the best on, that reduce extraction of the private probes by
             this share, 0.8 say (`fewest_neurons`); all by default. On other people they will reduce it by less. Of mode `zero`
             only.
-        check_leakage: Whether to refuse private answers that the model does not know (see `xlmech.neurons.selection.leak_check`): one forced pass over
-            at most 64 probes.
+        check_leakage: Whether to refuse private answers that the model does not know (see `xlmech.neurons.selection.leak_check`):
+            one forced pass over at most 64 probes.
         progress: Whether to show progress bars.
 
     Returns:

@@ -72,7 +72,9 @@ def count_votes(
 
 @dataclass(frozen=True)
 class Ballot:
-    """Which texts vote, and the constants of their vote; the fields are the parameters of `xlmech.neurons.selection.published.depn`.
+    """Which texts vote, and the constants of their vote.
+
+    The fields are the parameters of `xlmech.neurons.selection.published.depn`.
 
     Raises:
         ValueError: A constant out of range.
