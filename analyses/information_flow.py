@@ -34,15 +34,16 @@ from xlmech import (
     build_probes,
     demo_records,
     figures,
-    intervals,
     load_model,
     logit_lens,
-    metrics,
     patch_languages,
     representation_similarity,
 )
 from xlmech.audit.audit import of_template
 from xlmech.figures import faded, finish
+from xlmech.metrics import intervals
+from xlmech.metrics.layers import peak_layer
+from xlmech.metrics.resampling import bootstrap_means, percentile_interval
 from xlmech.models.checkpoints import shipped_adapters
 
 FIGURES = Path(__file__).parent.parent / "figures"
@@ -221,7 +222,7 @@ def of_subject(result: PatchingResult) -> Iterator[Finding]:
     layers, (curve, low, high), draws = curves_of(frame.assign(prob=np.exp(frame.log_prob)), *people)
     best = int(curve.argmax())
     held, drawn = (_last_half(values) for values in (curve[None], draws))
-    bounds = metrics.percentile_interval(drawn)
+    bounds = percentile_interval(drawn)
     subjects = pd.concat([frame.source_subject, frame.target_subject]).nunique()
     common = {"languages": ELSEWHERE, "n_subjects": subjects}
     note = f"mean probability of the first token, {frame.pair.nunique()} pairs"
@@ -272,7 +273,7 @@ def of_leakage(forms: pd.DataFrame, lens: LensResult) -> Iterator[Finding]:
             continue
         _, (curve, low, high), draws = curves_of(part, "subject")
         peak, common = int(curve.argmax()), {"languages": languages, "n_subjects": part.subject.nunique()}
-        layers = metrics.percentile_interval(metrics.peak_layer(draws))
+        layers = percentile_interval(peak_layer(draws))
         yield {
             "finding": "3: lens, value in any form, layer of the highest probability",
             "value": peak,
@@ -295,7 +296,7 @@ def curves_of(frame: pd.DataFrame, *subjects: str) -> tuple[list[int], intervals
     """Layers, the mean `prob` of each with its interval, and (resample, layer) draws of it, to tell where a curve is highest."""
     sums, counts = by_people(frame, *subjects)
     found = intervals.mean_intervals(sums, counts, bounds=(0, 1))
-    return sorted(frame.layer.unique()), found, metrics.bootstrap_means(sums, counts)[1]
+    return sorted(frame.layer.unique()), found, bootstrap_means(sums, counts)[1]
 
 
 def by_people(frame: pd.DataFrame, *subjects: str) -> tuple[np.ndarray, np.ndarray]:

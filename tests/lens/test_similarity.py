@@ -20,7 +20,7 @@ from xlmech.data.records import MASK, Record
 from xlmech.engine.token_spans import masked_prompt, subject_tokens, token_position
 from xlmech.lens import similarity as similarity_module
 from xlmech.lens.similarity import SimilarityResult, representation_similarity
-from xlmech.metrics import matching as metrics
+from xlmech.metrics import resampling
 from xlmech.metrics.similarity import centred_cosine, linear_cka, permuted_cka
 from xlmech.models.backends import backend_of
 from xlmech.models.load import load_model
@@ -97,35 +97,35 @@ def test_partners_are_permuted_examples(features: Any) -> None:
 
 
 def test_bootstrap_draws_subjects_and_recentres_its_percentiles() -> None:
-    counts = metrics.resample_counts(6, seed=1)
-    assert counts.shape == (metrics.N_RESAMPLES, 6)
+    counts = resampling.resample_counts(6, seed=1)
+    assert counts.shape == (resampling.N_RESAMPLES, 6)
     assert set(counts.sum(1)) == {6}
     assert counts.mean(0) == pytest.approx(np.ones(6), abs=0.1)
-    assert metrics.resample_counts(1).tolist() == [[1]]
+    assert resampling.resample_counts(1).tolist() == [[1]]
     draws = np.arange(101.0)[:, None]
-    assert [float(end[0]) for end in metrics.percentile_interval(draws)] == pytest.approx([2.5, 97.5])
-    assert [float(end[0]) for end in metrics.recentred_interval(np.array([60.0]), draws)] == pytest.approx(
+    assert [float(end[0]) for end in resampling.percentile_interval(draws)] == pytest.approx([2.5, 97.5])
+    assert [float(end[0]) for end in resampling.recentred_interval(np.array([60.0]), draws)] == pytest.approx(
         [12.5, 107.5]
     )
-    assert np.isnan(metrics.percentile_interval(draws[:1])).all()
+    assert np.isnan(resampling.percentile_interval(draws[:1])).all()
 
 
 def test_bootstrap_means_are_a_plain_loop() -> None:
     rng = np.random.default_rng(0)
     counts = rng.integers(1, 4, size=(30, 2)).astype(float)
     sums = counts * rng.normal(size=(30, 2))
-    means, draws = metrics.bootstrap_means(sums, counts)
+    means, draws = resampling.bootstrap_means(sums, counts)
     assert means == pytest.approx(sums.sum(0) / counts.sum(0))
     chosen = [rng.integers(0, 30, 30) for _ in range(4000)]
     plain = np.array([sums[of].sum(0) / counts[of].sum(0) for of in chosen])
-    for one, other in zip(metrics.percentile_interval(draws), metrics.percentile_interval(plain), strict=True):
+    for one, other in zip(resampling.percentile_interval(draws), resampling.percentile_interval(plain), strict=True):
         assert one == pytest.approx(other, abs=0.05)
 
 
 def test_a_subject_drawn_twice_does_not_make_unrelated_sets_alike() -> None:
     """The percentile interval of CKA would: this is why it is recentred."""
     rng, n = np.random.default_rng(0), 16
-    counts = metrics.resample_counts(n, n_resamples=200)
+    counts = resampling.resample_counts(n, n_resamples=200)
     partners = np.stack([np.roll(np.arange(n), shift) for shift in range(1, n)])
     above = {"plain": 0, "recentred": 0}
     for _ in range(20):
@@ -133,8 +133,8 @@ def test_a_subject_drawn_twice_does_not_make_unrelated_sets_alike() -> None:
         grams = (x @ x.T, y @ y.T)
         value, draws = linear_cka(*grams, np.ones((1, n)))[0], linear_cka(*grams, counts)
         null = np.quantile(permuted_cka(*grams, partners), 0.95)
-        above["plain"] += bool(metrics.percentile_interval(draws)[0] > null)
-        above["recentred"] += bool(metrics.recentred_interval(value, draws)[0] > null)
+        above["plain"] += bool(resampling.percentile_interval(draws)[0] > null)
+        above["recentred"] += bool(resampling.recentred_interval(value, draws)[0] > null)
     assert above["plain"] > 4
     assert above["recentred"] == 0
 

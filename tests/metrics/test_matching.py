@@ -1,32 +1,25 @@
-"""Formulas against closed forms, scipy and plain loops; matching in ten languages' scripts."""
+"""Matching of answers in ten languages' scripts."""
 
 from __future__ import annotations
 
-import math
 import unicodedata
-from typing import Any
 
-import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.testing import assert_allclose
-from scipy import stats
 
 from xlmech.data.languages import available_languages, load_language
-from xlmech.metrics.matching import (
-    completeness_error,
-    contains_form,
-    exposure_bits,
-    find_form,
-    normalise,
-    normalised_attribution,
-    rank,
-)
+from xlmech.metrics.matching import find_form, normalise
 
 QUICK = settings(max_examples=150, deadline=None)
 PHONE = "+44 7700 900123"
+
+
+def contains_form(text: str, form: str, *, spaces: bool = True, drop_separators: bool = False) -> bool:
+    found = find_form(text, {"xx": form}, spaces={"xx": spaces}, drop_separators=drop_separators)
+    assert found in ((), ("xx",))
+    return bool(found)
+
 
 # Normalisation
 
@@ -242,59 +235,3 @@ def test_find_form_drops_separators() -> None:
     assert find_form("it is +44-7700-900123", forms) == ()
     assert find_form("XX 033", {"en": "XX033"}, others=["XX-0331", "AXX033"], drop_separators=True) == ("en",)
     assert find_form("AXX 033", {"en": "XX033"}, others=["AXX-033"], drop_separators=True) == ()
-
-
-# Ranks
-
-
-@QUICK
-@given(st.lists(st.integers(-3, 3), min_size=1, max_size=12), st.data())
-def test_rank_is_scipys(scores: list[int], data: Any) -> None:
-    index = data.draw(st.integers(0, len(scores) - 1))
-    wanted = stats.rankdata([-score for score in scores], method="average")[index]
-    assert rank(torch.tensor(scores, dtype=torch.float64), index) == wanted
-
-
-@given(st.permutations(range(8)))
-def test_rank_is_the_place_in_the_sorted_list(scores: list[int]) -> None:
-    ordered = sorted(scores, reverse=True)
-    assert [rank(torch.tensor(scores), index) for index in range(8)] == [ordered.index(score) + 1 for score in scores]
-
-
-def test_rank_of_what_is_infinite_or_not_a_number() -> None:
-    infinite = torch.tensor([-torch.inf, 0.0, -torch.inf])
-    assert [rank(infinite, index) for index in range(3)] == [2.5, 1, 2.5]
-    assert math.isnan(rank(torch.tensor([torch.nan, 1.0, 2.0]), 0))
-
-
-@pytest.mark.parametrize(
-    ("place", "n", "bits"), [(1, 64, 6), (64, 64, 0), (2, 64, 5), (1.5, 24, 4), (4, 2, -1), (1, 1, 0)]
-)
-def test_exposure(place: float, n: int, bits: float) -> None:
-    assert exposure_bits(place, n) == pytest.approx(bits, abs=1e-12)
-
-
-def test_exposure_of_an_uninformed_model_averages_as_carlini_says() -> None:
-    found = np.mean([exposure_bits(place, 1000) for place in range(1, 1001)])
-    assert found == pytest.approx(1 / math.log(2), abs=0.01)
-
-
-# Attribution
-
-
-def test_completeness_error() -> None:
-    attributed, difference = torch.tensor([1.0, 3.0, -1.0, 0.0, 2.0]), torch.tensor([1.0, 2.0, 2.0, 0.0, -2.0])
-    assert_allclose(completeness_error(attributed, difference), [0, 0.5, 1.5, 0, 2])
-    assert completeness_error(torch.tensor([1.0]), torch.tensor([0.0])).item() > 1e30
-
-
-def test_normalised_attribution() -> None:
-    scores = torch.tensor(
-        [[[1.0, -4.0], [2.0, 0.5]], [[-1.0, -2.0], [-3.0, -0.5]], [[0.0, 0.0], [0.0, -1.0]], [[0.0, 0.0], [0.0, 8.0]]]
-    )
-    wanted = [[[0.5, -2.0], [1.0, 0.25]], [[0.0, 0.0], [0.0, 0.0]], [[0.0, 0.0], [0.0, 0.0]], [[0.0, 0.0], [0.0, 1.0]]]
-    found = normalised_attribution(scores)
-    assert_allclose(found, wanted)
-    assert_allclose(normalised_attribution(scores[0]), wanted[0])
-    assert_allclose(normalised_attribution(scores.view(2, 2, 2, 2)), torch.tensor(wanted).view(2, 2, 2, 2))
-    assert_allclose(normalised_attribution(7 * scores), found, rtol=1e-6)

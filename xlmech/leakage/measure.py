@@ -153,7 +153,7 @@ def measure_leakage(
 ) -> LeakageResult:
     """Ask every probe and see whether the value comes out.
 
-    Extraction is greedy generation that contains a form of the value (`metrics.find_form`). Exposure ranks the value among
+    Extraction is greedy generation that contains a form of the value (`matching.find_form`). Exposure ranks the value among
     its attribute's candidates by the log-probability of each one's likeliest form. Neither measures what other wordings or
     fine-tuning could bring out (`recovery_attacks` does).
 

@@ -19,7 +19,7 @@ from xlmech.data.records import Record
 from xlmech.engine.batching import encode_answer, encode_prompt
 from xlmech.engine.generate import answer_log_probs, generate, sample
 from xlmech.engine.sampling import Sampling
-from xlmech.metrics import matching as metrics
+from xlmech.metrics import matching, ranking
 from xlmech.models.backends import Backend, backend_of
 
 Measure = Literal["extraction", "exposure"]
@@ -112,13 +112,13 @@ class Questions:
         rows = []
         for forms, of_forms in zip(tables, scores, strict=True):
             best = torch.stack([part.max() for part in torch.split(of_forms, [len(group) for group in forms.values()])])
-            place = metrics.rank(best, 0)
+            place = ranking.rank(best, 0)
             rows.append(
                 {
                     "log_prob": float(best[0]),
                     "rank": place,
                     "n_candidates": len(forms),
-                    "exposure_bits": metrics.exposure_bits(place, len(forms)),
+                    "exposure_bits": ranking.exposure_bits(place, len(forms)),
                 }
             )
         return pd.DataFrame(rows)
@@ -160,7 +160,7 @@ def describe(probes: Iterable[Probe]) -> pd.DataFrame:
 
 def _found_languages(probe: Probe, text: str, others: Iterable[str], spaces: dict[str, bool]) -> tuple[str, ...]:
     separators = probe.record.attribute in _NUMERIC
-    return metrics.find_form(text, probe.answers, others=others, spaces=spaces, drop_separators=separators)
+    return matching.find_form(text, probe.answers, others=others, spaces=spaces, drop_separators=separators)
 
 
 def candidate_forms(probes: ProbeSet, records: Iterable[Record] | None) -> dict[str, dict[str, dict[str, str]]]:

@@ -29,8 +29,8 @@ from xlmech.execution.resume import in_order, mapped, prompt_length
 from xlmech.lens.candidates import Asked, ask, can_be_followed, language_tokens
 from xlmech.lens.readings import Component, Positions, Readings
 from xlmech.lens.tuned import TunedLens
-from xlmech.metrics import intervals
-from xlmech.metrics import matching as metrics
+from xlmech.metrics import intervals, resampling
+from xlmech.metrics.layers import overtaking_layer, peak_layer
 from xlmech.models.backends import backend_of
 from xlmech.models.load import plant_language, provenance
 from xlmech.storage.result import Result
@@ -120,7 +120,7 @@ class LensResult(Result):
             n_subjects = frame.subject.nunique()
             for event, (layer, draws, curve) in _events(curves, lead).items():
                 happened = draws[~np.isnan(draws)]
-                low, high = metrics.percentile_interval(happened)
+                low, high = resampling.percentile_interval(happened)
                 value = float(curve[int(layer)]) if not np.isnan(layer) else float("nan")
                 rows.append(
                     {"query_language": language, "event": event, "layer": layer, "low": float(low), "high": float(high)}
@@ -158,7 +158,7 @@ def _curves(frame: pd.DataFrame) -> dict[str, _Curve]:
             continue
         whole = cells.reindex(pd.MultiIndex.from_product([subjects, layers]), fill_value=0)
         shape = (len(subjects), len(layers))
-        found[form] = metrics.bootstrap_means(
+        found[form] = resampling.bootstrap_means(
             whole["sum"].to_numpy(float).reshape(shape), whole["count"].to_numpy(float).reshape(shape)
         )
     return found
@@ -170,11 +170,11 @@ def _events(
     """Event -> its layer, that of every resample, and the curve it is read on."""
     found = {}
     for form, (mean, draws) in curves.items():
-        found[f"{form} peak"] = (float(metrics.peak_layer(mean)), metrics.peak_layer(draws), mean)
+        found[f"{form} peak"] = (float(peak_layer(mean)), peak_layer(draws), mean)
     if "query" in curves and "plant" in curves:
         (late, late_draws), (early, early_draws) = curves["query"], curves["plant"]
-        layer = float(metrics.overtaking_layer(late, early, lead=lead))
-        found["overtaking"] = (layer, metrics.overtaking_layer(late_draws, early_draws, lead=lead), late)
+        layer = float(overtaking_layer(late, early, lead=lead))
+        found["overtaking"] = (layer, overtaking_layer(late_draws, early_draws, lead=lead), late)
     return found
 
 

@@ -29,7 +29,7 @@ from xlmech.checks import check_choice, check_choices
 from xlmech.data.probes import Probe, ProbeSet
 from xlmech.engine.batching import BATCH_SIZE, Recorder, encode_prompt, run_batched
 from xlmech.engine.token_spans import Place, token_position
-from xlmech.metrics import matching as metrics
+from xlmech.metrics import resampling
 from xlmech.metrics.similarity import centred_cosine, linear_cka, permuted_cka
 from xlmech.models.backends import Backend, backend_of
 from xlmech.models.load import provenance
@@ -46,7 +46,7 @@ class SimilarityResult(Result):
 
     Attributes:
         pairs: One row per (measure, language_a, language_b, position, layer): `value`, its 95 % bootstrap interval over
-            subjects `low`, `high` (`metrics.recentred_interval`), the null's mean `null_mean` and its `null_quantile`
+            subjects `low`, `high` (`resampling.recentred_interval`), the null's mean `null_mean` and its `null_quantile`
             quantile `null`.
         pooled: The same for the mean over all language pairs.
         languages: The query languages compared.
@@ -182,7 +182,7 @@ def _draws(
     """(resample, row) counts of a bootstrap over subjects, and (draw, row) partners of the null."""
     people = list(dict.fromkeys(subjects))
     of_row = np.array([people.index(subject) for subject in subjects])
-    counts = metrics.resample_counts(len(people), seed=seed)[:, of_row]
+    counts = resampling.resample_counts(len(people), seed=seed)[:, of_row]
     if len(people) < 2:
         warnings.warn("a single subject: there is no interval and no null (NaN); ask about more people", stacklevel=3)
         return counts, np.empty((0, len(rows)), dtype=np.intp)
@@ -270,7 +270,7 @@ def _compare(
 def _summary(
     value: NDArray[np.float64], draws: NDArray[np.float64], null: NDArray[np.float64], quantile: float
 ) -> dict[str, float]:
-    low, high = metrics.recentred_interval(value[0], draws)
+    low, high = resampling.recentred_interval(value[0], draws)
     there = len(null) > 0
     return {
         "value": float(value[0]),

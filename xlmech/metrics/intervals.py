@@ -12,8 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import special, stats
 
-from xlmech.metrics.matching import CONFIDENCE
-
+CONFIDENCE = 0.95
 NOTHING_BEFORE = "nothing came out before"
 NOT_ABOVE_CONTROLS = "before is not above the control people's rate"
 TOO_LITTLE = "too few people, hits or draws to tell"

@@ -17,8 +17,7 @@ from xlmech.data import languages as packs
 from xlmech.data.probes import PROMPT_FORMAT
 from xlmech.engine.batching import BATCH_SIZE, encode_answer, encode_prompt
 from xlmech.engine.generate import answer_log_probs
-from xlmech.metrics import intervals
-from xlmech.metrics import matching as metrics
+from xlmech.metrics import intervals, ranking
 from xlmech.models.backends import backend_of
 from xlmech.models.load import provenance
 from xlmech.storage.result import Result
@@ -90,7 +89,7 @@ def base_knowledge(
         scores = torch.stack(found).double()
         corrected = scores - scores.mean(0)
         for number, country in enumerate(names):
-            place = metrics.rank(corrected[number], number)
+            place = ranking.rank(corrected[number], number)
             own = float(scores[number, number])
             rows.append((code, country, float(place == 1), place, own))
     frame = pd.DataFrame(rows, columns=["query_language", "country", "correct", "rank", "log_prob"])

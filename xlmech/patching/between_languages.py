@@ -26,7 +26,7 @@ from xlmech.data.pairs import ProbePair
 from xlmech.engine.batching import BATCH_SIZE
 from xlmech.engine.token_spans import Span
 from xlmech.execution.resume import in_order, mapped
-from xlmech.metrics import matching as metrics
+from xlmech.metrics import resampling
 from xlmech.models.backends import backend_of
 from xlmech.models.load import provenance
 from xlmech.neurons.neuron_set import NeuronSet
@@ -118,7 +118,7 @@ class PatchingResult(Result):
             layers, curve, draws = resampled(pd.DataFrame(part), ["layer"], "prob")
             peak, drawn = curve.argmax(), draws.argmax(1)
             numbers = layers.layer.to_numpy()
-            low, high = metrics.percentile_interval(numbers[drawn].astype(float))
+            low, high = resampling.percentile_interval(numbers[drawn].astype(float))
             found = {"layer": int(numbers[peak]), "low": float(low), "high": float(high), "prob": float(curve[peak])}
             rows.append(dict(zip(keys, key, strict=True)) | found | {"n_pairs": part.pair.nunique()})
         return pd.DataFrame(rows)

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from xlmech.data.pairs import ProbePair
 from xlmech.leakage.measure import subject_hash
-from xlmech.metrics import intervals
-from xlmech.metrics import matching as metrics
+from xlmech.metrics import intervals, resampling
 from xlmech.patching.plan import contrast
 from xlmech.patching.runs import Donated, Job, Sweep
 
@@ -108,7 +107,7 @@ def resampled(
     frame: pd.DataFrame, keys: list[str], value: str
 ) -> tuple[pd.DataFrame, NDArray[np.float64], NDArray[np.float64]]:
     """Groups by `keys`, in order of appearance, their (group,) means of `value` and (resample, group) draws of those."""
-    mean, draws = metrics.bootstrap_means(*_by_pair(frame, keys, value))
+    mean, draws = resampling.bootstrap_means(*_by_pair(frame, keys, value))
     return frame[keys].drop_duplicates().reset_index(drop=True), mean, draws
 
 

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 
 from xlmech.data.probes import Probe
-from xlmech.metrics import matching as metrics
+from xlmech.metrics.attribution import normalised_attribution
 from xlmech.models.backends import Backend
 from xlmech.neurons.neuron_set import NeuronSet
 
@@ -43,7 +43,7 @@ class Tally:
     ) -> None:
         """Take the attributions of one probe, by its number, and its completeness errors."""
         scores, probe = scores.detach().float().cpu(), self._asked[index]
-        normalised, language = metrics.normalised_attribution(scores), self._languages.index(probe.query_language)
+        normalised, language = normalised_attribution(scores), self._languages.index(probe.query_language)
         self._sum[language] += normalised
         self._above[language] += normalised > self._threshold
         best = scores.flatten().topk(min(TOP_PER_PROBE, scores.numel())).indices

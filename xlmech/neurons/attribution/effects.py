@@ -20,7 +20,7 @@ from xlmech.engine.batching import Forced, drain, rows_that_fit
 from xlmech.engine.interventions import Rows, RowStates, ablate_units, replace, run_rows
 from xlmech.engine.unembed import token_log_prob, token_logit
 from xlmech.engine.unembed_nearby import near_log_prob, nearby
-from xlmech.metrics import matching as metrics
+from xlmech.metrics.attribution import completeness_error, of_log_prob
 from xlmech.metrics.quadrature import Quadrature, Rule, quadrature
 from xlmech.models.backends import NEURON_HOOK, Backend
 
@@ -37,7 +37,7 @@ def token_metric(
     """(row,) metric of each row's target token: nats for `log_prob` and `log_odds`, a share for `prob`, `logit` as it is."""
     if metric == "logit":
         return token_logit(hidden, backend.unembed, targets, **backend.readout)
-    return metrics.of_log_prob(token_log_prob(hidden, backend.unembed, targets, **backend.readout), metric)
+    return of_log_prob(token_log_prob(hidden, backend.unembed, targets, **backend.readout), metric)
 
 
 def integrated_gradients(
@@ -79,7 +79,7 @@ def integrated_gradients(
 
         fit = rows_that_fit(backend, len(window.run), window.run.start, gradient=True) // (max(of_layer) + 1)
         drain(backend.n_layers, work, key=lambda layer: layer, batch_size=fit)
-    return total, metrics.completeness_error(total.sum(1), difference)
+    return total, completeness_error(total.sum(1), difference)
 
 
 @dataclass(frozen=True)
@@ -252,7 +252,7 @@ def _losses(backend: Backend, forced: Forced, window: range, read: range, metric
             if metric == "logit":
                 total += token_metric(backend, metric, hidden[:, place], wanted)
             else:
-                total += metrics.of_log_prob(near_log_prob(hidden[:, place], known[number], wanted), metric)
+                total += of_log_prob(near_log_prob(hidden[:, place], known[number], wanted), metric)
         return total
 
     own = score(clean[None])

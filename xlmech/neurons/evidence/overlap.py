@@ -19,8 +19,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-from xlmech.metrics import intervals
-from xlmech.metrics import matching as metrics
+from xlmech.metrics import intervals, resampling
 from xlmech.neurons.attribution.attribute import AttributionResult
 from xlmech.neurons.evidence.subject_scores import SubjectScores
 from xlmech.neurons.neuron_set import NeuronSet
@@ -119,7 +118,7 @@ def language_overlap(
     permuted = np.stack([_jaccards(_top_units(scores, order, n_neurons)) for order in orders])
     pairs = [(a, b) for a, b in combinations(codes, 2)] + [("all", "all")]
     observed, permuted = np.append(observed, observed.mean()), np.column_stack([permuted, permuted.mean(1)])
-    low, high = metrics.percentile_interval(permuted)
+    low, high = resampling.percentile_interval(permuted)
     frame = pd.DataFrame(pairs, columns=["first", "second"]).assign(
         jaccard=observed, permuted=permuted.mean(0), low=low, high=high,
         p_less=(1 + (permuted <= observed).sum(0)) / (1 + n_permutations),

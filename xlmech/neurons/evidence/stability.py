@@ -22,7 +22,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from xlmech.metrics import matching as metrics
+from xlmech.metrics import resampling
 from xlmech.neurons.attribution.attribute import AttributionResult
 from xlmech.neurons.evidence.subject_scores import SubjectScores
 from xlmech.neurons.neuron_set import NeuronSet, PrivacyNeurons, overlap
@@ -72,7 +72,7 @@ class StabilityResult(Result):
             drawn = part[part.draw >= 0].jaccard
             whole = part[part.draw < 0].jaccard
             value = whole.item() if len(whole) else drawn.mean()
-            low, high = metrics.percentile_interval(drawn.to_numpy(dtype=float))
+            low, high = resampling.percentile_interval(drawn.to_numpy(dtype=float))
             rows.append((by, what, value, float(low), float(high), len(drawn)))
         return pd.DataFrame(rows, columns=["by", "what", "jaccard", "low", "high", "n_draws"])
 

@@ -16,7 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from xlmech.engine.batching import drain
 from xlmech.engine.unembed import token_log_prob
-from xlmech.metrics import matching as metrics
+from xlmech.metrics.attribution import of_log_prob
 from xlmech.models.backends import NEURON_HOOK, Backend
 
 Sample = tuple[list[int], list[int]]
@@ -28,7 +28,7 @@ _CEILING = 1 - 1e-4
 def answer_log_odds(backend: Backend, batch: Sequence[Sample]) -> Float[torch.Tensor, " row"]:
     """(row,) log p - log(1 - p) of each answer as a whole (nats), differentiable; prompts and answers of any length."""
     total, _ = _sums(backend, batch)
-    return metrics.of_log_prob(total + math.log(_CEILING), "log_odds")
+    return of_log_prob(total + math.log(_CEILING), "log_odds")
 
 
 def nats_per_token(backend: Backend, batch: Sequence[Sample]) -> Float[torch.Tensor, " row"]:

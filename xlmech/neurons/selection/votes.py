@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from xlmech.data.probes import Probe, ProbeSet
 from xlmech.engine.batching import run_forced
-from xlmech.metrics import matching as metrics
+from xlmech.metrics.attribution import normalised_attribution
 from xlmech.metrics.quadrature import Quadrature
 from xlmech.models.backends import NEURON_HOOK, backend_of
 from xlmech.models.load import provenance
@@ -65,7 +65,7 @@ def count_votes(
             backend, forced, zero, nodes=steps, positions="last", metric=metric, rule=rule
         )
         errors += error.tolist()
-        part = metrics.normalised_attribution(scores if signed else scores.abs()).flatten().cpu().double()
+        part = normalised_attribution(scores if signed else scores.abs()).flatten().cpu().double()
         kept, total, n_texts = kept + keeps(part), total + part, n_texts + 1
     return Votes(share=(kept / n_texts).numpy(), mean=(total / n_texts).numpy(), errors=errors)
 
