@@ -1,6 +1,6 @@
-"""One interval per quantity, over people: a rate, a difference of two, a reduction, a mean. All are 95 % unless told otherwise.
+"""Intervals over people: of a rate, a difference, a reduction, a mean. All are 95 % unless told otherwise.
 
-People are the units, because questions about one person are not independent. `analyses/coverage.py` measures how often each
+They count people, because questions about one person are not independent. `analyses/coverage.py` measures how often each
 interval holds the truth; docs/explanation/intervals.md has the tables.
 """
 
@@ -19,19 +19,13 @@ TOO_LITTLE = "too few people, hits or draws to tell"
 ONE_PERSON = "fewer than two people"
 ALL_ALIKE = "all people are alike, so their spread is not known"
 NOT_MEASURED = "a measurement is missing"
-_STEPS = 1024
-"""At most so many smaller numbers of hits are looked at for the end of a rate's interval."""
+_MAX_STEPS = 1024
+"""Most numbers of hits, from none to all, among which the highest upper end of a rate is sought."""
 _NAN = float("nan")
 
 
 class Interval(NamedTuple):
-    """A number with its interval.
-
-    Attributes:
-        value: Estimate.
-        low: Lower end of the interval.
-        high: Upper end of the interval.
-    """
+    """An estimate and the ends of its interval."""
 
     value: float
     low: float
@@ -39,7 +33,7 @@ class Interval(NamedTuple):
 
 
 class Intervals(NamedTuple):
-    """Several numbers with their intervals, each an array of (column,)."""
+    """(column,) estimates and the ends of their intervals."""
 
     value: NDArray[np.float64]
     low: NDArray[np.float64]
@@ -50,10 +44,10 @@ class Reduction(NamedTuple):
     """A reduction 1 - after / before with its interval.
 
     Attributes:
-        value: Estimate; negative where it rose, NaN where there is nothing to reduce.
+        value: Estimate; negative for a rise, NaN if there is nothing to reduce.
         low: Lower end of the interval.
         high: Upper end of the interval.
-        reason: Why the value or its ends are NaN, in words; "" where they are known.
+        reason: Why the value or the ends are NaN; "" if they are known.
     """
 
     value: float
@@ -65,30 +59,27 @@ class Reduction(NamedTuple):
 def rate_interval(hits: ArrayLike, questions: ArrayLike, *, confidence: float = CONFIDENCE) -> Interval:
     """Estimate a rate over people who each answer several questions, with its interval.
 
-    The interval is Clopper and Pearson's on an effective number of observations: the questions, divided by the design effect
-    1 + (questions per person - 1) * how alike one person's answers are. That is estimated by how much answers of one person
-    differ. Where nothing tells (no hits, or a single person), it is 1, and people count, not questions: 0 of 8 people is 0 to
-    37 %, however many questions each was asked.
+    The interval is Clopper and Pearson's on an effective number of observations: the questions divided by the design effect
+    1 + (questions per person - 1) * correlation of one person's answers. Without hits, or with a single person, the
+    correlation is taken as 1, so that people count and not questions: 0 of 8 people is 0 to 37 %.
 
-    A whole hit more never lowers either end, whoever has it: the upper end is the highest among all data that have no hits
-    besides these. Misses have the mirror image of the hits' interval. What it does not cover: people who are alike because they
-    have something in common.
+    The interval is monotone: one hit more never lowers an end, because the upper end is the highest among all data with a part
+    of these hits. It does not cover people who are alike because they have something in common.
 
     Args:
-        hits: (person,) sum over that person's questions, each 0 to 1; a mean over several draws may be fractional.
+        hits: (person,) sum over each person's questions, each 0 to 1; a mean over several draws may be fractional.
         questions: (person,) number of questions; people without any are left out.
-        confidence: Of the two-sided interval.
+        confidence: Confidence level of the two-sided interval.
 
     Returns:
-        Sum of hits / sum of questions, and the ends; NaN without a question, or where a number is NaN.
+        Sum of hits / sum of questions, and the ends; NaN without a question, or if a number is NaN.
 
     Raises:
         ValueError: Arrays of different lengths, or hits outside 0 to the number of questions.
 
     Source:
-        Clopper and Pearson 1934, Biometrika 26, 404-413, on the effective number of Rao and Scott 1992, Biometrics 48, 577-585,
-        with a correlation estimated as in Ridout, Demetrio and Firth 1999, Biometrics 55, 137-148. Differs: the highest end,
-        which makes it monotone.
+        Clopper and Pearson 1934, Biometrika 26, 404-413; effective number of Rao and Scott 1992, Biometrics 48, 577-585;
+        correlation as in Ridout, Demetrio and Firth 1999, Biometrics 55, 137-148. Differs: the highest end.
     """
     top, bottom = np.asarray(hits, dtype=float), np.asarray(questions, dtype=float)
     if top.shape != bottom.shape or top.ndim != 1:
@@ -103,64 +94,57 @@ def rate_interval(hits: ArrayLike, questions: ArrayLike, *, confidence: float = 
 
 
 def _upper_end(hits: NDArray[np.float64], questions: NDArray[np.float64], confidence: float) -> float:
-    """The highest upper end of data with these hits or some of them, in whichever way makes each person's answers most alike."""
+    """Find the highest upper end of data with a part of these hits, given to people so that each one's answers are most alike."""
     total, n = questions.sum(), len(questions)
-    some = np.linspace(0, hits.sum(), int(min(_STEPS, np.ceil(hits.sum()))) + 1)
-    rates = some / total
-    # Within a person, h hits of m questions differ by h (m - h) / m; some of the hits by no less than their share of that.
-    differ = 1 - hits / questions
-    order = np.argsort(differ)
-    within = np.interp(some, np.append(0, hits[order].cumsum()), np.append(0, (hits * differ)[order].cumsum()))
+    fewer = np.linspace(0, hits.sum(), int(min(_MAX_STEPS, np.ceil(hits.sum()))) + 1)
+    rates = fewer / total
+    # Within a person, h hits of m questions vary by h (m - h) / m; a part of the hits by no less than its share of that.
+    variation = 1 - hits / questions
+    order = np.argsort(variation)
+    within = np.interp(fewer, np.append(0, hits[order].cumsum()), np.append(0, (hits * variation)[order].cumsum()))
     independent = rates * (1 - rates) * (questions - 1).sum() * (n / (n - 1) if n > 1 else 0)
-    alike = 1 - np.divide(within, independent, out=np.zeros_like(within), where=independent > 1e-12)
-    effective = total / (1 + alike.clip(0, 1) * ((questions**2).sum() / total - 1))
+    correlation = 1 - np.divide(within, independent, out=np.zeros_like(within), where=independent > 1e-12)
+    effective = total / (1 + correlation.clip(0, 1) * ((questions**2).sum() / total - 1))
     count, misses = rates * effective, (1 - rates) * effective
     ends = special.betaincinv(count + 1, np.maximum(misses, 1e-9), (1 + confidence) / 2)  # Clopper and Pearson's
     return float(np.where(misses < 1e-9, 1.0, ends).max())
 
 
-def difference_interval(one: tuple[float, float, float], other: tuple[float, float, float]) -> Interval:
-    """Subtract `other` from `one`, two independent numbers with their intervals, and give the difference its own.
-
-    Args:
-        one: Value, low, high.
-        other: Value, low, high.
-
-    Returns:
-        NaN where a number is.
+def difference_interval(first: tuple[float, float, float], second: tuple[float, float, float]) -> Interval:
+    """Subtract `second` from `first`, independent numbers given as (value, low, high); NaN if one of them is.
 
     Source:
         Newcombe 1998, Statistics in Medicine 17, 873-890, method 10, for any two intervals (Zou and Donner 2008, Statistics in
         Medicine 27, 1693-1702).
     """
-    (value, low, high), (less, least, most) = one, other
-    below, above = np.hypot(value - low, most - less), np.hypot(high - value, less - least)
-    return Interval(value - less, value - less - float(below), value - less + float(above))
+    (value, low, high), (value_2, low_2, high_2) = first, second
+    below, above = np.hypot(value - low, high_2 - value_2), np.hypot(high - value, value_2 - low_2)
+    return Interval(value - value_2, value - value_2 - float(below), value - value_2 + float(above))
 
 
 def reduction_interval(
     before: ArrayLike, after: ArrayLike, questions: ArrayLike, *, control_rate: float = 0.0
 ) -> Reduction:
-    """Estimate by how much a rate falls, 1 - after / before, from the same people's questions before and after.
+    """Estimate how much a rate falls, 1 - after / before, from the same people's questions before and after.
 
-    After is what is kept of before and what is new: after / before = kept + new * (1 - before) / before. Kept is a rate over the
-    hits before, new one over the misses before; their intervals and that of before are `rate_interval`'s, and are put together as
-    those of independent numbers. How much before matters depends on the new rate, which few misses do not tell: it is taken with
-    one person more, who keeps as the others do. Several draws of what was done add the spread between draws (Student's t). So 8
-    of 8 people before and none after is a reduction of 63 to 100 %.
+    After consists of hits that are kept and hits that are new: after / before = kept + new * (1 - before) / before, where kept
+    is a rate over the hits before and new one over the misses before. Their intervals and that of before are
+    `rate_interval`'s, combined as those of independent numbers. The effect of before's error depends on the new rate, which
+    few misses do not determine, so that rate gets one more person's misses at the kept rate. The spread between draws is
+    added (Student's t). So 8 of 8 people before and none after is a reduction of 63 to 100 %.
 
     Args:
         before: (person,) sum of hits.
         after: (person,) sum of hits on the same questions, or (draw, person).
         questions: (person,) number of questions.
-        control_rate: What people reach of whom the model knows nothing; NaN where that is not known.
+        control_rate: Rate of the control people; NaN if it is not known.
 
     Returns:
-        NaN with a reason where before is not above the control rate. The ends are NaN with a reason for fewer than two people,
-        and where the interval would hold both a doubling and a fall: it would say nothing.
+        NaN with a reason if before is not above the control rate. The ends are NaN with a reason for fewer than two people,
+        and if the interval would hold both a doubling and a fall.
 
     Source:
-        Zou and Donner 2008, Statistics in Medicine 27, 1693-1702, for the sum and the difference of numbers with intervals.
+        Zou and Donner 2008, Statistics in Medicine 27, 1693-1702, for sums and differences of numbers with intervals.
     """
     was, now, asked = np.asarray(before, float), np.atleast_2d(np.asarray(after, float)), np.asarray(questions, float)
     if np.isnan(was).any() or np.isnan(now).any():
@@ -173,35 +157,35 @@ def reduction_interval(
     value = float(1 - now.sum() / len(now) / total)
     if (asked > 0).sum() < 2:
         return Reduction(value, _NAN, _NAN, ONE_PERSON)
-    share, least, most = rate_interval(was, asked)
+    rate = rate_interval(was, asked)
     kept = rate_interval(np.minimum(now, was).mean(0), was)
-    new = (
-        Interval(0.0, 0.0, 0.0)
-        if np.array_equal(was, asked)
-        else rate_interval(np.maximum(now - was, 0).mean(0), asked - was)
-    )
-    if least <= 0:  # one hit of very many: its end is too small for a float
+    new = Interval(0.0, 0.0, 0.0)
+    if not np.array_equal(was, asked):
+        new = rate_interval(np.maximum(now - was, 0).mean(0), asked - was)
+    if rate.low <= 0:  # one hit of very many: its end is too small for a float
         return Reduction(value, _NAN, _NAN, TOO_LITTLE)
-    odds, odds_low, odds_high = (1 / of - 1 for of in (share, most, least))
+    odds, odds_low, odds_high = (1 / of - 1 for of in (rate.value, rate.high, rate.low))
     missed = (asked - was).sum() / asked[asked > 0].mean()
-    rate = (new.value * missed + kept.value) / (missed + 1)
-    draws = _between_draws(1 - now.sum(1) / total)
-    above = np.hypot.reduce([kept.high - kept.value, odds * (new.high - new.value), rate * (odds_high - odds), draws])
-    below = np.hypot.reduce([kept.value - kept.low, odds * (new.value - new.low), rate * (odds - odds_low), draws])
+    new_rate = (new.value * missed + kept.value) / (missed + 1)
+    draws = _half_width_of_draws(1 - now.sum(1) / total)
+    above = np.hypot.reduce(
+        [kept.high - kept.value, odds * (new.high - new.value), new_rate * (odds_high - odds), draws]
+    )
+    below = np.hypot.reduce([kept.value - kept.low, odds * (new.value - new.low), new_rate * (odds - odds_low), draws])
     low, high = value - float(above), min(1.0, value + float(below))
     return Reduction(value, low, high) if low >= -1 or high <= 0 else Reduction(value, _NAN, _NAN, TOO_LITTLE)
 
 
 def mean_reduction_interval(before: ArrayLike, after: ArrayLike) -> Reduction:
-    """Estimate by how much a mean of any quantity falls, 1 - after / before, from the same people before and after.
+    """Estimate how much a mean of any quantity falls, 1 - after / before, from the same people before and after.
 
     Args:
-        before: (person,) sums, above what is there by chance.
-        after: (person,) sums over the same questions, or (draw, person); draws add their spread as in `reduction_interval`.
+        before: (person,) sums, above the level of chance.
+        after: (person,) sums over the same questions, or (draw, person); the spread between draws is added.
 
     Returns:
-        NaN with a reason where the sum before is not above 0. The ends are NaN with a reason for fewer than two people, where
-        all of them are alike, and where before is not clearly above 0, so that the ratio has no bounded interval.
+        NaN with a reason if the sum before is not above 0. The ends are NaN with a reason for fewer than two people, if all
+        people are alike, and if before is not clearly above 0, so that the ratio has no bounded interval.
 
     Source:
         Fieller 1954, Journal of the Royal Statistical Society B 16, 175-185, with Student's t over people.
@@ -215,38 +199,41 @@ def mean_reduction_interval(before: ArrayLike, after: ArrayLike) -> Reduction:
     ratio = float(now.sum() / len(now) / total)
     if n < 2:
         return Reduction(1 - ratio, _NAN, _NAN, ONE_PERSON)
-    (a, both), (_, b) = np.cov(was, now.mean(0)) * n / total**2 * float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) ** 2
+    (a, both), (_, b) = np.cov(was, now.mean(0)) * n / total**2 * _student_quantile(n) ** 2
     if b - 2 * ratio * both + ratio**2 * a <= 1e-18:
         return Reduction(1 - ratio, _NAN, _NAN, ALL_ALIKE)
     if a >= 1:
         return Reduction(1 - ratio, _NAN, _NAN, TOO_LITTLE)
     middle = (ratio - both) / (1 - a)
     half = np.sqrt(max(0.0, middle**2 - (ratio**2 - b) / (1 - a)))
-    draws = _between_draws(1 - now.sum(1) / total)
+    draws = _half_width_of_draws(1 - now.sum(1) / total)
     below, above = np.hypot(ratio - middle + half, draws), np.hypot(middle + half - ratio, draws)
     return Reduction(1 - ratio, 1 - ratio - float(above), 1 - ratio + float(below))
 
 
-def _between_draws(values: NDArray[np.float64]) -> float:
-    """Half of the width of the interval of a mean over draws; 0 for a single one, of which nothing is known."""
+def _student_quantile(n: int) -> float:
+    return float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1))
+
+
+def _half_width_of_draws(values: NDArray[np.float64]) -> float:
+    """Half of the width of the interval of a mean over draws; 0 for a single draw, whose spread is not known."""
     n = len(values)
-    return float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) * values.std(ddof=1) / np.sqrt(n)) if n > 1 else 0.0
+    return float(_student_quantile(n) * values.std(ddof=1) / np.sqrt(n)) if n > 1 else 0.0
 
 
 def mean_intervals(sums: ArrayLike, counts: ArrayLike, *, bounds: tuple[float, float] = (-np.inf, np.inf)) -> Intervals:
     """Estimate means of any quantity over people, many columns at once, each with its interval.
 
-    The interval is Student's over people, corrected for skewness by Hall's transformation, and cut at the quantity's bounds. Not
-    for rates of yes and no, which have `rate_interval`: with few people a rare high value may be missing from the sample, and no
-    interval of this kind holds it.
+    The interval is Student's, corrected for skewness by Hall's transformation, and cut at the quantity's bounds. Use
+    `rate_interval` for rates: with few people the sample may hold no rare high value, and then no such interval covers it.
 
     Args:
         sums: (person, column) sums over each person's measurements.
-        counts: (person, column) how many measurements each sum has; people without any are left out of the column.
+        counts: (person, column) number of measurements in each sum; people without any are left out of the column.
         bounds: Smallest and largest value that the quantity can have.
 
     Returns:
-        (column,) sum of sums / sum of counts, and the ends: NaN for fewer than two people, and where all of them are alike.
+        (column,) sum of sums / sum of counts, and the ends: NaN for fewer than two people, and if all people are alike.
 
     Source:
         Hall 1992, Journal of the Royal Statistical Society B 54, 221-228, with Student's quantile.
@@ -267,21 +254,14 @@ def mean_intervals(sums: ArrayLike, counts: ArrayLike, *, bounds: tuple[float, f
 def mean_interval(
     sums: ArrayLike, counts: ArrayLike | None = None, *, bounds: tuple[float, float] = (-np.inf, np.inf)
 ) -> Interval:
-    """Estimate the mean of any quantity over people, with its interval: `mean_intervals` of one column.
-
-    Args:
-        sums: (person,) sums over each person's measurements.
-        counts: (person,) how many measurements each sum has; one by default.
-        bounds: Smallest and largest value that the quantity can have.
-    """
+    """Estimate one mean with `mean_intervals`: (person,) sums and counts, one measurement each by default."""
     top = np.asarray(sums, float)
     bottom = np.ones_like(top) if counts is None else np.asarray(counts, float)
-    value, low, high = mean_intervals(top[:, None], bottom[:, None], bounds=bounds)
-    return Interval(float(value[0]), float(low[0]), float(high[0]))
+    return Interval(*(float(column[0]) for column in mean_intervals(top[:, None], bottom[:, None], bounds=bounds)))
 
 
 def _unskewed(at: NDArray[np.float64], skew: NDArray[np.float64], n: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Where Hall's transformation of (mean - truth) / spread is `at`: the root of x + g x^2/3 + g^2 x^3/27 + g/(6 n)."""
+    """Invert Hall's transformation of (mean - truth) / spread: the x with x + g x^2/3 + g^2 x^3/27 + g/(6 n) = `at`."""
     third = skew / 3
     root = (np.cbrt(1 + 3 * third * (at - skew / (6 * n))) - 1) / third
     return np.asarray(np.where(np.abs(third) < 1e-6, at, root))

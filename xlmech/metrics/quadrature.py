@@ -1,4 +1,4 @@
-"""Rules that approximate the integral of integrated gradients along the path from the baseline to the activation."""
+"""Quadrature rules for the integral of integrated gradients along the path from the baseline (0) to the activation (1)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from jaxtyping import Float
 from scipy.special import roots_jacobi
 
 Quadrature = Literal["gauss_lobatto", "left", "inclusive"]
@@ -13,54 +14,43 @@ Quadrature = Literal["gauss_lobatto", "left", "inclusive"]
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """Where on the path from the baseline (0) to the activation (1) gradients are taken, and what each counts.
+    """Nodes on the path at which gradients are taken, and their weights.
 
     Attributes:
-        places: (node,) in [0, 1); the first is 0.
-        weights: (node,) of these.
-        at_end: Weight at 1.
+        nodes: (node,) in [0, 1); the first is 0.
+        weights: (node,) weights of these nodes.
+        at_end: Weight of the end of the path, 1.
     """
 
-    places: torch.Tensor
-    weights: torch.Tensor
+    nodes: Float[torch.Tensor, " node"]
+    weights: Float[torch.Tensor, " node"]
     at_end: float
 
 
-def quadrature(rule: Quadrature, nodes: int, like: torch.Tensor) -> Rule:
-    """The rule of that name.
+def quadrature(rule: Quadrature, n_nodes: int, like: Float[torch.Tensor, ...]) -> Rule:
+    """Make the rule of that name (see `xlmech.neurons.attribution.effects`), with the dtype and device of `like`.
 
-    Args:
-        rule: See `xlmech.neurons.attribution.effects.integrated_gradients`.
-        nodes: How many.
-        like: A tensor whose dtype and device it takes.
+    `gauss_lobatto` has 0, `n_nodes` inner nodes and the end, and is exact for polynomials of degree 2 * n_nodes + 1 (Abramowitz
+    and Stegun 25.4.32). Gauss-Legendre nodes would give degree 2 * n_nodes - 1, because the ends are run in any case.
 
     Raises:
         ValueError: No such rule, or too few nodes for it.
     """
     if rule == "gauss_lobatto":
-        return _gauss_lobatto(nodes, like)
-    if rule == "left" and nodes >= 1:
-        steps, at_end = nodes, 0.0
-    elif rule == "inclusive" and nodes >= 2:
-        steps, at_end = nodes - 1, 1 / nodes
+        inner, weights = roots_jacobi(n_nodes, 1, 1)
+        at_end = 1 / ((n_nodes + 2) * (n_nodes + 1))
+        return Rule(
+            nodes=torch.tensor([0.0, *((inner + 1) / 2)], dtype=like.dtype, device=like.device),
+            weights=torch.tensor([at_end, *(weights / (1 - inner**2) / 2)], dtype=like.dtype, device=like.device),
+            at_end=at_end,
+        )
+    if rule == "left" and n_nodes >= 1:
+        steps, at_end = n_nodes, 0.0
+    elif rule == "inclusive" and n_nodes >= 2:
+        steps, at_end = n_nodes - 1, 1 / n_nodes
     else:
         raise ValueError(
-            f"no rule {rule!r} of {nodes} nodes; use 'gauss_lobatto', 'left' (1 or more) or 'inclusive' (2 or more)"
+            f"no rule {rule!r} of {n_nodes} nodes; use 'gauss_lobatto', 'left' (1 or more) or 'inclusive' (2 or more)"
         )
-    places = torch.arange(steps, dtype=like.dtype, device=like.device) / steps
-    return Rule(places=places, weights=torch.full_like(places, 1 / nodes), at_end=at_end)
-
-
-def _gauss_lobatto(nodes: int, like: torch.Tensor) -> Rule:
-    """Places 0 and `nodes` inner ones, and the end.
-
-    Quadrature with both ends among its nodes, exact for polynomials of degree 2 * nodes + 1 (Abramowitz and Stegun 25.4.32).
-    Gauss-Legendre nodes would give degree 2 * nodes - 1 for the same rows: the ends are run in any case.
-    """
-    inner, weights = roots_jacobi(nodes, 1, 1)
-    at_end = 1 / ((nodes + 2) * (nodes + 1))
-    return Rule(
-        places=torch.tensor([0.0, *((inner + 1) / 2)], dtype=like.dtype, device=like.device),
-        weights=torch.tensor([at_end, *(weights / (1 - inner**2) / 2)], dtype=like.dtype, device=like.device),
-        at_end=at_end,
-    )
+    nodes = torch.arange(steps, dtype=like.dtype, device=like.device) / steps
+    return Rule(nodes=nodes, weights=torch.full_like(nodes, 1 / n_nodes), at_end=at_end)

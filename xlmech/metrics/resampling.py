@@ -30,7 +30,7 @@ def percentile_interval(draws: NDArray[np.float64]) -> tuple[NDArray[np.float64]
 
 
 def recentred_interval(
-    value: NDArray[np.float64], draws: NDArray[np.float64]
+    value: NDArray[np.float64] | float, draws: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Shift the 95 % percentile interval of `draws` (over the first axis) so that their mean is `value`.
 

@@ -167,7 +167,7 @@ def test_all_weight_at_the_end_is_gradient_x_activation(
     backend = backend_of(model)
     base = torch.full((backend.n_layers, backend.d_mlp), 0.01, dtype=torch.float64)
     places, none = torch.tensor([0.0, 0.5], dtype=torch.float64), torch.zeros(2, dtype=torch.float64)
-    ends = Rule(places=places, weights=none, at_end=1.0)
+    ends = Rule(nodes=places, weights=none, at_end=1.0)
     monkeypatch.setattr(effects, "quadrature", lambda rule, nodes, like: ends)
     found, _ = integrated_gradients(
         backend, run_forced(backend, PROMPT, ANSWER, "mlp.hook_post"), base, nodes=1, positions=positions

@@ -128,7 +128,7 @@ def _integrate(
     step = forced.activations[layers, places_moved].to(base.dtype) - start
     # Variant 0 is the baseline, which is also for completeness; the path's other end is the answer itself: one row for all.
     values = [
-        (start[number] + rule.places[:, None, None] * step[number])[None].requires_grad_()
+        (start[number] + rule.nodes[:, None, None] * step[number])[None].requires_grad_()
         for number, rule in enumerate(rules)
     ]
     ends, end = _differentiable(layers)
@@ -155,7 +155,7 @@ def _integrate(
             )
         ]
     )
-    own, *others = torch.split(scores.detach(), [1, *(len(rule.places) for rule in rules)])
+    own, *others = torch.split(scores.detach(), [1, *(len(rule.nodes) for rule in rules)])
     return total, own - torch.stack([of_layer[0] for of_layer in others])
 
 
