@@ -1,0 +1,12 @@
+from .cldr import CAPITALS as CAPITALS
+from .cldr import capitals as capitals
+from .pack import ATTRIBUTES as ATTRIBUTES
+from .pack import N_NEUTRAL as N_NEUTRAL
+from .pack import TRANSLATED as TRANSLATED
+from .pack import UNGUESSABLE as UNGUESSABLE
+from .pack import LanguagePack as LanguagePack
+from .pack import available_languages as available_languages
+from .pack import check_template as check_template
+from .pack import load_language as load_language
+from .pack import read_pack as read_pack
+from .pack import value_keys as value_keys
