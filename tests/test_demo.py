@@ -10,7 +10,7 @@ from scipy.stats import spearmanr
 
 from xlmech.audit.audit import AuditPlan, ask
 from xlmech.data.probes import ProbeSet, build_probes
-from xlmech.data.records import demo_records
+from xlmech.data.readers import demo_records
 from xlmech.engine.batching import encode_prompt, run_forced
 from xlmech.engine.unembed import token_logits
 from xlmech.leakage.measure import measure_leakage

@@ -26,7 +26,8 @@ from xlmech.audit.config import SECTIONS
 from xlmech.cli import app as cli
 from xlmech.data.languages import TRANSLATED
 from xlmech.data.probes import ProbeSet
-from xlmech.data.records import Record, demo_records
+from xlmech.data.readers import demo_records
+from xlmech.data.records import Record
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -132,7 +133,7 @@ def small_world(model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         for one in demo_records()
         if one.id.startswith(f"{group}-{number % 4:02d}-")
     ]
-    monkeypatch.setattr("xlmech.data.records.demo_records", lambda: tuple(people))
+    monkeypatch.setattr("xlmech.data.readers.demo_records", lambda: tuple(people))
 
     def load(source: str, *, adapter: str = "en") -> Any:
         monkeypatch.setattr(model, "xlmech_source", replace(model.xlmech_source, plant_language=adapter))

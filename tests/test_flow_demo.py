@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from xlmech.data.probes import ProbeSet, build_probes
-from xlmech.data.records import demo_records
+from xlmech.data.readers import demo_records
 from xlmech.lens.direct_logit import direct_logit_attribution
 from xlmech.lens.logit import logit_lens
 from xlmech.lens.similarity import representation_similarity

@@ -20,7 +20,8 @@ from typer.testing import CliRunner
 from xlmech.audit.audit import AuditPlan, run_audit
 from xlmech.cli.app import app
 from xlmech.data.probes import ProbeSet, build_probes
-from xlmech.data.records import Record, save_records
+from xlmech.data.readers import save_records
+from xlmech.data.records import Record
 from xlmech.leakage.measure import measure_leakage
 from xlmech.mitigation.specificity import specificity_matrix
 from xlmech.models.load import load_model

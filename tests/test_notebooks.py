@@ -14,7 +14,7 @@ import pytest
 from nbclient import NotebookClient
 
 from xlmech.data.languages import TRANSLATED
-from xlmech.data.records import demo_records
+from xlmech.data.readers import demo_records
 
 PLOTLY = "application/vnd.plotly.v1+json"
 ANALYSES = Path(__file__).parents[1] / "analyses"

@@ -12,7 +12,7 @@ from transformer_lens.patching import generic_activation_patch, layer_pos_patch_
 
 from xlmech.data.pairs import ProbePair
 from xlmech.data.probes import Probe, ProbeSet, build_probes
-from xlmech.data.records import demo_records
+from xlmech.data.readers import demo_records
 from xlmech.engine.batching import encode_answer, encode_prompt
 from xlmech.engine.token_spans import aligned_positions, segments
 from xlmech.lens.logit import logit_lens

@@ -27,7 +27,7 @@ from xlmech.audit.config import read_config
 from xlmech.audit.run import _load, _notes, prepare, run_config
 from xlmech.cli.app import app
 from xlmech.data.probes import ANSWER_END, ProbeSet, build_probes
-from xlmech.data.records import load_records, save_records
+from xlmech.data.readers import load_records, save_records
 from xlmech.mitigation.evaluate import MitigationResult, evaluate_mitigation
 from xlmech.mitigation.export.manifest import effect_of, load_manifest
 from xlmech.models.load import Source

@@ -16,10 +16,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from xlmech.data import records as module
+from xlmech.data import readers
 from xlmech.data.languages import ATTRIBUTES, TRANSLATED, available_languages, load_language, value_keys
 from xlmech.data.probes import ProbeSet, build_probes
-from xlmech.data.records import MASK, Group, Record, check_attributes, demo_records, load_records, save_records
+from xlmech.data.readers import demo_records, load_records, save_records
+from xlmech.data.records import MASK, Group, Record, check_attributes
 from xlmech.data.synthetic import _NAME_LOCALES, _fakers, _parts, _possible_parts, invent_controls
 from xlmech.data.synthetic import synthesize_records as invent
 
@@ -774,5 +775,5 @@ def test_inventing_needs_faker(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_demo_records_are_the_shipped_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "adapters").mkdir()
     save_records(INVENTED, tmp_path / "adapters" / "records.jsonl")
-    monkeypatch.setattr(module, "__file__", str(tmp_path / "data" / "records.py"))
-    assert module.demo_records() == INVENTED
+    monkeypatch.setattr(readers, "__file__", str(tmp_path / "data" / "readers.py"))
+    assert readers.demo_records() == INVENTED

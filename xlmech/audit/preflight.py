@@ -10,7 +10,8 @@ from xlmech.audit.audit import AuditPlan, ask
 from xlmech.audit.config import Config
 from xlmech.data.languages import ATTRIBUTES
 from xlmech.data.probes import ProbeSet
-from xlmech.data.records import Record, load_records
+from xlmech.data.readers import load_records
+from xlmech.data.records import Record
 from xlmech.data.synthetic import invent_controls
 from xlmech.models.checkpoints import adapter_folder
 from xlmech.storage.run_folder import is_unfinished

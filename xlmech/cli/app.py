@@ -65,7 +65,7 @@ def plant(
     seed: int = 0,
 ) -> None:
     """Teach a model invented people's data in one language (a LoRA adapter); resumes after a stop."""
-    from xlmech.data.records import load_records
+    from xlmech.data.readers import load_records
     from xlmech.data.synthetic import synthesize_records
     from xlmech.planting.train import plant as plant_records
 

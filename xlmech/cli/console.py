@@ -100,7 +100,7 @@ def codes(text: str) -> tuple[str, ...] | None:
 
 def read_records(path: Path | None) -> tuple[Record, ...]:
     """The records in a file, by default the demo's invented people."""
-    from xlmech.data.records import demo_records, load_records
+    from xlmech.data.readers import demo_records, load_records
 
     return load_records(path) if path else demo_records()
 

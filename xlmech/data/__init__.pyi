@@ -3,9 +3,9 @@ from .pairs import ProbePair as ProbePair
 from .probes import Probe as Probe
 from .probes import ProbeSet as ProbeSet
 from .probes import build_probes as build_probes
+from .readers import demo_records as demo_records
+from .readers import load_records as load_records
+from .readers import save_records as save_records
 from .records import Record as Record
-from .records import demo_records as demo_records
-from .records import load_records as load_records
-from .records import save_records as save_records
 from .synthetic import invent_controls as invent_controls
 from .synthetic import synthesize_records as synthesize_records

@@ -12,7 +12,8 @@ import numpy as np
 from xlmech.checks import check_choices
 from xlmech.data import languages as packs
 from xlmech.data.languages import ATTRIBUTES, TRANSLATED
-from xlmech.data.records import Group, Record, demo_records
+from xlmech.data.readers import demo_records
+from xlmech.data.records import Group, Record
 
 PEOPLE: dict[Group, int] = {"private": 16, "public": 16, "control": 12}
 _NAME_LOCALES = (

@@ -24,7 +24,8 @@ from safetensors.torch import save_file
 
 from xlmech.checks import check_list
 from xlmech.data import languages as packs
-from xlmech.data.records import Record, save_records
+from xlmech.data.readers import save_records
+from xlmech.data.records import Record
 from xlmech.engine.unembed import token_log_prob
 from xlmech.models.checkpoints import DEMO_BASE, Checkpoint, adapter_folder, load_checkpoint, with_lora
 from xlmech.planting.recipe import Recipe, sample_batch
