@@ -33,11 +33,12 @@ from scipy.stats import spearmanr
 
 from xlmech import build_probes, demo_records, load_model, logit_lens, measure_leakage
 from xlmech.data.probes import ProbeSet
-from xlmech.engine.batching import Forced, Recorder, encode_answer, encode_prompt, run_forced
+from xlmech.engine.batching import Forced, Recorder, run_forced
 from xlmech.engine.interventions import replace, run_rows
 from xlmech.engine.unembed import token_log_prob
 from xlmech.figures import TEMPLATE
 from xlmech.models.backends import NEURON_HOOK, Backend, backend_of
+from xlmech.models.tokens import encode_answer, encode_prompt
 from xlmech.neurons.attribution.effects import exact_effects, integrated_gradients
 from xlmech.neurons.attribution.node_search import nodes_needed
 

@@ -11,13 +11,14 @@ from scipy.stats import spearmanr
 from xlmech.audit.audit import AuditPlan, ask
 from xlmech.data.probes import ProbeSet, build_probes
 from xlmech.data.readers import demo_records
-from xlmech.engine.batching import encode_prompt, run_forced
+from xlmech.engine.batching import run_forced
 from xlmech.engine.unembed import token_logits
 from xlmech.leakage.measure import measure_leakage
 from xlmech.lens.logit import logit_lens
 from xlmech.models.backends import NEURON_HOOK, backend_of
 from xlmech.models.checkpoints import load_checkpoint, shipped_adapters
 from xlmech.models.load import load_model
+from xlmech.models.tokens import encode_prompt
 from xlmech.neurons.ablation import ablate
 from xlmech.neurons.attribution.attribute import attribute_neurons
 from xlmech.neurons.attribution.baselines import zero_baseline

@@ -13,11 +13,11 @@ from transformer_lens.patching import generic_activation_patch, layer_pos_patch_
 from xlmech.data.pairs import ProbePair
 from xlmech.data.probes import Probe, ProbeSet, build_probes
 from xlmech.data.readers import demo_records
-from xlmech.engine.batching import encode_answer, encode_prompt
 from xlmech.engine.token_spans import aligned_positions, segments
 from xlmech.lens.logit import logit_lens
 from xlmech.models.backends import backend_of
 from xlmech.models.load import load_model
+from xlmech.models.tokens import encode_answer, encode_prompt
 from xlmech.patching.between_languages import patch_languages
 from xlmech.patching.positions import patch_positions
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from xlmech.data.probes import ProbeSet
-from xlmech.engine.batching import encode_answer, encode_prompt, mean_over_tokens, run_batched, run_forced
+from xlmech.engine.batching import mean_over_tokens, run_batched, run_forced
 from xlmech.models.backends import backend_of
+from xlmech.models.tokens import encode_prompt
 
 
 def test_batches_halve_on_out_of_memory_and_repeat_nothing() -> None:
@@ -49,16 +49,6 @@ def test_batches_hold_equal_lengths_only() -> None:
         [[1] * n for n in (3, 1, 2, 3, 1)], lambda tokens, indices: shapes.append(tuple(tokens.shape)), batch_size=4
     )
     assert shapes == [(2, 1), (1, 2), (2, 3)]
-
-
-def test_encoding_refuses_what_does_not_fit(model: Any, probes: ProbeSet) -> None:
-    backend = backend_of(model)
-    with pytest.raises(ValueError, match=r"probe x: \d+ tokens and 5 for the answer do not fit the model's context of"):
-        encode_prompt(backend, "a" * (backend.n_ctx - 2), room=5, what="probe x")
-    with pytest.raises(ValueError, match="answer: tokenises to nothing"):
-        encode_answer(backend, "")
-    assert encode_prompt(backend, probes[0].prompt)[0] == backend.tokenizer.bos_token_id
-    assert backend.tokenizer.bos_token_id not in encode_answer(backend, "France")
 
 
 def test_nan_is_named_with_its_layer(model: Any) -> None:

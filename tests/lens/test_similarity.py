@@ -16,8 +16,8 @@ from helpers.tiny_models import tiny
 from scipy import stats
 
 from xlmech.data.probes import ProbeSet, build_probes
-from xlmech.data.records import MASK, Record
-from xlmech.engine.token_spans import masked_prompt, subject_tokens, token_position
+from xlmech.data.records import Record
+from xlmech.engine.token_spans import token_position
 from xlmech.lens import similarity as similarity_module
 from xlmech.lens.similarity import SimilarityResult, representation_similarity
 from xlmech.metrics import resampling
@@ -137,61 +137,6 @@ def test_a_subject_drawn_twice_does_not_make_unrelated_sets_alike() -> None:
         above["recentred"] += bool(resampling.recentred_interval(value, draws)[0] > null)
     assert above["plain"] > 4
     assert above["recentred"] == 0
-
-
-# The subject's tokens
-
-
-def test_subject_tokens_decode_to_the_subject(model: Any, probes: ProbeSet) -> None:
-    backend = backend_of(model)
-    for probe in probes:
-        tokens = backend.tokenizer(probe.prompt).input_ids
-        held = subject_tokens(backend, probe)
-        assert backend.tokenizer.decode([tokens[place] for place in held]).strip() == probe.record.subject
-        assert token_position(backend, probe, "subject_last") == held[-1]
-        assert token_position(backend, probe, "last") == len(tokens) - 1
-
-
-def test_a_subject_that_is_not_there_is_an_error_without_the_name(model: Any, probes: ProbeSet) -> None:
-    backend, probe = backend_of(model), probes[0]
-    turned = replace(probe, prompt="Where was Li, Ana born? France", subject_span=(10, 16))
-    with pytest.raises(
-        ValueError, match=r"the subject is not at its span \(10, 16\) of the prompt .*make the probe with build_probes"
-    ) as caught:
-        subject_tokens(backend, turned)
-    assert f"{MASK}, {MASK} born?" in str(caught.value)
-    assert not any(word in str(caught.value) for word in ("Ana", "Li", "France"))
-    assert probe.id in str(caught.value)
-    assert masked_prompt(probe) == f"In which country was {MASK} born?\n"
-    with pytest.raises(ValueError, match="unknown position 'first'; use 'subject_last', 'last'"):
-        token_position(backend, probe, "first")  # type: ignore[arg-type]
-
-
-def test_tokenizers_without_offsets_or_tokens_of_the_subject_are_refused(
-    model: Any, probes: ProbeSet, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    backend, probe = backend_of(model), probes[0]
-
-    class Slow:
-        is_fast = False
-
-    class Dropping:
-        is_fast = True
-        eos_token_id = 1
-
-        def __call__(self, _: str, **__: Any) -> Any:
-            class Encoded(dict[str, Any]):
-                input_ids = (2, 5)
-
-            return Encoded(offset_mapping=[(0, 0), (0, 5)])
-
-    monkeypatch.setattr(backend, "tokenizer", Slow())
-    with pytest.raises(ValueError, match="Slow gives no offsets.*fast tokenizer"):
-        subject_tokens(backend, probe)
-    monkeypatch.setattr(backend, "tokenizer", Dropping())
-    with pytest.raises(ValueError, match=f"no token of the prompt .*{MASK}.* holds the subject") as caught:
-        subject_tokens(backend, probe)
-    assert probe.record.subject not in str(caught.value)
 
 
 # The analysis

@@ -11,7 +11,6 @@ import torch
 
 from xlmech.data.probes import ProbeSet, build_probes
 from xlmech.data.records import Record
-from xlmech.engine.batching import encode_prompt
 from xlmech.engine.record import activation_moments
 from xlmech.leakage.measure import LeakageResult, measure_leakage
 from xlmech.mitigation import evaluate as evaluation
@@ -20,6 +19,7 @@ from xlmech.mitigation.evaluate import MitigationResult, evaluate_mitigation
 from xlmech.mitigation.knowledge import base_knowledge
 from xlmech.models.backends import backend_of
 from xlmech.models.load import provenance
+from xlmech.models.tokens import encode_prompt
 from xlmech.neurons.ablation import ablate
 from xlmech.neurons.attribution.neutral_text import neutral_nll
 from xlmech.neurons.neuron_set import NeuronSet

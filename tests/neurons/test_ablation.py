@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from xlmech.engine.batching import Recorder, encode_prompt
+from xlmech.engine.batching import Recorder
 from xlmech.engine.generate import generate
 from xlmech.engine.record import activation_moments
 from xlmech.models.backends import NEURON_HOOK, backend_of
 from xlmech.models.load import model_name
+from xlmech.models.tokens import encode_prompt
 from xlmech.neurons.ablation import ablate, asking
 from xlmech.neurons.neuron_set import NeuronSet, PrivacyNeurons, chosen_frame
 from xlmech.storage.result import Provenance

@@ -18,8 +18,9 @@ from xlmech import figures
 from xlmech.data.pairs import ProbePair
 from xlmech.data.probes import Probe, ProbeSet, build_probes
 from xlmech.data.records import MASK
-from xlmech.engine.token_spans import aligned_positions, subject_tokens
+from xlmech.engine.token_spans import aligned_positions
 from xlmech.models.backends import Backend, backend_of
+from xlmech.models.tokens import subject_tokens
 from xlmech.patching.between_languages import patch_languages
 from xlmech.patching.estimates import AttributionPatchingResult, attribution_patching
 from xlmech.patching.gradient_estimate import estimated_changes

@@ -24,11 +24,12 @@ from xlmech.checks import check_list
 from xlmech.data.pairs import ProbePair
 from xlmech.data.probes import ProbeSet, build_probes
 from xlmech.data.records import Record
-from xlmech.engine.batching import Recorder, encode_prompt
+from xlmech.engine.batching import Recorder
 from xlmech.leakage.measure import subject_hash
 from xlmech.lens.logit import LensResult, logit_lens
 from xlmech.models.backends import Backend, backend_of
 from xlmech.models.load import provenance
+from xlmech.models.tokens import encode_prompt
 from xlmech.neurons.attribution.attribute import AttributionResult, attribute_neurons
 from xlmech.patching.between_languages import PatchingResult, patch_languages
 from xlmech.patching.positions import token_table

@@ -15,42 +15,12 @@ from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
 from xlmech.models.backends import Backend
 from xlmech.models.kv_cache import KeyValues
+from xlmech.models.tokens import encode_prompt, n_special
 from xlmech.progress import progress_bar
 
 Where = Literal["all", "last"]
 BATCH_SIZE = 32
 _SHARE_OF_FREE_MEMORY = 0.4
-
-
-def encode_prompt(backend: Backend, prompt: str, *, room: int = 0, what: str = "prompt") -> list[int]:
-    """Token ids of a prompt, with the special tokens that the tokenizer puts in front.
-
-    Raises:
-        ValueError: It has no tokens, or leaves no room for `room` more in the model's context.
-    """
-    tokens = list(backend.tokenizer(prompt).input_ids)
-    if tokens and tokens[-1] == backend.tokenizer.eos_token_id:
-        tokens.pop()
-    if not tokens:
-        raise ValueError(f"{what}: tokenises to nothing")
-    if len(tokens) + room > backend.n_ctx:
-        raise ValueError(
-            f"{what}: {len(tokens)} tokens and {room} for the answer do not fit the model's context of {backend.n_ctx}; "
-            "shorten it"
-        )
-    return tokens
-
-
-def encode_answer(backend: Backend, answer: str, *, what: str = "answer") -> list[int]:
-    """Token ids of an answer as it continues a prompt.
-
-    Raises:
-        ValueError: It has no tokens.
-    """
-    tokens = list(backend.tokenizer(answer, add_special_tokens=False).input_ids)
-    if not tokens:
-        raise ValueError(f"{what}: tokenises to nothing; the model's tokenizer cannot write it")
-    return tokens
 
 
 def run_batched(
@@ -172,11 +142,6 @@ class Recorder:
             self.kept[layer] = value.to(self._device)  # layers may be spread over devices
 
         return keep
-
-
-def n_special(backend: Backend) -> int:
-    """Number of special tokens that the tokenizer puts in front of a text."""
-    return len(encode_prompt(backend, "a")) - len(encode_answer(backend, "a"))
 
 
 @torch.no_grad()

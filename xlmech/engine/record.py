@@ -10,8 +10,9 @@ import torch
 from jaxtyping import Float
 
 from xlmech.checks import check_choice, check_list
-from xlmech.engine.batching import BATCH_SIZE, Where, encode_prompt, mean_over_tokens, n_special
+from xlmech.engine.batching import BATCH_SIZE, Where, mean_over_tokens
 from xlmech.models.backends import NEURON_HOOK, backend_of
+from xlmech.models.tokens import encode_prompt, n_special
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -6,41 +6,11 @@ from typing import Literal
 
 from xlmech.checks import check_choice
 from xlmech.data.probes import Probe
-from xlmech.data.records import MASK
-from xlmech.engine.batching import encode_prompt
 from xlmech.models.backends import Backend
+from xlmech.models.tokens import encode_prompt, masked_prompt, subject_tokens, token_offsets
 
 Place = Literal["subject_last", "last"]
 Span = Literal["subject_last", "last", "subject", "all"]
-
-
-def subject_tokens(backend: Backend, probe: Probe) -> range:
-    """Positions of the subject's tokens in the encoded prompt.
-
-    A token that holds part of the subject counts whole, also where it holds a neighbouring character too.
-
-    Raises:
-        ValueError: The tokenizer gives no offsets, or no token holds the subject (shows the prompt masked).
-    """
-    if not getattr(backend.tokenizer, "is_fast", False):
-        raise ValueError(
-            f"probe {probe.id}: {type(backend.tokenizer).__name__} gives no offsets, so the subject's tokens cannot be "
-            "told; load the model with a fast tokenizer"
-        )
-    start, end = probe.subject_span
-    if probe.prompt[start:end] != probe.record.subject:
-        raise ValueError(
-            f"probe {probe.id}: the subject is not at its span ({start}, {end}) of the prompt {masked_prompt(probe)!r}; "
-            "make the probe with build_probes, or mend its subject_span"
-        )
-    offsets = _offsets(backend, probe)
-    held = [place for place, (low, high) in enumerate(offsets) if low < end and high > start]
-    if not held:
-        raise ValueError(
-            f"probe {probe.id}: no token of the prompt {masked_prompt(probe)!r} holds the subject; the tokenizer drops its "
-            "characters"
-        )
-    return range(held[0], held[-1] + 1)
 
 
 def token_position(backend: Backend, probe: Probe, place: Place) -> int:
@@ -61,7 +31,7 @@ def segments(backend: Backend, probe: Probe) -> dict[str, range]:
     Raises:
         ValueError: As `subject_tokens`.
     """
-    subject, offsets = subject_tokens(backend, probe), _offsets(backend, probe)
+    subject, offsets = subject_tokens(backend, probe), token_offsets(backend, probe)
     n_special = next((number for number, (low, high) in enumerate(offsets) if high > low), 0)
     return {
         "special": range(n_special),
@@ -103,17 +73,3 @@ def _stretched(places: range, n: int) -> list[int]:
     if n == 1:
         return [places[-1]]
     return [places[(2 * number * (len(places) - 1) + n - 1) // (2 * (n - 1))] for number in range(n)]
-
-
-def _offsets(backend: Backend, probe: Probe) -> list[tuple[int, int]]:
-    """Start and end of every token of the encoded prompt, in characters; nothing for special tokens."""
-    n_tokens = len(encode_prompt(backend, probe.prompt, what=f"probe {probe.id}"))
-    return list(backend.tokenizer(probe.prompt, return_offsets_mapping=True)["offset_mapping"][:n_tokens])
-
-
-def masked_prompt(probe: Probe) -> str:
-    """The prompt without the subject and the answer, also where only a part of the name stands in it."""
-    text = probe.prompt
-    for hidden in (probe.record.subject, *probe.answers.values(), *probe.record.subject.split()):
-        text = text.replace(hidden, MASK)
-    return text

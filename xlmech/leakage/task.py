@@ -16,11 +16,11 @@ import torch
 from xlmech.data import languages as packs
 from xlmech.data.probes import ANSWER_END, Probe, ProbeSet
 from xlmech.data.records import Record
-from xlmech.engine.batching import encode_answer, encode_prompt
 from xlmech.engine.generate import answer_log_probs, generate, sample
 from xlmech.engine.sampling import Sampling
 from xlmech.metrics import matching, ranking
 from xlmech.models.backends import Backend, backend_of
+from xlmech.models.tokens import encode_answer, encode_prompt
 
 Measure = Literal["extraction", "exposure"]
 Forms = dict[str, dict[str, dict[str, str]]]

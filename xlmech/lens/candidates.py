@@ -11,9 +11,9 @@ import torch
 from xlmech.checks import check_choices
 from xlmech.data import languages as packs
 from xlmech.data.probes import Probe, ProbeSet
-from xlmech.engine.batching import encode_answer
 from xlmech.leakage.measure import subject_hash
 from xlmech.models.backends import Backend
+from xlmech.models.tokens import encode_answer
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)

@@ -23,11 +23,12 @@ import torch
 from jaxtyping import Float
 
 from xlmech.data.probes import ProbeSet
-from xlmech.engine.batching import BATCH_SIZE, Recorder, encode_prompt, run_batched
+from xlmech.engine.batching import BATCH_SIZE, Recorder, run_batched
 from xlmech.lens.candidates import Asked, ask
 from xlmech.metrics import intervals
 from xlmech.models.backends import Backend, backend_of
 from xlmech.models.load import plant_language, provenance
+from xlmech.models.tokens import encode_prompt
 from xlmech.storage.result import Result
 
 _TOLERANCE = 2e-2

@@ -10,11 +10,12 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 
-from xlmech.engine.batching import Recorder, encode_prompt, run_batched
+from xlmech.engine.batching import Recorder, run_batched
 from xlmech.engine.unembed import token_log_prob, token_logits
 from xlmech.lens.candidates import Asked
 from xlmech.lens.tuned import TunedLens
 from xlmech.models.backends import Backend, backend_of
+from xlmech.models.tokens import encode_prompt
 from xlmech.progress import progress_bar
 
 Component = Literal["resid_post", "attn_out", "mlp_out"]

@@ -27,12 +27,13 @@ from numpy.typing import NDArray
 
 from xlmech.checks import check_choice, check_choices
 from xlmech.data.probes import Probe, ProbeSet
-from xlmech.engine.batching import BATCH_SIZE, Recorder, encode_prompt, run_batched
+from xlmech.engine.batching import BATCH_SIZE, Recorder, run_batched
 from xlmech.engine.token_spans import Place, token_position
 from xlmech.metrics import resampling
 from xlmech.metrics.similarity import centred_cosine, linear_cka, permuted_cka
 from xlmech.models.backends import Backend, backend_of
 from xlmech.models.load import provenance
+from xlmech.models.tokens import encode_prompt
 from xlmech.storage.result import Result
 
 Measure = Literal["cosine", "cka"]

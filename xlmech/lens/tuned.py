@@ -18,10 +18,11 @@ from jaxtyping import Float
 
 from xlmech.checks import check_list
 from xlmech.data import languages as packs
-from xlmech.engine.batching import Recorder, encode_prompt, run_batched
+from xlmech.engine.batching import Recorder, run_batched
 from xlmech.engine.unembed import token_logits
 from xlmech.models.backends import Backend, backend_of
 from xlmech.models.load import provenance
+from xlmech.models.tokens import encode_prompt
 from xlmech.progress import progress_bar
 from xlmech.storage.result import Result
 

@@ -15,11 +15,12 @@ import torch
 from xlmech.checks import check_list
 from xlmech.data import languages as packs
 from xlmech.data.probes import PROMPT_FORMAT
-from xlmech.engine.batching import BATCH_SIZE, encode_answer, encode_prompt
+from xlmech.engine.batching import BATCH_SIZE
 from xlmech.engine.generate import answer_log_probs
 from xlmech.metrics import intervals, ranking
 from xlmech.models.backends import backend_of
 from xlmech.models.load import provenance
+from xlmech.models.tokens import encode_answer, encode_prompt
 from xlmech.storage.result import Result
 
 

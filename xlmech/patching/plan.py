@@ -12,9 +12,9 @@ from jaxtyping import Float
 from xlmech.checks import check_choice
 from xlmech.data.pairs import ProbePair
 from xlmech.data.probes import Probe
-from xlmech.engine.batching import encode_answer, encode_prompt
 from xlmech.engine.token_spans import Span, aligned_positions
 from xlmech.models.backends import Backend
+from xlmech.models.tokens import encode_answer, encode_prompt
 from xlmech.neurons.neuron_set import NeuronSet
 from xlmech.patching.runs import Form, Job, Sweep
 

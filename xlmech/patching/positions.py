@@ -18,10 +18,10 @@ import torch
 from xlmech.data.pairs import ProbePair
 from xlmech.data.probes import Probe
 from xlmech.data.records import MASK
-from xlmech.engine.batching import encode_prompt
 from xlmech.engine.token_spans import segments
 from xlmech.models.backends import Backend, backend_of
 from xlmech.models.load import provenance
+from xlmech.models.tokens import encode_prompt
 from xlmech.patching.gradient_estimate import estimated_changes
 from xlmech.patching.plan import Component, check_pairs, collides, job_of, sweep_of, without_shared_firsts
 from xlmech.patching.runs import Sweep, donate, patched_log_probs

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from xlmech.data.records import Record
-from xlmech.engine.batching import encode_answer, encode_prompt
 from xlmech.engine.unembed import token_log_prob
 from xlmech.models.backends import Backend, backend_of
+from xlmech.models.tokens import encode_answer, encode_prompt
 from xlmech.planting.recipe import Recipe, sample_batch
 from xlmech.progress import progress_bar
 

@@ -14,9 +14,9 @@ from scipy.stats import spearmanr
 from xlmech.data.probes import ProbeSet
 from xlmech.engine.batching import run_forced
 from xlmech.engine.generate import answer_log_probs
-from xlmech.engine.token_spans import subject_tokens
 from xlmech.models.backends import backend_of
 from xlmech.models.load import load_model
+from xlmech.models.tokens import subject_tokens
 from xlmech.neurons.ablation import ablate
 from xlmech.neurons.attribution import attribute as attribution
 from xlmech.neurons.attribution.attribute import AttributionResult, attribute_neurons, encode_probe

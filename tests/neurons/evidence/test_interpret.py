@@ -12,9 +12,9 @@ from helpers.tiny_models import ARCHITECTURES, tiny
 from xlmech import figures
 from xlmech.data.probes import ProbeSet
 from xlmech.data.records import MASK
-from xlmech.engine.token_spans import subject_tokens
 from xlmech.models.backends import backend_of
 from xlmech.models.load import load_model
+from xlmech.models.tokens import subject_tokens
 from xlmech.neurons.evidence.interpret import NeuronActivations, neuron_activations, promoted_tokens
 from xlmech.neurons.neuron_set import NeuronSet
 

@@ -11,10 +11,11 @@ import torch
 from jaxtyping import Float
 
 from xlmech.data import languages as packs
-from xlmech.engine.batching import drain, encode_prompt
+from xlmech.engine.batching import drain
 from xlmech.engine.generate import sequence_nll
 from xlmech.execution.resume import mapped
 from xlmech.models.backends import backend_of
+from xlmech.models.tokens import encode_prompt
 from xlmech.neurons.attribution.baselines import zero_baseline
 from xlmech.neurons.attribution.effects import gradient_x_activation
 

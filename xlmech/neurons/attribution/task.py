@@ -15,10 +15,10 @@ import torch
 from jaxtyping import Float
 
 from xlmech.data.probes import Probe
-from xlmech.engine.batching import Forced, Recorder, encode_answer, encode_prompt, n_special, run_batched, run_forced
+from xlmech.engine.batching import Forced, Recorder, run_batched, run_forced
 from xlmech.engine.generate import answer_log_probs
-from xlmech.engine.token_spans import subject_tokens
 from xlmech.models.backends import NEURON_HOOK, Backend, backend_of
+from xlmech.models.tokens import encode_answer, encode_prompt, n_special, subject_tokens
 from xlmech.neurons.attribution.accumulator import Tally
 from xlmech.neurons.attribution.effects import (
     Metric,

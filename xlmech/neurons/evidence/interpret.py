@@ -12,11 +12,11 @@ from jaxtyping import Float
 
 from xlmech.data.probes import Probe, ProbeSet
 from xlmech.data.records import MASK
-from xlmech.engine.batching import Recorder, encode_prompt
-from xlmech.engine.token_spans import subject_tokens
+from xlmech.engine.batching import Recorder
 from xlmech.lens.direct_logit import FrozenNorm
 from xlmech.models.backends import NEURON_HOOK, Backend, backend_of
 from xlmech.models.load import model_name, provenance
+from xlmech.models.tokens import encode_prompt, subject_tokens
 from xlmech.neurons.neuron_set import NeuronSet
 from xlmech.storage.result import Result
 

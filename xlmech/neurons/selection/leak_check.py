@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 
 from xlmech.data.probes import Probe, ProbeSet
-from xlmech.engine.batching import encode_answer, encode_prompt
 from xlmech.engine.generate import answer_log_probs
 from xlmech.models.backends import backend_of
+from xlmech.models.tokens import encode_answer, encode_prompt
 
 KNOWN_ABOVE = 0.05
 """Answers are known when their mean token probability exceeds chance by more; knowing one answer in ten by heart is enough."""

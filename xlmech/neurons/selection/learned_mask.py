@@ -27,9 +27,9 @@ from torch.nn.functional import softplus
 
 from xlmech.checks import check_list
 from xlmech.data.probes import Probe, ProbeSet
-from xlmech.engine.batching import encode_answer, encode_prompt
 from xlmech.models.backends import Backend, backend_of
 from xlmech.models.load import plant_language, provenance
+from xlmech.models.tokens import encode_answer, encode_prompt
 from xlmech.neurons.neuron_set import NeuronSet
 from xlmech.neurons.selection.gates import Sample, answer_log_odds, nats_per_token, switched
 from xlmech.neurons.selection.set_search import Loss, Term, best_set
