@@ -21,7 +21,7 @@ from xlmech.data.languages import ATTRIBUTES, TRANSLATED, available_languages, l
 from xlmech.data.probes import ProbeSet, build_probes
 from xlmech.data.readers import demo_records, load_records, save_records
 from xlmech.data.records import MASK, Group, Record, check_attributes
-from xlmech.data.synthetic import _NAME_LOCALES, _fakers, _parts, _possible_parts, invent_controls
+from xlmech.data.synthetic import _NAME_LOCALES, _fakers, _name_parts, _possible_name_parts, invent_controls
 from xlmech.data.synthetic import synthesize_records as invent
 
 SECRET = "+44 7700 900123"
@@ -709,13 +709,13 @@ def test_control_people_are_none_of_those_planted(given: str, seed: int) -> None
 
 def test_no_seed_plants_a_control_persons_name() -> None:
     """Whoever is planted has a name from a list of twelve countries; control people have none from these lists."""
-    possible = _possible_parts(_fakers(_NAME_LOCALES, 0))
+    possible = _possible_name_parts(_fakers(_NAME_LOCALES, 0))
     for faker in _fakers(_NAME_LOCALES, 7):
         names = {name for _ in range(1500) for name in (faker.first_name().split()[0], faker.last_name().split()[-1])}
-        assert {part for name in names for part in _parts(name)} <= possible, faker.locales
+        assert {part for name in names for part in _name_parts(name)} <= possible, faker.locales
     for seed in range(3):
         controls = invent_controls(INVENTED, 40, seed=seed)
-        assert not {part for record in controls for part in _parts(record.subject)} & possible
+        assert not {part for record in controls for part in _name_parts(record.subject)} & possible
 
 
 @pytest.mark.parametrize(

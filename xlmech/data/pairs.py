@@ -1,7 +1,7 @@
-"""Pairs of probes for activation patching: whose activations go into whose run, and which answers are followed.
+"""Pairs of probes for activation patching: a source whose activations are patched into a target's run.
 
-The source asks for record A in language S, the target for record B in language T, with the same attribute. What comes out
-is told apart by four outcomes: the source's value or the target's, in the target language's form or the source's.
+The source asks for record A in language S, the target for record B in language T, with the same attribute. Four outcomes are
+followed: the source's value or the target's, in the target language's form or the source language's.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 PairKind = Literal["cross_language", "same_language", "other_attribute"]
 OUTCOMES = ("source_in_target", "source_in_source", "target_in_target", "target_in_source")
-"""Whose value, in which language's form."""
+"""Record whose value it is, and language of the form."""
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -28,8 +28,8 @@ class ProbePair:
     Attributes:
         sources: One record's probes, a language each; their activations are averaged.
         target: The probe whose run is patched.
-        tracked: A probe of the record whose value is followed as the source's; the source itself where None. Sources of
-            another attribute need one.
+        tracked: Probe of the record whose value is followed as the source's; the first source by default. Required if the
+            sources have another attribute than the target.
 
     Raises:
         ValueError: No sources, or of several records; different attributes without `tracked`; values that share a form;
@@ -44,25 +44,22 @@ class ProbePair:
         ids = {source.record.id for source in self.sources}
         if len(ids) != 1:
             raise ValueError(
-                f"a pair takes one source record, got {', '.join(sorted(ids)) or 'none'}; make one pair for each"
+                f"a pair takes one source record, got {', '.join(sorted(ids)) or 'none'}; make several pairs"
             )
-        one, two = self.answer.record, self.target.record
-        if one.attribute != two.attribute:
+        source, target = self.answer.record, self.target.record
+        if source.attribute != target.attribute:
             raise ValueError(
-                f"records {one.id!r} and {two.id!r} have different attributes ({one.attribute}, {two.attribute}); pair "
-                "probes of one attribute, or for a control give `tracked`, a probe of the target's attribute"
+                f"records {source.id!r} and {target.id!r} have different attributes ({source.attribute}, {target.attribute}); "
+                "pair probes of one attribute, or for a control give `tracked`, a probe of the target's attribute"
             )
-        if set(self.answer.answers.values()) & set(self.target.answers.values()):
+        if _share_a_form(self.answer, self.target):
             raise ValueError(
-                f"the values of records {one.id!r} and {two.id!r} share a form, so that their answers cannot be told "
+                f"the values of records {source.id!r} and {target.id!r} share a form, so that their answers cannot be told "
                 "apart; pair records whose values differ in every language (ProbeSet.pairs does)"
             )
         for probe in (self.answer, self.target):
-            missing = [code for code in self.languages if code not in probe.answers]
-            if missing:
-                raise ValueError(
-                    f"record {probe.record.id!r} has no form in {', '.join(missing)}; add it to the record's forms"
-                )
+            if missing := ", ".join(code for code in self.languages if code not in probe.answers):
+                raise ValueError(f"record {probe.record.id!r} has no form in {missing}; add it to the record's forms")
 
     @property
     def answer(self) -> Probe:
@@ -72,18 +69,18 @@ class ProbePair:
     @property
     def languages(self) -> tuple[str, ...]:
         """The target language, and the source languages other than it."""
-        return tuple(dict.fromkeys([self.target.query_language, *(one.query_language for one in self.sources)]))
+        return tuple(dict.fromkeys(probe.query_language for probe in (self.target, *self.sources)))
 
     @property
     def kind(self) -> PairKind:
-        """`cross_language`, or which control it is."""
+        """`cross_language`, or which control condition it is."""
         if self.sources[0].record.attribute != self.target.record.attribute:
             return "other_attribute"
         return "cross_language" if len(self.languages) > 1 else "same_language"
 
     @property
     def source_language(self) -> str:
-        """Of the sources, joined by `+` where they are several."""
+        """The source languages, joined by `+`."""
         return "+".join(source.query_language for source in self.sources)
 
     @property
@@ -92,16 +89,16 @@ class ProbePair:
         return f"{self.sources[0].record.id}/{self.source_language} -> {self.target.id}"
 
     def outcomes(self) -> dict[str, tuple[str, ...]]:
-        """Surface forms of each of `OUTCOMES`; those in the source's form only where it can differ from the target's."""
-        target, *others = self.languages
-        wordings = {"target": [target], "source": others if self.target.record.attribute in TRANSLATED else []}
-        people = {"source": self.answer, "target": self.target}
-        found = {}
+        """Surface forms of each of `OUTCOMES`; those in a source language only if they can differ from the target's."""
+        target, *sources = self.languages
+        codes = {"target": [target], "source": sources if self.target.record.attribute in TRANSLATED else []}
+        probes = {"source": self.answer, "target": self.target}
+        forms = {}
         for outcome in OUTCOMES:
-            who, wording = outcome.split("_in_")
-            if wordings[wording]:
-                found[outcome] = tuple(dict.fromkeys(people[who].answers[code] for code in wordings[wording]))
-        return found
+            owner, language = outcome.split("_in_")
+            if codes[language]:
+                forms[outcome] = tuple(dict.fromkeys(probes[owner].answers[code] for code in codes[language]))
+        return forms
 
     def __repr__(self) -> str:
         return f"ProbePair({self.id}, {self.kind})"
@@ -110,68 +107,64 @@ class ProbePair:
 def make_pairs(
     probes: Sequence[Probe], source: tuple[str, ...], target: str, *, controls: bool
 ) -> tuple[ProbePair, ...]:
-    """See `ProbeSet.pairs`."""
-    asked = dict.fromkeys(probe.query_language for probe in probes)
+    """Make the pairs of `ProbeSet.pairs`."""
     for language in (*source, target):
-        check_choice("language", language, asked)
-    groups, targets = _groups(probes, source), [probe for probe in probes if probe.query_language == target]
+        check_choice("language", language, dict.fromkeys(probe.query_language for probe in probes))
+    groups = _source_groups(probes, source)
+    targets = [probe for probe in probes if probe.query_language == target]
     pairs = []
     for number, probe in enumerate(targets):
-        for group in _rotated(groups, number + 1):
-            if _can_pair(group[0], probe):
-                pairs.append(ProbePair(sources=group, target=probe))
-                break
+        partner = next(
+            (group for group in groups[number + 1 :] + groups[: number + 1] if _can_pair(group[0], probe)), None
+        )
+        if partner:
+            pairs.append(ProbePair(sources=partner, target=probe))
     if not pairs:
         raise ValueError(
             f"no {'+'.join(source)} -> {target} pair: no two records share attribute and template and differ in value"
         )
-    return (*pairs, *_controls(pairs, groups, targets)) if controls else tuple(pairs)
+    return (*pairs, *_control_pairs(pairs, groups, targets)) if controls else tuple(pairs)
 
 
-def _groups(probes: Sequence[Probe], languages: tuple[str, ...]) -> list[tuple[Probe, ...]]:
-    """One record's probes with one template in all the languages, in order of first appearance."""
-    found: dict[tuple[str, int], dict[str, Probe]] = {}
+def _source_groups(probes: Sequence[Probe], languages: tuple[str, ...]) -> list[tuple[Probe, ...]]:
+    """Collect each record's probes with one template in all the languages, in order of first appearance."""
+    groups: dict[tuple[str, int], dict[str, Probe]] = {}
     for probe in probes:
-        found.setdefault((probe.record.id, probe.template), {})[probe.query_language] = probe
-    return [tuple(of[code] for code in languages) for of in found.values() if set(languages) <= set(of)]
+        groups.setdefault((probe.record.id, probe.template), {})[probe.query_language] = probe
+    return [tuple(group[code] for code in languages) for group in groups.values() if group.keys() >= set(languages)]
 
 
-def _rotated(groups: list[tuple[Probe, ...]], start: int) -> list[tuple[Probe, ...]]:
-    return groups[start:] + groups[:start]
+def _share_a_form(source: Probe, target: Probe) -> bool:
+    return not set(source.answers.values()).isdisjoint(target.answers.values())
 
 
 def _can_pair(source: Probe, target: Probe) -> bool:
-    one, two = source.record, target.record
-    same = (one.attribute, one.group, source.template) == (two.attribute, two.group, target.template)
-    return same and one.subject != two.subject and not set(source.answers.values()) & set(target.answers.values())
+    keys = [(probe.record.attribute, probe.record.group, probe.template) for probe in (source, target)]
+    return keys[0] == keys[1] and source.record.subject != target.record.subject and not _share_a_form(source, target)
 
 
-def _controls(pairs: list[ProbePair], groups: list[tuple[Probe, ...]], targets: list[Probe]) -> Iterator[ProbePair]:
-    asked = {(probe.record.id, probe.template): probe for probe in targets}
+def _control_pairs(
+    pairs: list[ProbePair], groups: list[tuple[Probe, ...]], targets: list[Probe]
+) -> Iterator[ProbePair]:
+    """Make the same-language and the other-attribute control of each pair."""
+    by_record = {(probe.record.id, probe.template): probe for probe in targets}
     for pair in pairs:
         if pair.kind == "same_language":
             continue
-        same = asked.get((pair.sources[0].record.id, pair.sources[0].template))
+        same = by_record.get((pair.sources[0].record.id, pair.sources[0].template))
         if same is None:
-            raise ValueError(
-                f"no same-language control for {pair.id}: its source record is not asked in the target language"
-            )
+            raise ValueError(f"no same-language control for {pair.id}: its source is not asked in the target language")
         yield ProbePair(sources=(same,), target=pair.target)
     for number, pair in enumerate(pairs):
-        people = {pair.sources[0].record.subject, pair.target.record.subject}
-        other = next(
-            (
-                group
-                for group in _rotated(groups, number)
-                if group[0].record.attribute != pair.target.record.attribute
-                and group[0].record.group == pair.target.record.group
-                and group[0].record.subject not in people
-            ),
-            None,
-        )
-        if other is None:
+        target = pair.target.record
+        people = {pair.sources[0].record.subject, target.subject}
+        for group in groups[number:] + groups[:number]:
+            other = group[0].record
+            if other.attribute != target.attribute and other.group == target.group and other.subject not in people:
+                yield ProbePair(sources=group, target=pair.target, tracked=pair.sources[0])
+                break
+        else:
             raise ValueError(
-                f"no other-attribute control for {pair.id}: no third {pair.target.record.group} person is asked for another "
-                "attribute; build the probes of a second attribute too, and filter the pairs"
+                f"no other-attribute control for {pair.id}: no third {target.group} person is asked for another attribute; "
+                "build the probes of a second attribute too, and filter the pairs"
             )
-        yield ProbePair(sources=other, target=pair.target, tracked=pair.sources[0])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, overload
+from typing import Any, get_args, overload
 
 import numpy as np
 import pandas as pd
@@ -123,10 +123,10 @@ class ProbeSet:
         templates: Iterable[int] | None = None,
         subjects: Iterable[str] | None = None,
     ) -> ProbeSet:
-        """Keep the probes that meet every condition given; none may be left, and of no probes there are none.
+        """Keep the probes that meet every condition given; the result may be empty.
 
         Args:
-            group: Group of the subjects; a set may have nobody of it.
+            group: Group of the subjects.
             languages: Query languages.
             attributes: What is asked for.
             templates: Numbers of the question templates.
@@ -134,12 +134,12 @@ class ProbeSet:
 
         Raises:
             ValueError: An unknown group, something else than a list, or a language, attribute, template or subject that no
-                probe of this set has (names those that there are; subjects are not shown).
+                probe of this set has (subjects are not shown).
         """
-        left: Iterable[Probe] = self.probes
+        kept: Iterable[Probe] = self.probes
         if group is not None:
             check_choice("group", group, Group)
-            left = [probe for probe in left if probe.record.group == group]
+            kept = [probe for probe in kept if probe.record.group == group]
         conditions: list[tuple[str, Iterable[Any] | None, Callable[[Probe], Any]]] = [
             ("language", languages, lambda probe: probe.query_language),
             ("attribute", attributes, lambda probe: probe.record.attribute),
@@ -147,63 +147,60 @@ class ProbeSet:
         ]
         for what, wanted, key in conditions:
             if wanted is not None:
-                there = dict.fromkeys(map(key, self.probes))
-                chosen = check_choices(what, wanted, there) if there else ()
-                left = [probe for probe in left if key(probe) in chosen]
+                chosen = check_choices(what, wanted, dict.fromkeys(map(key, self.probes))) if self.probes else ()
+                kept = [probe for probe in kept if key(probe) in chosen]
         if subjects is not None:
             names = frozenset(check_list("subject", subjects))
-            if self.probes and (strangers := len(names.difference(self.subjects))):
-                raise ValueError(f"{strangers} of the {len(names)} subjects asked for are in no probe of this set")
-            left = [probe for probe in left if probe.record.subject in names]
-        return ProbeSet(tuple(left))
+            if self.probes and (n_unknown := len(names.difference(self.subjects))):
+                raise ValueError(f"{n_unknown} of the {len(names)} subjects asked for are in no probe of this set")
+            kept = [probe for probe in kept if probe.record.subject in names]
+        return ProbeSet(tuple(kept))
 
     def split(self, *, fraction: float = 0.5, seed: int = 0) -> tuple[ProbeSet, ProbeSet]:
-        """Two sets without a common subject; `fraction` of each group's subjects is in the first.
-
-        To split by template or language, use `filter`.
+        """Split into two sets without a common subject; the first has `fraction` of each group's subjects.
 
         Raises:
             ValueError: `fraction` is not between 0 and 1, or leaves one side without subjects.
         """
         if not 0 < fraction < 1:
             raise ValueError(f"fraction must be between 0 and 1, not {fraction}")
-        rng, first = np.random.default_rng(seed), set[str]()
-        for group in ("private", "public", "control"):
-            subjects = self.filter(group=group).subjects
-            chosen = rng.permutation(len(subjects))[: round(fraction * len(subjects))]
-            first.update(subjects[index] for index in chosen)
+        first = self._draw_subjects(lambda n: round(fraction * n), seed)
         if not first or len(first) == len(self.subjects):
             raise ValueError(f"{len(self.subjects)} subjects cannot be split at {fraction}: one side would be empty")
         return self.filter(subjects=first), self.filter(subjects=set(self.subjects) - first)
 
     def sample(self, n_subjects: int, *, seed: int = 0) -> ProbeSet:
-        """The probes of `n_subjects` subjects of each group, chosen by `seed` (all of a group that has no more)."""
-        rng, chosen = np.random.default_rng(seed), set[str]()
-        for group in ("private", "public", "control"):
+        """Keep the probes of `n_subjects` random subjects of each group (all of a group that has no more)."""
+        return self.filter(subjects=self._draw_subjects(lambda _: n_subjects, seed))
+
+    def _draw_subjects(self, n_of: Callable[[int], int], seed: int) -> set[str]:
+        """Draw `n_of(n)` of the n subjects of each group."""
+        rng = np.random.default_rng(seed)
+        drawn: set[str] = set()
+        for group in get_args(Group):
             subjects = self.filter(group=group).subjects
-            chosen.update(subjects[index] for index in rng.permutation(len(subjects))[:n_subjects])
-        return self.filter(subjects=chosen)
+            drawn.update(subjects[index] for index in rng.permutation(len(subjects))[: n_of(len(subjects))])
+        return drawn
 
     def pairs(self, *, source: str | Sequence[str], target: str, controls: bool = False) -> tuple[ProbePair, ...]:
-        """Source and target prompts for patching: same attribute, group and template; other subject, other value.
+        """Pair source and target probes for patching: same attribute, group and template; other subject, other value.
 
-        Each target probe is paired with the next record in order whose value differs in every form.
+        Each target probe gets the next record in order whose value differs in every form.
 
         Args:
             source: Language of the source prompts; several for the mean of one record's prompts in all of them.
             target: Language of the target prompts; the source language itself for a same-language control.
-            controls: Whether to add two controls to each pair: its source asked in the target language, and in its
-                source's place a third person asked for another attribute (nothing in it tells the followed value).
+            controls: Whether to add two control pairs to each: its source asked in the target language, and a third person
+                asked for another attribute as the source (nothing in it tells the followed value).
 
         Raises:
             ValueError: A language has no probes, or no pair or control exists.
         """
-        return make_pairs(
-            self.probes, (source,) if isinstance(source, str) else tuple(source), target, controls=controls
-        )
+        sources = (source,) if isinstance(source, str) else tuple(source)
+        return make_pairs(self.probes, sources, target, controls=controls)
 
     def to_frame(self, *, reveal: bool = False) -> pd.DataFrame:
-        """One row per probe; prompts and answers are masked unless `reveal`."""
+        """Make a frame of one row per probe; prompts and answers are masked unless `reveal`."""
         return pd.DataFrame(
             {
                 "probe": probe.id,
@@ -241,7 +238,7 @@ def build_probes(
     """
     records = tuple(records)
     codes = check_list("language", languages) if languages is not None else packs.available_languages()
-    packs_by_code = {code: packs.load_language(code) for code in codes}
+    query_packs = [packs.load_language(code) for code in codes]
     known = tuple(dict.fromkeys((*codes, *packs.available_languages())))
     if attributes is not None:
         attributes = check_choices("attribute", attributes, ATTRIBUTES)
@@ -253,19 +250,17 @@ def build_probes(
         if attributes is not None and record.attribute not in attributes:
             continue
         answers = _answers(record, codes, known)
-        for code, pack in packs_by_code.items():
+        for pack in query_packs:
             for number in _template_numbers(pack, record.attribute, templates):
-                before, after = prompt_format.format(question=pack.questions[record.attribute][number]).split(
-                    "{subject}"
-                )
-                span = (len(before), len(before) + len(record.subject))
+                question = pack.questions[record.attribute][number]
+                before, after = prompt_format.format(question=question).split("{subject}")
                 probes.append(
                     Probe(
                         record=record,
-                        query_language=code,
+                        query_language=pack.code,
                         template=number,
                         prompt=before + record.subject + after,
-                        subject_span=span,
+                        subject_span=(len(before), len(before) + len(record.subject)),
                         answers=answers,
                     )
                 )
@@ -278,12 +273,12 @@ def build_probes(
 
 
 def _answers(record: Record, query_languages: Sequence[str], known: Sequence[str]) -> dict[str, str]:
+    """Write the record's value in every known language that has a form of it; the query languages need one."""
     forms = {code: record.form(code) for code in known}
-    missing = [code for code in query_languages if not forms[code]]
-    if missing:
+    if missing := [code for code in query_languages if not forms[code]]:
         raise ValueError(
             f"record {record.id!r} ({record.attribute}) has no value form in {', '.join(missing)}: add forms[{missing[0]!r}] to "
-            f"the record, or the value to the language pack"
+            "the record, or the value to the language pack"
         )
     return {code: form for code, form in forms.items() if form}
 
