@@ -22,7 +22,7 @@ from xlmech.report import page as report
 from xlmech.report.page import write_report
 from xlmech.report.run_results import Findings, read_findings
 from xlmech.storage.result import Provenance
-from xlmech.storage.run_folder import opened
+from xlmech.storage.run_folder import open_run_folder
 
 BAD = "<script>alert(1)</script>"
 ODD = [
@@ -107,7 +107,7 @@ def test_only_a_run_that_did_not_end_is_called_unfinished(
     run: Path, tmp_path: Path, lens: bool, finished: bool
 ) -> None:
     """A finished run may lack a lens, and one that was stopped in its export has all results."""
-    with suppress(KeyboardInterrupt), opened(tmp_path / "own") as folder:
+    with suppress(KeyboardInterrupt), open_run_folder(tmp_path / "own") as folder:
         shutil.copytree(run / "results", folder.path / "results")
         if not lens:
             shutil.rmtree(folder.path / "results" / "lens")
@@ -121,7 +121,7 @@ def test_only_a_run_that_did_not_end_is_called_unfinished(
 
 
 def test_a_run_that_was_stopped_before_it_had_results_is_continued(tmp_path: Path) -> None:
-    with suppress(KeyboardInterrupt), opened(tmp_path / "own") as folder:
+    with suppress(KeyboardInterrupt), open_run_folder(tmp_path / "own") as folder:
         folder.parts.mkdir()
         raise KeyboardInterrupt
     with pytest.raises(ValueError, match="own: no results to report; the run in it is not finished; continue it with"):

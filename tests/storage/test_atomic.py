@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from safetensors import SafetensorError
 
-from xlmech.storage.atomic import new_folder
+from xlmech.storage.atomic import new_file, new_folder
 
 
 def _write(target: Path, **how: bool) -> None:
@@ -95,3 +95,43 @@ def test_who_is_first_wins(tmp_path: Path) -> None:
                 both()
         assert list(target.iterdir()) == [target / "first"]
     assert sorted(tmp_path.iterdir()) == [tmp_path / "mine", tmp_path / "ours"]
+
+
+def test_a_file_is_replaced_when_the_block_ends_and_kept_when_it_fails(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    for text in ("old", "new"):
+        with new_file(path) as partial:
+            partial.write_text(text)
+            assert partial.parent == tmp_path and partial != path
+    for error in (KeyboardInterrupt(), OSError("said in full already")):
+        with pytest.raises(type(error)) as caught, new_file(path) as partial:
+            partial.write_text("half")
+            raise error
+        assert caught.value is error
+    with (
+        pytest.raises(OSError, match=r"a\.json: could not be written \(No space left on device\), nothing .*; pray$"),
+        new_file(path, remedy="pray") as partial,
+    ):
+        partial.write_text("half")
+        raise OSError(28, "No space left on device")
+    assert path.read_text() == "new" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_does_not_replace_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=r"could not be written \(it is a folder\)"), new_file(tmp_path):
+        raise AssertionError("the block must not be entered")
+    with pytest.raises(OSError, match="No such file"), new_file(tmp_path / "missing" / "a") as partial:
+        partial.write_text("x")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_is_replaced_when_the_block_ends_and_kept_when_it_fails(tmp_path: Path) -> None:
+    target = tmp_path / "results"
+    _write(target)
+    with pytest.raises(RuntimeError, match="no"), new_folder(target, replace=True) as folder:
+        (folder / "half").write_text("x")
+        raise RuntimeError("no")
+    assert (target / "ours").is_file()
+    with new_folder(target, replace=True) as folder:
+        (folder / "next").write_text("x")
+    assert list(tmp_path.rglob("*")) == [target, target / "next"]

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from xlmech.storage.run_folder import is_finished, is_unfinished, opened
+from xlmech.storage.run_folder import is_finished, is_unfinished, open_run_folder
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from xlmech.storage.run_folder import opened
-with opened(Path(sys.argv[1])) as run:
+from xlmech.storage.run_folder import open_run_folder
+with open_run_folder(Path(sys.argv[1])) as run:
     run.parts.mkdir(exist_ok=True)
     print("held", flush=True)
     time.sleep(60)
@@ -35,14 +35,14 @@ def test_a_second_process_is_told_and_a_dead_one_is_followed(tmp_path: Path) -> 
     try:
         with (
             pytest.raises(RuntimeError, match=rf"run is worked in by process {other.pid} on .* \(since 2.*\); wait"),
-            opened(folder),
+            open_run_folder(folder),
         ):
             pass
     finally:
         other.kill()
         other.wait()
     assert (folder / "lock.json").is_file() and is_unfinished(folder)
-    with opened(folder, say=said.append) as run:
+    with open_run_folder(folder, say=said.append) as run:
         run.finish()
     assert (
         len(said) == 1 and said[0].startswith(f"process {other.pid} on ") and "is gone; its finished parts" in said[0]
@@ -53,24 +53,24 @@ def test_a_second_process_is_told_and_a_dead_one_is_followed(tmp_path: Path) -> 
 
 
 def test_changed_settings_are_refused_with_what_changed(tmp_path: Path) -> None:
-    with opened(tmp_path / "run") as run:
+    with open_run_folder(tmp_path / "run") as run:
         run.parts.mkdir()
-        run.settle({"seed": 0, "data.languages": ("en", "fr")})
-        run.settle({"model": "m"})
-        run.settle({"seed": 0, "data.languages": ["en", "fr"], "model": "m"})
+        run.record_settings({"seed": 0, "data.languages": ("en", "fr")})
+        run.record_settings({"model": "m"})
+        run.record_settings({"seed": 0, "data.languages": ["en", "fr"], "model": "m"})
     with (
         pytest.raises(ValueError, match=r"other settings \(seed: was 0, is 1; model: was 'm', is 'n'\); set them back"),
-        opened(tmp_path / "run") as run,
+        open_run_folder(tmp_path / "run") as run,
     ):
-        run.settle({"seed": 1, "model": "n"})
+        run.record_settings({"seed": 1, "model": "n"})
     assert json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))["sessions"] == 2
 
 
 def test_a_run_that_did_nothing_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no model"), opened(tmp_path / "run"):
+    with pytest.raises(ValueError, match="no model"), open_run_folder(tmp_path / "run"):
         raise ValueError("no model")
     assert not list(tmp_path.iterdir())
-    with pytest.raises(ValueError, match="late"), opened(tmp_path / "run") as run:
+    with pytest.raises(ValueError, match="late"), open_run_folder(tmp_path / "run") as run:
         run.parts.mkdir()
         raise ValueError("late")
     assert is_unfinished(tmp_path / "run")
@@ -81,15 +81,15 @@ def test_other_folders_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "mine" / "thesis.txt").touch()
     with (
         pytest.raises(FileExistsError, match="mine exists and holds no run; give a new folder"),
-        opened(tmp_path / "mine"),
+        open_run_folder(tmp_path / "mine"),
     ):
         pass
     assert os.listdir(tmp_path / "mine") == ["thesis.txt"]
-    with opened(tmp_path / "run") as run:
+    with open_run_folder(tmp_path / "run") as run:
         run.parts.mkdir()
     (tmp_path / "run" / "run.json").write_text("{", encoding="utf-8")
     with (
         pytest.raises(ValueError, match=r"run.json is damaged \(.*\); move .* away and run again"),
-        opened(tmp_path / "run"),
+        open_run_folder(tmp_path / "run"),
     ):
         pass

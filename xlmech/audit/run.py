@@ -34,7 +34,7 @@ from xlmech.models.checkpoints import load_tokenizer
 from xlmech.models.load import load_model, plant_language, provenance
 from xlmech.storage.fingerprint import fingerprint
 from xlmech.storage.result import versions
-from xlmech.storage.run_folder import RunFolder, is_finished, opened
+from xlmech.storage.run_folder import RunFolder, is_finished, open_run_folder
 
 CONFIG, SUMMARY, EXPORTED = "config.yaml", "summary.json", "mitigation_exported"
 """In a run folder: the config that was used, what was found, and in `results` what was measured with the exported neurons."""
@@ -134,19 +134,19 @@ def run_config(
     """
     asked = prepare(config, resume=resume)
     if resume and is_finished(config.run_folder):
-        RunFolder(config.run_folder).settle(_settings(config, asked))
+        RunFolder(config.run_folder).record_settings(_settings(config, asked))
         say(f"{config.run_folder} is finished")
         return _exported_later(config, _finished(config), say, show)
     for note in asked.notes:
         say(f"note: {note}")
-    with opened(config.run_folder, say=say) as run:
-        run.settle(_settings(config, asked))
+    with open_run_folder(config.run_folder, say=say) as run:
+        run.record_settings(_settings(config, asked))
         clock = StageClock(say, log=run.log, show=show)
         if config.export is not None and config.export.neurons == "union":
             clock.expect_again("union", like="deactivate")
         with clock("load: the model"):
             model = _load(config)
-        run.settle(_of_model(model))
+        run.record_settings(_of_model(model))
         with resumable(run.parts, shard_size=config.shard_size, watch=clock.watch) as plan:
             audit, measured = _audit(config, asked, model, clock, progress and show is None)
         del model  # the export loads the source itself
@@ -193,7 +193,7 @@ def _exported_later(config: Config, outcome: Outcome, say: Report, show: Report 
         return outcome
     folder = outcome.folder / "results" / EXPORTED
     measured = MitigationResult.load(folder) if folder.is_dir() else outcome.audit.mitigation
-    with opened(outcome.folder, say=say, state="finished") as run:
+    with open_run_folder(outcome.folder, say=say, state="finished") as run:
         clock = StageClock(say, log=run.log, show=show)
         outcome = _exported(config, outcome, measured, clock, say)
         config.save(outcome.folder / CONFIG)
