@@ -263,3 +263,34 @@ def test_provenance_says_what_decided_the_numbers(monkeypatch: pytest.MonkeyPatc
     assert set(found.versions) == {"python", "xlmech", "torch", "transformers", "transformer-lens"}
     assert found.versions["torch"].split("+")[0] == torch.__version__.split("+")[0]
     assert pd.Timestamp(found.time).tz is not None
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Loud(Result):
+    kind = "loud"
+    rates: dict[str, str]
+
+    def headline(self) -> dict[str, str]:
+        return self.rates
+
+
+def test_a_result_shows_its_headline_and_model() -> None:
+    result = Loud(rates={"extracted in French": "12 % (3 to 31 %), n = 16 <people>"}, provenance=SOURCE)
+    assert (
+        repr(result)
+        == str(result)
+        == ("Loud of tiny, adapter fr\n  extracted in French: 12 % (3 to 31 %), n = 16 <people>")
+    )
+    assert result._repr_html_() == (
+        "<b>Loud of tiny, adapter fr</b><table><tr><td>extracted in French</td>"
+        "<td>12 % (3 to 31 %), n = 16 &lt;people&gt;</td></tr></table>"
+    )
+    many = Loud(rates=dict.fromkeys("abcdefghi", "1"), provenance=Provenance(model="m"))
+    assert repr(many).splitlines() == ["Loud of m", *(f"  {name}: 1" for name in "abcde")]
+
+
+def test_without_a_headline_frames_people_and_shapes_are_counted() -> None:
+    leaks = Both(leaks=leakage(), found=neurons(), more=leakage().probes, provenance=SOURCE)
+    assert repr(leaks) == "Both of tiny, adapter fr\n  more: 2 rows, 2 people, 2 probes"
+    assert repr(other()) == "Other of tiny, adapter fr\n  half: tensor of 2 x 1\n  flags: tensor of 2"
+    assert "p/fr/0" not in repr(leaks) and "phone" not in leaks._repr_html_()

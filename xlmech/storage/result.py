@@ -1,17 +1,18 @@
-"""The frozen base of every result: provenance, a tidy frame, saving and loading.
+"""The frozen base of every result: provenance, headline, saving and loading.
 
 A result is a folder: `meta.json` (kind, schema version, provenance, plain fields), one Parquet file per frame and one
-safetensors file for all tensors; a result in a result is a folder in it. It is written under a temporary name and
-renamed, so a result that exists is whole; what has been lost from it since, `load` says.
+safetensors file for all tensors; a result in a result is a folder in it.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import html
 import json
 import platform
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -25,21 +26,23 @@ from xlmech.storage.atomic import new_folder
 
 SCHEMA_VERSION = 1
 _PACKAGES = ("xlmech", "torch", "transformers", "transformer-lens")
+_N_SHOWN = 5
+"""Most lines of a result's headline that are shown."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Provenance:
-    """What a figure was computed from.
+    """What a result was computed from.
 
     Attributes:
         model: Name of the model.
-        revision: Hub commit or file hash, "" where unknown.
+        revision: Hub commit or file hash, "" if unknown.
         adapter: Merged adapter, "" without one.
         backend: `hooked` or `bridge`.
-        dtype: Of the weights.
-        device: Where it ran.
-        seed: Of whatever was drawn.
-        versions: Of Python and the packages that decide numbers.
+        dtype: Dtype of the weights.
+        device: Device that it ran on.
+        seed: Seed of all random draws.
+        versions: Versions of Python and of the packages that decide numbers.
         command: Command line of the process.
         time: Local time of the end, ISO 8601.
     """
@@ -57,20 +60,61 @@ class Provenance:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that decide numbers."""
+    """Read the versions of Python and of the packages that decide numbers."""
     return {"python": platform.python_version()} | {name: metadata.version(name) for name in _PACKAGES}
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class Result:
-    """Base of all results: fields are frames, CPU tensors, other results, or plain JSON values."""
+    """Base of all results: fields are frames, CPU tensors, other results, or plain JSON values.
+
+    Subclasses are frozen dataclasses too; they share this `repr`, which `headline` fills.
+    """
 
     kind: ClassVar[str] = "result"
     provenance: Provenance
 
+    def __init_subclass__(cls) -> None:
+        cls.__repr__ = cls.__repr__  # type: ignore[method-assign]  # @dataclass replaces an inherited one only
+
     def to_frame(self) -> pd.DataFrame:
-        """The result as one tidy frame, one row per measured thing."""
+        """Make one tidy frame, one row per measured thing."""
         raise TypeError(f"{type(self).__name__} has no frame")
+
+    def headline(self) -> Mapping[str, str]:
+        """Map labels to the texts that `repr` shows: the numbers that matter, each with its interval and n.
+
+        Must hold no personal value. By default: rows, people and probes of each frame, and shapes of tensors.
+        """
+        shown = {}
+        for item in dataclasses.fields(self):
+            value = getattr(self, item.name)
+            if isinstance(value, pd.DataFrame):
+                counts = {"rows": len(value)}
+                counts |= {f"{name}s": value[name].nunique() for name in ("subject", "probe") if name in value}
+                shown[item.name] = ", ".join(f"{n:,} {name}" for name, n in counts.items()).replace(
+                    "subjects", "people"
+                )
+            elif isinstance(value, torch.Tensor):
+                shown[item.name] = f"tensor of {' x '.join(map(str, value.shape))}"
+        return shown
+
+    def __repr__(self) -> str:
+        return "\n  ".join([self._title(), *(f"{label}: {text}" for label, text in self._shown().items())])
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><td>{html.escape(label)}</td><td>{html.escape(text)}</td></tr>"
+            for label, text in self._shown().items()
+        )
+        return f"<b>{html.escape(self._title())}</b><table>{rows}</table>"
+
+    def _title(self) -> str:
+        source = self.provenance
+        return f"{type(self).__name__} of {source.model}" + (f", adapter {source.adapter}" if source.adapter else "")
+
+    def _shown(self) -> dict[str, str]:
+        return dict(list(self.headline().items())[:_N_SHOWN])
 
     def save(self, folder: str | Path) -> Path:
         """Write the result to a new folder.
@@ -119,8 +163,7 @@ class Result:
 
         Raises:
             FileNotFoundError: No result in `folder`.
-            ValueError: Another kind, schema version or shape than expected (names both), or a frame, a tensor or a result in it
-                is missing.
+            ValueError: Another kind, schema version or shape than expected, or a frame, a tensor or an inner result is missing.
         """
         folder = Path(folder)
         if not (folder / "meta.json").is_file():
@@ -131,10 +174,10 @@ class Result:
                 raise ValueError(f"{folder}: {key} is {meta.get(key)!r}; {cls.__name__} reads {wanted!r}")
         path = folder / "tensors.safetensors"
         tensors = load_file(path) if path.is_file() else {}
-        for name, shape in meta["shapes"].items():
-            found = list(tensors[name].shape) if name in tensors else None
-            if found != shape:
-                raise ValueError(f"{folder}: tensor {name!r} has shape {found}; meta.json says {shape}")
+        for name, wanted in meta["shapes"].items():
+            shape = list(tensors[name].shape) if name in tensors else None
+            if shape != wanted:
+                raise ValueError(f"{folder}: tensor {name!r} has shape {shape}; meta.json says {wanted}")
         given: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in meta["fields"].items()
         }
@@ -143,15 +186,12 @@ class Result:
         kinds = get_type_hints(cls) if inner else {}
         given |= {path.name: kinds[path.name].load(path) for path in inner if path.name in kinds}
         given["provenance"] = Provenance(**meta["provenance"])
-        if missing := (_required(cls) | {*meta.get("parts", ())}) - given.keys():
+        required = {
+            item.name for item in dataclasses.fields(cls) if item.default is MISSING and item.default_factory is MISSING
+        }
+        if missing := (required | {*meta.get("parts", ())}) - given.keys():
             raise ValueError(
                 f"{folder}: {', '.join(sorted(missing))} of this {cls.__name__} is missing; copy the whole folder again, or "
                 "run the analysis again and save its result"
             )
         return cls(**given)
-
-
-def _required(kind: type[Result]) -> set[str]:
-    """Fields without a default."""
-    items = dataclasses.fields(kind)
-    return {item.name for item in items if item.default is MISSING and item.default_factory is MISSING}
