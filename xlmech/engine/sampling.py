@@ -1,7 +1,7 @@
-"""Drawing tokens from the model's own distribution, the same ones in whatever order and company prompts are run.
+"""Draw tokens from the model's own distribution, the same ones in whatever order and batches prompts are run.
 
 Each token is drawn by inverting the cumulative distribution at one uniform number, which depends on the seed, the prompt's name,
-the sample and the step alone: exact, and without a random number or a kept logit per word of the vocabulary.
+the sample and the step alone. That is exact, and needs no random number or stored logit per token of the vocabulary.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ import torch
 from jaxtyping import Float, Int
 
 from xlmech.checks import check_list
-from xlmech.engine.unembed import token_logits
-from xlmech.engine.vocabulary import CHUNK
+from xlmech.engine.unembed import CHUNK, token_logits
 from xlmech.models.backends import Backend
 
 
@@ -46,21 +45,16 @@ class Sampling:
             raise ValueError(f"temperature must be positive, got {self.temperature}; greedy answers need no sampling")
 
     def uniform(self, names: Sequence[str], n_steps: int) -> Float[torch.Tensor, "row step"]:
-        """(row, step) uniform numbers for all samples of the prompts with these names, sample by sample.
+        """Draw (row, step) uniform numbers for all samples of the prompts with these names, prompt by prompt.
 
-        A prompt of one name gets the same numbers whatever stands before it or beside it, and in every process.
+        A prompt of one name gets the same numbers in every batch and every process.
         """
+        # Python's own hash differs between processes.
+        digests = [hashlib.blake2b(name.encode(), digest_size=16).digest() for name in check_list("name", names)]
         keys = [
-            (self.seed, _number_of(name), number)
-            for name in check_list("name", names)
-            for number in range(self.n_samples)
+            (self.seed, int.from_bytes(digest, "big"), sample) for digest in digests for sample in range(self.n_samples)
         ]
         return torch.from_numpy(np.stack([np.random.default_rng(key).random(n_steps) for key in keys]))
-
-
-def _number_of(name: str) -> int:
-    """128 bits that are the same in every process, which Python's own hash is not."""
-    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=16).digest(), "big")
 
 
 def drawn_tokens(
@@ -69,33 +63,32 @@ def drawn_tokens(
     uniform: Float[torch.Tensor, " row"],
     temperature: float,
 ) -> Int[torch.Tensor, " row"]:
-    """(row,) tokens at which each row's cumulative distribution passes its uniform number.
+    """Find the (row,) tokens at which each row's cumulative distribution passes its uniform number.
 
-    The vocabulary is walked in chunks, of which only the sums are kept; then, for each row, the one chunk again that its number
-    falls into.
+    The vocabulary is taken in chunks, of which only the sums are kept; then each row's chunk with its number is computed again.
     """
     unembed, bias = backend.unembed, backend.unembed_bias
 
     def logits(rows: torch.Tensor, start: int) -> torch.Tensor:
         part = None if bias is None else bias[start : start + CHUNK]
-        found = token_logits(rows, unembed[start : start + CHUNK], bias=part, softcap=backend.softcap)
-        return found.double() / temperature
+        scores = token_logits(rows, unembed[start : start + CHUNK], bias=part, softcap=backend.softcap)
+        return scores.double() / temperature
 
     sums = torch.stack([logits(hidden, start).logsumexp(1) for start in range(0, len(unembed), CHUNK)], dim=1)
-    chunk, rest = _passed(sums.softmax(1), uniform)
-    tokens = torch.empty_like(chunk)
-    for number in sorted(set(chunk.tolist())):
-        rows = (chunk == number).nonzero()[:, 0]
-        within, _ = _passed(logits(hidden[rows], number * CHUNK).softmax(1), rest[rows])
-        tokens[rows] = number * CHUNK + within
+    chunks, within = _invert(sums.softmax(1), uniform)
+    tokens = torch.empty_like(chunks)
+    for chunk in sorted(set(chunks.tolist())):
+        rows = (chunks == chunk).nonzero()[:, 0]
+        offsets, _ = _invert(logits(hidden[rows], chunk * CHUNK).softmax(1), within[rows])
+        tokens[rows] = chunk * CHUNK + offsets
     return tokens
 
 
-def _passed(
-    shares: Float[torch.Tensor, "row place"], uniform: Float[torch.Tensor, " row"]
+def _invert(
+    probs: Float[torch.Tensor, "row category"], uniform: Float[torch.Tensor, " row"]
 ) -> tuple[Int[torch.Tensor, " row"], Float[torch.Tensor, " row"]]:
-    """Where each row's cumulative shares pass its number, and how far into that share the number lies, from 0 to 1."""
-    reached = shares.cumsum(1)
-    place = (reached <= uniform[:, None]).sum(1).clamp_max(shares.shape[1] - 1)
-    own, upper = (values.gather(1, place[:, None])[:, 0] for values in (shares, reached))
-    return place, (1 - (upper - uniform) / own.clamp_min(torch.finfo(own.dtype).tiny)).clamp(0, 1)
+    """Find where each row's cumulative probability passes its number, and how far (0 to 1) into that category the number lies."""
+    cumulative = probs.cumsum(1)
+    category = (cumulative <= uniform[:, None]).sum(1).clamp_max(probs.shape[1] - 1)
+    prob, upper = (values.gather(1, category[:, None])[:, 0] for values in (probs, cumulative))
+    return category, (1 - (upper - uniform) / prob.clamp_min(torch.finfo(prob.dtype).tiny)).clamp(0, 1)

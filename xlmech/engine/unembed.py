@@ -1,123 +1,31 @@
-"""From final hidden states to token scores without a row of logits per position.
+"""Token scores from final hidden states, without a row of logits per position.
 
-The vocabulary is walked in chunks, with the running maximum and sum of online softmax (Milakov and Gimelshein 2018,
-arXiv:1805.02867). What is below rounding is left out, and proven to be so for the very rows at hand, never assumed: the gradient
-needs the probability-weighted mean of the unembedding, and tokens whose probabilities add up to less than some roundings of
-the dtype do not enter it (`_walk`).
+A vocabulary of 262,144 makes logits the largest tensor of a small model: 1 MB per position in float32, written, exponentiated
+and read again. The vocabulary is therefore taken in chunks that stay in cache, with the running maximum and sum of online
+softmax (Milakov and Gimelshein 2018, arXiv:1805.02867).
+
+Invariant of the gradient: it needs the probability-weighted mean of the unembedding, and the tokens left out of that mean have,
+in every row, a probability of at most 64 roundings of the dtype together. `exact=True` takes all tokens.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 
-from xlmech.engine.vocabulary import CHUNK, accumulator, bias_of, cap, chunks_of, columns_of, mixtures, scores, slope_of
+from xlmech.models.onednn import by_onednn, product
 
-_LEFT_OUT = 64
-"""Roundings of the dtype that the derivative may lack in probability: on Gemma 3's vocabulary 1, 8 and 64 give the same error."""
+CHUNK = 8192
+ALIGNED = 16
+"""Rows are padded to a multiple of this: matrix products of odd widths run at half the speed."""
+_SKIPPED_ROUNDINGS = 64
+"""On Gemma 3's vocabulary 1, 8 and 64 give the same error of the gradient."""
 _LIKELY = math.log(1e-4)
-"""Log-probability above which a token's logit is not left to a lower precision's rounding."""
-
-
-class _TokenLogProb(torch.autograd.Function):
-    """log softmax(cap(hidden @ unembed.T + bias))[targets] per row; the unembedding is taken as frozen."""
-
-    @staticmethod
-    def forward(  # noqa: D102
-        ctx: Any,
-        hidden: torch.Tensor,
-        unembed: torch.Tensor,
-        bias: torch.Tensor | None,
-        softcap: float | None,
-        targets: torch.Tensor,
-    ) -> torch.Tensor:
-        rows = unembed[targets].to(accumulator(hidden))
-        own = cap(torch.linalg.vecdot(rows, hidden[:, None].to(rows.dtype)) + bias_of(bias, targets), softcap)
-        normaliser, mean = _walk(hidden, unembed, bias, softcap, own.amax(1), gradient=ctx.needs_input_grad[0])
-        if mean is not None:
-            ctx.save_for_backward(rows * slope_of(own, softcap)[:, :, None] - mean[:, None])
-        return own - normaliser[:, None]
-
-    @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None, None, None]:  # noqa: D102
-        (slope,) = ctx.saved_tensors
-        return (grads[0][:, :, None].to(slope.dtype) * slope).sum(1), None, None, None, None
-
-
-def _walk(
-    hidden: torch.Tensor,
-    unembed: torch.Tensor,
-    bias: torch.Tensor | None,
-    softcap: float | None,
-    known: torch.Tensor,
-    *,
-    gradient: bool,
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Log of the sum of exponentials of each row's logits and, for a gradient, its derivative by the row.
-
-    Exponentials are taken relative to the sum over the tokens walked so far, begun with some that are spread over the
-    vocabulary and with the row's `known` logit. A sum over a part is a lower bound, so a token's relative exponential is an
-    upper bound of its probability: what is left out of the derivative is at most `_LEFT_OUT` roundings of the dtype.
-
-    Returns:
-        (row,) and (row, d_model), the derivative None without `gradient`.
-    """
-    columns, exact, n_rows = columns_of(hidden, unembed.dtype), accumulator(hidden), len(hidden)
-    known = torch.nn.functional.pad(known, (0, columns.shape[1] - n_rows), value=-torch.inf)
-    stride = max(1, len(unembed) // CHUNK)
-    some = cap(scores(unembed[::stride], columns, None if bias is None else bias[::stride], exact), softcap)
-    begun = torch.maximum(some.logsumexp(0), known)  # both are sums over a part
-    reference, total = begun, torch.zeros_like(begun, dtype=torch.float64)
-    mean = torch.zeros(columns.shape, dtype=exact, device=hidden.device) if gradient else None
-    allowed, left_out = _LEFT_OUT * torch.finfo(exact).eps, torch.zeros((), dtype=exact, device=hidden.device)
-    for start, weight, part in chunks_of(unembed, bias):
-        logits = _sharpened(scores(weight, columns, part, exact), weight, columns, part, reference, softcap)
-        slopes = None if softcap is None or mean is None else slope_of(logits, softcap)
-        shares = (logits - reference).exp_()
-        scale = (reference - begun).double().exp()
-        total += shares.sum(0).double() * scale
-        if mean is not None:
-            likeliest, order = shares[:, :n_rows].amax(1).sort()
-            running = likeliest.cumsum(0) + left_out
-            n_skipped = int((running <= allowed * ((start + len(weight)) / len(unembed))).sum())
-            left_out = running[n_skipped - 1] if n_skipped else left_out
-            if len(chosen := order[n_skipped:]):
-                weighted = shares.index_select(0, chosen)
-                if slopes is not None:
-                    weighted *= slopes.index_select(0, chosen)
-                found = mixtures(weight.index_select(0, chosen), weighted.to(weight.dtype))
-                mean += found.to(exact) * scale.to(exact)
-        reference = torch.maximum(begun, begun + total.log().to(exact))
-    if not total.isfinite().all() and (higher := _highest(columns, unembed, bias, softcap)[:n_rows]).isfinite().all():
-        return _walk(hidden, unembed, bias, softcap, higher, gradient=gradient)
-    normaliser = begun + total.log().to(exact)
-    derivative = None if mean is None else (mean / total.to(exact)).T[:n_rows]
-    return normaliser[:n_rows], derivative
-
-
-def _sharpened(
-    logits: torch.Tensor,
-    weight: torch.Tensor,
-    columns: torch.Tensor,
-    bias: torch.Tensor | None,
-    reference: torch.Tensor,
-    softcap: float | None,
-) -> torch.Tensor:
-    """One chunk's (token, row) logits after the soft-cap.
-
-    Where the weights are of a lower precision, products are rounded to it, and the logits of tokens that are likely for some row
-    are taken again in float32.
-    """
-    capped = cap(logits, softcap)
-    if weight.dtype == logits.dtype:
-        return capped
-    likely = ((capped - reference).amax(1) > _LIKELY).nonzero()[:, 0]
-    again = weight[likely].to(logits.dtype) @ columns.to(logits.dtype)
-    capped[likely] = cap(again if bias is None else again + bias[likely, None], softcap)
-    return capped
+"""Log-probability above which a token's logit is computed in float32 where the weights have a lower precision."""
 
 
 def token_log_prob(
@@ -127,21 +35,23 @@ def token_log_prob(
     *,
     bias: Float[torch.Tensor, " d_vocab"] | None = None,
     softcap: float | None = None,
+    exact: bool = False,
 ) -> Float[torch.Tensor, "row ..."]:
-    """(row,) or (row, k) log-probability of each row's target tokens, nats, differentiable in `hidden`.
+    """Compute the (row,) or (row, k) log-probability of each row's target tokens, in nats, differentiable in `hidden`.
 
     Equal to `log_softmax(logits)[target]` to float rounding. The unembedding gets no gradient.
 
     Args:
         hidden: Hidden states after the final norm.
         unembed: Unembedding, one row per token.
-        targets: Token ids: one per row, or k candidates per row that share one walk.
-        bias: Unembedding's bias.
+        targets: Token ids: one per row, or k candidates per row.
+        bias: Bias of the unembedding.
         softcap: Final soft-cap c of Gemma 2: logits become c * tanh(logits / c).
+        exact: Whether all tokens enter the gradient, however unlikely.
     """
-    several = targets if targets.ndim == 2 else targets[:, None]
-    found = _TokenLogProb.apply(hidden, unembed, bias, softcap, several)  # type: ignore[no-untyped-call]
-    return found.view(targets.shape)  # type: ignore[no-any-return]
+    columns = targets if targets.ndim == 2 else targets[:, None]
+    scores = _TokenLogProb.apply(hidden, unembed, bias, softcap, columns, exact)  # type: ignore[no-untyped-call]
+    return scores.view(targets.shape)  # type: ignore[no-any-return]
 
 
 def token_logit(
@@ -152,9 +62,8 @@ def token_logit(
     bias: Float[torch.Tensor, " d_vocab"] | None = None,
     softcap: float | None = None,
 ) -> Float[torch.Tensor, " row"]:
-    """(row,) logit of each row's target token, differentiable in `hidden`; no other token is looked at."""
-    own = torch.linalg.vecdot(unembed[targets].to(accumulator(hidden)), hidden.to(accumulator(hidden)))
-    return cap(own + bias_of(bias, targets), softcap)
+    """Compute the (row,) logit of each row's target token alone, differentiable in `hidden`."""
+    return target_logits(hidden, unembed, targets[:, None], bias, softcap)[:, 0]
 
 
 def token_logits(
@@ -164,10 +73,10 @@ def token_logits(
     bias: Float[torch.Tensor, " d_vocab"] | None = None,
     softcap: float | None = None,
 ) -> Float[torch.Tensor, "row d_vocab"]:
-    """(row, d_vocab) logits, in float32 at least; for a few rows, where the whole vocabulary is wanted."""
-    columns, exact = columns_of(hidden, unembed.dtype), accumulator(hidden)
-    parts = [cap(scores(weight, columns, part, exact), softcap) for _, weight, part in chunks_of(unembed, bias)]
-    return torch.cat(parts)[:, : len(hidden)].T
+    """Compute all (row, d_vocab) logits, in float32 at least; for a few rows."""
+    columns = padded_columns(hidden, unembed.dtype)
+    chunks = [logits for _, logits in _chunks_of_logits(columns, unembed, bias, softcap, accumulator(hidden))]
+    return torch.cat(chunks)[:, : len(hidden)].T
 
 
 def greedy_tokens(
@@ -176,23 +85,175 @@ def greedy_tokens(
     *,
     bias: Float[torch.Tensor, " d_vocab"] | None = None,
 ) -> Int[torch.Tensor, " row"]:
-    """(row,) most probable token of each row; a soft-cap does not change it."""
-    columns, exact = columns_of(hidden, unembed.dtype), accumulator(hidden)
-    best = torch.full((columns.shape[1],), -torch.inf, dtype=exact, device=hidden.device)
+    """Find the (row,) most probable token of each row, which a soft-cap does not change."""
+    columns, dtype = padded_columns(hidden, unembed.dtype), accumulator(hidden)
+    best = torch.full((columns.shape[1],), -torch.inf, dtype=dtype, device=hidden.device)
     tokens = torch.zeros(len(best), dtype=torch.long, device=hidden.device)
-    for start, weight, part in chunks_of(unembed, bias):
-        top, index = scores(weight, columns, part, exact).max(0)
-        tokens = torch.where(top > best, index + start, tokens)
-        best = torch.maximum(best, top)
+    for start, logits in _chunks_of_logits(columns, unembed, bias, None, dtype):
+        highest, index = logits.max(0)
+        tokens = torch.where(highest > best, index + start, tokens)
+        best = torch.maximum(best, highest)
     return tokens[: len(hidden)]
 
 
-def _highest(
-    columns: torch.Tensor, unembed: torch.Tensor, bias: torch.Tensor | None, softcap: float | None
-) -> torch.Tensor:
-    """(row,) highest logit of each row."""
-    exact = accumulator(columns)
-    highest = [
-        cap(scores(weight, columns, part, exact), softcap).amax(0) for _, weight, part in chunks_of(unembed, bias)
-    ]
-    return torch.stack(highest).amax(0)
+class _TokenLogProb(torch.autograd.Function):
+    """log softmax(soft_cap(hidden @ unembed.T + bias))[targets] per row, for a frozen unembedding."""
+
+    @staticmethod
+    def forward(  # noqa: D102
+        ctx: Any,
+        hidden: torch.Tensor,
+        unembed: torch.Tensor,
+        bias: torch.Tensor | None,
+        softcap: float | None,
+        targets: torch.Tensor,
+        exact: bool,
+    ) -> torch.Tensor:
+        logits = target_logits(hidden, unembed, targets, bias, softcap)
+        gradient = ctx.needs_input_grad[0]
+        normaliser, mean = _normaliser(hidden, unembed, bias, softcap, logits.amax(1), gradient=gradient, exact=exact)
+        if mean is not None:
+            slopes = unembed[targets].to(logits.dtype) * _soft_cap_slope(logits, softcap)[:, :, None]
+            ctx.save_for_backward(slopes - mean[:, None])
+        return logits - normaliser[:, None]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None, None, None, None]:  # noqa: D102
+        (slopes,) = ctx.saved_tensors
+        return (grads[0][:, :, None].to(slopes.dtype) * slopes).sum(1), None, None, None, None, None
+
+
+def _normaliser(
+    hidden: torch.Tensor,
+    unembed: torch.Tensor,
+    bias: torch.Tensor | None,
+    softcap: float | None,
+    lower_bound: torch.Tensor,
+    *,
+    gradient: bool,
+    exact: bool,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Compute the log of the sum of exponentials of each row's logits and, for a gradient, its derivative by the row.
+
+    Exponentials are relative to a lower bound of that log: at first `lower_bound` (a logit of the row) or the sum over tokens
+    spread over the vocabulary, then the sum over the chunks seen so far. A token's relative exponential is therefore an upper
+    bound of its probability, by which tokens are left out of the derivative.
+
+    Returns:
+        (row,) and (row, d_model), the derivative None without `gradient`.
+    """
+    columns, dtype, n_rows = padded_columns(hidden, unembed.dtype), accumulator(hidden), len(hidden)
+    stride = max(1, len(unembed) // CHUNK)
+    spread = chunk_logits(unembed[::stride], columns, None if bias is None else bias[::stride], dtype)
+    lower_bound = torch.nn.functional.pad(lower_bound, (0, columns.shape[1] - n_rows), value=-torch.inf)
+    first_reference = torch.maximum(soft_cap(spread, softcap).logsumexp(0), lower_bound)
+    reference, total = first_reference, torch.zeros_like(first_reference, dtype=torch.float64)
+    mean = torch.zeros(columns.shape, dtype=dtype, device=hidden.device) if gradient else None
+    allowed = 0.0 if exact else _SKIPPED_ROUNDINGS * torch.finfo(dtype).eps
+    skipped = torch.zeros((), dtype=dtype, device=hidden.device)
+    for start in range(0, len(unembed), CHUNK):
+        weight, part = _chunk(unembed, bias, start)
+        logits = soft_cap(chunk_logits(weight, columns, part, dtype), softcap)
+        if weight.dtype != dtype:
+            _refine_likely(logits, weight, columns, part, reference, softcap)
+        slopes = None if softcap is None or mean is None else _soft_cap_slope(logits, softcap)
+        shares = (logits - reference).exp_()
+        scale = (reference - first_reference).double().exp()
+        total += shares.sum(0).double() * scale
+        if mean is not None:
+            likeliest, order = shares[:, :n_rows].amax(1).sort()
+            running = likeliest.cumsum(0) + skipped
+            n_skipped = int((running <= allowed * ((start + len(weight)) / len(unembed))).sum())
+            skipped = running[n_skipped - 1] if n_skipped else skipped
+            if len(kept := order[n_skipped:]):
+                weighted = shares.index_select(0, kept)
+                if slopes is not None:
+                    weighted *= slopes.index_select(0, kept)
+                sums = _weighted_sums(weight.index_select(0, kept), weighted.to(weight.dtype))
+                mean += sums.to(dtype) * scale.to(dtype)
+        reference = torch.maximum(first_reference, first_reference + total.log().to(dtype))
+    if not total.isfinite().all():  # the lower bound was too low for an exponential
+        chunks = _chunks_of_logits(columns, unembed, bias, softcap, dtype)
+        highest = torch.stack([logits.amax(0) for _, logits in chunks]).amax(0)[:n_rows]
+        if highest.isfinite().all():
+            return _normaliser(hidden, unembed, bias, softcap, highest, gradient=gradient, exact=exact)
+    normaliser = first_reference + total.log().to(dtype)
+    derivative = None if mean is None else (mean / total.to(dtype)).T[:n_rows]
+    return normaliser[:n_rows], derivative
+
+
+def _refine_likely(
+    logits: torch.Tensor,
+    weight: torch.Tensor,
+    columns: torch.Tensor,
+    bias: torch.Tensor | None,
+    reference: torch.Tensor,
+    softcap: float | None,
+) -> None:
+    """Compute again in `logits`, without the rounding to the weights' lower precision, tokens that are likely in some row."""
+    likely = ((logits - reference).amax(1) > _LIKELY).nonzero()[:, 0]
+    again = weight[likely].to(logits.dtype) @ columns.to(logits.dtype)
+    logits[likely] = soft_cap(again if bias is None else again + bias[likely, None], softcap)
+
+
+# One chunk
+
+
+def accumulator(hidden: torch.Tensor) -> torch.dtype:
+    """Return the dtype of scores: at least float32, whatever the weights' dtype."""
+    return torch.promote_types(hidden.dtype, torch.float32)
+
+
+def padded_columns(hidden: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Transpose hidden states to (d_model, row), rows padded with zeros, in the layout that `chunk_logits` reads fastest."""
+    padding = -len(hidden) % ALIGNED if len(hidden) > ALIGNED // 2 else 0
+    rows = torch.nn.functional.pad(hidden, (0, 0, 0, padding)).to(dtype)
+    return rows.contiguous().T if by_onednn(rows) else rows.T.contiguous()
+
+
+def chunk_logits(
+    weight: torch.Tensor, columns: torch.Tensor, bias: torch.Tensor | None, dtype: torch.dtype
+) -> Float[torch.Tensor, "token row"]:
+    """Compute (token, row) logits of one chunk before the soft-cap; this orientation is the fast one for tall chunks."""
+    if by_onednn(columns) and not (torch.is_grad_enabled() and (weight.requires_grad or columns.requires_grad)):
+        logits = product(weight, columns.T).to(dtype)
+    else:
+        logits = (weight @ columns).to(dtype)
+    return logits if bias is None else logits + bias[:, None]
+
+
+def target_logits(
+    hidden: torch.Tensor, unembed: torch.Tensor, targets: torch.Tensor, bias: torch.Tensor | None, softcap: float | None
+) -> Float[torch.Tensor, "row k"]:
+    """Compute the logits of each row's k targets alone."""
+    dtype = accumulator(hidden)
+    logits = torch.linalg.vecdot(unembed[targets].to(dtype), hidden[:, None].to(dtype))
+    return soft_cap(logits if bias is None else logits + bias[targets], softcap)
+
+
+def soft_cap(logits: torch.Tensor, softcap: float | None) -> torch.Tensor:
+    """Bound logits by the soft-cap c: c * tanh(logits / c)."""
+    return logits if softcap is None else softcap * torch.tanh(logits / softcap)
+
+
+def _soft_cap_slope(capped: torch.Tensor, softcap: float | None) -> torch.Tensor:
+    """Return the derivative of `soft_cap` by its argument, from its result."""
+    return torch.ones_like(capped) if softcap is None else 1 - (capped / softcap) ** 2
+
+
+def _chunk(unembed: torch.Tensor, bias: torch.Tensor | None, start: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+    return unembed[start : start + CHUNK], None if bias is None else bias[start : start + CHUNK]
+
+
+def _chunks_of_logits(
+    columns: torch.Tensor, unembed: torch.Tensor, bias: torch.Tensor | None, softcap: float | None, dtype: torch.dtype
+) -> Iterator[tuple[int, Float[torch.Tensor, "token row"]]]:
+    """Yield the first token and the (token, row) logits of each chunk of the vocabulary."""
+    for start in range(0, len(unembed), CHUNK):
+        weight, part = _chunk(unembed, bias, start)
+        yield start, soft_cap(chunk_logits(weight, columns, part, dtype), softcap)
+
+
+def _weighted_sums(weight: torch.Tensor, shares: torch.Tensor) -> Float[torch.Tensor, "d_model row"]:
+    """Sum one chunk's unembeddings, each times its (token, row) share; without a gradient."""
+    return product(shares.T, weight.T).T if by_onednn(shares) else weight.T @ shares
