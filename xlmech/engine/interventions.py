@@ -1,13 +1,13 @@
-"""Interventions as rows of one batch: the heart of the engine.
+"""Interventions as rows of one batch.
 
 An intervention at a position changes nothing before it, and one in layer l nothing below l. So a prompt's keys and values
-are computed once, only the tokens from the intervention on are run again, and every variant is a row that JOINS the batch
+are computed once, only the tokens from the intervention on are run again, and every variant is a row that joins the batch
 where it starts to differ: at the entry of its layer (at the exit, where the residual stream there is replaced), as a copy
-of the prompt's clean row. Rows of layer l never pay for the layers below it. The prompts' clean rows run along, so each
-result has its unperturbed counterpart from the same batch.
+of the prompt's clean row. Variants of layer l are not run below it. The prompts' clean rows run along, so each variant has its
+unperturbed counterpart from the same batch.
 
-    rows = [replace("mlp.hook_post", layer, values[layer][None, :, None]) for layer in range(backend.n_layers)]
-    states = run_rows(backend, tokens, rows, past=past)     # states.edited[layer]: (prompt, variant, position, d_model)
+    edits = [replace("mlp.hook_post", layer, values[layer][None, :, None]) for layer in range(backend.n_layers)]
+    states = run_rows(backend, tokens, edits, past=past)     # states.edited[layer]: (prompt, variant, position, d_model)
 """
 
 from __future__ import annotations
@@ -23,25 +23,29 @@ from xlmech.models.backends import Backend, HookFunction
 from xlmech.models.kv_cache import KeyValues
 
 RESID_POST = "hook_resid_post"
+Edit = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
-    """Variants of one intervention at one hook point.
+    """An edit of the activation at one hook point, in one or several variants.
 
     Attributes:
         component: Hook point within the layer, e.g. `mlp.hook_post`; a full name, e.g. `hook_embed`, where `layer` is None.
-        layer: Layer of the intervention, None for a hook point outside the layers.
+        layer: Layer of the hook point, None outside the layers.
         n: Number of variants; each is a row per prompt.
-        edit: Takes these rows' (prompt, variant, position, ...) activation, gives the one that replaces it; positions are
-            those that are run. Differentiable in whatever it closes over.
-        then: Further interventions on the same variants at later layers: as many variants, and no `then` of their own.
+        edit: Takes the (prompt, variant, position, ...) activation of these rows and returns the one that replaces it, for the
+            positions that are run. Differentiable in the tensors that it closes over.
+        then: Interventions on the same variants at later layers, without a `then` of their own.
+
+    Raises:
+        ValueError: No variants, or a later intervention with another number of variants or not at a later layer.
     """
 
     component: str
     layer: int | None
     n: int
-    edit: Callable[[torch.Tensor], torch.Tensor]
+    edit: Edit
     then: tuple[Rows, ...] = ()
 
     def __post_init__(self) -> None:
@@ -57,11 +61,11 @@ class Rows:
 
 @dataclass(frozen=True, kw_only=True)
 class RowStates:
-    """Final hidden states (after the final norm) of a run with rows.
+    """Final hidden states (after the final norm) of a run with interventions.
 
     Attributes:
         clean: (prompt, position, d_model) without any intervention.
-        edited: Per group of rows, in the caller's order: (prompt, variant, position, d_model).
+        edited: Per intervention, in the caller's order: (prompt, variant, position, d_model).
     """
 
     clean: torch.Tensor
@@ -69,7 +73,7 @@ class RowStates:
 
 
 def replace(component: str, layer: int | None, values: torch.Tensor, *, positions: slice = slice(None)) -> Rows:
-    """Replace the activation at `positions` (of those run) by `values`.
+    """Replace the activation by `values`.
 
     Args:
         component: Hook point.
@@ -88,7 +92,7 @@ def replace_where(
     *,
     positions: slice = slice(None),
 ) -> Rows:
-    """Replace a part of the activation by `values`, another part in each variant: single heads, neurons or positions.
+    """Replace the masked part of the activation by `values`: other heads, neurons or positions in each variant.
 
     Args:
         component: Hook point.
@@ -98,14 +102,14 @@ def replace_where(
         positions: Slice of the positions that are run.
     """
 
-    def put(old: torch.Tensor) -> torch.Tensor:
+    def masked(old: torch.Tensor) -> torch.Tensor:
         return torch.where(mask.to(old.device), values.to(old.dtype), old)
 
-    return Rows(component=component, layer=layer, n=len(mask), edit=_at(positions, put))
+    return Rows(component=component, layer=layer, n=len(mask), edit=_at(positions, masked))
 
 
 def add(component: str, layer: int | None, values: torch.Tensor, *, positions: slice = slice(None)) -> Rows:
-    """Add `values` to the activation at `positions`; shapes as in `replace`."""
+    """Add `values` to the activation; arguments as of `replace`."""
     return Rows(component=component, layer=layer, n=values.shape[1], edit=_at(positions, lambda old: old + values))
 
 
@@ -120,8 +124,8 @@ def interpolate(
     """Move the activation by each share of the way to `towards` (broadcast): 0 leaves it, 1 replaces it."""
 
     def move(old: torch.Tensor) -> torch.Tensor:
-        share = shares.to(old.dtype).view(-1, *[1] * (old.ndim - 2))
-        return torch.lerp(old, towards.to(old.dtype).expand_as(old), share.expand_as(old))
+        weights = shares.to(old.dtype).view(-1, *[1] * (old.ndim - 2))
+        return torch.lerp(old, towards.to(old.dtype).expand_as(old), weights.expand_as(old))
 
     return Rows(component=component, layer=layer, n=len(shares), edit=_at(positions, move))
 
@@ -134,7 +138,7 @@ def ablate_units(
     to: Float[torch.Tensor, " unit"] | float = 0.0,
     positions: slice = slice(None),
 ) -> Rows:
-    """Set units to `to`, other units as they are: neurons of `mlp.hook_post`, heads of `attn.hook_z`.
+    """Replace single units by `to`: neurons of `mlp.hook_post`, heads of `attn.hook_z`.
 
     Args:
         component: Hook point; its first dimension after the positions holds the units.
@@ -146,21 +150,34 @@ def ablate_units(
     chosen = units[:, None] if units.ndim == 1 else units
 
     def set_units(old: torch.Tensor) -> torch.Tensor:
-        width = old.shape[3]
-        mask = torch.zeros(len(chosen), width, dtype=torch.bool, device=old.device).scatter_(
-            1, chosen.to(old.device), True
-        )
-        rest = [1] * (old.ndim - 4)
-        value = torch.as_tensor(to, dtype=old.dtype, device=old.device).expand(width).view(width, *rest)
-        return torch.where(mask.view(len(chosen), 1, width, *rest), value, old)
+        width, trailing = old.shape[3], [1] * (old.ndim - 4)
+        mask = torch.zeros(len(chosen), width, dtype=torch.bool, device=old.device)
+        mask.scatter_(1, chosen.to(old.device), True)
+        value = torch.as_tensor(to, dtype=old.dtype, device=old.device).expand(width).view(width, *trailing)
+        return torch.where(mask.view(len(chosen), 1, width, *trailing), value, old)
 
     return Rows(component=component, layer=layer, n=len(chosen), edit=_at(positions, set_units))
+
+
+def _at(positions: slice, new: Edit) -> Edit:
+    """Restrict an edit to some positions; what it returns is broadcast."""
+
+    def edit(old: torch.Tensor) -> torch.Tensor:
+        part = old[:, :, positions]
+        edited = new(part).to(old.dtype).expand_as(part)
+        if positions == slice(None):
+            return edited
+        changed = old.clone()
+        changed[:, :, positions] = edited
+        return changed
+
+    return edit
 
 
 def run_rows(
     backend: Backend,
     tokens: Int[torch.Tensor, "prompt position"],
-    rows: Sequence[Rows],
+    interventions: Sequence[Rows],
     *,
     past: KeyValues | None = None,
 ) -> RowStates:
@@ -169,117 +186,98 @@ def run_rows(
     Args:
         backend: The model; hooks that are on it already act before the interventions.
         tokens: Tokens from the first one that an intervention touches on; all prompts' equally many.
-        rows: Interventions.
+        interventions: What to change.
         past: Keys and values of what comes before `tokens`, one row per prompt, unpadded.
 
     Raises:
         ValueError: A hook point that the architecture lacks (names those it has).
     """
-    layout = _Layout(backend, rows, len(tokens))
-    with backend.hooks(layout.hooks()):
-        hidden, _ = backend.hidden(layout.tokens(tokens), None if past is None else layout.spread(past))
-    parts: list[torch.Tensor] = [hidden] * len(rows)
-    for number, where in layout.slices.items():
-        parts[number] = hidden[where].view(len(tokens), rows[number].n, *hidden.shape[1:])
-    return RowStates(clean=hidden[: len(tokens)], edited=tuple(parts))
+    batch = _Batch(backend, interventions, len(tokens))
+    with backend.hooks(batch.hooks()):
+        hidden, _ = backend.hidden(batch.first_tokens(tokens), None if past is None else batch.expand(past))
+    edited = [
+        hidden[rows].view(len(tokens), intervention.n, *hidden.shape[1:])
+        for intervention, rows in zip(interventions, batch.slices, strict=True)
+    ]
+    return RowStates(clean=hidden[: len(tokens)], edited=tuple(edited))
 
 
-class _Layout:
-    """Which rows are in the batch where: clean rows first, then the groups in the order in which they join.
+class _Batch:
+    """Rows of the batch: the clean ones first, then each intervention's in the order in which they join.
 
-    A place is 2 * layer for a layer's entry and 2 * layer + 1 for its exit; -1 is the embedding, also for rows that the
-    model does not let join where they could.
+    `joins[i]` says where the rows of intervention i join: 2 * layer at a layer's entry, 2 * layer + 1 at its exit, -1 at the
+    embedding (also where the model does not let rows join later). `slices[i]` are its rows.
     """
 
-    def __init__(self, backend: Backend, rows: Sequence[Rows], n_prompts: int) -> None:
-        self.backend, self.rows, self.n_prompts = backend, rows, n_prompts
-        started = sum(group.n for group in rows if group.layer is None)
-        self._joining_from = backend.joining_from(n_prompts * (1 + started))
-        places = [self._place(group) for group in rows]
-        self.order = sorted(range(len(rows)), key=lambda number: places[number])
-        self.places = places
-        self.slices: dict[int, slice] = {}
-        end = n_prompts
+    def __init__(self, backend: Backend, interventions: Sequence[Rows], n_prompts: int) -> None:
+        self.backend = backend
+        self.interventions = interventions
+        self.n_prompts = n_prompts
+        n_embedded = sum(one.n for one in interventions if one.layer is None)
+        first_layer = backend.first_joinable_layer(n_prompts * (1 + n_embedded))
+        joins = [-1 if one.layer is None else 2 * one.layer + (one.component == RESID_POST) for one in interventions]
+        self.joins = [join if join >= 2 * first_layer else -1 for join in joins]
+        self.order = sorted(range(len(joins)), key=self.joins.__getitem__)
+        self.slices = [slice(0)] * len(joins)
+        stop = n_prompts
         for number in self.order:
-            start, end = end, end + n_prompts * rows[number].n
-            self.slices[number] = slice(start, end)
+            start, stop = stop, stop + n_prompts * interventions[number].n
+            self.slices[number] = slice(start, stop)
 
-    def _place(self, group: Rows) -> int:
-        place = -1 if group.layer is None else 2 * group.layer + (group.component == RESID_POST)
-        return place if place >= 2 * self._joining_from else -1
+    def first_tokens(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Tokens of the rows that are there from the embedding on."""
+        return tokens[self._prompts(range(-1, 0)).cpu()]
 
-    def _clean_rows(self, chosen: Sequence[int]) -> torch.Tensor:
-        """The prompt of every row of these groups."""
-        prompts = torch.arange(self.n_prompts, device=self.backend.device)
-        return torch.cat([prompts.repeat_interleave(self.rows[number].n) for number in chosen])
-
-    def tokens(self, tokens: torch.Tensor) -> torch.Tensor:
-        first = [number for number in self.order if self.places[number] < 0]
-        return torch.cat([tokens, tokens[self._clean_rows(first).cpu()]]) if first else tokens
-
-    def spread(self, past: KeyValues) -> KeyValues:
-        """The prefix as each layer needs it: one row per row that is there."""
+    def expand(self, past: KeyValues) -> KeyValues:
+        """Repeat the prompts' keys and values for the rows that each layer has."""
         keys, values = [], []
         for layer in range(self.backend.n_layers):
-            there = [number for number in self.order if self.places[number] <= 2 * layer]
-            n_rows = self.n_prompts + sum(self.n_prompts * self.rows[number].n for number in there)
+            prompts = self._prompts(range(-1, 2 * layer + 1))
             if self.n_prompts == 1:  # a view: nothing is copied
-                keys.append(past.keys[layer].expand(n_rows, -1, -1, -1))
-                values.append(past.values[layer].expand(n_rows, -1, -1, -1))
-                continue
-            index = torch.arange(self.n_prompts, device=self.backend.device)
-            index = torch.cat([index, self._clean_rows(there)]) if there else index
-            keys.append(past.keys[layer][index])
-            values.append(past.values[layer][index])
+                keys.append(past.keys[layer].expand(len(prompts), -1, -1, -1))
+                values.append(past.values[layer].expand(len(prompts), -1, -1, -1))
+            else:
+                keys.append(past.keys[layer][prompts])
+                values.append(past.values[layer][prompts])
         return KeyValues(keys=tuple(keys), values=tuple(values))
 
     def hooks(self) -> list[tuple[str, HookFunction]]:
-        found: list[tuple[str, HookFunction]] = []
-        for place in sorted({place for place in self.places if place >= 0}):
-            component = RESID_POST if place % 2 else "hook_resid_pre"
-            joining = [number for number in self.order if self.places[number] == place]
-            found.append((self.backend.hook_name(component, place // 2), self._grow(self._clean_rows(joining))))
+        """Hooks that let rows join, and then those that edit them."""
+        hooks: list[tuple[str, HookFunction]] = []
+        for join in sorted({join for join in self.joins if join >= 0}):
+            name = self.backend.hook_name(RESID_POST if join % 2 else "hook_resid_pre", join // 2)
+            joining = self._prompts(range(join, join + 1))[self.n_prompts :]
+            hooks.append((name, _joining_hook(joining)))
         for number in self.order:
-            for group in (self.rows[number], *self.rows[number].then):
-                found.append((self._name(group), self._edit(group, self.slices[number])))
-        return found
+            for intervention in (self.interventions[number], *self.interventions[number].then):
+                hooks.append((self._hook_name(intervention), self._editing_hook(intervention, self.slices[number])))
+        return hooks
 
-    def _name(self, group: Rows) -> str:
-        if group.layer is not None:
-            return self.backend.hook_name(group.component, group.layer)
-        if group.component not in self.backend.points:
-            raise ValueError(
-                f"this model has no hook point {group.component!r}; give its layer, or one of model.hook_dict"
-            )
-        return group.component
+    def _prompts(self, joins: range) -> torch.Tensor:
+        """Number the (row,) prompts of the clean rows and of the rows that join within `joins`."""
+        prompts = torch.arange(self.n_prompts, device=self.backend.device)
+        variants = [self.interventions[number].n for number in self.order if self.joins[number] in joins]
+        return torch.cat([prompts, *(prompts.repeat_interleave(n) for n in variants)])
 
-    def _grow(self, clean: torch.Tensor) -> HookFunction:
-        def grow(value: torch.Tensor, hook: Any) -> torch.Tensor:  # noqa: ARG001 (TransformerLens passes it by name)
-            return torch.cat([value, value[clean]])
+    def _hook_name(self, intervention: Rows) -> str:
+        component = intervention.component
+        if intervention.layer is not None:
+            return self.backend.hook_name(component, intervention.layer)
+        if component not in self.backend.points:
+            raise ValueError(f"this model has no hook point {component!r}; give its layer, or one of model.hook_dict")
+        return component
 
-        return grow
-
-    def _edit(self, group: Rows, where: slice) -> HookFunction:
+    def _editing_hook(self, intervention: Rows, rows: slice) -> HookFunction:
         def edit(value: torch.Tensor, hook: Any) -> torch.Tensor:  # noqa: ARG001 (TransformerLens passes it by name)
-            old = value[where].view(self.n_prompts, group.n, *value.shape[1:])
-            new = group.edit(old).to(value.dtype).flatten(0, 1)
-            return torch.cat([value[: where.start], new, value[where.stop :]])
+            old = value[rows].view(self.n_prompts, intervention.n, *value.shape[1:])
+            new = intervention.edit(old).to(value.dtype).flatten(0, 1)
+            return torch.cat([value[: rows.start], new, value[rows.stop :]])
 
         return edit
 
 
-def _at(positions: slice, new: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Apply `new` at some of the positions only."""
+def _joining_hook(prompts: torch.Tensor) -> HookFunction:
+    def join(value: torch.Tensor, hook: Any) -> torch.Tensor:  # noqa: ARG001 (TransformerLens passes it by name)
+        return torch.cat([value, value[prompts]])
 
-    def edit(old: torch.Tensor) -> torch.Tensor:
-        if positions == slice(None):
-            return _fit(new(old), old)
-        changed = old.clone()
-        changed[:, :, positions] = _fit(new(old[:, :, positions]), old[:, :, positions])
-        return changed
-
-    return edit
-
-
-def _fit(values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    return values.to(like.dtype).expand_as(like)
+    return join

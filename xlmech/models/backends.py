@@ -53,7 +53,7 @@ class Backend(ABC):
             raise ValueError("the model has no tokenizer; pass tokenizer= to load_model")
 
     @abstractmethod
-    def joining_from(self, n_rows: int) -> int:
+    def first_joinable_layer(self, n_rows: int) -> int:
         """First layer at whose entry a batch of `n_rows` may grow; `n_layers` where it never may."""
 
     @cached_property
@@ -149,7 +149,7 @@ class BridgeBackend(Backend):
         network = self.model.original_model
         return getattr(network, network.base_model_prefix)
 
-    def joining_from(self, n_rows: int) -> int:
+    def first_joinable_layer(self, n_rows: int) -> int:
         """Masks and ALiBi biases are made per row before the first layer: only a single row's mask fits the rows that join."""
         return 0 if n_rows == 1 and not hasattr(self._trunk, "build_alibi_tensor") else self.n_layers
 
@@ -214,7 +214,7 @@ class HookedBackend(Backend):
 
     name = "hooked"
 
-    def joining_from(self, n_rows: int) -> int:  # noqa: ARG002 (one row of mask serves all)
+    def first_joinable_layer(self, n_rows: int) -> int:  # noqa: ARG002 (one row of mask serves all)
         """Without padding there is no mask at all, and every layer takes the rows that come."""
         return 0
 
