@@ -103,7 +103,7 @@ def test_drawn_tokens_invert_the_models_own_distribution(kind: str, tokenizer: A
 
 def test_a_token_without_probability_is_never_drawn() -> None:
     shares = torch.tensor([[0.25, 0.0, 0.75]] * 4, dtype=torch.float64)
-    place, rest = sampling._passed(shares, torch.tensor([0.0, 0.125, 0.25, 0.999], dtype=torch.float64))
+    place, rest = sampling._invert(shares, torch.tensor([0.0, 0.125, 0.25, 0.999], dtype=torch.float64))
     assert place.tolist() == [0, 0, 2, 2]
     assert rest.tolist() == pytest.approx([0, 0.5, 0, 0.999 / 0.75 - 0.25 / 0.75])
 

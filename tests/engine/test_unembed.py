@@ -1,20 +1,20 @@
-"""The chunked read-out against plain logits."""
+"""Token scores by chunks of the vocabulary against plain logits."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 from helpers.tiny_models import peaked
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from xlmech.engine import unembed as readout
-from xlmech.engine import vocabulary as chunks
-from xlmech.engine.unembed import greedy_tokens, token_log_prob, token_logits
+from xlmech.engine import unembed as module
+from xlmech.engine.unembed import chunk_logits, greedy_tokens, padded_columns, token_log_prob, token_logits
 
 
 @pytest.fixture(autouse=True)
 def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (chunks, readout):
-        monkeypatch.setattr(module, "CHUNK", 64)
+    monkeypatch.setattr(module, "CHUNK", 64)
 
 
 def _case(softcap: float | None, with_bias: bool, dtype: torch.dtype = torch.float64) -> tuple[torch.Tensor, ...]:
@@ -100,11 +100,16 @@ def test_the_gradient_leaves_out_only_what_rounding_would_lose(
     monkeypatch.setattr(torch, "finfo", lambda dtype: type("Info", (), {"eps": 1e-7}))
     again = token_log_prob(ours, unembed, torch.arange(4) + 9, softcap=softcap).sum()
     (c,) = torch.autograd.grad(again, ours)
-    assert 0 < float((c - b).abs().max()) < readout._LEFT_OUT * 1e-7, "something is left out, and no more than allowed"
+    assert 0 < float((c - b).abs().max()) < module._SKIPPED_ROUNDINGS * 1e-7, (
+        "something is left out, and no more than allowed"
+    )
     assert float((c - b).abs().max()) > 10 * float((a - b).abs().max())
+    whole = token_log_prob(ours, unembed, torch.arange(4) + 9, softcap=softcap, exact=True).sum()
+    (d,) = torch.autograd.grad(whole, ours)
+    torch.testing.assert_close(d, b, rtol=1e-9, atol=1e-11)
 
 
-def test_a_logit_that_overflows_every_guess_is_walked_again() -> None:
+def test_a_logit_that_overflows_every_guess_starts_again() -> None:
     hidden, unembed = torch.ones(2, 4, dtype=torch.float32), torch.zeros(5000, 4)
     unembed[4999], unembed[3] = 100.0, 99.0
     found = token_log_prob(hidden.requires_grad_(), unembed, torch.tensor([3, 4999]))
@@ -126,3 +131,30 @@ def test_likely_tokens_of_a_bfloat16_model_are_read_in_float32() -> None:
     assert float((found.double() - wanted).detach().abs().max()) < 1e-4
     slopes = torch.autograd.grad(found.sum(), low)[0].double(), torch.autograd.grad(wanted.sum(), exact)[0]
     assert float((slopes[0] - slopes[1]).norm() / slopes[1].norm()) < 2.5e-3
+
+
+@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(n_rows=st.integers(1, 70), n_tokens=st.integers(1, 90), width=st.integers(1, 40), with_bias=st.booleans())
+def test_a_chunk_equals_the_plain_product(n_rows: int, n_tokens: int, width: int, with_bias: bool) -> None:
+    torch.manual_seed(n_rows)
+    hidden, weight = torch.randn(n_rows, width), torch.randn(n_tokens, width)
+    bias = torch.randn(n_tokens) if with_bias else None
+    wanted = hidden.double() @ weight.double().T + (0 if bias is None else bias)
+    columns = padded_columns(hidden, torch.float32)
+    found = chunk_logits(weight, columns, bias, torch.float32)[:, :n_rows].T
+    torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=1e-4)
+    part = chunk_logits(weight, columns[:, n_rows // 2 :], bias, torch.float32)[:, : n_rows - n_rows // 2].T
+    torch.testing.assert_close(part.double(), wanted[n_rows // 2 :], rtol=1e-5, atol=1e-4)
+
+
+def test_both_libraries_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    hidden, weight = torch.randn(19, 32), torch.randn(300, 32)
+    found = token_logits(hidden, weight)
+    monkeypatch.setattr(module, "by_onednn", lambda _: False)
+    torch.testing.assert_close(token_logits(hidden, weight), found, rtol=1e-5, atol=1e-5)
+
+
+def test_a_gradient_that_is_wanted_is_there() -> None:
+    hidden, weight = torch.randn(5, 32, requires_grad=True), torch.randn(300, 32)
+    (found,) = torch.autograd.grad(token_logits(hidden, weight).sum(), hidden)
+    torch.testing.assert_close(found, weight.sum(0).expand(5, -1), rtol=1e-5, atol=1e-4)

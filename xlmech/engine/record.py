@@ -1,4 +1,4 @@
-"""How active the MLP neurons usually are: the mean and spread that deactivation by mean or noise needs."""
+"""Record how active MLP neurons usually are: the mean and spread that ablation by mean or noise needs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class ActivationMoments:
     Attributes:
         mean: (layer, neuron).
         std: (layer, neuron), of the population.
-        n_positions: Over how many positions.
+        n_positions: Number of positions they were taken over.
     """
 
     mean: Float[torch.Tensor, "layer neuron"]
@@ -38,12 +38,12 @@ def activation_moments(
     batch_size: int = BATCH_SIZE,
     progress: bool = False,
 ) -> ActivationMoments:
-    """Mean and standard deviation of each neuron over prompts that say nothing private, e.g. neutral text or controls.
+    """Measure the mean and standard deviation of each MLP neuron's activation over neutral texts.
 
     Args:
         model: Hooked model.
-        prompts: Texts.
-        positions: `all` of each text but the special tokens in front, or its `last`.
+        prompts: Texts that hold nothing private, e.g. neutral texts or prompts about control people.
+        positions: `all` positions of each text but the special tokens in front, or the `last`.
         batch_size: Prompts at a time, at first.
         progress: Whether to show a progress bar.
 

@@ -1,4 +1,4 @@
-"""Where in a prompt's tokens a place of its text lies, and which of two prompts' correspond, by the tokenizer's offsets."""
+"""Find the positions of a prompt's tokens by the tokenizer's offsets, and align those of two prompts."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ Span = Literal["subject_last", "last", "subject", "all"]
 
 
 def token_position(backend: Backend, probe: Probe, place: Place) -> int:
-    """Position of `place` in the encoded prompt: the subject's last token, or the last of all.
+    """Find the position of the subject's last token, or of the last token of all, in the encoded prompt.
 
     Raises:
-        ValueError: An unknown place, or as `subject_tokens`.
+        ValueError: Another `place`, or as `subject_tokens`.
     """
     check_choice("position", place, Place)
     if place == "last":
@@ -26,7 +26,7 @@ def token_position(backend: Backend, probe: Probe, place: Place) -> int:
 
 
 def segments(backend: Backend, probe: Probe) -> dict[str, range]:
-    """Positions of the prompt's four parts: `special` tokens in front, what is `before` the subject, `subject`, `after`.
+    """Find the positions of the prompt's parts: `special` tokens in front, `before` the subject, `subject`, `after` it.
 
     Raises:
         ValueError: As `subject_tokens`.
@@ -42,12 +42,12 @@ def segments(backend: Backend, probe: Probe) -> dict[str, range]:
 
 
 def aligned_positions(backend: Backend, source: Probe, target: Probe, span: Span) -> list[tuple[int, int]]:
-    """(target, source) positions that correspond: one pair for each target position in `span`.
+    """Align two prompts: for each target position in `span`, return (target, source) positions that correspond.
 
-    The last token goes with the last, the subject's last with the subject's last. Longer spans are aligned part by part
-    (see `segments`): in a part with as many tokens in both prompts, one by one; else each target token goes with the
-    source token at the same relative place, first with first and last with last, and a single one with the last. So all
-    of the target's span is covered, whatever the lengths; a source token may be used twice, or not at all.
+    The last tokens correspond, and the subjects' last tokens. Longer spans are aligned part by part (see `segments`). Parts with
+    equally many tokens are aligned one by one. Otherwise the source token at the same relative place is taken, so that the first
+    tokens and the last tokens correspond; a single target token gets the source's last. All target positions are covered; a
+    source token may be used twice or not at all.
 
     Raises:
         ValueError: An unknown span; a part that the source's prompt lacks; or as `subject_tokens`.
@@ -55,21 +55,21 @@ def aligned_positions(backend: Backend, source: Probe, target: Probe, span: Span
     check_choice("position", span, Span)
     if span in ("last", "subject_last"):
         return [(token_position(backend, target, span), token_position(backend, source, span))]
-    parts, of_source = segments(backend, target), segments(backend, source)
-    found = []
-    for part in ["subject"] if span == "subject" else parts:
-        if len(parts[part]) and not len(of_source[part]):
+    targets, sources = segments(backend, target), segments(backend, source)
+    pairs: list[tuple[int, int]] = []
+    for part in ["subject"] if span == "subject" else targets:
+        if len(targets[part]) and not len(sources[part]):
             raise ValueError(
                 f"the target prompt {masked_prompt(target)!r} ({target.id}) has tokens in its part {part!r} (of the parts "
-                f"{', '.join(parts)}), and the source prompt {masked_prompt(source)!r} ({source.id}) has none; use "
+                f"{', '.join(targets)}), and the source prompt {masked_prompt(source)!r} ({source.id}) has none; use "
                 "templates that put the subject at the same place, or position='subject'"
             )
-        found += list(zip(parts[part], _stretched(of_source[part], len(parts[part])), strict=True))
-    return found
+        pairs += zip(targets[part], _spaced(sources[part], len(targets[part])), strict=True)
+    return pairs
 
 
-def _stretched(places: range, n: int) -> list[int]:
-    """`n` of the places, evenly: first to first, last to last; the last one where n is 1."""
+def _spaced(positions: range, n: int) -> list[int]:
+    """Take `n` evenly spaced positions, from the first to the last; the last one where n is 1."""
     if n == 1:
-        return [places[-1]]
-    return [places[(2 * number * (len(places) - 1) + n - 1) // (2 * (n - 1))] for number in range(n)]
+        return [positions[-1]]
+    return [positions[(2 * number * (len(positions) - 1) + n - 1) // (2 * (n - 1))] for number in range(n)]

@@ -1,11 +1,13 @@
-"""Log-probabilities of rows that are small changes of a known one, such as single neurons' ablations.
+"""Log-probabilities of rows that are small changes of a clean row, such as ablations of single neurons.
 
-A token's logit moves by at most the distance times the length of its unembedding. That bounds how far all the unlikely tokens'
-part of the normaliser is from its known value, so that only the likely ones need to be looked at: as many as it takes to prove,
-for the very rows at hand, an error of a few roundings of the dtype.
+A token's logit moves by at most the distance of the rows times the length of its unembedding. That bounds how far the unlikely
+tokens' part of the normaliser can be from its value in the clean row, so only the likely tokens need to be computed.
 
-    known = nearby(clean, unembed, **backend.readout)
-    near_log_prob(hidden, known, targets)      # token_log_prob(hidden, unembed, targets, **backend.readout), to rounding
+Invariant: for every row, the tokens that are left out change the normaliser by at most 8 roundings of the dtype
+(`LikelyTokens.n_needed` has the bound). `exact=True` takes the whole vocabulary.
+
+    likely = likely_tokens(clean, unembed, **backend.readout)
+    changed_log_prob(hidden, likely, targets)  # token_log_prob(hidden, unembed, targets, **backend.readout), to rounding
 """
 
 from __future__ import annotations
@@ -17,125 +19,153 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 
-from xlmech.engine.unembed import token_log_prob, token_logits
-from xlmech.engine.vocabulary import ALIGNED, CHUNK, ROUNDINGS, accumulator, bias_of, cap, columns_of, scores
+from xlmech.engine.unembed import (
+    ALIGNED,
+    CHUNK,
+    accumulator,
+    chunk_logits,
+    padded_columns,
+    soft_cap,
+    target_logits,
+    token_log_prob,
+    token_logits,
+)
 
-_FAR = 8
-"""Rows that need more than this part of the vocabulary walk all of it: in its own order it need not be gathered."""
+_ROUNDINGS = 8
+"""Largest error of the normaliser, in roundings of the dtype; a logit's own rounding is of this size."""
+_MAX_SHARE = 1 / 8
+"""Rows that need more than this share of the vocabulary take all of it: in its own order it need not be gathered."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Nearby:
-    """What is known of one row, so that small changes of it need not walk the whole vocabulary; see `nearby`.
+class LikelyTokens:
+    """The vocabulary by its probability in a clean row, the tokens that matter for small changes of the row first.
 
     Attributes:
-        near: (d_model,) the row's hidden state.
-        tokens: (d_vocab,) tokens, the likeliest first.
+        clean: (d_model,) the clean hidden state.
+        tokens: (d_vocab,) tokens, the most probable first.
         log_probs: (d_vocab,) their log-probabilities.
-        left_out: (d_vocab + 1,) log of the summed probability of each of these and all less likely ones, and of none.
-        normaliser: Log of the sum of exponentials of the row's logits.
+        log_tails: (d_vocab + 1,) log of the summed probability of each of these and all less likely ones, and of none.
+        normaliser: Log of the sum of exponentials of the clean row's logits.
         mean: (d_model,) probability-weighted mean of the unembedding; None with a soft-cap, whose logits are not linear.
-        longest: Length of the longest unembedding.
+        max_norm: Length of the longest unembedding.
         unembed: The unembedding.
-        readout: Its `bias` and `softcap`.
+        bias: Its bias.
+        softcap: The final soft-cap.
     """
 
-    near: torch.Tensor
+    clean: torch.Tensor
     tokens: torch.Tensor
     log_probs: torch.Tensor
-    left_out: torch.Tensor
+    log_tails: torch.Tensor
     normaliser: torch.Tensor
     mean: torch.Tensor | None
-    longest: torch.Tensor
+    max_norm: torch.Tensor
     unembed: torch.Tensor
-    readout: dict[str, Any]
+    bias: torch.Tensor | None
+    softcap: float | None
 
-    def tokens_needed(self, reach: Float[torch.Tensor, " row"]) -> Int[torch.Tensor, " row"]:
-        """How many of the likeliest tokens a row must look at whose logits differ from this row's by at most `reach`.
+    def n_needed(self, max_shift: Float[torch.Tensor, " row"]) -> Int[torch.Tensor, " row"]:
+        """Count the most probable tokens that a row needs whose logits differ from the clean row's by at most `max_shift`.
 
-        The others' part of the normaliser is taken as it is here, and to first order in the change where `mean` is known. By
-        Taylor's theorem that is wrong by at most their probability times exp(reach) - 1, or exp(reach) * reach^2 / 2,
-        relative to a normaliser of at least exp(-reach).
+        The other tokens' part of the normaliser is taken from the clean row, to first order in the change where `mean` is known.
+        By Taylor's theorem that is wrong by at most their probability times exp(max_shift) - 1, or
+        exp(max_shift) * max_shift^2 / 2, relative to a normaliser of at least exp(-max_shift).
         """
-        wrong = reach.exp() * reach**2 / 2 if self.mean is not None else reach.expm1()
-        limit = math.log(ROUNDINGS * torch.finfo(reach.dtype).eps) - wrong.log() - reach
-        return torch.searchsorted(-self.left_out, -limit)
+        error = max_shift.exp() * max_shift**2 / 2 if self.mean is not None else max_shift.expm1()
+        limit = math.log(_ROUNDINGS * torch.finfo(max_shift.dtype).eps) - error.log() - max_shift
+        return torch.searchsorted(-self.log_tails, -limit)
 
 
 @torch.no_grad()
-def nearby(
-    near: Float[torch.Tensor, " d_model"],
+def likely_tokens(
+    clean: Float[torch.Tensor, " d_model"],
     unembed: Float[torch.Tensor, "d_vocab d_model"],
     *,
     bias: Float[torch.Tensor, " d_vocab"] | None = None,
     softcap: float | None = None,
-) -> Nearby:
-    """Walk the vocabulary for one row, for `near_log_prob` of its small changes."""
-    readout: dict[str, Any] = {"bias": bias, "softcap": softcap}
-    logits = token_logits(near[None], unembed, **readout)[0]
+) -> LikelyTokens:
+    """Order the vocabulary by its probability in one row, for `changed_log_prob` of small changes of the row."""
+    logits = token_logits(clean[None], unembed, bias=bias, softcap=softcap)[0]
     normaliser = logits.logsumexp(0)
-    order = (logits - normaliser).sort(descending=True)
-    return Nearby(
-        near=near,
+    log_probs = logits - normaliser
+    order = log_probs.sort(descending=True)
+    return LikelyTokens(
+        clean=clean,
         tokens=order.indices,
         log_probs=order.values,
-        left_out=torch.nn.functional.pad(order.values.flip(0).logcumsumexp(0).flip(0), (0, 1), value=-torch.inf),
+        log_tails=torch.nn.functional.pad(order.values.flip(0).logcumsumexp(0).flip(0), (0, 1), value=-torch.inf),
         normaliser=normaliser,
-        mean=(logits - normaliser).exp().to(unembed.dtype) @ unembed if softcap is None else None,
-        longest=torch.linalg.vector_norm(unembed, dim=1).max().to(logits.dtype),
+        mean=log_probs.exp().to(unembed.dtype) @ unembed if softcap is None else None,
+        max_norm=torch.linalg.vector_norm(unembed, dim=1).max().to(logits.dtype),
         unembed=unembed,
-        readout=readout,
+        bias=bias,
+        softcap=softcap,
     )
 
 
 @torch.no_grad()
-def near_log_prob(
-    hidden: Float[torch.Tensor, "row d_model"], known: Nearby, targets: Int[torch.Tensor, "row ..."]
+def changed_log_prob(
+    hidden: Float[torch.Tensor, "row d_model"],
+    likely: LikelyTokens,
+    targets: Int[torch.Tensor, "row ..."],
+    *,
+    exact: bool = False,
 ) -> Float[torch.Tensor, "row ..."]:
-    """`token_log_prob` of rows that are small changes of a known row, such as single neurons' ablations; no gradient.
+    """Compute `token_log_prob` of rows that are small changes of a clean row, without a gradient.
 
-    Rows look at as many tokens as it takes to prove an error below a few roundings of the dtype (`Nearby.tokens_needed`), all
-    tokens where that is many. A soft-cap only makes logits move less.
+    A soft-cap only makes logits move less, so the bound holds with it too.
 
     Args:
         hidden: Hidden states after the final norm.
-        known: Of the row that they are changes of.
+        likely: Of the clean row.
         targets: Token ids per row.
+        exact: Whether to compute the whole vocabulary for every row, in place of the tokens that a row needs.
     """
-    unembed, exact = known.unembed, accumulator(hidden)
-    moved = hidden.to(exact) - known.near.to(exact)
-    needed, order = known.tokens_needed(moved.norm(dim=1) * known.longest).sort()
-    n_near = int((needed <= len(unembed) // _FAR).sum())
+    bias, softcap, unembed = likely.bias, likely.softcap, likely.unembed
+    options: dict[str, Any] = {"bias": bias, "softcap": softcap}
+    if exact:
+        return token_log_prob(hidden, unembed, targets, **options)
+    dtype = accumulator(hidden)
+    change = hidden.to(dtype) - likely.clean.to(dtype)
+    n_needed, order = likely.n_needed(change.norm(dim=1) * likely.max_norm).sort()
+    n_near = int((n_needed <= int(len(unembed) * _MAX_SHARE)).sum())
     near, far = order[:n_near], order[n_near:]
-    several = targets if targets.ndim == 2 else targets[:, None]
-    found = torch.linalg.vecdot(unembed[several].to(exact), hidden[:, None].to(exact))
-    found = cap(found + bias_of(known.readout["bias"], several), known.readout["softcap"])
+    columns = targets if targets.ndim == 2 else targets[:, None]
+    scores = target_logits(hidden, unembed, columns, bias, softcap)
     if len(near):
-        found[near] -= _near_normaliser(hidden[near], moved[near], known, needed[:n_near])[:, None]
+        scores[near] -= _normaliser(hidden[near], change[near], likely, n_needed[:n_near])[:, None]
     if len(far):
-        found[far] = token_log_prob(hidden[far], unembed, several[far], **known.readout)
-    return found.view(targets.shape)
+        scores[far] = token_log_prob(hidden[far], unembed, columns[far], **options)
+    return scores.view(targets.shape)
 
 
-def _near_normaliser(
-    hidden: torch.Tensor, moved: torch.Tensor, known: Nearby, needed: torch.Tensor
+def _normaliser(
+    hidden: torch.Tensor, change: torch.Tensor, likely: LikelyTokens, n_needed: torch.Tensor
 ) -> Float[torch.Tensor, " row"]:
-    """Log of the sum of exponentials of rows in the order of how many tokens they need: rows that have theirs leave the walk."""
-    unembed, bias, exact = known.unembed, known.readout["bias"], moved.dtype
-    columns, total = columns_of(hidden, unembed.dtype), torch.zeros_like(moved[:, 0])
-    seen, first = torch.zeros_like(moved[0]), 0
-    for start in range(0, max(1, int(needed[-1])), CHUNK):
-        tokens = known.tokens[start : start + CHUNK]
+    """Compute the log of the sum of exponentials of rows that are sorted by how many tokens they need.
+
+    Chunk by chunk of the most probable tokens; a row that has its tokens takes the rest from the clean row and drops out.
+    """
+    unembed, dtype = likely.unembed, change.dtype
+    columns, total = padded_columns(hidden, unembed.dtype), torch.zeros_like(change[:, 0])
+    partial_mean = torch.zeros_like(change[0])
+    first = 0
+    for start in range(0, max(1, int(n_needed[-1])), CHUNK):
+        tokens = likely.tokens[start : start + CHUNK]
         weight, stop = unembed.index_select(0, tokens), start + len(tokens)
-        part = None if bias is None else bias[tokens]
-        logits = cap(scores(weight, columns[:, first:], part, exact), known.readout["softcap"])
-        total[first:] += (logits[:, : len(hidden) - first] - known.normaliser).exp_().sum(0)
-        if known.mean is not None:
-            seen += (known.log_probs[start:stop].exp().to(weight.dtype) @ weight).to(exact)
-        done = int(torch.searchsorted(needed, stop, right=True))
-        last = done if done == len(hidden) else done - done % ALIGNED
-        total[first:last] += known.left_out[stop].exp()
-        if known.mean is not None:
-            total[first:last] += moved[first:last] @ (known.mean.to(exact) - seen)
+        part = None if likely.bias is None else likely.bias[tokens]
+        logits = soft_cap(chunk_logits(weight, columns[:, first:], part, dtype), likely.softcap)
+        total[first:] += (logits[:, : len(hidden) - first] - likely.normaliser).exp_().sum(0)
+        if likely.mean is not None:
+            partial_mean += (likely.log_probs[start:stop].exp().to(weight.dtype) @ weight).to(dtype)
+        n_done = int(torch.searchsorted(n_needed, stop, right=True))
+        last = n_done if n_done == len(hidden) else n_done - n_done % ALIGNED
+        total[first:last] += likely.log_tails[stop].exp()
+        if likely.mean is not None:
+            total[first:last] += change[first:last] @ (likely.mean.to(dtype) - partial_mean)
         first = max(first, last)
-    return known.normaliser + total.log()
+    return likely.normaliser + total.log()
+
+
+nearby, near_log_prob = likely_tokens, changed_log_prob  # until their callers use these names
