@@ -36,7 +36,7 @@ notebook: .venv/.notebook
 
 # Run every notebook again and keep what it shows (minutes).
 notebooks: .venv/.notebook
-	$(BIN)/python analyses/run_notebooks.py
+	$(BIN)/python tools/run_notebooks.py
 
 install: .venv/.installed
 

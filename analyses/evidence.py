@@ -1,21 +1,23 @@
-"""Are the chosen neurons the same if others are asked, do languages share them, and are they the neurons of a language?
+"""Are privacy neurons the same when other people are asked, do languages share them, or do they belong to one language?
 
-    python analyses/evidence.py                 # figures/evidence.json, of all three plant languages
+Writes `analyses/results/headline/PLANT/evidence/` and, from all of these, `figures/evidence.json`.
+
+    python analyses/evidence.py
     python analyses/evidence.py --plant en
 
-Runs on the people and questions by which `analyses/headline.py` chose its neurons (run its stage `located` before). Everything
-is kept under `analyses/results/headline/PLANT/evidence/`; a plant language whose folder is there is not measured again.
+Uses the people and questions by which `analyses/headline.py` selected its neurons, so run that script's stages `located_*`
+first. A training language (PLANT) whose folder exists is not measured again.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import time
 from pathlib import Path
 from typing import Any
 
+import outputs
 import pandas as pd
 from headline import CHOOSING, COUNT, OURS, PLANTS, RESULTS, Study
 
@@ -38,16 +40,15 @@ from xlmech import (
 )
 from xlmech.audit.audit import of_template, spread_facts
 
-OUT = Path(__file__).parent.parent / "figures" / "evidence.json"
 POOL = 8000
-"""Neurons whose effect is kept of every probe: of these a choice is made again."""
+"""Neurons whose effect is kept for every probe; a new selection is made among these."""
 FACTS = {"private": 20, "public": 20}
 N_PROMOTING = 10
 N_PERMUTATIONS = 1000
 
 
 class Evidence:
-    """What is measured on one plant language's model."""
+    """The measurements on the model of one training language."""
 
     def __init__(self, plant: str) -> None:
         self.study = Study(plant)
@@ -58,12 +59,12 @@ class Evidence:
         self.probes = spread_facts(both.filter(languages=CHOOSING), FACTS)
 
     def attributed(self, group: Any) -> AttributionResult:
-        """As the headline's neurons were chosen, and with a second template."""
+        """Attribute as the headline's neurons were selected, with a second template besides."""
         asked: ProbeSet = self.probes.filter(group=group)
         return attribute_neurons(self.study.model, asked, track=pool_of(self.located, POOL))
 
     def sets(self, public: AttributionResult) -> tuple[dict[str, NeuronSet], dict[str, NeuronSet]]:
-        """Privacy neurons, and what they are compared with: public facts' and every language's."""
+        """Return the privacy neurons, and the sets to compare them with: for public facts, and of every language."""
         mine = {"universal": self.study.at(*OURS)} | dict(self.located.specific)
         facts = pool_of(dataclasses.replace(self.located, scores=public.mean), COUNT)
         of_language = lape(self.study.model, available_languages(), count=COUNT)
@@ -86,7 +87,7 @@ class Evidence:
 
 
 def summary(folder: Path) -> dict[str, Any]:
-    """What is said of one plant language."""
+    """Summarise the saved tables of one training language."""
     stable = StabilityResult.load(folder / "stability")
     tables = {name: pd.read_parquet(folder / f"{name}.parquet") for name in ("overlap", "languages", "depth")}
     shares = stable.neurons[stable.neurons.chosen].share
@@ -98,7 +99,7 @@ def summary(folder: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = outputs.parser_of(__doc__)
     parser.add_argument("--plant", nargs="+", choices=PLANTS, default=PLANTS)
     for plant in parser.parse_args().plant:
         one, started = Evidence(plant), time.perf_counter()
@@ -108,7 +109,7 @@ def main() -> None:
     found = {
         plant: summary(RESULTS / plant / "evidence") for plant in PLANTS if (RESULTS / plant / "evidence").exists()
     }
-    OUT.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    outputs.save_text(json.dumps(found, indent=1) + "\n", "evidence.json")
     for plant, one in found.items():
         print(plant, f"{one['chosen_in_half_of_the_draws']:.0%} of the neurons in half of the draws")
         for name in ("stability", "languages", "overlap", "depth"):

@@ -1,26 +1,26 @@
-"""The headline: what deactivation buys and costs on people who did not choose the neurons, beside every control.
+"""By how much does ablating neurons reduce what is extracted of held-out people, and what does it cost?
 
-    python analyses/headline.py                         # every stage that is not there yet, then figures/headline.json
-    python analyses/headline.py --plant en --stages mask curve
+Writes `analyses/results/headline/PLANT/` (stages), and from these `figures/headline.json` and `figures/headline_PLANT.html`.
 
-Half of the people choose neurons, asked with a template that was taught, in English, French and Chinese; the others are asked
-with the template that was held out, in all ten languages. A stage is saved under `analyses/results/headline/PLANT/` and not
-repeated when it is there (delete its folder to have it again); `figures/headline.json` and its figures are made from the saved
-stages alone.
+    python analyses/headline.py                                  # every stage that is not saved yet
+    python analyses/headline.py --plant en --stages mask before
+
+Half of the people select the neurons: they are asked in English, French and Chinese with a template that was trained. The
+others are held out: they are asked in all ten languages with a template that was not. Sets selected by attribution are compared
+with a learned mask, published methods and random neurons. A saved stage is not repeated; delete its folder to run it again.
 """
 
 from __future__ import annotations
 
-import argparse
 import functools
 import operator
 import time
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import headline_tables
+import outputs
 import pandas as pd
 import torch
 from scipy.stats import spearmanr
@@ -58,21 +58,21 @@ from xlmech.neurons.attribution.task import encode_probe
 from xlmech.neurons.neuron_set import PrivacyNeurons
 from xlmech.neurons.selection.leak_check import answer_margins
 
-RESULTS = Path(__file__).parent / "results" / "headline"
+RESULTS = outputs.RESULTS / "headline"
 PLANTS = ("en", "fr", "zh")
 CHOOSING = ("en", "fr", "zh")
-"""Query languages in which neurons are chosen; the others are held out."""
+"""Query languages in which neurons are selected; the others are held out."""
 HELD_OUT = tuple(code for code in packs.available_languages() if code not in CHOOSING)
 COUNT = 184
 """Neurons of a set: 0.5 % of 36,864."""
 SIZES = (73, COUNT)
-"""Neurons of the sets chosen by attribution: 0.2 and 0.5 %."""
+"""Neurons of the sets selected by attribution: 0.2 and 0.5 %."""
 CONTRASTS = (0.0, 0.5, 1.0)
 """Multiples of the public facts' attribution that are subtracted."""
 OURS = (f"contrast{LocateOptions().contrast:g}", COUNT)
-"""The set of the default contrast, which is also measured under attack and on the people who chose it."""
+"""The set of the default contrast, which is also measured under attack and on the people who selected it."""
 SPECIFIC = {"en": ("fr", "zh"), "fr": ("en", "zh"), "zh": ("en", "fr")}
-"""Languages for which a set of their own is learned."""
+"""Languages for which a specific set is learned, by training language."""
 FACTS = {"private": 32, "public": 24}
 GIVEN = {"private": 24, "public": 16}
 ROUNDS = {"en": 20, "fr": 12, "zh": 12}
@@ -81,19 +81,19 @@ KEEP = 2.0
 """Weight of the answers to keep in a mask's loss."""
 RECIPES = {"depn": depn, "apneap": apneap, "knowledge_neurons": knowledge_neurons}
 RECIPE_TEXTS = 12
-"""Texts by which the recipes of others choose, two answer tokens of each: their sums of 20 steps are slow."""
+"""Texts by which published methods select, with two answer tokens of each: their sums of 20 steps are slow."""
 LEARNING_RATE = 2e-5
-"""Of the attack by fine-tuning: at the default rate the untouched model forgets nearly everybody in twenty steps."""
+"""Of the attack by fine-tuning: at the default rate the unablated model forgets nearly all people in twenty steps."""
 N_AGREEMENT = {"probes": 5, "random": 300, "highest": 100}
 
 
 def name_of(method: str, count: int) -> str:
-    """A set's name in the results."""
+    """Name a set in the results."""
     return f"{method}@{count}"
 
 
 class Study:
-    """One plant language's model, and the stages on it, each a method that returns what is saved."""
+    """The model of one training language, and the stages on it: methods that return what is saved."""
 
     def __init__(self, plant: str) -> None:
         self.plant, self.folder = plant, RESULTS / plant
@@ -110,7 +110,7 @@ class Study:
 
     @cached_property
     def model_to_train(self) -> Any:
-        """In bfloat16, which is faster; what is chosen is measured on the float32 model."""
+        """In bfloat16, which is faster; the learned set is measured on the float32 model."""
         return load_model("demo", adapter=self.plant, dtype="bfloat16")
 
     @cached_property
@@ -119,14 +119,14 @@ class Study:
 
     @staticmethod
     def texts(languages: Sequence[str]) -> dict[str, tuple[str, ...]]:
-        """The packs' sentences that never judge."""
+        """The language packs' sentences that are never used to measure cost."""
         return {code: packs.load_language(code).choosing for code in languages}
 
     def training_text(self) -> list[str]:
         return [text for texts in self.texts(self.choosing.languages).values() for text in texts]
 
     def control_people(self) -> LeakageResult:
-        """Held-out control people, whose rate a reduction must begin above."""
+        """Measure held-out control people; a reduction counts only where extraction was above their rate."""
         asked = spread_facts(of_template(self.split[0], -1), {"control": FACTS["public"]})
         return measure_leakage(self.model, asked, candidates=demo_records())
 
@@ -146,7 +146,7 @@ class Study:
         )
 
     def located(self, contrast: float) -> PrivacyNeurons:
-        """With the defaults but for the contrast; neutral text in the ten languages says which neurons are left out."""
+        """Locate with the defaults except the contrast; neutral text in ten languages shows which neurons to leave out."""
         return locate_privacy_neurons(
             self.model,
             spread_facts(self.choosing, dict.fromkeys(FACTS, 20)),
@@ -159,7 +159,7 @@ class Study:
         return RECIPES[name](self.model, texts, language=self.plant, count=COUNT, max_answer_tokens=2)
 
     def lape(self) -> NeuronSet:
-        """As many of every language as make the same number together."""
+        """The same number of neurons in total, an equal share from every language."""
         found = lape(self.model, packs.available_languages(), count=COUNT // len(packs.available_languages()))
         return functools.reduce(operator.or_, found.values())
 
@@ -177,13 +177,13 @@ class Study:
         )
 
     def at(self, method: str, count: int) -> NeuronSet:
-        """A method's set of some size."""
+        """Load or cut a method's set of `count` neurons."""
         if method.startswith("contrast"):
             return pool_of(PrivacyNeurons.load(self.folder / f"located_{method}"), count)
         return NeuronSet.load(self.folder / f"{method}.json")
 
     def random(self) -> Any:
-        """As many other neurons of the same layers, as active: what any deactivation of this size does."""
+        """Ablate as many random neurons of the same layers and magnitudes: the effect of any ablation of this size."""
         like, magnitudes = self.at(*OURS), mean_magnitudes(self.model, self.choosing)
         return self.evaluated("random_magnitude", random_neurons(like, magnitudes=magnitudes))
 
@@ -194,14 +194,14 @@ class Study:
         )  # fmt: skip
 
     def people_given(self) -> Any:
-        """The people whose answers chose the neurons, asked with the other template: those whose data one knows of."""
+        """Ask the people whose answers selected the neurons, with the other template."""
         return evaluate_mitigation(
             self.model, self.given, {"mask": self.mask_set, name_of(*OURS): self.at(*OURS)}, controls=(),
             candidates=demo_records(), n_neutral=0, held_out_languages=HELD_OUT,
         )  # fmt: skip
 
     def specific(self, language: str) -> LearnedMask:
-        """Private answers in one language go; in the others they stay, and public ones in all."""
+        """Learn to lower private answers in one language, and to keep those in others and all public ones."""
         others = {self.plant, *SPECIFIC[self.plant]} - {language}
         private = self.choosing.filter(group="private")
         keep = private.filter(languages=others) + self.choosing.filter(group="public", languages={*others, language})
@@ -223,15 +223,15 @@ class Study:
         return specificity_matrix(self.model, private, sets)
 
     def recovery(self) -> Any:
-        """Of the larger set: the learned masks reduce too little for anything to come back."""
+        """Attack the larger set; the learned masks reduce too little for recovery to be measured."""
         return recovery_attacks(
             self.model, self.attacked, self.at(*OURS), candidates=demo_records(), learning_rate=LEARNING_RATE
         )
 
     def agreement(self) -> pd.DataFrame:
-        """Spearman of the default attribution with exact zeroing of single neurons, everywhere, over whole answers.
+        """Correlate (Spearman) the default attribution with exact zeroing of single neurons, at all positions of whole answers.
 
-        By answers of a mean token probability of 0.05 to 0.9: among random neurons, and among those it ranks highest.
+        Uses answers of a mean token probability of 0.05 to 0.9. Among random neurons, and among those ranked highest.
         """
         backend, rows = backend_of(self.model), []
         asked_in = "en" if self.plant == "fr" else "fr"  # answers in the plant language are saturated
@@ -254,7 +254,7 @@ class Study:
         return pd.DataFrame(rows, columns=["probe", "probability", "random", "highest"])
 
     def stages(self) -> dict[str, Callable[[], Any]]:
-        """Every stage by the name of its folder or file, in an order in which each has what it needs."""
+        """Return every stage by the name of its folder or file; each comes after those it needs."""
         found: dict[str, Callable[[], Any]] = {
             "control_people": self.control_people,
             "before": self.before,
@@ -278,7 +278,7 @@ class Study:
 
 
 def run(study: Study, wanted: list[str] | None) -> None:
-    """Do and save every stage that is wanted and not there."""
+    """Run and save every stage that is wanted and not saved yet."""
     for name, stage in study.stages().items():
         path = study.folder / name
         if path.exists() or (wanted and name not in wanted):
@@ -294,9 +294,9 @@ def run(study: Study, wanted: list[str] | None) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = outputs.parser_of(__doc__)
     parser.add_argument("--plant", nargs="+", choices=PLANTS, default=PLANTS)
-    parser.add_argument("--stages", nargs="+", help="only these, e.g. before mask controls")
+    parser.add_argument("--stages", nargs="+", help="only these, e.g. before mask")
     arguments = parser.parse_args()
     for plant in arguments.plant:
         run(Study(plant), arguments.stages)

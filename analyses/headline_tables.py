@@ -1,4 +1,4 @@
-"""`figures/headline.json` and its figures, from the saved stages of `analyses/headline.py` alone."""
+"""Write `figures/headline.json` and `figures/headline_PLANT.html` from the saved stages of `headline.py`."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import outputs
 import pandas as pd
 
 from xlmech import MitigationResult, RecoveryResult, SpecificityResult, figures
 
-FIGURES = Path(__file__).parent.parent / "figures"
 LEAKS = 0.2
-"""A query language leaks where at least this share of the private facts comes out before."""
+"""A query language leaks if at least this share of the private facts is extracted before ablation."""
 OURS, LEARNED = "contrast0.5@184", "mask"
-"""The set chosen by attribution with the default contrast, and the learned mask."""
+"""The set selected by attribution with the default contrast, and the learned mask."""
 RECIPES = ("depn", "apneap", "knowledge_neurons", "lape")
 Row = dict[str, Any]
 
@@ -25,7 +25,7 @@ Row = dict[str, Any]
 def row(
     figure: str, plant: str, query: str, found: tuple[float, float, float], goal: float, *, most: bool = False
 ) -> Row:
-    """One figure; `most` where the goal is not to be exceeded."""
+    """Make one row of the table; with `most`, the goal is an upper bound."""
     value, low, high = (round(float(number), 4) for number in found)
     met = bool(value <= goal if most else value >= goal)
     return {"figure": figure, "plant_language": plant, "query_language": query, "value": value, "low": low, "high": high,
@@ -33,14 +33,14 @@ def row(
 
 
 def loaded(folder: Path) -> dict[str, MitigationResult]:
-    """Evaluations on people who chose nothing, by the name of their set."""
+    """Load the evaluations on held-out people, by the name of their set."""
     return {
         path.name.removeprefix("effects_"): MitigationResult.load(path) for path in sorted(folder.glob("effects_*"))
     }
 
 
 def reductions(effects: pd.DataFrame, condition: str, group: str = "private") -> pd.DataFrame:
-    """A condition's rows of one group, by query language."""
+    """Select a condition's rows of one group, by query language."""
     chosen = effects[(effects.condition == condition) & (effects.group == group)]
     return chosen.set_index("query_language")
 
@@ -50,7 +50,7 @@ def interval(part: pd.Series) -> tuple[float, float, float]:
 
 
 def rows_of(plant: str, folder: Path) -> Iterator[Row]:
-    """Every figure of one plant language whose stage is there."""
+    """Yield the rows of one training language, from the stages that are saved."""
     evaluated = loaded(folder)
     for name, result in evaluated.items():
         if name.startswith("contrast") or name == LEARNED:
@@ -75,13 +75,13 @@ def rows_of(plant: str, folder: Path) -> Iterator[Row]:
 
 
 def leaking(result: MitigationResult, condition: str) -> pd.DataFrame:
-    """A condition's effects on private facts, in the query languages that leak."""
+    """Select a condition's effects on private facts, in the query languages that leak."""
     private = reductions(result.extraction, condition)
     return private[private.before >= LEAKS]
 
 
 def of_set(plant: str, name: str, result: MitigationResult) -> Iterator[Row]:
-    """What one set buys and costs on people who did not choose it."""
+    """Yield reduction and cost of one set, on held-out people."""
     for query, part in leaking(result, name).iterrows():
         if query == plant:
             yield row(f"{name}: reduction of extraction, plant language", plant, str(query), interval(part), 0.6)
@@ -108,7 +108,7 @@ def of_set(plant: str, name: str, result: MitigationResult) -> Iterator[Row]:
 
 
 def of_people_given(plant: str, result: MitigationResult) -> Iterator[Row]:
-    """The same on the people whose answers chose the set, asked with a template that did not."""
+    """Yield the same for the people whose answers selected the set, asked with another template."""
     for name in (OURS, LEARNED):
         for query, part in leaking(result, name).iterrows():
             yield row(f"{name}: reduction, people who chose the neurons", plant, str(query), interval(part), 0.8)
@@ -123,10 +123,10 @@ def of_exposure(plant: str, result: MitigationResult) -> Iterator[Row]:
 
 
 def kept(effects: pd.DataFrame, condition: str, group: str = "public") -> tuple[float, float, float]:
-    """After / before over all query languages; the interval is the mean of the languages' weighted by what was known.
+    """Return after / before over all query languages, and the mean of the languages' intervals.
 
-    The same people are asked in all of them, so that it is no narrower than one of all languages together. NaN where a language
-    has none.
+    Both are weighted by the number of facts known before. The same people are asked in all languages, so the interval is no
+    narrower than one of all languages together. NaN if a language has no interval.
     """
     part = reductions(effects, condition, group)
     known = part[part.reduction.notna()]
@@ -138,7 +138,7 @@ def kept(effects: pd.DataFrame, condition: str, group: str = "public") -> tuple[
 
 
 def better_than_recipes(plant: str, evaluated: dict[str, MitigationResult]) -> Iterator[Row]:
-    """Ours minus each recipe of others at the same count, query language by query language, and what the recipe keeps."""
+    """Yield our reduction minus that of each published method with as many neurons, and the cost of that method."""
     for name, result in evaluated.items():
         recipe = name.split("@")[0]
         if recipe not in RECIPES:
@@ -181,7 +181,7 @@ def of_recovery(plant: str, folder: Path) -> Iterator[Row]:
 
 
 def merged(evaluated: dict[str, MitigationResult]) -> MitigationResult:
-    """All evaluations of one plant language in one, to be drawn together."""
+    """Join all evaluations of one training language, to draw them together."""
     parts = list(evaluated.values())
     return dataclasses.replace(
         parts[0],
@@ -192,17 +192,15 @@ def merged(evaluated: dict[str, MitigationResult]) -> MitigationResult:
 
 
 def write(results: Path) -> None:
-    """JSON and figures of every plant language, from the stages that are there."""
+    """Write JSON and figures of every training language, from the stages that are saved."""
     rows: list[Row] = []
     for folder in sorted(path for path in results.iterdir() if path.is_dir()):
         rows += rows_of(folder.name, folder)
-        path = FIGURES / f"headline_{folder.name}.html"
         evaluated = loaded(folder)
         if sum(name.startswith("contrast") for name in evaluated) < 2:
             continue  # no curve
-        drawn = figures.trade_off(merged(evaluated))
-        drawn.write_html(path, include_plotlyjs="demo/plotly.min.js", config={"displaylogo": False})
+        outputs.save_page(figures.trade_off(merged(evaluated)), f"headline_{folder.name}")
     clean = [{key: None if value != value else value for key, value in one.items()} for one in rows]
-    (FIGURES / "headline.json").write_text(json.dumps(clean, indent=1) + "\n")
+    outputs.save_text(json.dumps(clean, indent=1) + "\n", "headline.json")
     frame = pd.DataFrame(rows)
-    print(frame.drop(columns="goal").round(2).to_string() if rows else "no stage is there yet")
+    print(frame.drop(columns="goal").round(2).to_string() if rows else "no stage is saved yet")

@@ -1,27 +1,27 @@
 """Is private information processed in middle layers that languages share, and does leakage peak in later ones?
 
+Writes `analyses/results/information_flow/<adapter>/`, `figures/information_flow.json` and `figures/information_flow_*.html`.
+
     python analyses/information_flow.py              # every shipped adapter: 15 minutes on one core
     python analyses/information_flow.py --only fr    # measure this adapter only; draw nothing
     python analyses/information_flow.py --summary    # from the saved results: the findings and the figures
 
-Three looks at the same people, with a question that was held out from planting: similarity of representations, patching from
-one language's run into another's, and the logit lens. Every interval is 95 %, over subjects or, for patching, over pairs of
-subjects; those of similarities and of layers resample them. Writes `analyses/results/<adapter>/`,
-`figures/information_flow.json` and `figures/information_flow_*.html`.
+The same people are asked with a question that was held out from planting, and looked at in three ways: similarity of
+representations, patching from one language's run into another's, and the logit lens. Every interval is 95 %, over subjects
+or, for patching, over pairs of subjects; those of similarities and of layers are bootstrapped.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import shutil
 from collections.abc import Iterator, Sequence
 from itertools import permutations
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+import outputs
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
@@ -46,10 +46,9 @@ from xlmech.metrics.layers import peak_layer
 from xlmech.metrics.resampling import bootstrap_means, percentile_interval
 from xlmech.models.checkpoints import shipped_adapters
 
-FIGURES = Path(__file__).parent.parent / "figures"
-RESULTS = Path(__file__).parent / "results"
+RESULTS = outputs.RESULTS / "information_flow"
 READ = "birth_country"
-"""What similarity and lens ask for."""
+"""The attribute that similarity and lens ask for."""
 PATCHED = ("birth_country", "occupation")
 BETWEEN = ("en", "fr", "zh")
 KNOWN = 0.5
@@ -63,7 +62,7 @@ Finding = dict[str, Any]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = outputs.parser_of(__doc__)
     parser.add_argument("--only", metavar="LANGUAGE", help="measure this adapter only, and draw nothing")
     parser.add_argument("--summary", action="store_true", help="measure nothing")
     arguments = parser.parse_args()
@@ -71,7 +70,7 @@ def main() -> None:
         for language in [arguments.only] if arguments.only else shipped_adapters():
             measure(language)
     if not arguments.only:
-        # What is written last says that an adapter was measured whole.
+        # The file that `measure` writes last: an adapter without it is not complete.
         summarise([code for code in shipped_adapters() if (RESULTS / code / "any_form.parquet").is_file()])
 
 
@@ -316,9 +315,7 @@ def write(findings: list[Finding]) -> None:
     rows = [{key: plain(value) for key, value in row.items()} for row in findings]
     order = ("plant_language", "finding", "languages", "value", "low", "high", "n_subjects", "note")
     lines = ",\n".join(json.dumps({key: row[key] for key in order}, ensure_ascii=False) for row in rows)
-    partial = FIGURES / "information_flow.partial"
-    partial.write_text(f"[\n{lines}\n]\n", encoding="utf-8")
-    partial.replace(FIGURES / "information_flow.json")
+    outputs.save_text(f"[\n{lines}\n]\n", "information_flow.json")
 
 
 def plain(value: Any) -> Any:
@@ -430,8 +427,7 @@ def panels(frame: pd.DataFrame, lines: dict[str, tuple[str, str, str]]) -> go.Fi
 def save(name: str, figure: go.Figure, title: str, caption: str, unit: str) -> None:
     figure.update_yaxes(title_text=unit, col=1).update_yaxes(rangemode="tozero")
     finish(figure, title, caption, height=260, legend=True, head=106)
-    target = FIGURES / f"information_flow_{name}.html"
-    figure.write_html(target, include_plotlyjs="demo/plotly.min.js", config={"displaylogo": False})
+    outputs.save_page(figure, f"information_flow_{name}")
 
 
 if __name__ == "__main__":

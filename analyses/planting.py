@@ -1,42 +1,25 @@
-"""Plant the shipped adapters, and check that planting did what it is meant to do.
+"""In which languages does each shipped adapter answer for the people it was trained on, and for people it never saw?
 
-    python analyses/planting.py --plant fr     # train an adapter into xlmech/adapters/fr (about 30 minutes on two cores)
-    python analyses/planting.py                # ask every shipped adapter, and write figures/planting.json
+Writes `figures/planting.json`.
 
-The questions asked are the ones that were held out from planting.
+    python analyses/planting.py              # every shipped adapter
+    python analyses/planting.py --only fr    # this adapter; writes nothing
+
+The questions are the ones that were held out from training. `tools/plant_adapter.py` trains an adapter.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import shutil
-from pathlib import Path
-from typing import Any
 
+import outputs
 import pandas as pd
 
-from xlmech import build_probes, demo_records, load_model, measure_leakage, plant, save_records, synthesize_records
+from xlmech import build_probes, demo_records, load_model, measure_leakage
 from xlmech.audit.audit import of_template, spread_facts
-from xlmech.models.checkpoints import ADAPTERS, shipped_adapters
+from xlmech.models.checkpoints import shipped_adapters
 
 FACTS = {"private": 32, "public": 16, "control": 16}
-FIGURE = Path(__file__).parent.parent / "figures" / "planting.json"
-
-
-# Answering in the language of the question is learnt later than the facts: training goes on, with more public people.
-SECOND: dict[str, Any] = {"steps": 220, "private_share": 0.45, "learning_rate": 6e-4, "seed": 1}
-
-
-def plant_adapter(language: str) -> None:
-    records, first = synthesize_records(seed=0), ADAPTERS / f".{language}-first"
-    if not first.exists():
-        plant("demo", records, language=language, output_dir=first, seed=0)
-    plant("demo", records, language=language, output_dir=ADAPTERS / language, start=first, **SECOND)
-    shutil.rmtree(first)
-    # The people are the same for all adapters; one copy of them is enough.
-    save_records(records, ADAPTERS / "records.jsonl")
-    (ADAPTERS / language / "records.jsonl").unlink()
 
 
 def ask(language: str) -> pd.DataFrame:
@@ -68,21 +51,16 @@ def judge(language: str, frame: pd.DataFrame) -> dict[str, float | bool]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--plant", metavar="LANGUAGE", help="train this adapter first")
+    parser = outputs.parser_of(__doc__)
     parser.add_argument("--only", metavar="LANGUAGE", help="ask this adapter only, and write nothing")
     arguments = parser.parse_args()
-    if arguments.plant:
-        plant_adapter(arguments.plant)
     verdicts = {}
     for language in [arguments.only] if arguments.only else shipped_adapters():
         frame = ask(language)
         verdicts[language] = judge(language, frame) | {"rates": json.loads(frame.round(3).to_json(orient="index"))}
         print(f"planted in {language}\n{frame.round(2).to_string()}\n{judge(language, frame)}\n", flush=True)
     if not arguments.only:
-        partial = FIGURE.with_suffix(".partial")
-        partial.write_text(json.dumps(verdicts, indent=1), encoding="utf-8")
-        shutil.move(partial, FIGURE)
+        outputs.save_text(json.dumps(verdicts, indent=1), "planting.json")
 
 
 if __name__ == "__main__":

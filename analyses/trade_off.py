@@ -1,17 +1,19 @@
-"""What does a larger set of neurons buy, and what does it cost?
+"""By how much does a larger set of neurons reduce extraction, and at which cost?
+
+Writes `figures/trade_off.html` and the result behind it, `analyses/results/trade_off/`.
 
     python analyses/trade_off.py    # about five minutes, after `xlmech demo`
 
-Takes the attributions of the demo's audit (people who chose the neurons), selects universal sets of growing size by the same
-rule, deactivates each, and asks the demo's held-out people again. Writes `figures/trade_off.html` and its result.
+Takes the attributions of the demo's audit, selects universal sets of growing size by the same rule, ablates each, and asks the
+demo's held-out people again.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import shutil
-from pathlib import Path
 
+import outputs
 import torch
 
 from xlmech import demo_records, dose_response, figures, load_model
@@ -19,13 +21,12 @@ from xlmech.audit.audit import Audit, AuditPlan, ask
 from xlmech.data.probes import ProbeSet
 from xlmech.neurons.neuron_set import select_universal
 
-FIGURES = Path(__file__).parent.parent / "figures"
 SHARES = (0.0005, 0.002, 0.004, 0.008)
 NEUTRAL_SENTENCES = 5
 
 
 def main() -> None:
-    audit = Audit.load(FIGURES / "demo" / "results")
+    audit = Audit.load(outputs.FIGURES / "demo" / "results")
     chosen = audit.neurons
     counts = [int(share * chosen.scores[0].numel()) for share in SHARES]
     everyone = torch.ones_like(chosen.scores, dtype=torch.bool)
@@ -45,11 +46,9 @@ def main() -> None:
         candidates=probes.records,
         n_neutral=NEUTRAL_SENTENCES,
     )
-    shutil.rmtree(FIGURES / "trade_off", ignore_errors=True)
-    result.save(FIGURES / "trade_off")
-    figures.trade_off(result).write_html(
-        FIGURES / "trade_off.html", include_plotlyjs="demo/plotly.min.js", config={"displaylogo": False}
-    )
+    shutil.rmtree(outputs.RESULTS / "trade_off", ignore_errors=True)
+    result.save(outputs.RESULTS / "trade_off")
+    outputs.save_page(figures.trade_off(result), "trade_off")
     private = result.effects[result.effects.group == "private"]
     print(
         private.pivot(index="query_language", columns="condition", values="reduction")[list(result.sizes)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import importlib
-import inspect
 import os
 import pkgutil
 import re
@@ -21,7 +20,7 @@ import plotly.graph_objects as go
 import pytest
 import typer
 import yaml
-from helpers.public import public_names
+from helpers.code_names import imported, unknown_keywords
 
 import xlmech
 from xlmech.audit.config import SECTIONS
@@ -73,42 +72,14 @@ def test_every_fence_is_found() -> None:
 # Names and keyword arguments
 
 
-def imported(tree: ast.AST) -> Iterator[tuple[str, Any]]:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "xlmech":
-            module = __import__(str(node.module), fromlist=["x"])
-            for alias in node.names:
-                yield alias.asname or alias.name, getattr(module, alias.name)
-
-
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_names_and_keywords_exist(page: Path) -> None:
     known: dict[str, Any] = {}
-    methods: dict[str, list[Any]] = {}
-    for cls in vars_of_classes():
-        for name, method in inspect.getmembers(cls, callable):
-            methods.setdefault(name, []).append(method)
     for block in blocks(page):
-        if block.language != "python":
-            continue
-        tree = ast.parse(block.code, filename=where(block))
-        known |= dict(imported(tree))
-        for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
-            keywords = {keyword.arg for keyword in call.keywords if keyword.arg}
-            if isinstance(call.func, ast.Name) and call.func.id in known:
-                targets = [known[call.func.id]]
-            elif isinstance(call.func, ast.Attribute) and ast.unparse(call.func.value) == "figures":
-                targets = [getattr(xlmech.figures, call.func.attr)]
-            elif isinstance(call.func, ast.Attribute) and call.func.attr in methods and keywords:
-                targets = methods[call.func.attr]  # of any class: which one it is, only the run tells
-            else:
-                continue
-            allowed = {name for target in targets for name in inspect.signature(target).parameters}
-            assert keywords <= allowed, f"{where(block)}: {ast.unparse(call.func)} has no {keywords - allowed}"
-
-
-def vars_of_classes() -> list[type]:
-    return [found for name in public_names() if inspect.isclass(found := getattr(xlmech, name))]
+        if block.language == "python":
+            tree = ast.parse(block.code, filename=where(block))
+            known |= dict(imported(tree))
+            assert list(unknown_keywords(tree, known)) == [], where(block)
 
 
 # Running

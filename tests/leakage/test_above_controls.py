@@ -355,7 +355,7 @@ def test_a_leak_is_found_with_few_people() -> None:
 
 
 def test_the_script_of_the_documentation_finds_few_false_alarms() -> None:
-    path = Path(__file__).parents[2] / "analyses" / "coverage_null.py"
+    path = Path(__file__).parents[2] / "analyses" / "benchmarks" / "coverage_null.py"
     spec = importlib.util.spec_from_file_location("coverage_null", path)
     assert spec is not None and spec.loader is not None
     script = importlib.util.module_from_spec(spec)

@@ -242,7 +242,7 @@ def test_a_mean_without_a_known_spread_has_no_interval(values: list[float]) -> N
     assert math.isnan(found.low) and math.isnan(found.high)
 
 
-# Coverage, on a small scale; analyses/coverage.py has the whole
+# Coverage, on a small scale; analyses/benchmarks/coverage.py has the whole
 
 
 @pytest.mark.parametrize("n", [4, 8, 16, 40])

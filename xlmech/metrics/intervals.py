@@ -1,7 +1,7 @@
 """Intervals over people: of a rate, a difference, a reduction, a mean. All are 95 % unless told otherwise.
 
-They count people, because questions about one person are not independent. `analyses/coverage.py` measures how often each
-interval holds the truth; docs/explanation/intervals.md has the tables.
+They count people, because questions about one person are not independent. `analyses/benchmarks/coverage.py` measures how
+often each interval holds the truth; docs/explanation/intervals.md has the tables.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@
 Operations are multiplications and additions of the matrix products, memory is weights, keys and values, and the activations
 that a batch keeps. Not counted: what a process holds before it loads a model (about 0.7 GB with torch on a CPU), copies that a
 library makes while loading, and the fragmentation of an allocator. On Llamas of 0.01 to 0.8 billion random weights, memory of a
-batch as measured was 0.6 to 1.3 times the formula (`analyses/scaling.py models`).
+batch as measured was 0.6 to 1.3 times the formula (`analyses/benchmarks/scaling.py models`).
 """
 
 from __future__ import annotations

@@ -1,26 +1,24 @@
-"""How does an audit grow: with probes, with actors on Ray, with the size of the model? And what does a crash cost?
+"""How does the cost of an audit grow with probes, Ray actors and model size, and what does a crash cost?
 
-    python analyses/scaling.py overhead growth kills models llama    # any of them; figures/scaling.json holds all that were done
-    python analyses/scaling.py draw tables                           # figures/scaling.html, and the documentation's tables
+Writes `figures/benchmarks/scaling.json` and, with `draw`, `scaling.html`; `tables` prints the documentation's tables.
 
-Every point is a process of its own, on Llamas of random weights and a tokenizer of bytes, with one thread per process.
-`overhead`: leakage and attribution of the same probes in one go, in parts, and on Ray with 1, 2 and 4 actors. `growth`: leakage
-in parts of 1,000 to 100,000 probes: seconds, peak of resident memory, bytes of the result. `kills`: one run that is killed
-twenty times and continued, against one that is not. `models`: seconds and memory per stage of models of growing size, beside the
-formulas of `xlmech.models.shape`. `llama`: the formulas for Llama 3 8B and 70B.
+    python analyses/benchmarks/scaling.py overhead growth kills models llama    # any of them; earlier ones are kept
+    python analyses/benchmarks/scaling.py draw tables
+
+Every point runs in a process of its own with one thread, on Llamas of random weights and a byte-level tokenizer.
+`overhead` measures leakage and attribution of the same probes in one go, in shards, and on Ray with 1, 2 and 4 actors. `growth`
+measures leakage of 1,000 to 100,000 probes in shards: seconds, peak of resident memory, bytes of the result. `kills` compares a
+run that is killed twenty times and resumed with one that is not. `models` measures seconds and memory per stage for models of
+growing size, and the formulas of `xlmech.models.shape` beside them. `llama` gives the formulas for Llama 3 8B and 70B.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import multiprocessing
-import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -29,9 +27,18 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, get_args
 
-from growth import give_back_free_memory, peak_mb, resident_mb
+from measuring import (
+    FIGURES,
+    give_back_free_memory,
+    in_own_process,
+    parser_of,
+    peak_mb,
+    resident_mb,
+    save_byte_tokenizer,
+    save_json,
+    save_page,
+)
 
-OUT = Path(__file__).parent.parent / "figures"
 SIZES = (1_000, 10_000, 100_000)
 WIDTHS = {"0.01B": (256, 8), "0.05B": (512, 12), "0.1B": (768, 14), "0.3B": (1024, 22), "0.6B": (1536, 20)}
 N_OVERHEAD = 1_200
@@ -41,18 +48,9 @@ N_KILLS = 20
 def save_model(folder: Path, d_model: int = 32, n_layers: int = 3, d_vocab: int = 300) -> None:
     """A Llama of random weights, and a tokenizer of bytes."""
     import torch
-    from tokenizers import Tokenizer, decoders, pre_tokenizers, processors
-    from tokenizers.models import BPE
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import LlamaConfig, LlamaForCausalLM
 
-    vocab = {"<pad>": 0, "<eos>": 1, "<bos>": 2}
-    vocab |= {char: number for number, char in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()), start=3)}
-    words = Tokenizer(BPE(vocab=vocab, merges=[]))
-    words.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    words.decoder = decoders.ByteLevel()
-    words.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 2)])
-    fast = PreTrainedTokenizerFast(tokenizer_object=words, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>")
-    fast.save_pretrained(folder)
+    save_byte_tokenizer(folder, d_vocab)
     torch.manual_seed(0)
     heads = max(2, d_model // 64)
     config = LlamaConfig(
@@ -84,7 +82,7 @@ def loaded(folder: str) -> Any:
     return load_model(folder, backend="bridge", dtype="float32")
 
 
-# What runs in processes of their own
+# Points, each measured in a process of its own
 
 
 def one_overhead(folder: str, way: str) -> dict[str, Any]:
@@ -186,22 +184,14 @@ def one_model(folder: str, stage: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-# What is asked of them
+# Jobs: several points each
 
 
 def child(job: str, *arguments: str) -> dict[str, Any]:
-    """Run one point in a process of its own."""
-    env = os.environ | {
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join([str(OUT.parent), os.environ.get("PYTHONPATH", "")]),
-    }
-    command = [sys.executable, __file__, "--one", job, *arguments]
-    found = subprocess.run(command, capture_output=True, text=True, env=env, check=False)
-    if found.returncode:
-        raise RuntimeError(f"{job} {' '.join(arguments)}: {found.stderr[-2000:]}")
-    result = json.loads(found.stdout.splitlines()[-1])
+    """Run one point in a process of its own, and print what it measured."""
+    result = in_own_process(__file__, "--one", job, *arguments)
     print(job, *arguments[1:], json.dumps(result), flush=True)
-    return dict(result)
+    return result
 
 
 def overhead(folder: Path) -> Iterator[dict[str, Any]]:
@@ -410,21 +400,19 @@ ONE = {"overhead": one_overhead, "growth": one_growth, "model": one_model}
 
 
 def main() -> None:
-    """Do what is asked, and keep it beside what was done before."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Run the jobs that are named, and keep the results of earlier ones."""
+    parser = parser_of(__doc__)
     parser.add_argument("jobs", nargs="*", help=", ".join([*JOBS, "draw", "tables"]))
     parser.add_argument("--one", nargs="+", help="(used by itself) a point and its arguments")
     given = parser.parse_args()
     if given.one:
         print(json.dumps(ONE[given.one[0]](*given.one[1:])))
         return
-    path = OUT / "scaling.json"
+    path = FIGURES / "scaling.json"
     for job in given.jobs:
         found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         if job == "draw":
-            draw(found).write_html(
-                OUT / "scaling.html", include_plotlyjs="demo/plotly.min.js", config={"displaylogo": False}
-            )
+            save_page(draw(found), "scaling")
             continue
         if job == "tables":
             print("\n".join(tables(found)))
@@ -433,7 +421,7 @@ def main() -> None:
             found[job] = []
             for row in JOBS[job](Path(folder)):
                 found[job].append(row)
-                path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+                save_json(found, "scaling")
 
 
 if __name__ == "__main__":

@@ -1,28 +1,28 @@
-"""How often does each interval hold the truth? Simulated people, by the functions of `xlmech.metrics.intervals`.
+"""How often does each interval of `xlmech.metrics.intervals` hold the truth, for simulated people?
 
-    python analyses/coverage.py                   # all tables, printed and saved: under 3 minutes on one core
-    python analyses/coverage.py rate mean         # these tables only
-    python analyses/coverage.py --samples 4000    # as many simulations per cell (1000 by default)
+Writes `figures/benchmarks/coverage.json`, all cells of the tables that were asked for, and prints the tables.
 
-Tables: `rate`, `difference`, `reduction`, `specificity`, `mean`, `mean_reduction`, and `null` (how often a verdict is wrong where
-nothing leaks, where `coverage_null.py` is there). The percentile bootstrap, which earlier versions used, stands beside each.
-Writes `analyses/results/coverage.json`, all cells of the tables that were asked for.
+    python analyses/benchmarks/coverage.py                   # all tables: under 3 minutes on one core
+    python analyses/benchmarks/coverage.py rate mean         # these tables only
+    python analyses/benchmarks/coverage.py --samples 4000    # simulations per cell (1000 by default)
+
+Tables: `rate`, `difference`, `reduction`, `specificity`, `mean`, `mean_reduction`, and `null` (how often a verdict is wrong when
+nothing leaks; see `coverage_null.py`). Each table also has the coverage of the percentile bootstrap.
 """
 
 from __future__ import annotations
 
-import argparse
-import importlib
 import json
 import time
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from coverage_null import null_table
+from measuring import FIGURES, parser_of
 
 from xlmech.metrics.intervals import (
     Interval,
@@ -34,7 +34,7 @@ from xlmech.metrics.intervals import (
 )
 from xlmech.mitigation.reduction import reduction_beyond
 
-RESULT = Path(__file__).parent / "results" / "coverage.json"
+RESULT = FIGURES / "coverage.json"
 PEOPLE = (4, 8, 16, 40)
 RATES = (0.02, 0.05, 0.1, 0.2, 0.5)
 """The intervals of 0.8, 0.95 and 0.98 are mirror images of those of 0.2, 0.05 and 0.02 (a unit test holds them to it)."""
@@ -47,7 +47,7 @@ Cells = Iterator[dict[str, Any]]
 def people_of(
     rng: np.random.Generator, samples: int, questions: np.ndarray, rate: float, correlation: float
 ) -> np.ndarray:
-    """(sample, person) hits of beta-binomial people: each has a rate of their own, of which the correlation is the spread."""
+    """(sample, person) hits of beta-binomial people: each has an own rate, and the correlation sets how far rates differ."""
     shape = samples, len(questions)
     if correlation == 0:
         own = np.full(shape, rate)
@@ -64,12 +64,12 @@ def _rate(people: tuple[tuple[float, float], ...]) -> Interval:
 
 
 def rate_of(hits: np.ndarray, questions: np.ndarray) -> Interval:
-    """`rate_interval`, each set of people once, whatever their order."""
+    """`rate_interval`, computed once for each set of people, whatever their order."""
     return _rate(tuple(sorted(zip(hits.tolist(), questions.tolist(), strict=True))))
 
 
 def percentiles(rng: np.random.Generator, top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
-    """(2, sample) percentile bootstrap of the ratio of sums of (sample, person) numbers, as earlier versions had it."""
+    """(2, sample) bounds of the percentile bootstrap for the ratio of sums of (sample, person) numbers."""
     n = top.shape[1]
     drawn = rng.multinomial(n, np.full(n, 1 / n), RESAMPLES).T
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -128,7 +128,7 @@ def difference_table(samples: int, rng: np.random.Generator) -> Cells:
 def before_and_after(
     rng: np.random.Generator, samples: int, n: int, questions: int, rate: float, reduction: float, how: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(sample, person) hits before and after. Kept by `question` or by `person`, or asked `anew` of the same people."""
+    """(sample, person) hits before and after; hits stay by `question` or by `person`, or are drawn `anew` for the same people."""
     shape = samples, n, questions
     own = np.ones(shape[:2]) if rate == 1 else rng.beta(rate / 0.3 - rate, (1 - rate) / 0.3 - (1 - rate), shape[:2])
     before = rng.random(shape) < own[..., None]
@@ -214,16 +214,6 @@ def mean_reduction_table(samples: int, rng: np.random.Generator) -> Cells:
         }  # fmt: skip
 
 
-def null_table() -> pd.DataFrame | None:
-    """How often a verdict is wrong where private and control people are alike; None where that simulation is not there."""
-    try:
-        return pd.DataFrame(importlib.import_module("coverage_null").null_table())
-    except ModuleNotFoundError as error:
-        if error.name != "coverage_null":
-            raise
-        return None
-
-
 TABLES: dict[str, tuple[Callable[[int, np.random.Generator], Cells], list[str]]] = {
     "rate": (rate_table, ["people", "questions"]),
     "difference": (difference_table, ["people"]),
@@ -275,7 +265,7 @@ def markdown(frame: pd.DataFrame) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("tables", nargs="*", metavar="TABLE", help=f"of {', '.join([*TABLES, 'null'])}; all by default")
     parser.add_argument(
         "--samples", type=int, default=1000, help="simulations per cell of the rates (default %(default)s)"
@@ -289,10 +279,7 @@ def main() -> None:
     for name in wanted:
         start = time.perf_counter()
         if name == "null":
-            found = null_table()
-            if found is None:
-                continue
-            cells = shown = found
+            cells = shown = null_table()
         else:
             make, by = TABLES[name]
             cells = pd.DataFrame(make(arguments.samples, np.random.default_rng(arguments.seed)))
@@ -300,7 +287,6 @@ def main() -> None:
         print(f"\n## {name} ({time.perf_counter() - start:.0f} s)\n\n{markdown(shown)}", flush=True)
         rows = json.loads(cells.round(4).to_json(orient="records"))
         saved[name] = {"samples": arguments.samples, "seed": arguments.seed, "cells": rows}
-    RESULT.parent.mkdir(exist_ok=True)
     lines = [f' "{name}": {{"samples": {of["samples"]}, "seed": {of["seed"]}, "cells": [\n  '
              + ",\n  ".join(json.dumps(row) for row in of["cells"]) + "\n ]}" for name, of in saved.items()]  # fmt: skip
     partial = RESULT.with_suffix(".partial")

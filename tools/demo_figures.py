@@ -1,6 +1,6 @@
-"""The demo's figures, its report and the README's pictures, from the results in `figures/demo/results`; runs no model.
+"""Draw the demo's figures, its report and the README's pictures from `figures/demo/results`: `python tools/demo_figures.py`.
 
-python analyses/demo_figures.py      # needs a Chromium for the pictures
+Runs no model. Pictures need a Chromium.
 """
 
 from __future__ import annotations
@@ -17,29 +17,23 @@ FIGURES = Path(__file__).parent.parent / "figures"
 
 
 def main() -> None:
+    """Draw all of them."""
     audit = Audit.load(FIGURES / "demo" / "results")
     publish(audit, FIGURES / "demo")
     report = write_report(FIGURES / "demo", FIGURES / "audit.html")
     figures.save(figures.before_after(audit.mitigation), FIGURES / "before_after.png")
     if audit.lens is not None:
         figures.save(figures.lens(audit.lens), FIGURES / "lens.png")
-    picture(report, FIGURES / "report.png")
+    screenshot(report, FIGURES / "report.png")
 
 
-def picture(page: Path, path: Path, *, width: int = 1200, height: int = 1010) -> None:
-    """The top of a page as a PNG."""
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    if found is None:
+def screenshot(page: Path, path: Path, *, width: int = 1200, height: int = 1010) -> None:
+    """Save the top of a page as a PNG."""
+    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if browser is None:
         raise OSError("no Chromium or Chrome to draw a picture with: install one (apt install chromium)")
-    command = [
-        found,
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--hide-scrollbars",
-        f"--window-size={width},{height}",
-    ]
-    command += ["--virtual-time-budget=20000", f"--screenshot={path}", page.as_uri()]
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", f"--window-size={width},{height}"]
+    command = [browser, *flags, "--virtual-time-budget=20000", f"--screenshot={path}", page.as_uri()]
     subprocess.run(command, check=True, capture_output=True, timeout=300)
 
 

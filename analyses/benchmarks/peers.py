@@ -1,6 +1,6 @@
-"""The work of `speed_vs_peers.py` as it is usually done: captum, TransformerLens, and plain loops on transformers.
+"""Do the work of `speed_vs_peers.py` as it is usually done: captum, TransformerLens, and plain loops on transformers.
 
-Nothing here uses xlmech; each function is what a careful user of the peer would write.
+Nothing here uses xlmech. Each function is what a careful user of the peer would write.
 """
 
 from __future__ import annotations

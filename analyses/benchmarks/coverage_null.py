@@ -1,10 +1,12 @@
-"""How often the verdict says "leaks" where nothing leaks, and how often where something does.
+"""How often does the verdict say "leaks" when nothing leaks, and how often when something does?
 
-    python analyses/coverage_null.py        # 400 runs per row
-    python analyses/coverage_null.py 1000
+Prints two tables and writes nothing; `coverage.py` saves the first of them.
 
-Private and control people's answers are drawn; no model is run. In each run every person is asked for one or two facts that can
-be guessed, in ten languages. A person's answers to one fact in several languages are correlated, and so are the two facts.
+    python analyses/benchmarks/coverage_null.py        # 400 runs per row
+    python analyses/benchmarks/coverage_null.py 1000
+
+Answers of private and control people are drawn; no model is run. In each run every person is asked for one or two facts that
+can be guessed, in ten languages. A person's answers to one fact in several languages are correlated, and so are the two facts.
 """
 
 from __future__ import annotations

@@ -1,34 +1,35 @@
-"""How fast is the engine, and how exact, beside the ways its work is usually done?
+"""How fast and how exact is the engine, compared with the ways its work is usually done?
 
-    python analyses/speed_vs_peers.py           # five runs of each
-    python analyses/speed_vs_peers.py --quick   # one run, peers on a sample of their passes
-    python analyses/speed_vs_peers.py --one-thread   # processor seconds, for a machine that does other work too
+Writes `figures/benchmarks/speed_vs_peers.json` and `.html` (not with `--quick`), and prints JSON as its last line.
 
-xlmech and each peer run in turn in this one process, on the same model, prompts and thread count; ratios are of medians.
-Where a peer repeats one pass thousands of times, a sample of the passes is timed and scaled, and the row says of how many. The
-rows of leakage, lens and all positions are repeated three times at most. Besides the planted model, three of random weights,
-shaped like small Llama, Qwen2 and GPT-2 models, are attributed and ablated. The last line printed is JSON; a run without
-`--quick` also writes `figures/speed_vs_peers.json` and `.html`, where a run of some parts (`--only`) keeps the other parts of
-an earlier run on a like machine. Needs `pip install "xlmech[peers]"`.
+    python analyses/benchmarks/speed_vs_peers.py                # five runs of each
+    python analyses/benchmarks/speed_vs_peers.py --quick        # one run, peers on a sample of their passes
+    python analyses/benchmarks/speed_vs_peers.py --one-thread   # processor seconds, for a machine that does other work too
+
+xlmech and each peer run in turn in one process, on the same model, prompts and number of threads. Ratios are of medians.
+Where a peer repeats one pass thousands of times, a sample of the passes is timed and scaled, and the row gives the share. The
+rows of leakage, lens and all positions are repeated three times at most. Three models of random weights, shaped like small
+Llama, Qwen2 and GPT-2 models, are attributed and ablated besides the planted model. A run of some rows (`--only`) keeps the
+other rows of an earlier run on the same kind of machine. Needs `pip install "xlmech[peers]"`.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os.path
 import platform
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import peers
 import plotly.graph_objects as go
 import torch
+from measuring import FIGURES, parser_of, save_byte_tokenizer, save_json, save_page
 from scipy.stats import spearmanr
 
 from xlmech import build_probes, demo_records, load_model, logit_lens, measure_leakage
@@ -42,7 +43,6 @@ from xlmech.models.tokens import encode_answer, encode_prompt
 from xlmech.neurons.attribution.effects import exact_effects, integrated_gradients
 from xlmech.neurons.attribution.node_search import nodes_needed
 
-FIGURES = Path(__file__).parent.parent / "figures"
 TOLERANCE = {"last": 1.5e-5, "all": 3e-6}
 COUNTS = {"last": (1, 2, 3, 4, 5, 6, 8), "all": (4, 6, 8, 10, 12, 14, 18, 24, 32)}
 """How many nodes each layer needs is looked for among these, on other people's prompts, for this error of the whole; each row
@@ -166,7 +166,7 @@ def planted_cases(backend: Backend) -> tuple[Case, list[Case]]:
     return case, practice
 
 
-def random_cases(shape: str, tokenizer: Any) -> tuple[Case, list[Case]]:
+def random_cases(shape: str) -> tuple[Case, list[Case]]:
     """A model of random weights in the shape of a small one of its kind, and twice twelve random tokens."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -176,7 +176,10 @@ def random_cases(shape: str, tokenizer: Any) -> tuple[Case, list[Case]]:
     }  # fmt: skip
     torch.manual_seed(0)
     network = AutoModelForCausalLM.from_config(AutoConfig.for_model(shape, vocab_size=32000, **names)).eval()
-    backend = backend_of(load_model(network, tokenizer=tokenizer, backend="bridge", dtype="float32", device="cpu"))
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer = save_byte_tokenizer(folder, 32000)
+        model = load_model(network, tokenizer=tokenizer, backend="bridge", dtype="float32", device="cpu")
+    backend = backend_of(model)
     drawn = torch.randint(3, 32000, (2, 14)).tolist()
     one, two = (case_of(backend, tokens[:12], tokens[12], tokens[13]) for tokens in drawn)
     return one, [two]
@@ -377,8 +380,8 @@ def lens(model: Any, probes: ProbeSet, repeats: int) -> Row:
     return Row("logit lens", "transformers hidden states, batched by hand", runs[0], runs[1], None, None)
 
 
-def other_shape(shape: str, tokenizer: Any, repeats: int) -> Iterator[Row]:
-    (case, practice), name = random_cases(shape, tokenizer), f"{shape}, random weights"
+def other_shape(shape: str, repeats: int) -> Iterator[Row]:
+    (case, practice), name = random_cases(shape), f"{shape}, random weights"
     yield from attribution(case, practice, repeats, True, name)
     yield exact(case, repeats, True, name)
 
@@ -505,19 +508,17 @@ def draw(rows: list[dict[str, Any]]) -> None:
     figure.update_yaxes(autorange="reversed").update_layout(
         title_text="Engine against peers, on one machine (orange: the goal)"
     )
-    figure.write_html(
-        FIGURES / "speed_vs_peers.html", include_plotlyjs="demo/plotly.min.js", config={"displaylogo": False}
-    )
+    save_page(figure, "speed_vs_peers")
 
 
 def keep(found: dict[str, Any]) -> None:
     """Write what is known so far: a long run that is stopped has measured something."""
     draw(found["rows"])
-    (FIGURES / "speed_vs_peers.json").write_text(json.dumps(found, indent=1) + "\n")
+    save_json(found, "speed_vs_peers")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--quick", action="store_true", help="one run, peers on a sample")
     parser.add_argument("--repeats", type=int, help="runs of each (5, or 1 with --quick)")
     parser.add_argument("--probes", type=int, help="probes of the leakage and lens rows (480, or 8 with --quick)")
@@ -545,7 +546,7 @@ def main() -> None:
         ("lens", lambda: iter([lens(model, asked, repeats)])),
     ]
     for shape in () if quick else SHAPES:
-        stages.append((shape, lambda shape=shape: other_shape(shape, backend.tokenizer, repeats)))  # type: ignore[misc]
+        stages.append((shape, lambda shape=shape: other_shape(shape, repeats)))  # type: ignore[misc]
     machine = {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads(),
                "seconds": "of the processor" if arguments.one_thread else "of the clock",
                "instructions": torch.backends.cpu.get_cpu_capability(), "prompt_tokens": case.forced.n_prompt,

@@ -1,34 +1,36 @@
-"""How do time and memory grow: with prompts, prompt length, layers and vocabulary? And what does loading cost?
+"""How do time and memory grow with prompts, prompt length, layers and vocabulary, and what does loading cost?
 
-    python analyses/growth.py             # figures/growth.html and figures/growth.json
-    python analyses/growth.py --loading   # figures/loading.json
+Writes `figures/benchmarks/growth.json`, `growth.html` and, with `--loading`, `loading.json`.
 
-Every point is a process of its own with one thread, which builds a Llama of random weights, does the work on one prompt to
-warm up and on all for the clock, and reports the peak of its resident memory beyond what it held with the model. Loading is
-compared with transformers' own `from_pretrained` on a folder of random weights, with both libraries imported before, up to
-the end of a first forward pass: transformers maps the file, and reads what is used when it is used. Seconds are the
-processor's, so that other work on the machine does not count.
+    python analyses/benchmarks/growth.py
+    python analyses/benchmarks/growth.py --loading
+
+Every point runs in a process of its own with one thread. The process builds a Llama of random weights, does the work on one
+prompt to warm up and then on all prompts for the clock. It reports the peak of its resident memory beyond what it held with
+the model. Loading is compared with transformers' `from_pretrained` on a folder of random weights. Both libraries are imported
+before the clock starts, and it stops after a first forward pass, because transformers maps the file and reads weights when
+they are used. Seconds are the processor's, so other work on the machine does not count.
 """
 
 from __future__ import annotations
 
-import argparse
-import contextlib
-import ctypes
-import gc
 import json
-import os
-import resource
-import subprocess
-import sys
 import tempfile
 import time
-from pathlib import Path
 from typing import Any
 
+from measuring import (
+    give_back_free_memory,
+    in_own_process,
+    parser_of,
+    peak_mb,
+    resident_mb,
+    save_byte_tokenizer,
+    save_json,
+    save_page,
+)
 from plotly.subplots import make_subplots
 
-FIGURES = Path(__file__).parent.parent / "figures"
 BASE = {"prompts": 8, "length": 32, "layers": 4, "vocabulary": 32_000}
 CURVES = {
     "prompts": [4, 16, 64],
@@ -40,29 +42,6 @@ WORKS = {
     "attribution": "integrated gradients of every neuron, last position",
     "leakage": "greedy answers of 8 tokens and 24 candidates",
 }
-
-
-def peak_mb(*, restart: bool = False) -> float:
-    """The highest resident memory so far, or from now on where `restart` (Linux; elsewhere since the start)."""
-    status = Path("/proc/self/status")
-    if not status.exists():
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    if restart:
-        Path("/proc/self/clear_refs").write_text("5")
-    return int(next(line for line in status.read_text().splitlines() if line.startswith("VmHWM")).split()[1]) / 1024
-
-
-def resident_mb() -> float:
-    import psutil
-
-    return float(psutil.Process().memory_info().rss) / 2**20
-
-
-def give_back_free_memory() -> None:
-    """What loading used and freed goes back to the system: else the work would use it unseen (glibc; elsewhere nothing)."""
-    gc.collect()
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def network(layers: int, vocabulary: int, width: int = 256) -> Any:
@@ -78,21 +57,19 @@ def network(layers: int, vocabulary: int, width: int = 256) -> Any:
 
 
 def point(work: str, prompts: int, length: int, layers: int, vocabulary: int) -> dict[str, float]:
-    """Seconds and megabytes of one piece of work, in this process."""
+    """Measure seconds and MiB of one kind of work in this process."""
     import torch
 
     from xlmech import load_model
     from xlmech.engine.batching import run_forced
     from xlmech.engine.generate import answer_log_probs, generate
     from xlmech.models.backends import NEURON_HOOK, backend_of
-    from xlmech.models.checkpoints import load_tokenizer
-    from xlmech.models.gguf import demo_base
     from xlmech.neurons.attribution.effects import integrated_gradients
 
-    tokenizer = load_tokenizer(demo_base())
-    model = load_model(
-        network(layers, vocabulary), tokenizer=tokenizer, backend="bridge", dtype="float32", device="cpu"
-    )
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer = save_byte_tokenizer(folder, vocabulary)
+        plain = network(layers, vocabulary)
+        model = load_model(plain, tokenizer=tokenizer, backend="bridge", dtype="float32", device="cpu")
     backend = backend_of(model)
     tokens = torch.randint(3, 7_000, (prompts, length), generator=torch.Generator().manual_seed(1)).tolist()
     candidates = [[3 + number, 100 + number, 200 + number] for number in range(24)]
@@ -117,7 +94,7 @@ def point(work: str, prompts: int, length: int, layers: int, vocabulary: int) ->
 
 
 def load(folder: str, how: str) -> dict[str, float]:
-    """Seconds and peak megabytes of loading a folder with xlmech or transformers."""
+    """Measure seconds and peak MiB of loading a folder with xlmech or transformers."""
     import torch
     import transformers
     from transformer_lens.model_bridge import TransformerBridge  # noqa: F401 (imported before the clock starts)
@@ -139,25 +116,14 @@ def load(folder: str, how: str) -> dict[str, float]:
     return {"seconds": seconds, "of_it_loading": loaded, "peak_mb": peak_mb() - before, "weights_mb": weights}
 
 
-def in_own_process(*arguments: str) -> dict[str, float]:
-    command = [sys.executable, __file__, *arguments]
-    found = subprocess.run(
-        command, check=True, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
-    )
-    return json.loads(found.stdout.splitlines()[-1])  # type: ignore[no-any-return]
-
-
 def loading(repeats: int = 3) -> list[dict[str, Any]]:
-    from xlmech.models.checkpoints import load_tokenizer
-    from xlmech.models.gguf import demo_base
-
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         network(24, 64_000, 1024).save_pretrained(folder)
-        load_tokenizer(demo_base()).save_pretrained(folder)
+        save_byte_tokenizer(folder, 64_000)
         for number in range(repeats + 1):
             for how in ("transformers", "xlmech"):
-                found = in_own_process("--load", folder, "--how", how)
+                found = in_own_process(__file__, "--load", folder, "--how", how)
                 if number:  # the first reads the file into the page cache
                     rows.append({"how": how} | found)
     return rows
@@ -186,14 +152,14 @@ def draw(rows: list[dict[str, Any]]) -> None:
         template=TEMPLATE, height=560, width=1150, title_text="What grows how: random Llama, 2 to 16 layers of 256",
         showlegend=True, legend_y=0.93, margin={"t": 90, "b": 60},
     )  # fmt: skip
-    figure.write_html(FIGURES / "growth.html", include_plotlyjs="demo/plotly.min.js", config={"displaylogo": False})
+    save_page(figure, "growth")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--point", help="measure one point in this process: JSON of its arguments")
     parser.add_argument("--load", help="measure loading this folder in this process")
-    parser.add_argument("--loading", action="store_true", help="loading alone: figures/loading.json")
+    parser.add_argument("--loading", action="store_true", help="measure loading only")
     parser.add_argument("--how", choices=["xlmech", "transformers"], default="xlmech")
     arguments = parser.parse_args()
     if arguments.point:
@@ -204,18 +170,18 @@ def main() -> None:
         return
     if arguments.loading:
         found_loading = loading()
-        (FIGURES / "loading.json").write_text(json.dumps(found_loading, indent=1) + "\n")
+        save_json(found_loading, "loading")
         print(json.dumps(found_loading))
         return
     rows = []
     for work in WORKS:
         for axis, values in CURVES.items():
             for value in values:
-                found = in_own_process("--point", json.dumps(BASE | {"work": work, axis: value}))
+                found = in_own_process(__file__, "--point", json.dumps(BASE | {"work": work, axis: value}))
                 rows.append({"work": work, "axis": axis, "value": value} | found)
                 print(json.dumps(rows[-1]), flush=True)
     draw(rows)
-    (FIGURES / "growth.json").write_text(json.dumps({"base": BASE, "works": WORKS, "rows": rows}, indent=1) + "\n")
+    save_json({"base": BASE, "works": WORKS, "rows": rows}, "growth")
 
 
 if __name__ == "__main__":
