@@ -476,13 +476,16 @@ class CountReads(TorchDispatchMode):
 
 
 def engine_line() -> str:
-    """File and line of xlmech that is running, the innermost; "elsewhere" where none is, as in a backward pass on a GPU."""
+    """The innermost line of xlmech that is running, and of a library called by it; "elsewhere" as in a GPU's backward pass."""
     frame: FrameType | None = sys._getframe(1)
+    library = ""
     while frame is not None:
         path = Path(frame.f_code.co_filename)
         if "xlmech" in path.parts and path != Path(__file__):
             start = len(path.parts) - 1 - path.parts[::-1].index("xlmech")
-            return f"{'/'.join(path.parts[start:])}:{frame.f_lineno}"
+            return f"{'/'.join(path.parts[start:])}:{frame.f_lineno}" + (f" in {library}" if library else "")
+        if not library and path != Path(__file__) and "torch" not in path.parts and "site-packages" in path.parts:
+            library = f"{'/'.join(path.parts[-2:])}:{frame.f_lineno}"
         frame = frame.f_back
     return "elsewhere"
 
