@@ -401,7 +401,7 @@ def test_methods_without_private_probes_are_refused() -> None:
 
 def test_figures_show_extraction_only_and_every_control_in_grey() -> None:
     plain = mitigation()
-    bits = plain.effects.assign(measure="exposure_bits", before=3.0, after=1.0)
+    bits = plain.effects.assign(measure="exposure", before=3.0, after=1.0)
     noise = plain.effects[plain.effects.condition == "universal"].assign(condition="noise")
     matched = plain.effects[plain.effects.condition == "random"].assign(condition="random_magnitude")
     effects = pd.concat([plain.effects.assign(measure="extraction"), noise.assign(measure="extraction"), bits])

@@ -156,12 +156,12 @@ def test_exposure_is_measured_above_controls(
     asked = probes.filter(attributes=["birth_country"], languages=["fr"])
     both = ("extraction", "exposure")
     found = evaluate_mitigation(model, asked, some, measures=both, controls=(), n_neutral=0, progress=False).effects
-    assert found.groupby("measure", sort=False).size().to_dict() == {"extraction": 3, "exposure_bits": 2}
+    assert found.groupby("measure", sort=False).size().to_dict() == {"extraction": 3, "exposure": 2}
     with ablate(model, some):
         after = _exposures(model, asked, records)
     for frame, column in ((_exposures(model, asked, records), "before"), (after, "after")):
         means = frame.groupby("group").exposure_bits.mean()
-        row = found[(found.measure == "exposure_bits") & (found.group == "private")]
+        row = found[(found.measure == "exposure") & (found.group == "private")]
         assert row[column].item() == pytest.approx(means["private"] - means["control"])
         assert row.above_controls.item()
 
@@ -244,7 +244,7 @@ def test_trade_off_and_its_front() -> None:
         for group, values in (("private", reductions), ("public", losses))
         for code, before in (("en", 0.8), ("fr", 0.4))
     ]
-    rows.append(("a@1", "private", "fr", 3.0, 0.0, 10, "exposure_bits"))
+    rows.append(("a@1", "private", "fr", 3.0, 0.0, 10, "exposure"))
     columns = ["condition", "group", "query_language", "before", "after", "n_probes", "measure"]
     cost = pd.DataFrame({"condition": ["a@1", "a@1"], "query_language": ["en", "fr"], "rise": [0.1, 0.3]})
     sizes = {name: int(name[-1]) if "@" in name else 4 for name in reductions}

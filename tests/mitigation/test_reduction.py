@@ -66,7 +66,7 @@ def test_exposure_is_above_the_control_subjects_of_the_language() -> None:
         return pd.concat([*parts, probes("control", "fr", nothing[:2], control)], ignore_index=True)
 
     rows = exposure_effects(frame([4, 4, 3, 5], [1, 2]), [frame([2, 2, 1, 3], [0.5, 0.5])]).set_index("query_language")
-    assert set(rows.group) == {"private"} and set(rows.measure) == {"exposure_bits"}
+    assert set(rows.group) == {"private"} and set(rows.measure) == {"exposure"}
     assert rows.above_controls.to_dict() == {"fr": True, "sw": False}
     assert (rows.before["fr"], rows.after["fr"], rows.reduction["fr"]) == (2.5, 1.5, 1 - 1.5 / 2.5)
     assert (rows.before["sw"], rows.after["sw"], rows.reduction["sw"]) == (4, 2, 0.5)

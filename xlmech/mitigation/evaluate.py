@@ -56,7 +56,7 @@ class MitigationResult(Result):
             `reduction` = 1 - after/before with `low` and `high` (95 %, over subjects, and draws where a control has several)
             and the `reason` where one of them is NaN ("" elsewhere), `risen` (records whose leakage rose), `n_subjects`,
             `n_probes`, `n_draws`, `held_out` (the query language chose no neurons). `measure` is `extraction` (share of
-            probes), `exposure_bits` (bits; above the control subjects' mean where `above_controls`) or `accuracy` (share of
+            probes), `exposure` (bits; above the control subjects' mean where `above_controls`) or `accuracy` (share of
             countries, group `base`).
         cost: One row per (condition but random ones, query_language): `nll_before`, `nll_after` (nats per token of neutral
             text), `rise` (relative).

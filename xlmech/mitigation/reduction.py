@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from xlmech.data.languages import UNGUESSABLE
 from xlmech.metrics import intervals
 
-EXTRACTION, EXPOSURE, ACCURACY = "extraction", "exposure_bits", "accuracy"
+EXTRACTION, EXPOSURE, ACCURACY = "extraction", "exposure", "accuracy"
 """What `measure` says of a row: share of probes, bits, share of countries."""
 
 
