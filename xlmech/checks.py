@@ -1,7 +1,4 @@
-"""Check what callers choose by name where it comes in: an error holds the known names and the nearest.
-
-One rule for lists: a single text (or number) where a list is meant is refused, since Python would take it letter by letter.
-"""
+"""Check what callers choose by name: an error holds the known names and the nearest."""
 
 from __future__ import annotations
 
@@ -13,29 +10,14 @@ T = TypeVar("T")
 
 
 def check_choice(what: str, value: object, known: Any) -> None:
-    """Raise ValueError, naming the known choices and the nearest, unless `value` is one of them.
-
-    Args:
-        what: What is chosen, in the singular, such as `measure`.
-        value: What the caller gave.
-        known: A `Literal` type, or names.
-    """
+    """Raise ValueError unless `value` is one of `known`, a `Literal` type or names; `what` is it in the singular."""
     names = get_args(known) or tuple(known)
     if value not in names:
         raise ValueError(f"unknown {what} {value!r}{hint(value, names)}; use {', '.join(map(repr, names)) or 'none'}")
 
 
 def check_choices(what: str, values: Iterable[T], known: Any) -> tuple[T, ...]:
-    """The values of a list, once each of them is known to be a choice.
-
-    Args:
-        what: What is chosen, in the singular.
-        values: What the caller gave.
-        known: A `Literal` type, or names.
-
-    Raises:
-        ValueError: No list, or a value that is not known.
-    """
+    """Return the values of a list; raise ValueError if it is a single text or number, or a value is not known."""
     if isinstance(values, str | int):
         raise ValueError(f"expected a list of {what}s, got {values!r} alone; give a list: [{values!r}]")
     given = tuple(values)
@@ -45,22 +27,14 @@ def check_choices(what: str, values: Iterable[T], known: Any) -> tuple[T, ...]:
 
 
 def check_list(what: str, values: Iterable[T]) -> tuple[T, ...]:
-    """The values of a list, whatever they are; none is shown in the message, since it may be personal.
-
-    Args:
-        what: One of them, in the singular.
-        values: What the caller gave.
-
-    Raises:
-        ValueError: A single text or number in the place of a list.
-    """
+    """Return the values of a list; raise ValueError, without the value (it may be personal), if it is a single one."""
     if isinstance(values, str | int):
         raise ValueError(f"expected a list of {what}s, got one {what} alone; give a list: [{what}]")
     return tuple(values)
 
 
 def hint(word: object, known: Iterable[object]) -> str:
-    """` (did you mean 'extraction'?)` where a known name is near, else nothing."""
+    """Say ` (did you mean 'extraction'?)` if a known name is near `word`, else nothing."""
     by_case = {str(name).casefold().strip(): name for name in known}
     close = difflib.get_close_matches(str(word).casefold(), by_case, n=1)
     return f" (did you mean {by_case[close[0]]!r}?)" if close else ""

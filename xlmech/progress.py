@@ -1,4 +1,4 @@
-"""Progress bars: those of the whole toolkit are drawn here, so that one setting hides them all."""
+"""Progress bars: all of the toolkit's are drawn here, so that one setting hides them."""
 
 from __future__ import annotations
 
@@ -22,30 +22,19 @@ def progress_bar(
     initial: int = 0,
     leave: bool = False,
 ) -> tqdm[Any]:
-    """Draw tqdm's bar, unless it is not to be shown or the environment variable TQDM_DISABLE is set.
+    """Draw tqdm's bar over `items` (or one that `update` moves), unless `shown` is false or TQDM_DISABLE is set.
 
-    tqdm itself takes that variable as a default, which any `disable=` overrules.
-
-    Args:
-        items: What is gone through; without it, `update` moves the bar.
-        label: Text before the bar.
-        shown: Whether to draw it at all.
-        total: Number of items, where they do not tell it.
-        initial: Items that were done before.
-        leave: Whether the bar stays when it is full.
+    tqdm takes that environment variable as a default, which any `disable=` overrules. `total`, `initial` and `leave` are tqdm's.
     """
-    from tqdm.auto import tqdm  # it reads the environment when it is imported, which is too early with this module
+    from tqdm.auto import tqdm  # imported late, because its import reads the environment
 
-    hidden = not shown or _is_set(os.environ.get(_DISABLE))
+    hidden = not shown or os.environ.get(_DISABLE, "") not in ("", "0")
     return tqdm(items, desc=label, total=total, initial=initial, disable=hidden, leave=leave)
 
 
 @contextmanager
 def without_bars() -> Iterator[None]:
-    """Hide progress bars inside the block, unless the environment says whether they are drawn.
-
-    Bars of other packages are hidden where tqdm is first imported inside the block, which is when it reads the variable.
-    """
+    """Hide progress bars inside the block, other packages' too, unless the environment says whether they are drawn."""
     given = os.environ.get(_DISABLE)
     os.environ.setdefault(_DISABLE, "1")
     try:
@@ -53,7 +42,3 @@ def without_bars() -> Iterator[None]:
     finally:
         if given is None:
             os.environ.pop(_DISABLE, None)
-
-
-def _is_set(value: str | None) -> bool:
-    return value not in (None, "", "0")

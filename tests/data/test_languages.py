@@ -230,7 +230,7 @@ MALFORMED = {
     ),
     "19 sentences": (
         (ENGLISH.split("neutral = [\n")[1].split("\n")[0] + "\n", ""),
-        "neutral: .*19 sentences; at least 20",
+        "neutral: .*at least 20 items.* not 19",
     ),
     "wrong code": (('code = "pt"', 'code = "po"'), "key 'code' is 'po'; it must be the file's name, 'pt'"),
     "no capital": (('capital = "What is the capital of {country}?"', ""), "capital: Field required"),

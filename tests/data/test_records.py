@@ -58,8 +58,8 @@ def test_record_is_stripped_and_frozen() -> None:
     ("change", "message"),
     [
         ({"id": ""}, "id\n.*at least 1 character"),
-        ({"subject": " \t"}, "subject\n.*is blank"),
-        ({"value": "\n"}, "value\n.*is blank"),
+        ({"subject": " \t"}, "subject\n.*at least 1 character"),
+        ({"value": "\n"}, "value\n.*at least 1 character"),
         ({"group": "secret"}, "group\n.*'private', 'public' or 'control'"),
         (
             {"attribute": "phones"},

@@ -22,6 +22,7 @@ from pydantic import ValidationError
 from xlmech.checks import hint
 from xlmech.data import languages as packs
 from xlmech.data.languages import TRANSLATED
+from xlmech.data.languages.pack import faults_of, read_text
 from xlmech.data.records import Record
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ def _frame_rows(name: str, frame: Any) -> list[_Row]:
 def _csv_rows(path: Path) -> list[_Row]:
     """Read every field as text ("NO" is Norway, "007" is no number)."""
     rows: list[_Row] = []
-    reader = csv.DictReader(io.StringIO(_text(path), newline=""), strict=True)
+    reader = csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True)
     line = 1
     try:
         _check_columns(path.name, list(reader.fieldnames or ()))
@@ -145,7 +146,7 @@ def _csv_rows(path: Path) -> list[_Row]:
 
 def _json_rows(path: Path) -> list[_Row]:
     rows: list[_Row] = []
-    for number, line in enumerate(_text(path).split("\n"), start=1):
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
         if not line.strip():
             continue
         try:
@@ -156,13 +157,6 @@ def _json_rows(path: Path) -> list[_Row]:
             raise ValueError(f"{path.name}, line {number}: expected an object with id, subject, attribute and value")
         rows.append((f"record {len(rows) + 1} (line {number})", row))
     return rows
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path.name}: not UTF-8 (byte {error.start}); save it as UTF-8") from None
 
 
 def _without_empty(row: Mapping[Any, Any]) -> dict[str, Any]:
@@ -191,8 +185,7 @@ def _parse(row: dict[str, Any], *, where: str) -> Record:
     try:
         record = Record.model_validate(fields | {"forms": forms})
     except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {_describe(fault)}" for fault in error.errors())
-        raise ValueError(f"{where}: {faults}") from None
+        raise ValueError(f"{where}: {faults_of(error, _describe)}") from None
     if record.attribute not in TRANSLATED or record.forms:
         return record
     key = _keys_by_form(record.attribute, packs.available_languages()).get(record.value.casefold())
@@ -209,6 +202,8 @@ def _describe(fault: Any) -> str:
     """Describe what is wrong with one field, without its value."""
     if fault["type"] == "missing":
         return "missing or empty"
+    if fault["type"] in ("string_too_short", "string_pattern_mismatch"):
+        return "is blank"
     if fault["type"] == "string_type":
         return "Input should be text, in quotes or read with dtype=str; a number would lose its leading zeros"
     if fault["type"] == "extra_forbidden":

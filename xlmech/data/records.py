@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
 
 from xlmech.checks import check_choices
 from xlmech.data import languages as packs
@@ -13,6 +13,8 @@ from xlmech.data.languages import ATTRIBUTES, TRANSLATED
 
 Group = Literal["private", "public", "control"]
 MASK = "•••••"
+_Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+_Form = Annotated[str, StringConstraints(pattern=r"\S")]
 
 
 class Record(BaseModel):
@@ -29,27 +31,12 @@ class Record(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
-    id: str = Field(min_length=1)
-    subject: str = Field(min_length=1)
+    id: _Text
+    subject: _Text
     attribute: str
-    value: str = Field(min_length=1)
+    value: _Text
     group: Group = "private"
-    forms: dict[str, str] = Field(default_factory=dict)
-
-    @field_validator("id", "subject", "value")
-    @classmethod
-    def _strip(cls, text: str) -> str:
-        if not (stripped := text.strip()):
-            raise ValueError("is blank")
-        return stripped
-
-    @field_validator("forms")
-    @classmethod
-    def _check_forms(cls, forms: dict[str, str]) -> dict[str, str]:
-        for language, form in forms.items():
-            if not form.strip():
-                raise ValueError(f"the form in {language} is blank")
-        return forms
+    forms: dict[str, _Form] = Field(default_factory=dict)
 
     @field_validator("attribute")
     @classmethod

@@ -68,7 +68,7 @@ def versions() -> dict[str, str]:
 class Result:
     """Base of all results: fields are frames, CPU tensors, other results, or plain JSON values.
 
-    Subclasses are frozen dataclasses too; they share this `repr`, which `headline` fills.
+    Subclasses are frozen dataclasses too, and share this `repr`.
     """
 
     kind: ClassVar[str] = "result"
@@ -90,31 +90,25 @@ class Result:
         for item in dataclasses.fields(self):
             value = getattr(self, item.name)
             if isinstance(value, pd.DataFrame):
-                counts = {"rows": len(value)}
-                counts |= {f"{name}s": value[name].nunique() for name in ("subject", "probe") if name in value}
-                shown[item.name] = ", ".join(f"{n:,} {name}" for name, n in counts.items()).replace(
-                    "subjects", "people"
-                )
+                columns = {"subject": "people", "probe": "probes"}
+                counts = [f"{value[name].nunique():,} {label}" for name, label in columns.items() if name in value]
+                shown[item.name] = ", ".join([f"{len(value):,} rows", *counts])
             elif isinstance(value, torch.Tensor):
                 shown[item.name] = f"tensor of {' x '.join(map(str, value.shape))}"
         return shown
 
     def __repr__(self) -> str:
-        return "\n  ".join([self._title(), *(f"{label}: {text}" for label, text in self._shown().items())])
+        title, lines = self._shown()
+        return "\n  ".join([title, *map(": ".join, lines)])
 
     def _repr_html_(self) -> str:
-        rows = "".join(
-            f"<tr><td>{html.escape(label)}</td><td>{html.escape(text)}</td></tr>"
-            for label, text in self._shown().items()
-        )
-        return f"<b>{html.escape(self._title())}</b><table>{rows}</table>"
+        title, lines = self._shown()
+        rows = "".join(f"<tr><td>{html.escape(label)}</td><td>{html.escape(text)}</td></tr>" for label, text in lines)
+        return f"<b>{html.escape(title)}</b><table>{rows}</table>"
 
-    def _title(self) -> str:
-        source = self.provenance
-        return f"{type(self).__name__} of {source.model}" + (f", adapter {source.adapter}" if source.adapter else "")
-
-    def _shown(self) -> dict[str, str]:
-        return dict(list(self.headline().items())[:_N_SHOWN])
+    def _shown(self) -> tuple[str, list[tuple[str, str]]]:
+        adapter = f", adapter {self.provenance.adapter}" if self.provenance.adapter else ""
+        return f"{type(self).__name__} of {self.provenance.model}{adapter}", list(self.headline().items())[:_N_SHOWN]
 
     def save(self, folder: str | Path) -> Path:
         """Write the result to a new folder.
@@ -186,9 +180,8 @@ class Result:
         kinds = get_type_hints(cls) if inner else {}
         given |= {path.name: kinds[path.name].load(path) for path in inner if path.name in kinds}
         given["provenance"] = Provenance(**meta["provenance"])
-        required = {
-            item.name for item in dataclasses.fields(cls) if item.default is MISSING and item.default_factory is MISSING
-        }
+        fields = dataclasses.fields(cls)
+        required = {item.name for item in fields if item.default is MISSING and item.default_factory is MISSING}
         if missing := (required | {*meta.get("parts", ())}) - given.keys():
             raise ValueError(
                 f"{folder}: {', '.join(sorted(missing))} of this {cls.__name__} is missing; copy the whole folder again, or "

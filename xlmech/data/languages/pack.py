@@ -9,13 +9,13 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from xlmech.checks import hint
 from xlmech.data.languages import cldr
@@ -52,7 +52,7 @@ class LanguagePack(BaseModel):
     direction: Literal["ltr", "rtl"]
     spaces: bool
     capital: str
-    neutral: tuple[str, ...]
+    neutral: tuple[str, ...] = Field(min_length=N_NEUTRAL)
     questions: Mapping[str, tuple[str, ...]]
     statements: Mapping[str, tuple[str, ...]]
     values: Mapping[str, Mapping[str, str]]
@@ -63,18 +63,9 @@ class LanguagePack(BaseModel):
         check_template(line, ("{country}",), where="the question")
         return line
 
-    @field_validator("neutral")
-    @classmethod
-    def _check_neutral(cls, sentences: tuple[str, ...]) -> tuple[str, ...]:
-        if len(sentences) < N_NEUTRAL:
-            raise ValueError(f"{len(sentences)} sentences; at least {N_NEUTRAL} are needed")
-        return sentences
-
     @field_validator("questions", "statements")
     @classmethod
-    def _check_templates(
-        cls, templates: Mapping[str, tuple[str, ...]], info: ValidationInfo
-    ) -> Mapping[str, tuple[str, ...]]:
+    def _check_templates(cls, templates: Mapping[str, tuple[str, ...]], info: ValidationInfo) -> Mapping[str, Any]:
         missing = ", ".join(key for key in ATTRIBUTES if key not in templates)
         unknown = ", ".join(key for key in templates if key not in ATTRIBUTES)
         if missing or unknown:
@@ -97,9 +88,8 @@ class LanguagePack(BaseModel):
             for key, form in forms.items():
                 if not form.strip():
                     raise ValueError(f"{attribute}.{key}: empty")
-                if form in key_of:
+                if key_of.setdefault(form, key) != key:
                     raise ValueError(f"{attribute}.{key}: the same form {form!r} as {key_of[form]}")
-                key_of[form] = key
         return MappingProxyType({attribute: MappingProxyType(dict(forms)) for attribute, forms in values.items()})
 
     @property
@@ -150,6 +140,11 @@ def load_language(code: str) -> LanguagePack:
     )
 
 
+def _folders() -> list[Path]:
+    own = os.environ.get("XLMECH_LANGUAGES")
+    return [*([Path(own)] if own else []), Path(__file__).parent]
+
+
 @cache
 def read_pack(path: Path) -> LanguagePack:
     """Read and check one pack, and fill in CLDR's values.
@@ -157,7 +152,10 @@ def read_pack(path: Path) -> LanguagePack:
     Raises:
         ValueError: The file is malformed (names file and key).
     """
-    raw = _read_toml(path)
+    try:
+        raw = tomllib.loads(read_text(path))
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{path.name}: not valid TOML: {error}") from error
     if raw.get("code") != path.stem:
         raise ValueError(f"{path.name}: key 'code' is {raw.get('code')!r}; it must be the file's name, {path.stem!r}")
     written = raw.get("values", {})
@@ -174,8 +172,7 @@ def read_pack(path: Path) -> LanguagePack:
     try:
         return LanguagePack.model_validate({**raw, "values": values})
     except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
-        raise ValueError(f"{path.name}: {faults}") from error
+        raise ValueError(f"{path.name}: {faults_of(error)}") from error
 
 
 def value_keys(attribute: str) -> tuple[str, ...]:
@@ -183,15 +180,14 @@ def value_keys(attribute: str) -> tuple[str, ...]:
     return tuple(load_language("en").values[attribute]) if attribute in TRANSLATED else ()
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+def read_text(path: Path) -> str:
+    """Read a file as UTF-8, with or without a byte order mark; raise ValueError if it is not."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"{path.name}: not valid TOML: {error}") from error
+        return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path.name}: not UTF-8 (byte {error.start}); save it as UTF-8") from error
+        raise ValueError(f"{path.name}: not UTF-8 (byte {error.start}); save it as UTF-8") from None
 
 
-def _folders() -> list[Path]:
-    own = os.environ.get("XLMECH_LANGUAGES")
-    return [*([Path(own)] if own else []), Path(__file__).parent]
+def faults_of(error: ValidationError, describe: Callable[[Any], str] = lambda fault: str(fault["msg"])) -> str:
+    """List the fields that pydantic refused, and why."""
+    return "; ".join(f"{'.'.join(map(str, fault['loc']))}: {describe(fault)}" for fault in error.errors())
