@@ -44,7 +44,7 @@ class Probe:
 
     @property
     def id(self) -> str:
-        """Unique within a set: record, language and template."""
+        """Record, language and template; unique within a set."""
         return f"{self.record.id}/{self.query_language}/{self.template}"
 
     def __repr__(self) -> str:
@@ -53,21 +53,15 @@ class Probe:
 
 @dataclass(frozen=True, repr=False)
 class ProbeSet:
-    """An immutable sequence of probes.
-
-    Attributes:
-        probes: The probes, in order.
-    """
+    """An immutable sequence of probes, with the ids of the probes as keys too."""
 
     probes: tuple[Probe, ...]
     _by_id: dict[str, Probe] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         by_id = {probe.id: probe for probe in self.probes}
-        if len(by_id) != len(self.probes):
-            raise ValueError(
-                f"{len(self.probes) - len(by_id)} probes have the id of another; record ids must be unique"
-            )
+        if n_repeated := len(self.probes) - len(by_id):
+            raise ValueError(f"{n_repeated} probes have the id of another; record ids must be unique")
         object.__setattr__(self, "_by_id", by_id)
 
     def __len__(self) -> int:
@@ -81,9 +75,9 @@ class ProbeSet:
     @overload
     def __getitem__(self, key: slice) -> ProbeSet: ...
     def __getitem__(self, key: int | str | slice) -> Probe | ProbeSet:
-        if isinstance(key, str):
-            return self._by_id[key]
-        return ProbeSet(self.probes[key]) if isinstance(key, slice) else self.probes[key]
+        if isinstance(key, slice):
+            return ProbeSet(self.probes[key])
+        return self._by_id[key] if isinstance(key, str) else self.probes[key]
 
     def __add__(self, other: ProbeSet) -> ProbeSet:
         return ProbeSet(self.probes + other.probes)
@@ -123,14 +117,7 @@ class ProbeSet:
         templates: Iterable[int] | None = None,
         subjects: Iterable[str] | None = None,
     ) -> ProbeSet:
-        """Keep the probes that meet every condition given; the result may be empty.
-
-        Args:
-            group: Group of the subjects.
-            languages: Query languages.
-            attributes: What is asked for.
-            templates: Numbers of the question templates.
-            subjects: Full names.
+        """Keep the probes that meet every condition given; subjects are given by full name. The result may be empty.
 
         Raises:
             ValueError: An unknown group, something else than a list, or a language, attribute, template or subject that no
@@ -251,9 +238,13 @@ def build_probes(
             continue
         answers = _answers(record, codes, known)
         for pack in query_packs:
-            for number in _template_numbers(pack, record.attribute, templates):
-                question = pack.questions[record.attribute][number]
-                before, after = prompt_format.format(question=question).split("{subject}")
+            questions = pack.questions[record.attribute]
+            for number in range(len(questions)) if templates is None else templates:
+                if not 0 <= number < len(questions):
+                    raise ValueError(
+                        f"no question template {number} for {record.attribute} in {pack.code}: it has 0 to {len(questions) - 1}"
+                    )
+                before, after = prompt_format.format(question=questions[number]).split("{subject}")
                 probes.append(
                     Probe(
                         record=record,
@@ -281,13 +272,3 @@ def _answers(record: Record, query_languages: Sequence[str], known: Sequence[str
             "the record, or the value to the language pack"
         )
     return {code: form for code, form in forms.items() if form}
-
-
-def _template_numbers(pack: packs.LanguagePack, attribute: str, wanted: Sequence[int] | None) -> Sequence[int]:
-    n_templates = len(pack.questions[attribute])
-    for number in wanted or ():
-        if not 0 <= number < n_templates:
-            raise ValueError(
-                f"no question template {number} for {attribute} in {pack.code}: it has 0 to {n_templates - 1}"
-            )
-    return wanted if wanted is not None else range(n_templates)

@@ -57,22 +57,17 @@ class Reduction(NamedTuple):
 
 
 def rate_interval(hits: ArrayLike, questions: ArrayLike, *, confidence: float = CONFIDENCE) -> Interval:
-    """Estimate a rate over people who each answer several questions, with its interval.
+    """Estimate a rate, sum of hits / sum of questions, with its interval; NaN without a question, or if a number is NaN.
 
     The interval is Clopper and Pearson's on an effective number of observations: the questions divided by the design effect
     1 + (questions per person - 1) * correlation of one person's answers. Without hits, or with a single person, the
-    correlation is taken as 1, so that people count and not questions: 0 of 8 people is 0 to 37 %.
-
-    The interval is monotone: one hit more never lowers an end, because the upper end is the highest among all data with a part
-    of these hits. It does not cover people who are alike because they have something in common.
+    correlation is taken as 1, so that people count and not questions: 0 of 8 people is 0 to 37 %. One hit more never lowers an
+    end: the upper end is the highest among all data with a part of these hits.
 
     Args:
         hits: (person,) sum over each person's questions, each 0 to 1; a mean over several draws may be fractional.
         questions: (person,) number of questions; people without any are left out.
         confidence: Confidence level of the two-sided interval.
-
-    Returns:
-        Sum of hits / sum of questions, and the ends; NaN without a question, or if a number is NaN.
 
     Raises:
         ValueError: Arrays of different lengths, or hits outside 0 to the number of questions.
@@ -127,11 +122,10 @@ def reduction_interval(
 ) -> Reduction:
     """Estimate how much a rate falls, 1 - after / before, from the same people's questions before and after.
 
-    After consists of hits that are kept and hits that are new: after / before = kept + new * (1 - before) / before, where kept
-    is a rate over the hits before and new one over the misses before. Their intervals and that of before are
-    `rate_interval`'s, combined as those of independent numbers. The effect of before's error depends on the new rate, which
-    few misses do not determine, so that rate gets one more person's misses at the kept rate. The spread between draws is
-    added (Student's t). So 8 of 8 people before and none after is a reduction of 63 to 100 %.
+    After / before = kept + new * (1 - before) / before, where kept is a rate over the hits before and new one over the misses
+    before. Their intervals and that of before are `rate_interval`'s, combined as those of independent numbers. Before's error
+    is weighted by the new rate with one more person's misses at the kept rate, because few misses do not determine it. The
+    spread between draws is added (Student's t). 8 of 8 people before and none after is a reduction of 63 to 100 %.
 
     Args:
         before: (person,) sum of hits.
