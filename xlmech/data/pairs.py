@@ -28,8 +28,8 @@ class ProbePair:
     Attributes:
         sources: One record's probes, a language each; their activations are averaged.
         target: The probe whose run is patched.
-        tracked: Probe of the record whose value is followed as the source's; the first source by default. Required if the
-            sources have another attribute than the target.
+        tracked: Probe whose value is followed as the source's, if the sources have another attribute than the target; the
+            first source by default.
 
     Raises:
         ValueError: No sources, or of several records; different attributes without `tracked`; values that share a form;
@@ -139,8 +139,8 @@ def _share_a_form(source: Probe, target: Probe) -> bool:
 
 
 def _can_pair(source: Probe, target: Probe) -> bool:
-    keys = [(probe.record.attribute, probe.record.group, probe.template) for probe in (source, target)]
-    return keys[0] == keys[1] and source.record.subject != target.record.subject and not _share_a_form(source, target)
+    first, second = ((probe.record.attribute, probe.record.group, probe.template) for probe in (source, target))
+    return first == second and source.record.subject != target.record.subject and not _share_a_form(source, target)
 
 
 def _control_pairs(

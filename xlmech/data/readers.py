@@ -64,23 +64,15 @@ def load_records(source: str | Path | pd.DataFrame | Dataset) -> tuple[Record, .
 def save_records(records: Iterable[Record], path: str | Path) -> None:
     """Write records as JSONL, CSV or Parquet, by the suffix of `path`. Values are written in the clear."""
     path = Path(path)
-    records = tuple(records)
+    rows = [record.model_dump() for record in records]
     if path.suffix == ".jsonl":
-        lines = [json.dumps(record.model_dump(), ensure_ascii=False) + "\n" for record in records]
-        path.write_text("".join(lines), encoding="utf-8")
-        return
-    frame = pd.DataFrame(
-        [
-            record.model_dump(exclude={"forms"}) | {f"form_{code}": form for code, form in record.forms.items()}
-            for record in records
-        ]
-    )
-    if path.suffix == ".csv":
-        frame.to_csv(path, index=False)
-    elif path.suffix == ".parquet":
-        frame.to_parquet(path, index=False)
+        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    elif path.suffix in (".csv", ".parquet"):
+        forms = [{f"form_{code}": form for code, form in row.pop("forms").items()} for row in rows]
+        frame = pd.DataFrame([row | form for row, form in zip(rows, forms, strict=True)])
+        frame.to_csv(path, index=False) if path.suffix == ".csv" else frame.to_parquet(path, index=False)
     else:
-        raise _unknown_suffix(path)
+        raise ValueError(f"{path.name}: unknown suffix {path.suffix!r}; use .jsonl, .csv or .parquet")
 
 
 def demo_records() -> tuple[Record, ...]:
@@ -103,17 +95,11 @@ def _rows(source: str | Path | pd.DataFrame | Dataset) -> tuple[str, list[_Row]]
         raise IsADirectoryError(f"{path} is a folder; give the file of records in it (.jsonl, .csv or .parquet)")
     if not path.is_file():
         raise FileNotFoundError(f"no file of records at {path}; expected .jsonl, .csv or .parquet")
-    if path.suffix == ".jsonl":
-        return path.name, _json_rows(path)
-    if path.suffix == ".csv":
-        return path.name, _csv_rows(path)
     if path.suffix == ".parquet":
         return path.name, _frame_rows(path.name, pd.read_parquet(path))
-    raise _unknown_suffix(path)
-
-
-def _unknown_suffix(path: Path) -> ValueError:
-    return ValueError(f"{path.name}: unknown suffix {path.suffix!r}; use .jsonl, .csv or .parquet")
+    if path.suffix not in (".csv", ".jsonl"):
+        raise ValueError(f"{path.name}: unknown suffix {path.suffix!r}; use .jsonl, .csv or .parquet")
+    return path.name, _csv_rows(path) if path.suffix == ".csv" else _json_rows(path)
 
 
 def _frame_rows(name: str, frame: Any) -> list[_Row]:

@@ -1,7 +1,7 @@
 """How alike two sets are: shared members of sets, cosine and kernel alignment of representations.
 
-Representations of the same examples are compared through inner products only, so that resampling and permuting examples costs no
-pass over the representations. Centre them beforehand (any offset will do): the result is the same, and rounding smaller.
+Representations are compared through inner products only, so that resampling and permuting examples costs no pass over them. Any
+offset subtracted beforehand leaves the result, and makes rounding smaller.
 """
 
 from __future__ import annotations
