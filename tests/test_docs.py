@@ -146,7 +146,7 @@ def check_sentences(shown: str, names: dict[str, Any]) -> None:
     rows = list(names["result"].extraction.itertuples())
     for row in rows:
         (line,) = re.findall(
-            rf"^{row.condition} neurons off, {row.group} .* in {row.query_language}: (.*)$", shown, re.M
+            rf"^{row.condition} neurons ablated, {row.group} .* in {row.query_language}: (.*)$", shown, re.M
         )
         way = {-1: "fewer", 0: "as many", 1: "more"}[(row.after > row.before) - (row.after < row.before)]
         assert line == f"{way} facts, {row.before:.0%} before and {row.after:.0%} after"
