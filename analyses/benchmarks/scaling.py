@@ -355,7 +355,7 @@ def panels(found: dict[str, Any], go: Any) -> Iterator[tuple[Any, int]]:
 
 
 def tables(found: dict[str, Any]) -> Iterator[str]:
-    """What was measured as Markdown, for docs/how-to/cluster.md."""
+    """What was measured as Markdown, for docs/benchmarks.md."""
     if rows := found.get("llama"):
         yield head("model", "stage", "weights, GB", "a batch of 16 besides, GB", "10^12 operations per probe")
         for row in rows:
