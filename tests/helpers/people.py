@@ -11,6 +11,7 @@ from helpers.tiny_models import hooked_tiny, tiny
 from xlmech.data.records import Record
 from xlmech.models.load import load_model
 
+SECRET = "+44 7700 900123"
 PATH_LAYER, PATH_HEAD = 1, 2
 _KEYS = {"birth_country": ("FR", "JP", "BR", "IN", "KE"), "birth_month": ("1", "2", "3", "4", "5")}
 _NAMES = ("Ana Li", "Bo Kimura", "Cy Roe", "Di Fox", "Ed Ray")
@@ -21,6 +22,11 @@ def person(number: int, attribute: str = "birth_country", **more: Any) -> Record
     forms = {code: f"{chr(65 + 3 * number + place)}{code}{number}" for place, code in enumerate(("en", "fr", "es"))}
     given = {"subject": _NAMES[number], "value": _KEYS[attribute][number], "forms": forms} | more
     return Record(id=f"r{number}-{attribute}", attribute=attribute, **given)
+
+
+def phone(number: int = 0, *, subject: str = "Ann Lee", value: str = SECRET, **more: Any) -> Record:
+    """A person's phone number, which no message may show."""
+    return Record(id=f"r{number}", subject=subject, attribute="phone", value=value, **more)
 
 
 @torch.no_grad()
