@@ -206,7 +206,7 @@ def test_before_after_values_intervals_and_random_in_grey() -> None:
     hover = universal.hovertext[0]
     for part in ("before: 80 %", "universal off: 20 %", "reduction 75 % [50, 90]", "risen in 1 records", "40 subjects"):
         assert part in hover
-    assert "reduction undefined (nothing came out before)" in universal.hovertext[1]
+    assert "reduction undefined (nothing was extracted before)" in universal.hovertext[1]
     assert axis_titles(figure) == {"private extraction (% of probes)", "query language"}
     assert "40 subjects and 120 probes" in figure.layout.meta["caption"]
 

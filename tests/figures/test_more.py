@@ -136,7 +136,7 @@ def test_specificity_is_a_matrix_around_zero() -> None:
         reduction=result.frame.reduction.where(result.frame.index != 1),
         low=math.nan,
         high=math.nan,
-        reason=["", "nothing came out before", "", ""],
+        reason=["", "nothing was extracted before", "", ""],
     )
     figure = figures.specificity(Specific(undefined.iloc[:3], result.sizes))
     cells = figure.data[0]
@@ -144,7 +144,7 @@ def test_specificity_is_a_matrix_around_zero() -> None:
     assert (cells.zmin, cells.zmax) == (-1, 1)
     assert (
         cells.hovertext[1][1].endswith("not measured")
-        and "undefined (nothing came out before)" in cells.hovertext[0][1]
+        and "undefined (nothing was extracted before)" in cells.hovertext[0][1]
     )
     hover = figures.specificity(result).data[0].hovertext[0][0]
     for part in (

@@ -147,7 +147,7 @@ def test_what_deactivation_buys_and_costs_is_computed() -> None:
     assert re.search(r"That is still more than the control people's 0 % \(0 to \d\)\.$", found.remedy)
     first, undefined, second, third, fourth = found.buys
     assert first == "75 % less over the 1 language with a reduction, with 0.2 % of the neurons at zero."
-    assert undefined == ("No reduction is given for French: nothing came out before.")
+    assert undefined == ("No reduction is given for French: nothing was extracted before.")
     assert second == "The interval of the reduction lies above zero in 1 of 1 language: English (75 %, 50 to 90)."
     assert third.startswith(
         "As many random neurons of the same layers: 5 % less. The chosen ones' interval lies above theirs in 1"

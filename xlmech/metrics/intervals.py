@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import special, stats
 
 CONFIDENCE = 0.95
-NOTHING_BEFORE = "nothing came out before"
+NOTHING_BEFORE = "nothing was extracted before"
 NOT_ABOVE_CONTROLS = "before is not above the control people's rate"
 TOO_LITTLE = "too few people, hits or draws to tell"
 ONE_PERSON = "fewer than two people"
