@@ -209,7 +209,7 @@ def test_of_a_multimodal_checkpoint_the_text_part_is_loaded(old_names: bool, tmp
     network = multimodal()
     network.save_pretrained(tmp_path, save_original_format=old_names)
     tokenizer.save_pretrained(tmp_path)
-    found = load_checkpoint(tmp_path, room=("cpu", 10**9))
+    found = load_checkpoint(tmp_path, free_memory=("cpu", 10**9))
     tokens = torch.randint(3, 250, (2, 20), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         assert torch.equal(found.model(tokens).logits, network(tokens).logits)

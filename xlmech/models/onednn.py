@@ -1,4 +1,4 @@
-"""Matrix products by oneDNN, where torch's own on a CPU are MKL's.
+"""Compute matrix products by oneDNN, where torch's own on a CPU are MKL's.
 
 For the few rows that the engine runs, MKL's products in float32 reach 50 to 80 % of oneDNN's speed on the AVX-512 machine they
 were measured on. The numbers are those of any float32 product, up to the order of its sums.
@@ -15,18 +15,18 @@ import torch
 
 
 def by_onednn(operand: torch.Tensor) -> bool:
-    """Whether `product` takes it: in float32 on a CPU, where this build of torch has what it needs."""
+    """Tell whether `product` takes the operand: in float32 on a CPU, where this build of torch has what it needs."""
     return operand.device.type == "cpu" and operand.dtype == torch.float32 and _linear() is not None
 
 
 def product(rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-    """Product of rows with a linear layer's weights, without a gradient, for operands that `by_onednn` takes."""
+    """Multiply rows with a linear layer's weights, without a gradient, for operands that `by_onednn` takes."""
     return _linear()(rows.contiguous(), weight, bias, "none", [], "")  # type: ignore[no-any-return]
 
 
 @cache
 def _linear() -> Any:
-    """The linear layer that torch.compile uses on CPUs; None where this build of torch lacks it."""
+    """Return the linear layer that torch.compile uses on CPUs; None where this build of torch lacks it."""
     mkldnn: Any = torch.backends.mkldnn
     return getattr(torch.ops.mkldnn, "_linear_pointwise", None) if mkldnn.is_available() else None
 
@@ -47,6 +47,7 @@ class _FrozenLinear(torch.autograd.Function):
 
 def _forward(layer: torch.nn.Linear, rows: torch.Tensor) -> torch.Tensor:
     learns = torch.is_grad_enabled() and any(weight.requires_grad for weight in layer.parameters())
+    # oneDNN takes 100 times as long for weights with gaps between rows, which the bridge cuts out of GPT-2's joint matrices.
     takes = by_onednn(rows) and by_onednn(layer.weight) and rows.numel() and layer.weight.is_contiguous()
     if learns or not takes:
         return torch.nn.functional.linear(rows, layer.weight, layer.bias)
@@ -55,17 +56,15 @@ def _forward(layer: torch.nn.Linear, rows: torch.Tensor) -> torch.Tensor:
 
 @contextmanager
 def faster(layers: Sequence[torch.nn.Linear]) -> Iterator[None]:
-    """Within the block, linear layers whose weights are frozen run by oneDNN where they can.
+    """Run linear layers with frozen weights by oneDNN where they can be, within the block.
 
-    Weights with gaps between their rows, as the bridge cuts out of GPT-2's joint query, key and value, are left to torch: oneDNN
-    takes them a hundred times as long.
     Layers with a `forward` of their own, as accelerate gives to those it moves between devices, are left as they are.
     """
-    taken = [layer for layer in layers if "forward" not in vars(layer)]
+    changed = [layer for layer in layers if "forward" not in vars(layer)]
     try:
-        for layer in taken:
+        for layer in changed:
             vars(layer)["forward"] = partial(_forward, layer)
         yield
     finally:
-        for layer in taken:
+        for layer in changed:
             vars(layer).pop("forward", None)

@@ -1,6 +1,6 @@
-"""Whether a hooked model computes what transformers' own model does, compared on a few tokens when it is loaded.
+"""Compare a hooked model with transformers' own model on a few tokens, when it is loaded.
 
-TransformerLens replaces parts of a model by its own. Two rows of a text are run by the plain model before it is wrapped, and
+TransformerLens replaces modules of a model by its own. Two rows of a text are run by the plain model before it is wrapped, and
 afterwards as the engine runs them: whole, and continued from cached prefixes of different lengths.
 """
 
@@ -15,39 +15,43 @@ from xlmech.models.backends import Backend
 from xlmech.models.kv_cache import KeyValues
 
 _TEXT = "The river rises in the mountains, runs past three old towns, and reaches the sea after two hundred and forty miles."
-_WIDTH, _NEW = 8, 2
-_PREFIXES = (5, 3)
-_TOLERANCE, _TOLERANCE_16_BIT, _READOUT_TOLERANCE = 1e-3, 0.1, 1e-2
-"""Differences relative to the size of the logits. In bfloat16 two right computations of the demo differ by 0.03."""
+_N_TOKENS = 8
+_N_NEW_TOKENS = 2
+_PREFIX_LENGTHS = (5, 3)
+_TOLERANCE = 1e-3
+"""Largest difference relative to the size of the logits."""
+_TOLERANCE_16_BIT = 0.1
+"""In bfloat16 two right computations of the demo differ by 0.03."""
+_UNEMBED_TOLERANCE = 1e-2
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
-    """What a plain transformers model says about a short text.
+    """What a plain transformers model computes for a short text.
 
     Attributes:
         tokens: (2, 8) token ids.
         logits: (2, 8, d_vocab) logits, float32.
         architecture: Class of the model.
-        coarse: Whether the numbers that it was computed with have 16 bits, or float32's products fewer than theirs.
+        is_coarse: Whether it was computed in 16 bits, or its float32 products in fewer bits than float32's.
     """
 
     tokens: torch.Tensor
     logits: torch.Tensor
     architecture: str
-    coarse: bool
+    is_coarse: bool
 
 
 def reference_of(network: Any, tokenizer: Any) -> Reference:
     """Run a plain transformers model on a short text: one forward pass of two rows of 8 tokens."""
     ids = list(tokenizer(_TEXT).input_ids)
-    ids = (ids * -(-2 * _WIDTH // len(ids)))[: 2 * _WIDTH]
-    tokens = torch.tensor(ids).view(2, _WIDTH)
+    ids = (ids * -(-2 * _N_TOKENS // len(ids)))[: 2 * _N_TOKENS]
+    tokens = torch.tensor(ids).view(2, _N_TOKENS)
     device = torch.device("cpu") if network.device.type == "meta" else network.device
     with torch.no_grad():
         logits = network(input_ids=tokens.to(device), use_cache=False).logits.float().cpu()
     return Reference(
-        tokens=tokens, logits=logits, architecture=type(network).__name__, coarse=_is_coarse(network.dtype)
+        tokens=tokens, logits=logits, architecture=type(network).__name__, is_coarse=_is_coarse(network.dtype)
     )
 
 
@@ -58,70 +62,70 @@ def check_reference(backend: Backend, reference: Reference) -> None:
     """
     tokens = reference.tokens.to(backend.device)
     with torch.no_grad():
-        hidden, whole = backend.hidden(tokens)
-        if not (whole.keys and whole.keys[0].ndim == 4):
+        hidden, past = backend.hidden(tokens)
+        if not (past.keys and past.keys[0].ndim == 4):
             raise ValueError(
                 f"this version of TransformerLens keeps no keys and values of a {reference.architecture}, from which answers are "
                 "continued; use another version of it"
             )
-        rows = [whole.select(torch.tensor([row])).until(length) for row, length in enumerate(_PREFIXES)]
-        after = [slice(length, length + _NEW) for length in _PREFIXES]
-        new = torch.stack([tokens[row, part] for row, part in enumerate(after)])
-        continued, _ = backend.hidden(new, KeyValues.join(rows))
-        found = {"whole": _logits(backend, hidden), "continued from a cache": _logits(backend, continued)}
-    wanted = torch.stack([reference.logits[row, part] for row, part in enumerate(after)])
+        prefixes = [past.select(torch.tensor([row])).until(length) for row, length in enumerate(_PREFIX_LENGTHS)]
+        spans = [slice(length, length + _N_NEW_TOKENS) for length in _PREFIX_LENGTHS]
+        new_tokens = torch.stack([tokens[row, span] for row, span in enumerate(spans)])
+        continued, _ = backend.hidden(new_tokens, KeyValues.join(prefixes))
+        whole_logits, continued_logits = _logits(backend, hidden), _logits(backend, continued)
+    expected = torch.stack([reference.logits[row, span] for row, span in enumerate(spans)])
     errors = {
-        how: _difference(one, other)
-        for (how, one), other in zip(found.items(), (reference.logits, wanted), strict=True)
+        "whole": _difference(whole_logits, reference.logits),
+        "continued from a cache": _difference(continued_logits, expected),
     }
-    tolerance = _TOLERANCE_16_BIT if reference.coarse or _is_coarse(backend.unembed.dtype) else _TOLERANCE
+    tolerance = _TOLERANCE_16_BIT if reference.is_coarse or _is_coarse(backend.unembed.dtype) else _TOLERANCE
     if all(error <= tolerance for error in errors.values()):
         return
-    if not all(bool(part.isfinite().all()) for part in (*found.values(), reference.logits)):
+    if not all(bool(logits.isfinite().all()) for logits in (whole_logits, continued_logits, reference.logits)):
         raise ValueError(
             f"the logits of this {reference.architecture} are not finite numbers in {backend.unembed.dtype}; load it with "
             "dtype='bfloat16' or 'float32'"
         )
-    check_readout(backend)
-    told = " and ".join(f"by {error:.1%} where rows are run {how}" for how, error in errors.items())
+    check_unembedding(backend)
+    differences = " and ".join(f"by {error:.1%} where rows are run {how}" for how, error in errors.items())
     raise ValueError(
         f"TransformerLens' {type(backend.model).__name__} does not compute this {reference.architecture} as transformers does: "
-        f"its logits differ {told} ({tolerance:.1%} would be rounding). Use another backend= or version of TransformerLens"
+        f"its logits differ {differences} ({tolerance:.1%} would be rounding). Use another backend= or version of TransformerLens"
     )
 
 
-def check_readout(backend: Backend) -> None:
+def check_unembedding(backend: Backend) -> None:
     """Raise ValueError where the engine's logits are not the hooked model's own: its output transform is unknown."""
     token = torch.tensor([[backend.tokenizer.bos_token_id or 0]], device=backend.device)
     with torch.no_grad():
-        ours = _logits(backend, backend.hidden(token)[0])
-        theirs = backend.model(token, return_type="logits").float().cpu()
-    error = float((ours - theirs).abs().max() / theirs.abs().max().clamp_min(1))
-    if not error <= _READOUT_TOLERANCE:
+        logits = _logits(backend, backend.hidden(token)[0])
+        expected = backend.model(token, return_type="logits").float().cpu()
+    error = float((logits - expected).abs().max() / expected.abs().max().clamp_min(1))
+    if not error <= _UNEMBED_TOLERANCE:
         raise ValueError(
-            f"the logits that xlmech reads off this model differ from its own by {error:.1%}: its output transform is not "
+            f"the logits that xlmech computes for this model differ from its own by {error:.1%}: its output transform is not "
             "one that xlmech knows (unembedding, bias, soft-cap)"
         )
 
 
 def _logits(backend: Backend, hidden: torch.Tensor) -> torch.Tensor:
-    """(row, position, d_vocab) logits, float32 on the CPU."""
+    """Compute plain (row, position, d_vocab) logits, float32 on the CPU."""
     logits = (hidden.to(backend.unembed.dtype) @ backend.unembed.T).float().cpu()
     if backend.unembed_bias is not None:
         logits += backend.unembed_bias.float().cpu()
     return logits if backend.softcap is None else backend.softcap * (logits / backend.softcap).tanh()
 
 
-def _difference(found: torch.Tensor, wanted: torch.Tensor) -> float:
-    """Largest relative difference of a row's logits over all its positions, NaN where one is not a number.
+def _difference(logits: torch.Tensor, expected: torch.Tensor) -> float:
+    """Return the largest relative difference of a row's logits over all its positions, NaN where one is not a number.
 
     What all logits of a position have in common changes no probability and is left out.
     """
-    both = min(found.shape[-1], wanted.shape[-1])
-    found, wanted = (
-        (part - part.mean(-1, keepdim=True)).flatten(1) for part in (found[..., :both], wanted[..., :both])
+    d_vocab = min(logits.shape[-1], expected.shape[-1])
+    logits, expected = (
+        (part - part.mean(-1, keepdim=True)).flatten(1) for part in (logits[..., :d_vocab], expected[..., :d_vocab])
     )
-    return float(((found - wanted).norm(dim=1) / wanted.norm(dim=1).clamp_min(1e-6)).max())
+    return float(((logits - expected).norm(dim=1) / expected.norm(dim=1).clamp_min(1e-6)).max())
 
 
 def _is_coarse(dtype: torch.dtype) -> bool:

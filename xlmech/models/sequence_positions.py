@@ -1,7 +1,7 @@
-"""Where in the whole sequence the tokens stand that are being run, also when a key/value cache holds those before them.
+"""Find the positions, in the whole sequence, of the tokens that a forward pass runs, also with a key/value cache.
 
-A hook sees only the tokens of its own forward pass; in cached generation that is the last one. What came before is read off the
-call: from the cache, and from the attention mask where rows are padded on the left.
+A hook sees only the tokens of its own forward pass; in cached generation that is the last one. What came before is taken from the
+call of the model: from its cache, and from the attention mask where rows are padded on the left.
 """
 
 from __future__ import annotations
@@ -17,18 +17,17 @@ from xlmech.models.backends import Backend
 
 
 class Places:
-    """The forward pass that runs now: how many positions are in its cache, and which are padding."""
+    """Positions of the forward pass that is running: how many are in its cache, and which are padding."""
 
-    def __init__(self) -> None:
-        self._start: int | None = None
-        self._mask: torch.Tensor | None = None
-        self._ids: torch.Tensor | None = None
+    _start: int | None = None
+    _mask: torch.Tensor | None = None
+    _ids: torch.Tensor | None = None
 
     def of(self, value: torch.Tensor) -> Int[torch.Tensor, "row_or_1 position"]:
-        """(row or 1, position) place in its sequence of each position of a (row, position, ...) activation; padding is -1.
+        """Return the (row or 1, position) positions in the sequence of a (row, position, ...) activation; padding is -1.
 
         Raises:
-            RuntimeError: No forward pass that could be followed is running, or rows of a padded batch have been copied.
+            RuntimeError: No forward pass of the whole model is running, or rows of a padded batch have been copied.
         """
         if self._start is None:
             raise RuntimeError(
@@ -36,51 +35,53 @@ class Places:
             )
         n_new = value.shape[1]
         if self._mask is not None:
-            padded = (self._mask.cumsum(1) * self._mask - 1)[:, -n_new:].to(value.device)
+            positions = (self._mask.cumsum(1) * self._mask - 1)[:, -n_new:].to(value.device)
         elif self._ids is not None:
-            padded = self._ids[:, -n_new:].to(value.device)
+            positions = self._ids[:, -n_new:].to(value.device)
         else:
             return torch.arange(self._start, self._start + n_new, device=value.device)[None]
-        if len(padded) not in (1, len(value)):
+        if len(positions) not in (1, len(value)):
             raise RuntimeError(
-                f"a batch of {len(padded)} padded rows has {len(value)} rows at a later layer, so their positions are not known; "
-                "run prompts of equal length together"
+                f"a batch of {len(positions)} padded rows has {len(value)} rows at a later layer, so their positions are not "
+                "known; run prompts of equal length together"
             )
-        return padded
+        return positions
 
-    def enter(self, *, start: int, mask: torch.Tensor | None, ids: torch.Tensor | None = None) -> None:
-        """A forward pass begins: positions before it, the (row, position) mask of all of them, and given position ids."""
-        padded = mask is not None and mask.ndim == 2 and not bool(mask.all())
-        self._start, self._mask, self._ids = start, mask.long() if padded and mask is not None else None, ids
+    def enter(self, *, start: int, mask: Any, ids: Any = None) -> None:
+        """Begin a forward pass after `start` positions, with the (row, position) mask of all and given position ids."""
+        is_padded = _is_matrix(mask) and not bool(mask.all())
+        self._start = start
+        self._mask = mask.long() if is_padded else None
+        self._ids = ids if _is_matrix(ids) else None
 
     def leave(self) -> None:
-        """The forward pass has ended."""
+        """End the forward pass."""
         self._start = self._mask = self._ids = None
 
 
 @contextmanager
 def following(backend: Backend) -> Iterator[Places]:
-    """`Places` of every forward pass in the block; nothing is left on the model after it."""
-    places = Places()
-    follow = _following_bridge if backend.name == "bridge" else _following_hooked
-    with follow(backend.model, places):
-        yield places
+    """Follow every forward pass in the block; nothing is left on the model after it."""
+    positions = Places()
+    follow = _follow_bridge if backend.name == "bridge" else _follow_hooked
+    with follow(backend.model, positions):
+        yield positions
 
 
 @contextmanager
-def _following_bridge(model: Any, places: Places) -> Iterator[None]:
-    """By hooks of PyTorch around the transformers model below the head, which every way of running passes through."""
+def _follow_bridge(model: Any, positions: Places) -> Iterator[None]:
+    """Follow by hooks of PyTorch around the transformers model below the head, which every way of running passes through."""
     network = model.original_model
     trunk = getattr(network, network.base_model_prefix)
 
-    def before(_: Any, __: Any, given: dict[str, Any]) -> None:
-        past = given.get("past_key_values")
+    def enter(_: Any, __: Any, options: dict[str, Any]) -> None:
+        past = options.get("past_key_values")
         start = int(past.get_seq_length()) if past is not None else 0
-        places.enter(start=start, mask=_tensor(given.get("attention_mask")), ids=_tensor(given.get("position_ids")))
+        positions.enter(start=start, mask=options.get("attention_mask"), ids=options.get("position_ids"))
 
-    handles = [trunk.register_forward_pre_hook(before, with_kwargs=True)]
+    handles = [trunk.register_forward_pre_hook(enter, with_kwargs=True)]
     try:
-        handles.append(trunk.register_forward_hook(lambda *_: places.leave(), always_call=True))
+        handles.append(trunk.register_forward_hook(lambda *_: positions.leave(), always_call=True))
         yield
     finally:
         for handle in handles:
@@ -88,43 +89,45 @@ def _following_bridge(model: Any, places: Places) -> Iterator[None]:
 
 
 @contextmanager
-def _following_hooked(model: Any, places: Places) -> Iterator[None]:
-    """HookedTransformer's generation calls `forward` itself, past PyTorch's hooks: it is wrapped, once for all open blocks."""
-    if not isinstance(vars(model).get("forward"), _Followed):
-        model.forward = _Followed(vars(model).get("forward"), model.forward)
-    followed: _Followed = model.forward
-    followed.followers.append(places)
+def _follow_hooked(model: Any, positions: Places) -> Iterator[None]:
+    """Follow by a wrapper of `forward`, one for all open blocks: HookedTransformer's generation bypasses PyTorch's hooks."""
+    wrapper = vars(model).get("forward")
+    if not isinstance(wrapper, _FollowedForward):
+        wrapper = model.forward = _FollowedForward(wrapper, model.forward)
+    wrapper.followers.append(positions)
     try:
         yield
     finally:
-        followed.followers.remove(places)
-        if not followed.followers and vars(model).get("forward") is followed:
+        wrapper.followers.remove(positions)
+        if not wrapper.followers and vars(model).get("forward") is wrapper:
             del model.forward
-            if followed.own is not None:
-                model.forward = followed.own
+            if wrapper.instance_forward is not None:
+                model.forward = wrapper.instance_forward
 
 
-class _Followed:
-    """A model's `forward`, which tells its followers where each call stands."""
+class _FollowedForward:
+    """A model's `forward`, which tells its followers where each call begins."""
 
-    def __init__(self, own: Callable[..., Any] | None, forward: Callable[..., Any]) -> None:
-        """`own` is what the model itself held as `forward`, None where it has its class's."""
-        self.own, self.forward, self.followers = own, forward, list[Places]()
+    def __init__(self, instance_forward: Callable[..., Any] | None, forward: Callable[..., Any]) -> None:
+        """`instance_forward` is the `forward` set on the model itself, None where it has its class's."""
+        self.instance_forward = instance_forward
+        self.forward = forward
+        self.followers: list[Places] = []
 
-    def __call__(self, *given: Any, **named: Any) -> Any:
-        cache, mask = named.get("past_kv_cache"), named.get("attention_mask")
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        cache, mask = options.get("past_kv_cache"), options.get("attention_mask")
         start = int(cache[0].past_keys.shape[1]) if cache is not None else 0
-        seen = getattr(cache, "previous_attention_mask", None)
-        if mask is not None and seen is not None and seen.shape[1] == start:
-            mask = torch.cat([seen.to(mask.device), mask], dim=1) if start else mask
-        for places in self.followers:
-            places.enter(start=start, mask=mask)
+        past_mask = getattr(cache, "previous_attention_mask", None)
+        if mask is not None and start and past_mask is not None and past_mask.shape[1] == start:
+            mask = torch.cat([past_mask.to(mask.device), mask], dim=1)
+        for positions in self.followers:
+            positions.enter(start=start, mask=mask)
         try:
-            return self.forward(*given, **named)
+            return self.forward(*args, **options)
         finally:
-            for places in self.followers:
-                places.leave()
+            for positions in self.followers:
+                positions.leave()
 
 
-def _tensor(value: Any) -> torch.Tensor | None:
-    return value if isinstance(value, torch.Tensor) and value.ndim == 2 else None
+def _is_matrix(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.ndim == 2
