@@ -92,7 +92,7 @@ class Sizes:
     """How much of each work is done."""
 
     tiny: bool
-    n_merged: int = 2500
+    n_merged: int = 600
     n_layers_compared: int = 2
     n_batch: int = 64
     n_attributed: int = 64
@@ -291,15 +291,23 @@ def some_neurons(backend: Backend, n: int) -> torch.Tensor:
 # Agreement with the CPU
 
 
-def numbers(model: Any, probes: ProbeSet, sizes: Sizes) -> dict[str, torch.Tensor]:
-    """What each analysis says about a few questions, in float64 on the CPU."""
-    backend, few = backend_of(model), ProbeSet(tuple(probes)[:4])
+def active_neurons(model: Any, probes: ProbeSet, n: int) -> torch.Tensor:
+    """(n, 2) the most active neurons at the end of a question: the effects of others are near a log-probability's rounding."""
+    backend = backend_of(model)
+    prompt, answer = one_length(backend, ProbeSet(tuple(probes)[:4]), 1)[0]
+    activations = run_forced(backend, prompt, answer, NEURON_HOOK).activations[:, len(prompt) - 1]
+    units = activations.abs().flatten().topk(n).indices.sort().values
+    return torch.stack([units // backend.d_mlp, units % backend.d_mlp], dim=1).cpu()
+
+
+def numbers(model: Any, probes: ProbeSet, neurons: torch.Tensor) -> dict[str, torch.Tensor]:
+    """What each analysis says about a few questions, in float64 on the CPU; exact ablation of `neurons`."""
+    backend, few = backend_of(model), ProbeSet(tuple(probes)[:2])
     pairs = one_length(backend, probes, 4)
     forced = run_forced(backend, *pairs[0], NEURON_HOOK)
     base = forced.activations.float().mean(1)
-    neurons = some_neurons(backend, min(sizes.n_neurons, 200))
     lens = logit_lens(model, few, progress=False).readings
-    exposed = measure_leakage(model, few, measures=("exposure",), progress=False).probes
+    exposed = measure_leakage(model, few[:1], measures=("exposure",), progress=False).probes
     found = {
         "gradient x activation": gradient_x_activation(backend, pairs, zero_baseline(backend), positions="all"),
         "integrated gradients": integrated_gradients(backend, forced, base, nodes=2, positions="last")[0],
@@ -320,8 +328,10 @@ def agreement(bench: Bench, name: str, tokenizer: Any) -> dict[str, Any]:
     )
     cpu = torch.device("cpu")
     plain = copy.deepcopy(network).to(cpu)
-    found = numbers(hooked(network, tokenizer, bench.device, torch.float32), probes, bench.sizes)
-    wanted = numbers(hooked(plain, tokenizer, cpu, torch.float32), probes, bench.sizes)
+    plain = hooked(plain, tokenizer, cpu, torch.float32)
+    neurons = active_neurons(plain, probes, min(bench.sizes.n_neurons, 100))
+    wanted = numbers(plain, probes, neurons)
+    found = numbers(hooked(network, tokenizer, bench.device, torch.float32), probes, neurons)
     differences = {
         what: float((found[what] != wanted[what]).double().mean())
         if what == "generation"
@@ -567,10 +577,12 @@ def over_devices(bench: Bench, place: Path) -> dict[str, Any]:
     network = network_of(config_of("Llama 3 8B", SMALL, 4), torch.float32, torch.device("cpu"), SCALE)
     network.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    wanted = numbers(load_model(folder, device="cpu", dtype="float32", backend="bridge"), probes, SMALL)
+    plain = load_model(folder, device="cpu", dtype="float32", backend="bridge")
+    neurons = active_neurons(plain, probes, SMALL.n_neurons)
+    wanted = numbers(plain, probes, neurons)
     places: Any = "auto" if bench.device.type == "cuda" else {"": "cpu"}
     spread = load_model(folder, device_map=places, dtype="float32", backend="bridge")
-    found = numbers(spread, probes, SMALL)
+    found = numbers(spread, probes, neurons)
     used = sorted({str(weight.device) for weight in spread.original_model.parameters()})
     largest = max(float((found[what] - wanted[what]).abs().max() / wanted[what].abs().max()) for what in wanted)
     return {"devices": used, "largest": largest, "goal": GOAL["agreement"]}
