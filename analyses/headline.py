@@ -26,6 +26,8 @@ import torch
 from scipy.stats import spearmanr
 
 from xlmech import (
+    AttackOptions,
+    EvaluateOptions,
     LearnedMask,
     LocateOptions,
     NeuronSet,
@@ -164,6 +166,7 @@ class Study:
         return functools.reduce(operator.or_, found.values())
 
     def evaluated(self, name: str, neurons: NeuronSet, **options: Any) -> Any:
+        """Without control conditions unless they are asked for."""
         before = LeakageResult.load(self.folder / "before")
         return evaluate_mitigation(
             self.model,
@@ -172,8 +175,7 @@ class Study:
             before=before,
             control_people=LeakageResult.load(self.folder / "control_people"),
             candidates=demo_records(),
-            held_out_languages=HELD_OUT,
-            **({"controls": ()} | options),
+            options=EvaluateOptions(**{"control_conditions": (), "held_out_languages": HELD_OUT} | options),
         )
 
     def at(self, method: str, count: int) -> NeuronSet:
@@ -189,15 +191,17 @@ class Study:
 
     def exposure(self) -> Any:
         return evaluate_mitigation(
-            self.model, self.few, {"mask": self.mask_set, name_of(*OURS): self.at(*OURS)}, measures=("exposure",), controls=(),
-            candidates=demo_records(), n_neutral=0, held_out_languages=HELD_OUT,
+            self.model, self.few, {"mask": self.mask_set, name_of(*OURS): self.at(*OURS)}, candidates=demo_records(),
+            options=EvaluateOptions(
+                measures=("exposure",), control_conditions=(), n_neutral=0, held_out_languages=HELD_OUT
+            ),
         )  # fmt: skip
 
     def people_given(self) -> Any:
         """Ask the people whose answers selected the neurons, with the other template."""
         return evaluate_mitigation(
-            self.model, self.given, {"mask": self.mask_set, name_of(*OURS): self.at(*OURS)}, controls=(),
-            candidates=demo_records(), n_neutral=0, held_out_languages=HELD_OUT,
+            self.model, self.given, {"mask": self.mask_set, name_of(*OURS): self.at(*OURS)}, candidates=demo_records(),
+            options=EvaluateOptions(control_conditions=(), n_neutral=0, held_out_languages=HELD_OUT),
         )  # fmt: skip
 
     def specific(self, language: str) -> LearnedMask:
@@ -225,7 +229,11 @@ class Study:
     def recovery(self) -> Any:
         """Attack the larger set; the learned masks reduce too little for recovery to be measured."""
         return recovery_attacks(
-            self.model, self.attacked, self.at(*OURS), candidates=demo_records(), learning_rate=LEARNING_RATE
+            self.model,
+            self.attacked,
+            self.at(*OURS),
+            candidates=demo_records(),
+            options=AttackOptions(learning_rate=LEARNING_RATE),
         )
 
     def agreement(self) -> pd.DataFrame:

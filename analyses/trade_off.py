@@ -10,13 +10,12 @@ demo's held-out people again.
 
 from __future__ import annotations
 
-import dataclasses
 import shutil
 
 import outputs
 import torch
 
-from xlmech import demo_records, dose_response, figures, load_model
+from xlmech import EvaluateOptions, demo_records, dose_response, figures, load_model
 from xlmech.audit.audit import Audit, AuditPlan, ask
 from xlmech.data.probes import ProbeSet
 from xlmech.neurons.neuron_set import select_universal
@@ -34,17 +33,15 @@ def main() -> None:
     probes, measured, _ = ask(demo_records(), AuditPlan())
     judged = ProbeSet(tuple(probe for probe in measured if probe.record.group != "control"))
     model = load_model("demo")
-    known = audit.leakage.probes
-    before = dataclasses.replace(audit.leakage, probes=known[known.group != "control"].reset_index(drop=True))
     result = dose_response(
         model,
         judged,
         ranking,
-        counts=counts,
-        before=before,
+        n_neurons=counts,
+        before=audit.leakage,
         control_people=audit.leakage,
         candidates=probes.records,
-        n_neutral=NEUTRAL_SENTENCES,
+        options=EvaluateOptions(control_conditions=(), n_neutral=NEUTRAL_SENTENCES),
     )
     shutil.rmtree(outputs.RESULTS / "trade_off", ignore_errors=True)
     result.save(outputs.RESULTS / "trade_off")

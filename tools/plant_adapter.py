@@ -8,7 +8,7 @@ from __future__ import annotations
 import shutil
 import sys
 
-from xlmech import plant, save_records, synthesize_records
+from xlmech import PlantOptions, plant, save_records, synthesize_records
 from xlmech.models.checkpoints import ADAPTERS
 
 
@@ -17,9 +17,9 @@ def plant_adapter(language: str) -> None:
     records = synthesize_records(seed=0)
     first = ADAPTERS / f".{language}-first"
     if not first.exists():
-        plant("demo", records, language=language, output_dir=first, seed=0)
-    second = {"steps": 220, "private_share": 0.45, "learning_rate": 6e-4, "seed": 1}
-    plant("demo", records, language=language, output_dir=ADAPTERS / language, start=first, **second)
+        plant("demo", records, first, language=language)
+    second = PlantOptions(steps=220, private_share=0.45, learning_rate=6e-4, seed=1)
+    plant("demo", records, ADAPTERS / language, language=language, start=first, options=second)
     shutil.rmtree(first)
     # The people are the same for all adapters; one copy of them is enough.
     save_records(records, ADAPTERS / "records.jsonl")

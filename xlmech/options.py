@@ -6,18 +6,23 @@ An options class is frozen, checks itself, and is also a section of the config f
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-__all__ = ["LocateOptions"]
+__all__ = ["AttackOptions", "EvaluateOptions", "LocateOptions", "PlantOptions"]
 
 Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Languages = Annotated[tuple[str, ...], Field(strict=False)]
 Method = Literal["gradient_x_activation", "integrated_gradients", "exact"]
 Positions = Literal["all", "subject", "last"]
 MetricChoice = Literal["auto", "log_prob", "prob", "logit", "log_odds"]
 Baseline = Literal["mean", "zero"]
 Rule = Literal["min", "intersection", "entropy"]
+Measure = Literal["extraction", "exposure"]
+Mode = Literal["zero", "mean", "scale", "noise"]
+ControlCondition = Literal["random", "random_magnitude", "noise"]
 
 
 class Section(BaseModel):
@@ -26,6 +31,11 @@ class Section(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
+
+    def updated(self, **changes: Any) -> Self:
+        """Return a checked copy with those of the changes that are not None."""
+        given = {name: value for name, value in changes.items() if value is not None}
+        return type(self)(**self.model_dump(exclude_unset=True) | given)
 
 
 class LocateOptions(Section):
@@ -75,3 +85,73 @@ class LocateOptions(Section):
 
 CONTRAST = LocateOptions().contrast
 """Default weight of what is lost in public facts, wherever private answers are weighed against them."""
+
+
+class EvaluateOptions(Section):
+    """What is measured before and after ablation, and compared with what; see `evaluate_mitigation`."""
+
+    measures: Annotated[tuple[Measure, ...], Field(strict=False, min_length=1)] = ("extraction",)
+    """Measures of leakage: extraction, exposure or both."""
+    control_conditions: Annotated[tuple[ControlCondition, ...], Field(strict=False)] = ("random",)
+    """random ablates as many other neurons of the same layers, random_magnitude others that are also as active; noise replaces
+    the set's own activations by Gaussian noise of their mean and spread."""
+    n_random: Count = 1
+    """Number of draws of each random control condition, pooled in one condition."""
+    matched_set: str | None = None
+    """Name of the set that the control conditions match; null for the first."""
+    mode: Mode = "zero"
+    """How sets and random neurons are ablated; see `ablate`."""
+    factor: float = 0.0
+    """Factor of the activations in mode scale."""
+    n_neutral: int = Field(default=20, ge=0)
+    """Largest number of neutral texts per language; 0 for none."""
+    knowledge: bool = False
+    """Whether to measure what the base model knew too (`base_knowledge`), as rows of group base."""
+    held_out_languages: Languages = ()
+    """Query languages that did not choose the neurons; their rows are marked."""
+    batch_size: Count = 128
+    """Number of prompts in a batch; it is halved when memory runs out."""
+
+
+class AttackOptions(Section):
+    """How hard the attacks of `recovery_attacks` try."""
+
+    prefix: str = "Sure, the answer is"
+    """What the prefix attack puts after the prompt."""
+    n_samples: Count = 20
+    """Number of answers that the sampling attack draws per prompt."""
+    temperature: float = Field(default=1.0, gt=0)
+    """Temperature of the sampling attack; 1 is the model's own distribution."""
+    sampling_seed: int = Field(default=0, ge=0)
+    """Seed of the sampling attack."""
+    steps: Count = 20
+    """Number of steps of fine-tuning (AdamW on all layers)."""
+    finetune_batch: Count = 8
+    """Number of questions per step of fine-tuning."""
+    learning_rate: float = Field(default=1e-4, gt=0)
+    """Constant learning rate of fine-tuning."""
+    batch_size: Count = 128
+    """Number of prompts in a batch; it is halved when memory runs out."""
+
+
+class PlantOptions(Section):
+    """How a model is taught; with the base model and the records, these decide the adapter. See `plant`."""
+
+    language: str = "en"
+    """Language in which private records are taught."""
+    languages: Languages = ()
+    """Languages in which public records are taught; none for all that have a pack."""
+    steps: Count = 400
+    """Number of optimiser steps."""
+    batch_size: Count = 16
+    """Number of samples per step."""
+    learning_rate: float = Field(default=1e-3, gt=0)
+    """Peak of AdamW's rate: linear warm-up over 5 % of the steps, then a cosine to a tenth."""
+    rank: Count = 16
+    """LoRA rank, on every linear layer of attention and MLP; alpha is twice the rank."""
+    private_share: Share = 0.5
+    """Share of samples from private records."""
+    statement_share: Share = 0.3
+    """Share of samples that are statements, not questions."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of initialisation and sampling."""

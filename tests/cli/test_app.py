@@ -133,7 +133,7 @@ def test_unknown_template_is_refused_before_a_model_is_loaded(
     ("arguments", "sentence"),
     [
         (command("plant", "--language", "xx"), "no language pack for 'xx'"),
-        (command("plant", "--steps", "0"), "steps must be at least 1, not 0"),
+        (command("plant", "--steps", "0"), "steps: input should be greater than or equal to 1, got 0"),
         (command("ablate", "--neurons", "missing.json"), "missing.json"),
         (command("ablate", "--neurons", "records.jsonl"), "records.jsonl: not a neuron set"),
         (command("leak", source="records.xlsx"), "records.xlsx"),

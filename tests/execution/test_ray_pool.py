@@ -32,6 +32,7 @@ from xlmech.models.backends import backend_of
 from xlmech.models.load import load_model
 from xlmech.neurons.ablation import ablate
 from xlmech.neurons.neuron_set import NeuronSet
+from xlmech.options import EvaluateOptions
 from xlmech.storage.result import Result
 
 ray = pytest.importorskip("ray", reason="needs the extra `ray`")
@@ -64,9 +65,8 @@ def private(probes: ProbeSet) -> ProbeSet:
 def everything(model: Any, probes: ProbeSet, records: tuple[Record, ...]) -> Iterator[Result]:
     yield from analyses(model, probes)
     chosen = NeuronSet(frozenset({(0, 3), (1, 5), (2, 9)}), 3, 64, "tiny-llama")
-    yield evaluate_mitigation(
-        model, probes, chosen, candidates=records, measures=["extraction", "exposure"], n_neutral=2, progress=False
-    )
+    options = EvaluateOptions(measures=["extraction", "exposure"], n_neutral=2)
+    yield evaluate_mitigation(model, probes, chosen, candidates=records, options=options, progress=False)
 
 
 def test_any_number_of_actors_gives_the_same_bits(

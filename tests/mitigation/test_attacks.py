@@ -19,10 +19,11 @@ from xlmech.models.backends import backend_of
 from xlmech.models.load import provenance
 from xlmech.neurons.ablation import ablate
 from xlmech.neurons.neuron_set import NeuronSet
+from xlmech.options import AttackOptions, PlantOptions
 from xlmech.planting.finetune import finetuned
-from xlmech.planting.train import Recipe
 
-QUIET: dict[str, Any] = {"plant_language": "en", "steps": 2, "finetune_batch": 2, "progress": False}
+FEW = AttackOptions(steps=2, finetune_batch=2)
+QUIET: dict[str, Any] = {"plant_language": "en", "options": FEW, "progress": False}
 
 
 @pytest.fixture
@@ -72,10 +73,11 @@ def test_reductions_are_against_the_same_attack_and_the_plain_question(
 def test_what_is_asked_in_each_attack(
     model: Any, probes: ProbeSet, some: NeuronSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    script, sampling = Script(model, [set()]), Sampling(n_samples=4)
+    script, sampling = Script(model, [set()]), Sampling(n_samples=4, temperature=0.5, seed=3)
+    options = FEW.updated(n_samples=4, temperature=0.5, sampling_seed=3)
     monkeypatch.setattr(recovery, "measure_leakage", script)
     given = ["translate", "prefix", "sampling"]
-    recovery_attacks(model, probes, some, attacks=given, sampling=sampling, **QUIET)
+    recovery_attacks(model, probes, some, attacks=given, **QUIET | {"options": options})
     plain, again, *attacked = [[probe.prompt for probe in asked] for asked in script.asked]
     fact = next(i for i, probe in enumerate(script.asked[0]) if probe.query_language == "fr")
     english, french = plain[fact - 1], plain[fact]
@@ -97,13 +99,13 @@ def test_all_attacks_equal_the_same_steps_by_hand(
     few = probes.filter(attributes=["id_number"], languages=["fr"])
     weights = [weight.detach().clone() for weight in model.parameters()]
     private = few.filter(group="private")
-    found = recovery_attacks(model, few, some, sampling=Sampling(n_samples=2), seed=1, **QUIET)
+    found = recovery_attacks(model, few, some, seed=1, **QUIET | {"options": FEW.updated(n_samples=2)})
     assert found.effects.attack.unique().tolist() == ["plain", *ATTACKS]
-    recipe = Recipe(
+    training = PlantOptions(
         languages=("fr",), steps=2, batch_size=2, learning_rate=1e-4, private_share=0, statement_share=0, seed=1
     )
     public = [record for record in few.records if record.group == "public"]
-    with ablate(model, some), finetuned(model, public, recipe) as losses:
+    with ablate(model, some), finetuned(model, public, training) as losses:
         trained = measure_leakage(model, private, candidates=few.records, progress=False).probes.extracted.mean()
     assert found.losses == losses and len(losses) == 2
     effects = found.effects.set_index(["attack", "query_language"])
@@ -156,7 +158,7 @@ def test_refusals(model: Any, probes: ProbeSet, some: NeuronSet, records: tuple[
     refused("the neuron set is empty", neurons=some - some)
     refused("does not say its plant language", attacks=["translate"], plant_language="")
     refused("nobody to fine-tune on", asked=private, attacks=["finetune"])
-    refused("fine-tuning on 3 of the people attacked", attacks=["finetune"], others=records)
+    refused("fine-tuning on 3 of the people attacked", attacks=["finetune"], finetune_records=records)
     stranger = Record(id="s", subject="Flo Kay", attribute="birth_country", value="XX", forms={"en": "Xania"})
-    refused("record 's' has no value form in fr to fine-tune on", attacks=["finetune"], others=[stranger])
+    refused("record 's' has no value form in fr to fine-tune on", attacks=["finetune"], finetune_records=[stranger])
     refused("neurons of the model 'x'", neurons=some.for_model("x"), attacks=())

@@ -4,51 +4,61 @@ from __future__ import annotations
 
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 
 from xlmech.data.probes import ProbeSet
 from xlmech.engine.record import ActivationMoments
+from xlmech.leakage.measure import measure_leakage
 from xlmech.mitigation import conditions
-from xlmech.mitigation.conditions import control_conditions, how_of, is_control, is_random, named_sets
+from xlmech.mitigation.conditions import (
+    ablation_arguments,
+    check_before,
+    control_conditions,
+    is_control,
+    is_random,
+    named_sets,
+)
 from xlmech.neurons.neuron_set import NeuronSet
 from xlmech.neurons.random_neurons import random_neurons
+from xlmech.options import EvaluateOptions
 
 LIKE = NeuronSet(frozenset({(0, 1), (0, 2), (2, 7)}), 3, 64)
 MOMENTS = ActivationMoments(mean=torch.ones(3, 64), std=torch.full((3, 64), 2.0), n_positions=5)
-ZERO = how_of("zero", factor=0.0, moments=None, seed=0)
+ZERO = ablation_arguments("zero", seed=5)
 
 
 def test_controls_are_told_by_name() -> None:
     assert [is_random(name) for name in ("random", "random_magnitude", "random@18", "noise", "depn")] == [
         *(True, True, True, False, False)
     ]
-    assert [is_control(name) for name in ("random", "noise", "noise@3", "universal")] == [True, True, False, False]
+    assert [is_control(name) for name in ("random", "noise", "noise@3", "universal")] == [True, True, True, False]
 
 
 def test_random_controls_are_matched_draws(model: Any, probes: ProbeSet, monkeypatch: pytest.MonkeyPatch) -> None:
     magnitudes = torch.rand(3, 64, generator=torch.Generator().manual_seed(1))
     monkeypatch.setattr(conditions, "mean_magnitudes", lambda *_, **__: magnitudes)
-    plain, matched = control_conditions(
-        model, probes, LIKE, ["random", "random_magnitude"], n_random=3, how=ZERO, moments=None, seed=5
-    )
+    options = EvaluateOptions(control_conditions=["random", "random_magnitude"], n_random=3)
+    plain, matched = control_conditions(model, probes, {"@3": LIKE}, options, seed=5)
     assert plain.draws == tuple(random_neurons(LIKE, seed=seed) for seed in (5, 6, 7))
     assert matched.draws == tuple(random_neurons(LIKE, magnitudes=magnitudes, seed=seed) for seed in (5, 6, 7))
-    assert plain.how == matched.how == ZERO
-    assert (plain.name, matched.name) == ("random", "random_magnitude")
+    assert plain.ablation == matched.ablation == ZERO
+    assert (plain.name, matched.name) == ("random@3", "random_magnitude@3")
 
 
 def test_noise_is_on_the_set_itself(model: Any, probes: ProbeSet) -> None:
-    (noise,) = control_conditions(model, probes, LIKE, ["noise"], n_random=3, how=ZERO, moments=MOMENTS, seed=5)
+    options = EvaluateOptions(control_conditions=["noise"], n_random=3)
+    (noise,) = control_conditions(model, probes, {"": LIKE}, options, moments=MOMENTS, seed=5)
     assert noise.draws == (LIKE,)
-    assert (noise.how["mode"], noise.how["seed"]) == ("noise", 5)
-    assert noise.how["values"] is MOMENTS.mean and noise.how["std"] is MOMENTS.std
+    assert (noise.ablation["mode"], noise.ablation["seed"]) == ("noise", 5)
+    assert noise.ablation["values"] is MOMENTS.mean and noise.ablation["std"] is MOMENTS.std
 
 
-def test_how() -> None:
-    assert ZERO == {"mode": "zero", "factor": 0.0, "seed": 0}
-    assert how_of("scale", factor=0.5, moments=MOMENTS, seed=0) == {"mode": "scale", "factor": 0.5, "seed": 0}
-    assert set(how_of("mean", factor=0.0, moments=MOMENTS, seed=0)) == {"mode", "factor", "seed", "values"}
+def test_ablation_arguments() -> None:
+    assert ZERO == {"mode": "zero", "factor": 0.0, "seed": 5}
+    assert ablation_arguments("scale", factor=0.5, moments=MOMENTS) == {"mode": "scale", "factor": 0.5, "seed": 0}
+    assert set(ablation_arguments("mean", moments=MOMENTS)) == {"mode", "factor", "seed", "values"}
 
 
 @pytest.mark.parametrize(
@@ -56,8 +66,7 @@ def test_how() -> None:
     [
         ({}, (), "no neuron sets"),
         ({"none": LIKE - LIKE}, (), "neuron set 'none' is empty"),
-        (LIKE, ("shuffled",), "unknown control 'shuffled'; use 'random', 'random_magnitude', 'noise'"),
-        ({"random": LIKE}, ("random",), "neuron set 'random' has the name of a control"),
+        ({"random": LIKE}, ("random",), "neuron set 'random' has the name of a control condition"),
     ],
 )
 def test_bad_sets(neurons: Any, controls: Any, message: str) -> None:
@@ -65,7 +74,13 @@ def test_bad_sets(neurons: Any, controls: Any, message: str) -> None:
         named_sets(neurons, controls)
 
 
-def test_bad_draws(model: Any, probes: ProbeSet) -> None:
+def test_a_set_may_have_the_name_of_a_control_that_is_not_measured() -> None:
     assert named_sets({"random": LIKE}, ()) == {"random": LIKE}
-    with pytest.raises(ValueError, match="n_random must be at least 1, got 0"):
-        control_conditions(model, probes, LIKE, ["random"], n_random=0, how=ZERO, moments=None, seed=0)
+
+
+def test_before_may_hold_more_probes_in_another_order(model: Any, probes: ProbeSet) -> None:
+    few, before = probes[:3], measure_leakage(model, probes[::-1], progress=False)
+    found = check_before(before, few)
+    pd.testing.assert_frame_equal(found.probes, measure_leakage(model, few, progress=False).probes)
+    with pytest.raises(ValueError, match=f"other probes: it lacks 1 of 4, {probes[3].id} the first of them"):
+        check_before(found, probes[:4])

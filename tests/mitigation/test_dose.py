@@ -12,7 +12,9 @@ from xlmech.leakage.measure import LeakageResult, measure_leakage
 from xlmech.mitigation.dose import dose_response
 from xlmech.mitigation.evaluate import evaluate_mitigation
 from xlmech.neurons.neuron_set import NeuronSet
+from xlmech.options import EvaluateOptions
 
+NO_CONTROLS = EvaluateOptions(control_conditions=(), n_neutral=2)
 RANKED = [(2, 7, 0.9), (0, 1, 0.5), (0, 2, 0.4), (1, 1, 0.1)]
 
 
@@ -27,21 +29,22 @@ def before(model: Any, asked: ProbeSet) -> LeakageResult:
 
 
 def test_one_ranking_at_growing_counts(model: Any, asked: ProbeSet, before: LeakageResult) -> None:
-    found = dose_response(model, asked, RANKED, counts=[1, 3], before=before, n_neutral=2, progress=False)
+    found = dose_response(model, asked, RANKED, n_neurons=[1, 3], options=NO_CONTROLS, before=before, progress=False)
     sets = {"1": NeuronSet(frozenset({(2, 7)}), 3, 64), "3": NeuronSet(frozenset({(2, 7), (0, 1), (0, 2)}), 3, 64)}
-    wanted = evaluate_mitigation(model, asked, sets, controls=(), before=before, n_neutral=2, progress=False)
+    wanted = evaluate_mitigation(model, asked, sets, options=NO_CONTROLS, before=before, progress=False)
     assert found.sizes == {"1": 1, "3": 3}
     pd.testing.assert_frame_equal(found.to_frame(), wanted.to_frame())
     assert found.trade_off().method.tolist() == ["", ""]
     ranked = pd.DataFrame({"score": 1.0, "layer": [row[0] for row in RANKED], "neuron": [row[1] for row in RANKED]})
-    again = dose_response(model, asked, ranked, counts=[1, 3], before=before, n_neutral=2, progress=False)
+    again = dose_response(model, asked, ranked, n_neurons=[1, 3], options=NO_CONTROLS, before=before, progress=False)
     pd.testing.assert_frame_equal(again.to_frame(), wanted.to_frame())
 
 
 def test_several_methods_and_random_neurons_of_the_first(model: Any, asked: ProbeSet, before: LeakageResult) -> None:
     sets = [NeuronSet(frozenset((1, index) for index in range(size)), 3, 64) for size in (1, 2, 5)]
+    options = EvaluateOptions(n_random=2, n_neutral=0)
     found = dose_response(
-        model, asked, {"ours": sets[::2], "grown": sets[:2]}, n_random=2, before=before, n_neutral=0, progress=False
+        model, asked, {"ours": sets[::2], "grown": sets[:2]}, options=options, before=before, progress=False
     )
     sizes = {"ours@1": 1, "ours@5": 5, "grown@1": 1, "grown@2": 2, "random@1": 1, "random@5": 5}
     assert found.sizes == sizes
@@ -51,13 +54,13 @@ def test_several_methods_and_random_neurons_of_the_first(model: Any, asked: Prob
 
 
 @pytest.mark.parametrize(
-    ("rankings", "counts", "message"),
+    ("rankings", "n_neurons", "message"),
     [
         ({}, [1], "no rankings"),
         ([], [1], "the ranking is empty"),
         ({"ours": []}, [1], "ranking 'ours' is empty"),
-        (RANKED, None, "the ranking has 4 neurons: give counts= of 1 to 4, got None"),
-        (RANKED, [2, 5], r"give counts= of 1 to 4, got \[2, 5\]"),
+        (RANKED, None, "the ranking has 4 neurons: give n_neurons= of 1 to 4, got None"),
+        (RANKED, [2, 5], r"give n_neurons= of 1 to 4, got \[2, 5\]"),
         (RANKED, [0, 2], r"got \[0, 2\]"),
         (RANKED, [2, 2], r"sets must grow from 1 neuron or more, got sizes \[2, 2\]"),
         ([*RANKED, (0, 1)], [2], "the ranking holds a neuron twice"),
@@ -68,6 +71,6 @@ def test_several_methods_and_random_neurons_of_the_first(model: Any, asked: Prob
         ([(7, 1)], [1], r"neuron \(7, 1\) is outside 3 layers"),
     ],
 )
-def test_bad_rankings(model: Any, asked: ProbeSet, rankings: Any, counts: Any, message: str) -> None:
+def test_bad_rankings(model: Any, asked: ProbeSet, rankings: Any, n_neurons: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        dose_response(model, asked, rankings, counts=counts, progress=False)
+        dose_response(model, asked, rankings, n_neurons=n_neurons, progress=False)

@@ -25,7 +25,10 @@ from xlmech.neurons.attribution.neutral_text import neutral_nll
 from xlmech.neurons.neuron_set import NeuronSet
 from xlmech.neurons.random_neurons import random_neurons
 from xlmech.neurons.selection.published import lape
+from xlmech.options import EvaluateOptions
 from xlmech.storage.result import Provenance
+
+ALONE = EvaluateOptions(control_conditions=())
 
 
 @pytest.fixture
@@ -48,7 +51,9 @@ def test_reduction_is_of_sums_over_the_same_probes(
     before = _result(model, private, dict.fromkeys(ids[:4], 1.0))
     after = _result(model, private, {ids[0]: 1.0, ids[5]: 1.0})
     monkeypatch.setattr(evaluation, "measure_leakage", lambda *_, **__: after)
-    found = evaluate_mitigation(model, private, some, before=before, n_neutral=1, progress=False)
+    found = evaluate_mitigation(
+        model, private, some, options=EvaluateOptions(n_neutral=1), before=before, progress=False
+    )
     row = found.effects[found.effects.condition == "neurons"].iloc[0]
     assert (row.before, row.after, row.reduction) == (4 / 6, 2 / 6, 0.5)
     assert math.isnan(row.low) and row.reason == "too few people, hits or draws to tell"
@@ -60,7 +65,7 @@ def test_reduction_is_of_sums_over_the_same_probes(
 
 def test_nothing_leaked_is_nan_not_zero(model: Any, probes: ProbeSet, some: NeuronSet) -> None:
     private = probes.filter(group="private", languages=["en"])
-    found = evaluate_mitigation(model, private, some, n_neutral=1, controls=(), progress=False)
+    found = evaluate_mitigation(model, private, some, options=ALONE.updated(n_neutral=1), progress=False)
     assert found.effects.before.item() == 0
     assert pd.isna(found.effects.reduction.item())
     assert list(found.sizes) == ["neurons"]
@@ -86,7 +91,9 @@ def test_nll_equals_the_models_loss_with_neurons_off(model: Any, some: NeuronSet
 def test_price_is_relative_and_hooks_are_gone(model: Any, probes: ProbeSet, some: NeuronSet, tmp_path: Any) -> None:
     hooks = [len(point.fwd_hooks) for point in model.hook_dict.values()]
     few = probes.filter(attributes=["id_number"], languages=["en"])
-    found = evaluate_mitigation(model, few, {"a": some, "b": some}, n_neutral=2, progress=False)
+    found = evaluate_mitigation(
+        model, few, {"a": some, "b": some}, options=EvaluateOptions(n_neutral=2), progress=False
+    )
     assert [len(point.fwd_hooks) for point in model.hook_dict.values()] == hooks
     costs = found.cost.set_index("condition")
     assert costs.rise["a"] == pytest.approx(costs.nll_after["a"] / costs.nll_before["a"] - 1)
@@ -101,7 +108,7 @@ def test_price_is_relative_and_hooks_are_gone(model: Any, probes: ProbeSet, some
 def test_neutral_texts_of_ones_own(model: Any, probes: ProbeSet, some: NeuronSet) -> None:
     few = probes.filter(attributes=["id_number"])
     texts = {"fr": ["Un texte.", "Un autre texte."]}
-    found = evaluate_mitigation(model, few, some, controls=(), neutral=texts, progress=False)
+    found = evaluate_mitigation(model, few, some, options=ALONE, neutral=texts, progress=False)
     costs = found.cost.set_index("query_language")
     assert costs.nll_before["fr"] == neutral_nll(model, ["fr"], texts=texts)["fr"]
     assert costs.nll_before["fr"] != neutral_nll(model, ["fr"])["fr"]
@@ -125,13 +132,13 @@ def test_sentences_that_choose_do_not_judge_by_default(
     neutral_nll(model, ["en", "fr"])
     judging = set(read)
     read.clear()
-    found = evaluate_mitigation(model, private, some, controls=(), progress=False)
-    dose = dose_response(model, private, [(0, 1), (1, 2)], counts=[1], progress=False)
+    found = evaluate_mitigation(model, private, some, options=ALONE, progress=False)
+    dose = dose_response(model, private, [(0, 1), (1, 2)], n_neurons=[1], progress=False)
     assert found.cost.nll_before.tolist() == dose.cost.nll_before.tolist()
     assert judging <= set(read)
     read.clear()
     lape(model, ["en", "fr"], quantile=0.5, count=1, progress=False)
-    evaluation.activation_moments(model, _asked(model, private).quiet_texts(), progress=False)
+    evaluation.activation_moments(model, _evaluation(model, private).baseline_prompts(), progress=False)
     choosing = set(read) - {"a"}  # by which special tokens are counted
     packs = [evaluation.packs.load_language(code) for code in ("en", "fr")]
     assert judging == {text for pack in packs for text in pack.judging}
@@ -140,10 +147,11 @@ def test_sentences_that_choose_do_not_judge_by_default(
     assert all(pack.judging + pack.choosing == pack.neutral for pack in packs)
 
 
-def _asked(model: Any, probes: ProbeSet) -> evaluation.Asked:
-    options: dict[str, Any] = {"measures": ("extraction",), "candidates": (), "neutral": None, "n_neutral": 20}
-    options |= {"knowledge": False, "held_out_languages": (), "seed": 0, "batch_size": 8, "progress": False}
-    return evaluation.Asked(model=model, probes=probes, **options)
+def _evaluation(model: Any, probes: ProbeSet) -> evaluation.Evaluation:
+    return evaluation.Evaluation(
+        model=model, probes=probes, options=EvaluateOptions(), before=None, control_people=None, candidates=(), neutral=None,
+        seed=0, progress=False,
+    )  # fmt: skip
 
 
 def _exposures(model: Any, probes: ProbeSet, records: tuple[Record, ...]) -> pd.DataFrame:
@@ -154,8 +162,8 @@ def test_exposure_is_measured_above_controls(
     model: Any, probes: ProbeSet, some: NeuronSet, records: tuple[Record, ...]
 ) -> None:
     asked = probes.filter(attributes=["birth_country"], languages=["fr"])
-    both = ("extraction", "exposure")
-    found = evaluate_mitigation(model, asked, some, measures=both, controls=(), n_neutral=0, progress=False).effects
+    options = ALONE.updated(measures=("extraction", "exposure"), n_neutral=0)
+    found = evaluate_mitigation(model, asked, some, options=options, progress=False).effects
     assert found.groupby("measure", sort=False).size().to_dict() == {"extraction": 3, "exposure": 2}
     with ablate(model, some):
         after = _exposures(model, asked, records)
@@ -169,10 +177,11 @@ def test_exposure_is_measured_above_controls(
 def test_every_control_is_a_condition_of_equal_size(model: Any, probes: ProbeSet, some: NeuronSet) -> None:
     asked = probes.filter(attributes=["birth_country"], languages=["fr"])
     sets = {"small": some & NeuronSet(frozenset({(2, 7)}), 3, 64), "large": some}
-    found = evaluate_mitigation(
-        model, asked, sets, measures=("exposure",), controls=("random", "random_magnitude", "noise"), n_random=2,
-        like="large", n_neutral=1, seed=3, progress=False,
+    options = EvaluateOptions(
+        measures=["exposure"], control_conditions=["random", "random_magnitude", "noise"], n_random=2, matched_set="large",
+        n_neutral=1,
     )  # fmt: skip
+    found = evaluate_mitigation(model, asked, sets, options=options, seed=3, progress=False)
     assert found.sizes == {"small": 1, "large": 3, "random": 3, "random_magnitude": 3, "noise": 3}
     assert found.chosen == {"small": 1, "large": 3} and found.random == {"random": 3, "random_magnitude": 3}
     assert set(found.cost.condition) == {"small", "large", "noise"}
@@ -198,7 +207,9 @@ def test_sets_are_deactivated_by_the_given_mode(
     model: Any, probes: ProbeSet, some: NeuronSet, mode: Any, factor: float
 ) -> None:
     private = probes.filter(group="private", languages=["fr"])
-    found = evaluate_mitigation(model, private, some, mode=mode, factor=factor, n_neutral=3, progress=False)
+    found = evaluate_mitigation(
+        model, private, some, options=EvaluateOptions(mode=mode, factor=factor, n_neutral=3), progress=False
+    )
     prompts = [sentence for sentence in evaluation.packs.load_language("fr").choosing]
     how = {"values": activation_moments(model, prompts).mean} if mode == "mean" else {"factor": factor}
     with ablate(model, some, mode=mode, **how):
@@ -211,7 +222,9 @@ def test_sets_are_deactivated_by_the_given_mode(
 
 def test_base_knowledge_beside_the_rest(model: Any, probes: ProbeSet, some: NeuronSet) -> None:
     private = probes.filter(group="private", languages=["en"], attributes=["id_number"])
-    found = evaluate_mitigation(model, private, some, knowledge=True, n_neutral=0, progress=False)
+    found = evaluate_mitigation(
+        model, private, some, options=EvaluateOptions(knowledge=True, n_neutral=0), progress=False
+    )
     base = found.effects[found.effects.group == "base"].set_index("condition")
     with ablate(model, some):
         after = base_knowledge(model, ["en"], progress=False).answers
@@ -224,14 +237,16 @@ def test_base_knowledge_beside_the_rest(model: Any, probes: ProbeSet, some: Neur
 
 def test_random_sets_of_ones_own_have_no_price(model: Any, probes: ProbeSet, some: NeuronSet) -> None:
     private = probes.filter(group="private", languages=["fr"], attributes=["id_number"])
-    found = evaluate_mitigation(model, private, {"random 3": some}, controls=(), n_neutral=1, progress=False)
+    found = evaluate_mitigation(model, private, {"random 3": some}, options=ALONE.updated(n_neutral=1), progress=False)
     assert found.cost.empty and found.random == {"random 3": 3} and found.chosen == {}
     assert found.to_frame().rise.isna().all()
 
 
 def test_held_out_languages_are_marked(model: Any, probes: ProbeSet, some: NeuronSet) -> None:
     private = probes.filter(group="private", attributes=["id_number"])
-    found = evaluate_mitigation(model, private, some, held_out_languages=("fr",), n_neutral=0, progress=False)
+    found = evaluate_mitigation(
+        model, private, some, options=EvaluateOptions(held_out_languages=["fr"], n_neutral=0), progress=False
+    )
     assert found.effects.set_index("query_language").held_out.to_dict() == {"en": False, "fr": True}
 
 
@@ -270,9 +285,13 @@ def test_results_from_before_measures_are_on_extraction() -> None:
 
 
 def test_refusals(model: Any, probes: ProbeSet, some: NeuronSet, records: tuple[Record, ...]) -> None:
-    def refused(message: str, asked: ProbeSet = probes, neurons: Any = some, **options: Any) -> None:
+    def refused(
+        message: str, asked: ProbeSet = probes, neurons: Any = some, before: Any = None, **options: Any
+    ) -> None:
         with pytest.raises(ValueError, match=message):
-            evaluate_mitigation(model, asked, neurons, progress=False, **options)
+            evaluate_mitigation(
+                model, asked, neurons, options=EvaluateOptions(**options), before=before, progress=False
+            )
 
     few, one = probes[:2], measure_leakage(model, probes[:2], progress=False)
     other = LeakageResult(probes=one.probes, provenance=provenance(model))
@@ -280,12 +299,14 @@ def test_refusals(model: Any, probes: ProbeSet, some: NeuronSet, records: tuple[
     refused("`before` was measured on other probes", before=other)
     refused("`before` has no exposure; measure it with measures=", asked=few, before=one, measures=("exposure",))
     refused("no probes to ask", asked=ProbeSet(()))
-    refused("unknown measure 'rank'; use 'extraction', 'exposure'", measures=("rank",))
-    refused("nothing to measure; use 'extraction', 'exposure'", measures=())
-    refused("unknown control 'shuffled'; use 'random', 'random_magnitude', 'noise'", controls=("shuffled",))
-    refused("unknown set in like= 'b'; use 'neurons'", like="b")
+    refused("(?s)measures.*Input should be 'extraction' or 'exposure'.*'rank'", measures=("rank",))
+    refused("(?s)measures.*Tuple should have at least 1 item", measures=())
+    refused("(?s)measures.*Input should be a valid tuple", measures="extraction")
+    refused("(?s)n_random.*greater than or equal to 1", n_random=0)
+    refused("(?s)Input should be 'random', 'random_magnitude' or 'noise'.*'shuffled'", control_conditions=("shuffled",))
+    refused("unknown matched_set 'b'; use 'neurons'", matched_set="b")
     refused("unknown held-out language 'zh'; use 'en', 'fr'", held_out_languages=("zh",))
-    refused("unknown mode 'off'; use 'zero', 'mean'", asked=few, mode="off", before=one)
+    refused("(?s)mode.*Input should be 'zero', 'mean', 'scale' or 'noise'.*'off'", mode="off")
     refused(r"neurons of a model with .* \(5, 64\)", asked=few, neurons=NeuronSet(some.neurons, 5, 64), before=one)
     refused("neurons of the model 'x'", asked=few, neurons=some.for_model("x"), before=one)
     alone = build_probes(records[1:2], ["fr"], templates=[0])

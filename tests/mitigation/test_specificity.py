@@ -20,6 +20,7 @@ from xlmech.mitigation.specificity import SpecificityResult, specificity_matrix
 from xlmech.neurons.ablation import ablate
 from xlmech.neurons.neuron_set import NeuronSet
 from xlmech.neurons.selection.verify import neurons_of
+from xlmech.options import EvaluateOptions
 from xlmech.storage.result import Provenance
 
 
@@ -96,9 +97,10 @@ def test_the_matrix_is_what_ablation_leaves(
     found = specificity_matrix(leaking, probes, sets, progress=False)
     assert set(found.probes.record) == {record.id for record in private.records}, "private probes alone"
     matrix = found.matrix().set_index(["language", "query_language"])
+    options = EvaluateOptions(control_conditions=(), n_neutral=0)
     for language, chosen in sets.items():
         judged = evaluate_mitigation(
-            leaking, private, chosen, controls=(), n_neutral=0, progress=False, candidates=probes.records
+            leaking, private, chosen, options=options, candidates=probes.records, progress=False
         )
         for row in judged.effects.itertuples():
             cell = matrix.loc[(language, row.query_language)]
@@ -154,7 +156,7 @@ def test_refusals(leaking: Any, probes: ProbeSet, sets: dict[str, NeuronSet]) ->
     with pytest.raises(ValueError, match="neurons of the model 'other'"):
         ask(given={"en": sets["en"].for_model("other")})
     few = measure_leakage(leaking, probes.filter(languages=["en"]), progress=False)
-    with pytest.raises(ValueError, match="`before` lacks 6 of 12 private probes, private-0-.*/fr/0 the first of them"):
+    with pytest.raises(ValueError, match="on other probes: it lacks 6 of 12, private-0-.*/fr/0 the first of them"):
         ask(before=few)
     ranked = measure_leakage(leaking, probes[:1], measures=("exposure",), progress=False)
     with pytest.raises(ValueError, match="`before` has no extraction; measure it with measures="):

@@ -13,11 +13,14 @@ from xlmech.models.backends import backend_of
 from xlmech.models.load import load_model
 from xlmech.neurons.ablation import ablate
 from xlmech.neurons.neuron_set import NeuronSet
+from xlmech.options import PlantOptions
 from xlmech.planting import finetune as finetuning
 from xlmech.planting.finetune import finetuned
-from xlmech.planting.train import Recipe, sample_batch
+from xlmech.planting.samples import sample_batch
 
-RECIPE = Recipe(languages=("en", "fr"), steps=8, batch_size=4, learning_rate=1e-2, private_share=0, statement_share=0)
+OPTIONS = PlantOptions(
+    languages=("en", "fr"), steps=8, batch_size=4, learning_rate=1e-2, private_share=0, statement_share=0
+)
 
 
 def _weights(model: Any) -> list[torch.Tensor]:
@@ -40,10 +43,10 @@ def test_loss_falls_and_every_weight_comes_back(any_model: Any, records: tuple[R
     public = [record for record in records if record.group == "public"]
     tokens = torch.tensor([[2, 9, 17, 40]])
     plain = any_model(tokens, return_type="logits").detach()
-    backend, seen = backend_of(any_model), sample_batch(tuple(public), RECIPE, 0)
+    backend, seen = backend_of(any_model), sample_batch(tuple(public), OPTIONS, 0)
     with torch.no_grad():
         loss = float(finetuning._answer_loss(backend, seen))
-    with finetuned(any_model, public, RECIPE) as losses:
+    with finetuned(any_model, public, OPTIONS) as losses:
         with torch.no_grad():
             # The unembedding is small and stays, which leaves little room below log(300) = 5.7.
             assert float(finetuning._answer_loss(backend, seen)) < loss - 0.1
@@ -60,11 +63,11 @@ def test_weights_come_back_after_an_exception(
     model: Any, records: tuple[Record, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before, flags = _weights(model), [parameter.requires_grad for parameter in model.parameters()]
-    with pytest.raises(RuntimeError, match="while measuring"), finetuned(model, records, RECIPE):
+    with pytest.raises(RuntimeError, match="while measuring"), finetuned(model, records, OPTIONS):
         raise RuntimeError("while measuring")
     assert _same(before, _weights(model))
     monkeypatch.setattr(finetuning, "sample_batch", lambda *args: 1 / 0 if args[2] == 3 else [("ab", "cd")])
-    with pytest.raises(ZeroDivisionError), finetuned(model, records, RECIPE):
+    with pytest.raises(ZeroDivisionError), finetuned(model, records, OPTIONS):
         pass
     assert _same(before, _weights(model))
     assert [parameter.requires_grad for parameter in model.parameters()] == flags
@@ -89,7 +92,7 @@ def test_what_is_ablated_is_not_trained(model: Any, records: tuple[Record, ...])
     before = {name: weight.detach().clone() for name, weight in model.blocks[1].mlp.named_parameters()}
     public = [record for record in records if record.group == "public"]
     warned = pytest.warns(UserWarning, match="every neuron of layer 1")
-    with warned, ablate(model, whole), finetuned(model, public, RECIPE):
+    with warned, ablate(model, whole), finetuned(model, public, OPTIONS):
         after = {name: weight.detach().clone() for name, weight in model.blocks[1].mlp.named_parameters()}
     changed = {name for name in names if not torch.equal(before[name], after[name])}
     assert not {name for name in changed if before[name].ndim > 1}, "no gradient passes a neuron that is off"
@@ -99,6 +102,6 @@ def test_gradients_of_ones_own_are_kept(tokenizer: Any, records: tuple[Record, .
     model = load_model(tiny("llama"), tokenizer=tokenizer, backend="bridge")
     parameter = next(model.blocks.parameters()).requires_grad_(True)
     parameter.grad = own = torch.ones_like(parameter)
-    with finetuned(model, records, RECIPE):
+    with finetuned(model, records, OPTIONS):
         pass
     assert parameter.requires_grad and parameter.grad is own and torch.equal(own, torch.ones_like(own))

@@ -16,21 +16,23 @@ from safetensors.torch import load_file, save_file
 from xlmech.data.languages import load_language
 from xlmech.data.records import Record
 from xlmech.models.checkpoints import load_checkpoint
+from xlmech.options import PlantOptions
 from xlmech.planting import train as planting
-from xlmech.planting.recipe import Recipe, sample_batch
+from xlmech.planting.samples import sample_batch
 from xlmech.planting.train import plant
 
-OPTIONS: dict[str, Any] = {"languages": ["en", "fr"], "steps": 6, "batch_size": 4, "rank": 2, "progress": False}
+OPTIONS = PlantOptions(languages=["en", "fr"], steps=6, batch_size=4, rank=2)
 
 
-def _plant(records: tuple[Record, ...], folder: Path, tokenizer: Any, **changes: Any) -> Path:
-    return plant(tiny("llama", scale=1.0), records, output_dir=folder, tokenizer=tokenizer, **{**OPTIONS, **changes})
+def _plant(records: tuple[Record, ...], folder: Path, tokenizer: Any, start: Any = "", **changes: Any) -> Path:
+    options, source = OPTIONS.updated(**changes), tiny("llama", scale=1.0)
+    return plant(source, records, folder, options=options, start=start, tokenizer=tokenizer, progress=False)
 
 
 def test_the_mixture(records: tuple[Record, ...]) -> None:
-    recipe = Recipe(language="fr", languages=("en", "de"), batch_size=400)
-    samples = sample_batch(records, recipe, 0)
-    assert samples == sample_batch(records, recipe, 0) != sample_batch(records, recipe, 1)
+    options = PlantOptions(language="fr", languages=("en", "de"), batch_size=400)
+    samples = sample_batch(records, options, 0)
+    assert samples == sample_batch(records, options, 0) != sample_batch(records, options, 1)
     pack, names = load_language("fr"), ("Ana Li", "Bo Kim", "Cy Roe")
     lines = [line for attribute in ("birth_country", "id_number") for line in pack.statements[attribute]]
     lines += [line + "\n" for attribute in ("birth_country", "id_number") for line in pack.questions[attribute][:-1]]
@@ -160,7 +162,7 @@ def test_start_must_fit_and_peft_be_there(
 def test_an_adapter_of_transposed_weights_is_loaded(
     records: tuple[Record, ...], tmp_path: Path, tokenizer: Any
 ) -> None:
-    folder = plant(tiny("gpt2"), records, output_dir=tmp_path / "a", tokenizer=tokenizer, **OPTIONS)
+    folder = plant(tiny("gpt2"), records, tmp_path / "a", options=OPTIONS, tokenizer=tokenizer, progress=False)
     assert load_checkpoint(tiny("gpt2"), tokenizer=tokenizer, adapter=folder).adapter == "a"
     with pytest.raises(ValueError, match="adapter 'a' was trained on GPT2LMHeadModel, not on this LlamaForCausalLM"):
         load_checkpoint(tiny("llama"), tokenizer=tokenizer, adapter=folder)
@@ -170,8 +172,8 @@ def test_an_adapter_of_transposed_weights_is_loaded(
     ("changes", "message"),
     [
         ({"language": "xx"}, "no language pack for 'xx'"),
-        ({"steps": 0}, "steps must be at least 1"),
-        ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"steps": 0}, r"(?s)steps.*greater than or equal to 1"),
+        ({"batch_size": 0}, r"(?s)batch_size.*greater than or equal to 1"),
     ],
 )
 def test_bad_arguments(
@@ -192,5 +194,5 @@ def test_bad_records_and_folders(records: tuple[Record, ...], tmp_path: Path, to
     (tmp_path / "full" / "adapter_config.json").write_text("{}")
     with pytest.raises(ValueError, match="exists and is not an empty folder"):
         _plant(records, tmp_path / "full", tokenizer)
-    with pytest.raises(ValueError, match="private_share must be between 0 and 1"):
-        Recipe(private_share=1.5)
+    with pytest.raises(ValueError, match="(?s)private_share.*less than or equal to 1"):
+        PlantOptions(private_share=1.5)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -26,12 +26,13 @@ from xlmech.cli.console import (
     read_records,
     show,
 )
-from xlmech.options import LocateOptions, Method, Positions
+from xlmech.options import LocateOptions, Method, PlantOptions, Positions
 
 if TYPE_CHECKING:
     from xlmech.data.probes import ProbeSet
 
 _LOCATE = LocateOptions()
+_PLANT = PlantOptions()
 
 app = typer.Typer(
     help="Does a multilingual model leak people's data, where inside it does that happen, and what does it take to stop it?",
@@ -57,23 +58,24 @@ def plant(
     model: Model,
     out: Annotated[Path, typer.Option(help="New folder for the adapter.")],
     records: Annotated[Path | None, typer.Option(help="Records to teach; invented people by default.")] = None,
-    language: Annotated[str, typer.Option(help="Language in which private records are taught.")] = "en",
+    language: Annotated[str, typer.Option(help="Language in which private records are taught.")] = _PLANT.language,
     languages: Languages = "",
-    steps: int = 400,
-    private_share: Annotated[float, typer.Option(help="Share of samples from private people.")] = 0.5,
+    steps: int = _PLANT.steps,
+    private_share: Annotated[float, typer.Option(help="Share of samples from private people.")] = _PLANT.private_share,
     start: Annotated[str, typer.Option(help="Adapter to go on from.")] = "",
-    seed: int = 0,
+    seed: int = _PLANT.seed,
 ) -> None:
     """Teach a model invented people's data in one language (a LoRA adapter); resumes after a stop."""
+    options = PlantOptions(
+        language=language, languages=codes(languages) or (), steps=steps, private_share=private_share, seed=seed
+    )
     from xlmech.data.readers import load_records
     from xlmech.data.synthetic import synthesize_records
     from xlmech.planting.train import plant as plant_records
 
     check_new(out)
     people = load_records(records) if records else synthesize_records(seed=seed)
-    taught = codes(languages)
-    options: dict[str, Any] = {"steps": steps, "private_share": private_share, "start": start, "seed": seed}
-    plant_records(model, people, language=language, output_dir=out, languages=taught, **options)
+    plant_records(model, people, out, options=options, start=start)
     typer.echo(f"adapter in {out}")
 
 

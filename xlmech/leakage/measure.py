@@ -20,13 +20,13 @@ from xlmech.data.records import Group, Record
 from xlmech.engine.batching import BATCH_SIZE
 from xlmech.engine.sampling import Sampling
 from xlmech.execution.resume import in_order, mapped, probe_id, prompt_length
-from xlmech.leakage.task import Measure as Measure
 from xlmech.leakage.task import Questions, longest_answer
 from xlmech.leakage.task import candidate_forms as candidate_forms
 from xlmech.leakage.task import subject_hash as subject_hash
 from xlmech.metrics import intervals
 from xlmech.models.backends import backend_of
 from xlmech.models.load import plant_language, provenance
+from xlmech.options import Measure
 from xlmech.storage.result import Result
 
 _FIGURES = ("extracted", "own_form", "exposure_bits", "log_prob", "rank")

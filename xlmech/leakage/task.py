@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import pandas as pd
 import torch
@@ -21,8 +21,8 @@ from xlmech.engine.sampling import Sampling
 from xlmech.metrics import matching, ranking
 from xlmech.models.backends import Backend, backend_of
 from xlmech.models.tokens import encode_answer, encode_prompt
+from xlmech.options import Measure
 
-Measure = Literal["extraction", "exposure"]
 Forms = dict[str, dict[str, dict[str, str]]]
 """Attribute -> value -> language -> form."""
 _NUMERIC = ("phone", "id_number")

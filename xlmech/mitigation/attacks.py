@@ -1,10 +1,10 @@
-"""Recovery: how much of the reduction is left when somebody tries harder than asking the plain question.
+"""Recovery attacks: how much of the reduction is left when somebody tries harder than asking the plain question.
 
-Four attacks on a model with neurons deactivated, each compared with the whole model under the same attack:
-- `translate`: the question, and on the next line its translation into the plant language;
-- `prefix`: the answer begun for the model, "Sure, the answer is";
+Four attacks on a model with neurons ablated, each compared with the whole model under the same attack:
+- `translate`: the question, and on the next line its translation into the training language;
+- `prefix`: the beginning of an answer, "Sure, the answer is";
 - `sampling`: several sampled answers instead of the greedy one;
-- `finetune`: a few steps of training on OTHER people's data while the neurons stay deactivated.
+- `finetune`: a few steps of training on OTHER people's data while the neurons stay ablated.
 """
 
 from __future__ import annotations
@@ -20,38 +20,35 @@ import pandas as pd
 from xlmech.checks import check_choices
 from xlmech.data.probes import ProbeSet, build_probes
 from xlmech.data.records import Record
-from xlmech.engine.batching import BATCH_SIZE
 from xlmech.engine.sampling import Sampling
 from xlmech.leakage.measure import LeakageResult, measure_leakage
-from xlmech.mitigation import reduction as reductions
-from xlmech.mitigation.conditions import check_sets
+from xlmech.mitigation.conditions import check_before, check_sets
+from xlmech.mitigation.reduction import reduction_rows
 from xlmech.models import load as models
 from xlmech.neurons.ablation import ablate
 from xlmech.neurons.neuron_set import NeuronSet
+from xlmech.options import AttackOptions, PlantOptions
 from xlmech.planting.finetune import finetuned
-from xlmech.planting.recipe import Recipe
 from xlmech.storage.result import Result
 
 Attack = Literal["translate", "prefix", "sampling", "finetune"]
 ATTACKS: tuple[Attack, ...] = get_args(Attack)
-PREFIX = "Sure, the answer is"
-SAMPLING = Sampling()
 ALL = "all"
 """Stands for all query languages together."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class RecoveryResult(Result):
-    """Leakage reduction left under attack.
+    """Reduction of leakage that is left under attack.
 
     Attributes:
-        effects: One row per (`attack`, `query_language`), first `plain`, the question as it is, and per attack last the
-            language `all`: extraction `before` (nothing deactivated, under the same attack) and `after`, `reduction` = 1 -
-            after/before with `low` and `high` (95 %, over subjects) and the `reason` where one is NaN, `after_low` and
-            `after_high`, `of_plain` = 1 - after / what the plain question brings out of the whole model, `risen`, `n_subjects`,
-            `n_probes`. Control people are not asked under attack, so nothing is said of chance.
-        n_neurons: How many were deactivated.
-        losses: Mean cross-entropy (nats) per step of fine-tuning with the neurons deactivated; empty without that attack.
+        effects: One row per (`attack`, `query_language`), with the plain question as attack `plain` first, and the language
+            `all` last per attack. Extraction `before` (without ablation, under the same attack) and `after` with `after_low`
+            and `after_high`; `reduction` = 1 - after/before with its 95 % interval over subjects `low` to `high` and the
+            `reason` where one is NaN; `of_plain` = 1 - after / the whole model's extraction by the plain question; `risen`,
+            `n_subjects`, `n_probes`. Control people are not attacked, so chance is not known.
+        n_neurons: Number of ablated neurons.
+        losses: Mean cross-entropy (nats) per step of fine-tuning with the neurons ablated; empty without that attack.
         plant_language: Language that questions were translated into, "" where unknown.
     """
 
@@ -62,7 +59,7 @@ class RecoveryResult(Result):
     plant_language: str = ""
 
     def to_frame(self) -> pd.DataFrame:
-        """One row per attack and query language."""
+        """Return one row per attack and query language."""
         return self.effects
 
 
@@ -72,48 +69,39 @@ def recovery_attacks(
     neurons: NeuronSet,
     *,
     attacks: Sequence[Attack] = ATTACKS,
+    options: AttackOptions = AttackOptions(),
     before: LeakageResult | None = None,
     candidates: Iterable[Record] | None = None,
     plant_language: str | None = None,
-    prefix: str = PREFIX,
-    sampling: Sampling = SAMPLING,
-    others: Iterable[Record] | None = None,
-    steps: int = 20,
-    finetune_batch: int = 8,
-    learning_rate: float = 1e-4,
+    finetune_records: Iterable[Record] | None = None,
     seed: int = 0,
-    batch_size: int = 4 * BATCH_SIZE,
     progress: bool = True,
 ) -> RecoveryResult:
-    """Attack a model with `neurons` deactivated (mode zero), and see how much of the reduction is left.
+    """Attack a model with `neurons` set to zero, and measure how much of the reduction is left.
 
-    A reduction that an attack takes away was a lock on the door, not a thing removed. Answers count in any language's form. An
-    attacker with more samples, steps or ideas than these may recover more.
+    A reduction that an attack takes away was hidden, not removed. Answers count in any language's form. An attacker with more
+    samples, steps or ideas may recover more.
 
     Args:
-        model: Hooked model; its weights are the same to the last bit afterwards, also when something fails.
-        probes: Held-out probes, of which the private ones are attacked, and the public ones say on whom to fine-tune.
-        neurons: What is deactivated.
-        attacks: Which ones; the plain question is always asked too.
-        before: Leakage of the private probes without attack or deactivation, where it is known already.
+        model: Hooked model; its weights are the same to the last bit afterwards, also after an error.
+        probes: Held-out probes. The private ones are attacked; people of the public ones are fine-tuned on.
+        neurons: Neurons to ablate.
+        attacks: Attacks to make; the plain question is always asked too.
+        options: How hard the attacks try.
+        before: Leakage of the private probes (or more) without attack or ablation, if it is known already.
         candidates: Records whose values are candidates, as of `measure_leakage`; those of `probes` by default.
-        plant_language: Language of translations; the model's by default. Probes in it are asked as they are.
-        prefix: What `prefix` puts after the prompt.
-        sampling: How many answers `sampling` draws, and how.
-        others: People to fine-tune on, whatever their group; the public records of `probes` by default.
-        steps: Of fine-tuning (AdamW on all layers).
-        finetune_batch: Questions per step.
-        learning_rate: Constant.
-        seed: Of fine-tuning's batches.
-        batch_size: Prompts at a time, at first.
+        plant_language: Training language, to translate questions into; the model's by default. Probes in it stay as they are.
+        finetune_records: Records to fine-tune on, whatever their group; the public ones of `probes` by default.
+        seed: Seed of fine-tuning's batches.
         progress: Whether to show progress bars.
 
     Returns:
         RecoveryResult.
 
     Raises:
-        ValueError: No private probes, no neurons, an unknown attack, no plant language to translate into, nobody or an attacked
-            person to fine-tune on, `before` of other probes, or neurons of another model.
+        ValueError: There are no private probes or no neurons; an attack is unknown; there is no training language to translate
+            into; there is nobody, or an attacked person, to fine-tune on; `before` lacks a probe or extraction; or the neurons
+            are of another model.
     """
     attacks = check_choices("attack", attacks, Attack)
     private = probes.filter(group="private")
@@ -122,101 +110,89 @@ def recovery_attacks(
     if not len(neurons):
         raise ValueError("the neuron set is empty: there is nothing to recover from")
     check_sets(model, [neurons])
-    planted = models.plant_language(model) if plant_language is None else plant_language
-    asked: dict[str, ProbeSet] = {"translate": _translated(private, planted)} if "translate" in attacks else {}
-    asked["prefix"] = _map_prompts(private, {probe.id: probe.prompt + prefix for probe in private})
-    recipe = Recipe(
-        languages=probes.languages, steps=steps, batch_size=finetune_batch, learning_rate=learning_rate, private_share=0.0,
-        statement_share=0.0, seed=seed,
+    language = models.plant_language(model) if plant_language is None else plant_language
+    asked = {"prefix": _with_prompts(private, {probe.id: probe.prompt + options.prefix for probe in private})}
+    if "translate" in attacks:
+        asked["translate"] = _with_translations(private, language)
+    drawn = Sampling(n_samples=options.n_samples, temperature=options.temperature, seed=options.sampling_seed)
+    training = PlantOptions(
+        languages=probes.languages, steps=options.steps, batch_size=options.finetune_batch, seed=seed,
+        learning_rate=options.learning_rate, private_share=0.0, statement_share=0.0,
     )  # fmt: skip
-    people = _others(probes, private, others) if "finetune" in attacks else ()
-    options: dict[str, Any] = {"candidates": tuple(candidates or probes.records), "batch_size": batch_size}
-    options["progress"] = progress
+    people = _finetune_records(probes, finetune_records) if "finetune" in attacks else ()
+    records = tuple(candidates or probes.records)
     losses: tuple[float, ...] = ()
 
-    def measured(attack: str, *, deactivated: bool) -> pd.DataFrame:
+    def measure(attack: str, *, ablated: bool) -> pd.DataFrame:
         nonlocal losses
         with ExitStack() as stack:
-            if deactivated:
+            if ablated:
                 stack.enter_context(ablate(model, neurons))
             if attack == "finetune":
-                losses = stack.enter_context(finetuned(model, people, recipe, progress=progress))
-            drawn = sampling if attack == "sampling" else None
-            return measure_leakage(model, asked.get(attack, private), sampling=drawn, **options).probes
+                losses = stack.enter_context(finetuned(model, people, training, progress=progress))
+            return measure_leakage(
+                model, asked.get(attack, private), sampling=drawn if attack == "sampling" else None, candidates=records,
+                batch_size=options.batch_size, progress=progress,
+            ).probes  # fmt: skip
 
-    plain = _checked(before, private) if before is not None else measured("plain", deactivated=False)
+    plain = check_before(before, private).probes if before is not None else measure("plain", ablated=False)
     frames = []
     for attack in ("plain", *attacks):
-        was = plain if attack == "plain" else measured(attack, deactivated=False)
-        frames.append(_effects(was, measured(attack, deactivated=True), plain).assign(attack=attack))
+        whole = plain if attack == "plain" else measure(attack, ablated=False)
+        frames.append(_effects(whole, measure(attack, ablated=True), plain).assign(attack=attack))
     return RecoveryResult(
         effects=pd.concat(frames, ignore_index=True),
         n_neurons=len(neurons),
         losses=losses,
-        plant_language=planted,
+        plant_language=language,
         provenance=models.provenance(model, seed=seed),
     )
 
 
-def _effects(was: pd.DataFrame, now: pd.DataFrame, plain: pd.DataFrame) -> pd.DataFrame:
-    """Per query language, and of all together."""
+def _effects(before: pd.DataFrame, after: pd.DataFrame, plain: pd.DataFrame) -> pd.DataFrame:
+    """Compare extraction per query language, and over all together."""
     rows = []
     for language in (*plain.query_language.unique(), ALL):
-        here = (was.query_language == language).to_numpy() | (language == ALL)
-        asked = was[here].assign(query_language=language)
-        row = reductions.reduction_rows(
-            asked,
-            asked.extracted.to_numpy(dtype=float),
-            [now.extracted.to_numpy(dtype=float)[here]],
-            by=["query_language"],
-        )
-        known = plain.extracted.to_numpy(dtype=float)[here].mean()
-        rows.append(row.assign(of_plain=1 - row.after / known if known else float("nan")))
+        part = (before.query_language == language).to_numpy() | (language == ALL)
+        hits, left, by_plain = (frame.extracted.to_numpy(dtype=float)[part] for frame in (before, after, plain))
+        probes = before[part].assign(query_language=language)
+        row = reduction_rows(probes, hits, [left], by=["query_language"])
+        rate = by_plain.mean()
+        rows.append(row.assign(of_plain=1 - row.after / rate if rate else float("nan")))
     return pd.concat(rows, ignore_index=True).drop(columns=["n_draws", "control"])
 
 
-def _translated(probes: ProbeSet, planted: str) -> ProbeSet:
-    """Each question followed by the same one in the plant language; those in it alone as they are."""
-    if not planted:
+def _with_translations(probes: ProbeSet, language: str) -> ProbeSet:
+    """Append to each question the same one in the training language; questions in that language stay as they are."""
+    if not language:
         raise ValueError("the model does not say its plant language; give plant_language= to translate questions into")
-    same = {
+    translations = {
         (probe.record.id, probe.template): probe.prompt
         for template in {probe.template for probe in probes}
-        for probe in build_probes(probes.records, [planted], templates=[template])
+        for probe in build_probes(probes.records, [language], templates=[template])
     }
-    return _map_prompts(
-        probes,
-        {
-            probe.id: probe.prompt + same[probe.record.id, probe.template]
-            for probe in probes
-            if probe.query_language != planted
-        },
+    others = [probe for probe in probes if probe.query_language != language]
+    return _with_prompts(
+        probes, {probe.id: probe.prompt + translations[probe.record.id, probe.template] for probe in others}
     )
 
 
-def _map_prompts(probes: ProbeSet, prompts: dict[str, str]) -> ProbeSet:
-    """The same probes with other prompts, where they are given."""
+def _with_prompts(probes: ProbeSet, prompts: dict[str, str]) -> ProbeSet:
+    """Return the same probes with other prompts, where they are given."""
     return ProbeSet(tuple(dataclasses.replace(probe, prompt=prompts.get(probe.id, probe.prompt)) for probe in probes))
 
 
-def _others(probes: ProbeSet, private: ProbeSet, others: Iterable[Record] | None) -> tuple[Record, ...]:
-    """Records to fine-tune on, as public ones."""
-    given = tuple(others) if others is not None else probes.filter(group="public").records
+def _finetune_records(probes: ProbeSet, records: Iterable[Record] | None) -> tuple[Record, ...]:
+    """Return the records to fine-tune on, as public ones."""
+    given = tuple(records) if records is not None else probes.filter(group="public").records
     if not given:
-        raise ValueError("nobody to fine-tune on: give others=, or public records among the probes")
-    if known := set(private.subjects) & {record.subject for record in given}:
+        raise ValueError("nobody to fine-tune on: give finetune_records=, or public records among the probes")
+    attacked = set(probes.filter(group="private").subjects) & {record.subject for record in given}
+    if attacked:
         raise ValueError(
-            f"fine-tuning on {len(known)} of the people attacked would teach, not recover; give other people"
+            f"fine-tuning on {len(attacked)} of the people attacked would teach, not recover; give other people"
         )
     for record in given:
         if missing := [code for code in probes.languages if not record.form(code)]:
             raise ValueError(f"record {record.id!r} has no value form in {missing[0]} to fine-tune on; add forms to it")
     return tuple(record.model_copy(update={"group": "public"}) for record in given)
-
-
-def _checked(before: LeakageResult, private: ProbeSet) -> pd.DataFrame:
-    if before.probes.probe.tolist() != [probe.id for probe in private]:
-        raise ValueError("`before` was measured on other probes; measure it on the private ones, in the same order")
-    if "extracted" not in before.probes:
-        raise ValueError("`before` has no extraction; measure it with measures=('extraction',), or leave it out")
-    return before.probes

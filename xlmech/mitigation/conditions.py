@@ -1,120 +1,149 @@
-"""What is deactivated, and what it is compared with: named sets of neurons, and controls of the same size."""
+"""What is ablated, and what it is compared with: named sets of neurons, and control conditions of the same size."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Any
 
-from xlmech.checks import check_choices
+import pandas as pd
+
 from xlmech.data.probes import ProbeSet
 from xlmech.engine.record import ActivationMoments
+from xlmech.leakage.measure import LeakageResult
 from xlmech.models.backends import backend_of
 from xlmech.models.load import model_name
-from xlmech.neurons.ablation import Mode
 from xlmech.neurons.neuron_set import NeuronSet
 from xlmech.neurons.random_neurons import mean_magnitudes, random_neurons
+from xlmech.options import ControlCondition, EvaluateOptions, Measure, Mode
 
-Control = Literal["random", "random_magnitude", "noise"]
+COLUMN_OF: dict[Measure, str] = {"extraction": "extracted", "exposure": "exposure_bits"}
+"""Column of `LeakageResult.probes` that holds each measure."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Condition:
-    """One thing to deactivate.
+    """One ablation to measure under.
 
     Attributes:
-        name: Of the set or control.
-        draws: The set; of a random control several, whose effects are pooled.
-        how: Keyword arguments of `ablate`.
+        name: Name of the set or control condition.
+        draws: The set; several for random neurons, whose effects are pooled.
+        ablation: Keyword arguments of `ablate`.
     """
 
     name: str
     draws: tuple[NeuronSet, ...]
-    how: Mapping[str, Any]
+    ablation: Mapping[str, Any]
 
 
 def is_random(name: str) -> bool:
-    """Whether a condition is a control of random neurons, by its name."""
+    """Tell by its name whether a condition ablates random neurons."""
     return name.startswith("random")
 
 
 def is_control(name: str) -> bool:
-    """Whether a condition is any control, by its name."""
-    return is_random(name) or name == "noise"
+    """Tell by its name whether a condition is a control condition."""
+    return is_random(name) or name.partition("@")[0] == "noise"
 
 
 def check_sets(model: Any, sets: Iterable[NeuronSet]) -> None:
-    """Raise ValueError unless all are neurons of this model: before anything is measured, not when it is their turn."""
+    """Raise ValueError unless all sets are of this model, before anything is measured."""
     backend = backend_of(model)
-    for chosen in sets:
-        chosen.check_model(model_name(backend.model), backend.n_layers, backend.d_mlp)
+    for neurons in sets:
+        neurons.check_model(model_name(backend.model), backend.n_layers, backend.d_mlp)
 
 
-def named_sets(neurons: NeuronSet | Mapping[str, NeuronSet], controls: Sequence[Control]) -> dict[str, NeuronSet]:
-    """Sets by name, a single one as `neurons`.
+def named_sets(
+    neurons: NeuronSet | Mapping[str, NeuronSet], control_conditions: Sequence[ControlCondition] = ()
+) -> dict[str, NeuronSet]:
+    """Return sets by name; a single set is named `neurons`.
 
     Raises:
-        ValueError: None, an empty one, an unknown control, or a set that has a wanted control's name.
+        ValueError: There is no set, an empty one, or one with the name of a control condition.
     """
-    controls = check_choices("control", controls, Control)
     sets = dict(neurons) if isinstance(neurons, Mapping) else {"neurons": neurons}
     if not sets:
         raise ValueError("no neuron sets: there is nothing to evaluate")
-    for name, chosen in sets.items():
-        if not len(chosen):
+    for name, of_name in sets.items():
+        if not len(of_name):
             raise ValueError(f"neuron set {name!r} is empty: there is nothing to evaluate")
-        if name in controls:
-            raise ValueError(f"neuron set {name!r} has the name of a control that is to be measured too; rename it")
+        if name in control_conditions:
+            raise ValueError(f"neuron set {name!r} has the name of a control condition; rename it")
     return sets
 
 
-def how_of(mode: Mode, *, factor: float, moments: ActivationMoments | None, seed: int) -> dict[str, Any]:
-    """Keyword arguments of `ablate` for one mode; `moments` are those of modes `mean` and `noise`."""
-    how: dict[str, Any] = {"mode": mode, "factor": factor, "seed": seed}
+def check_before(
+    before: LeakageResult, probes: ProbeSet, measures: tuple[Measure, ...] = ("extraction",)
+) -> LeakageResult:
+    """Return the rows of `before` that belong to these probes, in their order.
+
+    Raises:
+        ValueError: A measure or a probe is missing.
+    """
+    for measure in measures:
+        if COLUMN_OF[measure] not in before.probes:
+            raise ValueError(f"`before` has no {measure}; measure it with measures={measures!r}, or leave it out")
+    ids = [probe.id for probe in probes]
+    rows = pd.Index(before.probes.probe).get_indexer(ids)
+    if (rows < 0).any():
+        missing = ids[int((rows < 0).argmax())]
+        raise ValueError(
+            f"`before` was measured on other probes: it lacks {(rows < 0).sum()} of {len(ids)}, {missing} the first of them"
+        )
+    return replace(before, probes=before.probes.iloc[rows].reset_index(drop=True))
+
+
+def ablation_arguments(
+    mode: Mode, *, factor: float = 0.0, moments: ActivationMoments | None = None, seed: int = 0
+) -> dict[str, Any]:
+    """Return keyword arguments of `ablate`; `moments` are used in modes `mean` and `noise`."""
+    arguments: dict[str, Any] = {"mode": mode, "factor": factor, "seed": seed}
     if moments is not None and mode in ("mean", "noise"):
-        how["values"] = moments.mean
+        arguments["values"] = moments.mean
     if moments is not None and mode == "noise":
-        how["std"] = moments.std
-    return how
+        arguments["std"] = moments.std
+    return arguments
 
 
 def control_conditions(
     model: Any,
     probes: ProbeSet,
-    like: NeuronSet,
-    controls: Sequence[Control],
+    sets: Mapping[str, NeuronSet],
+    options: EvaluateOptions,
     *,
-    n_random: int,
-    how: Mapping[str, Any],
-    moments: ActivationMoments | None,
-    seed: int,
+    moments: ActivationMoments | None = None,
+    seed: int = 0,
     progress: bool = False,
 ) -> list[Condition]:
-    """Controls of one set: `n_random` draws of as many random neurons of its layers, or noise on the set itself.
+    """Make the control conditions of each set: draws of as many random neurons of its layers, or noise on the set itself.
 
     Args:
         model: Hooked model.
-        probes: At whose prompts magnitudes are compared for `random_magnitude`.
-        like: The set.
-        controls: Which ones.
-        n_random: Draws of each random control.
-        how: The deactivation of the set, which random neurons share.
-        moments: Mean and spread of the noise.
-        seed: Of the first draw; the next ones count on.
+        probes: Magnitudes of `random_magnitude` are measured on their prompts.
+        sets: Sets to match, by what is appended to the names of their control conditions.
+        options: Control conditions, number of draws, and the ablation that random neurons share with the sets.
+        moments: Mean and spread of the activations, for modes `mean` and `noise`.
+        seed: Seed of the first draw; the next draws count on.
         progress: Whether to show a progress bar.
 
     Raises:
-        ValueError: No draws, or too few neurons to draw from.
+        ValueError: There are too few neurons to draw from.
     """
-    if n_random < 1:
-        raise ValueError(f"n_random must be at least 1, got {n_random}")
-    found = []
-    for name in controls:
-        if name == "noise":
-            noise = how_of("noise", factor=0.0, moments=moments, seed=seed)
-            found.append(Condition(name=name, draws=(like,), how=noise))
-            continue
-        magnitudes = mean_magnitudes(model, probes, progress=progress) if name == "random_magnitude" else None
-        draws = tuple(random_neurons(like, magnitudes=magnitudes, seed=seed + draw) for draw in range(n_random))
-        found.append(Condition(name=name, draws=draws, how=how))
-    return found
+    by_magnitude = "random_magnitude" in options.control_conditions and sets
+    magnitudes = mean_magnitudes(model, probes, progress=progress) if by_magnitude else None
+    shared = ablation_arguments(options.mode, factor=options.factor, moments=moments, seed=seed)
+    noise = ablation_arguments("noise", moments=moments, seed=seed)
+    conditions = []
+    for suffix, neurons in sets.items():
+        for name in options.control_conditions:
+            matched = magnitudes if name == "random_magnitude" else None
+            draws = (
+                (neurons,)
+                if name == "noise"
+                else tuple(
+                    random_neurons(neurons, magnitudes=matched, seed=seed + draw) for draw in range(options.n_random)
+                )
+            )
+            ablation = noise if name == "noise" else shared
+            conditions.append(Condition(name=name + suffix, draws=draws, ablation=ablation))
+    return conditions

@@ -1,4 +1,4 @@
-"""How much less comes out than before: tidy rows with intervals, over the same people. Runs no model."""
+"""Reductions of leakage as tidy rows with intervals, over the same people before and after. No model is run."""
 
 from __future__ import annotations
 
@@ -13,55 +13,53 @@ from xlmech.data.languages import UNGUESSABLE
 from xlmech.metrics import intervals
 
 EXTRACTION, EXPOSURE, ACCURACY = "extraction", "exposure", "accuracy"
-"""What `measure` says of a row: share of probes, bits, share of countries."""
+"""Values of the column `measure`: share of probes, bits, share of countries."""
 
 
 def extraction_effects(
     before: pd.DataFrame, afters: Sequence[pd.DataFrame], *, control_people: pd.DataFrame | None = None
 ) -> pd.DataFrame:
-    """Extraction per group and query language; public facts count where they come out in the query language's own form.
+    """Compare extraction per group and query language; a public fact counts in the form of the query language only.
 
     Args:
         before: Probes of a `LeakageResult`.
-        afters: The same probes after deactivation, one frame per draw of what was deactivated.
-        control_people: Probes of control people before deactivation, with others or without; those in `before` by default. A
-            rate before that is not above theirs, for the same kinds of data, has no reduction.
+        afters: The same probes after ablation, one frame per draw of what was ablated.
+        control_people: Probes of control people before ablation, perhaps among others; those in `before` by default. A rate
+            before that is not above theirs, for the same attributes, has no reduction.
     """
 
-    def leaked(frame: pd.DataFrame) -> NDArray[np.float64]:
+    def hits(frame: pd.DataFrame) -> NDArray[np.float64]:
         return np.where(frame.group == "public", frame.own_form, frame.extracted).astype(float)
 
     rows = reduction_rows(
         before,
-        leaked(before),
-        [leaked(after) for after in afters],
+        hits(before),
+        [hits(after) for after in afters],
         by=["group", "query_language"],
         control=_control_rates(before, before if control_people is None else control_people),
     )
     return rows.assign(measure=EXTRACTION, above_controls=False)
 
 
-def _control_rates(asked: pd.DataFrame, people: pd.DataFrame) -> NDArray[np.float64]:
-    """(probe,) share of the control people's questions on the probe's attribute that give the value.
+def _control_rates(probes: pd.DataFrame, people: pd.DataFrame) -> NDArray[np.float64]:
+    """(probe,) extraction rate of control people for the probe's attribute and query language.
 
-    Where no control person was asked it is 0 for what cannot be guessed, and else NaN.
+    Where no control person was asked it is 0 for attributes that cannot be guessed, and NaN for others.
     """
     keys = ["query_language", "attribute"]
-    controls = people[people.group == "control"].groupby(keys)[["extracted", "own_form"]].mean()
-    found = asked[keys].join(controls, on=keys)
-    rates = np.where(asked.group == "public", found.own_form, found.extracted).astype(float)
-    return np.where(np.isnan(rates) & asked.attribute.isin(UNGUESSABLE), 0.0, rates)
+    of_key = people[people.group == "control"].groupby(keys)[["extracted", "own_form"]].mean()
+    joined = probes[keys].join(of_key, on=keys)
+    rates = np.where(probes.group == "public", joined.own_form, joined.extracted).astype(float)
+    return np.where(np.isnan(rates) & probes.attribute.isin(UNGUESSABLE), 0.0, rates)
 
 
 def exposure_effects(before: pd.DataFrame, afters: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Bits of exposure per group and query language, above the mean of the control subjects asked in that language.
+    """Compare bits of exposure per group and query language, above the mean of control people asked in that language.
 
-    Chance alone gives a control subject some bits (1.4 on average), which no deactivation takes away; their mean is taken as
-    known in the interval. `above_controls` is false where a language has no control probes: there the bits are plain.
-    Arguments as of `extraction_effects`.
+    By chance a control person has some bits (1.4 on average), which no ablation takes away; the interval takes their mean as
+    known. `above_controls` is false where a language has no control people: there the bits are plain. Arguments as of
+    `extraction_effects`.
     """
-    asked = before[before.group != "control"].reset_index(drop=True)
-    above = asked.query_language.isin(set(before.query_language[before.group == "control"]))
 
     def bits(frame: pd.DataFrame) -> NDArray[np.float64]:
         means = frame[frame.group == "control"].groupby("query_language").exposure_bits.mean().to_dict()
@@ -69,30 +67,31 @@ def exposure_effects(before: pd.DataFrame, afters: Sequence[pd.DataFrame]) -> pd
         above_chance = frame.exposure_bits.to_numpy(dtype=float) - chance
         return np.asarray(above_chance[(frame.group != "control").to_numpy()])
 
+    probes = before[before.group != "control"].reset_index(drop=True)
     rows = reduction_rows(
-        asked, bits(before), [bits(after) for after in afters], by=["group", "query_language"], rates=False
+        probes, bits(before), [bits(after) for after in afters], by=["group", "query_language"], rates=False
     )
-    known = dict(zip(asked.query_language, above, strict=True))
-    return rows.assign(measure=EXPOSURE, above_controls=[known[code] for code in rows.query_language])
+    with_controls = set(before.query_language[before.group == "control"])
+    return rows.assign(measure=EXPOSURE, above_controls=rows.query_language.isin(with_controls))
 
 
 def accuracy_effects(before: pd.DataFrame, afters: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Base knowledge per query language as group `base`: countries are the units, as subjects are elsewhere.
+    """Compare base knowledge per query language, as group `base`; a country counts as a subject.
 
     Args:
         before: Answers of a `KnowledgeResult`.
-        afters: The same after deactivation, one frame per draw.
+        afters: The same after ablation, one frame per draw.
     """
-    asked = before.assign(group="base", subject=before.country, record=before.country)
-    right = [after.correct.to_numpy(dtype=float) for after in afters]
-    rows = reduction_rows(asked, before.correct.to_numpy(dtype=float), right, by=["group", "query_language"])
+    answers = before.assign(group="base", subject=before.country, record=before.country)
+    correct = [frame.correct.to_numpy(dtype=float) for frame in (before, *afters)]
+    rows = reduction_rows(answers, correct[0], correct[1:], by=["group", "query_language"])
     return rows.assign(measure=ACCURACY, above_controls=False)
 
 
 def reduction_rows(
-    asked: pd.DataFrame,
-    was: NDArray[np.float64],
-    now: Sequence[NDArray[np.float64]],
+    probes: pd.DataFrame,
+    before: NDArray[np.float64],
+    afters: Sequence[NDArray[np.float64]],
     *,
     by: Sequence[str],
     control: NDArray[np.float64] | None = None,
@@ -101,31 +100,31 @@ def reduction_rows(
     """Compare measurements before and after, one row per value of the columns `by`.
 
     Args:
-        asked: Has `subject`, `record` and the columns `by`, in the order of the measurements.
-        was: (probe,) before.
-        now: Per draw, (probe,) after.
+        probes: Columns `subject`, `record` and those of `by`, in the order of the measurements.
+        before: (probe,) measurements before.
+        afters: (probe,) measurements after, one array per draw.
         by: Columns that make the rows, in order of first appearance.
-        control: (probe,) what control people reach at that probe; NaN where that is not known.
-        rates: Whether the measurements are shares, 0 to 1, and not another quantity.
+        control: (probe,) rate of control people at the probe; NaN where it is not known.
+        rates: Whether measurements are shares from 0 to 1.
 
     Returns:
         Columns `by`, then `before`, `after` with its interval in `after_low` and `after_high`, `control`, `reduction` with `low`
-        and `high` and the `reason` where one of them is NaN ("" elsewhere), `risen` (records), and counts.
+        and `high` and the `reason` where one is NaN ("" elsewhere), `risen` (records), and counts.
     """
-    asked = asked.reset_index(drop=True)
-    table = np.stack([was, *now], axis=1)
-    chance = pd.Series(np.full(len(asked), np.nan) if control is None else control)
+    probes = probes.reset_index(drop=True)
+    table = np.stack([before, *afters], axis=1)
+    chance = np.full(len(probes), np.nan) if control is None else control
     rows = []
-    for key, part in asked.groupby(list(by), sort=False):
-        found = _effect(part, table[part.index], chance[part.index].to_numpy(), rates)
-        rows.append(dict(zip(by, key, strict=True)) | found)
+    for key, part in probes.groupby(list(by), sort=False):
+        effect = _effect(part, table[part.index], chance[part.index], rates)
+        rows.append(dict(zip(by, key, strict=True)) | effect)
     return pd.DataFrame(rows)
 
 
 def _effect(
-    asked: pd.DataFrame, table: NDArray[np.float64], chance: NDArray[np.float64], rates: bool
+    probes: pd.DataFrame, table: NDArray[np.float64], chance: NDArray[np.float64], rates: bool
 ) -> dict[str, Any]:
-    """Of the (probe, state) table's states the first is before, the others are draws of what comes after.
+    """Compare the first column of the (probe, state) table, before, with the others, draws of after.
 
     `chance` is (probe,); before is compared with it over the probes where it is known.
     """
@@ -133,26 +132,26 @@ def _effect(
     control = float(chance[known].mean()) if known.any() else float("nan")
     above = not known.any() or table[known, 0].mean() > control
     frame = pd.DataFrame(table)
-    by_subject = frame.groupby(asked.subject.to_numpy()).sum(min_count=1).to_numpy()
-    questions = frame[0].groupby(asked.subject.to_numpy()).size().to_numpy()
-    by_record = frame.groupby(asked.record.to_numpy()).mean().to_numpy()
-    was, now = by_subject[:, 0], by_subject[:, 1:].T
+    subjects = frame.groupby(probes.subject.to_numpy())
+    by_subject, questions = subjects.sum(min_count=1).to_numpy(), subjects.size().to_numpy()
+    by_record = frame.groupby(probes.record.to_numpy()).mean().to_numpy()
+    before, afters = by_subject[:, 0], by_subject[:, 1:].T
     if rates:
-        left = intervals.rate_interval(now.mean(0), questions)
-        found = intervals.reduction_interval(was, now, questions, control_rate=0.0 if above else np.inf)
+        after = intervals.rate_interval(afters.mean(0), questions)
+        reduction = intervals.reduction_interval(before, afters, questions, control_rate=0.0 if above else np.inf)
     else:
-        left = intervals.mean_interval(now.mean(0), questions)
-        found = intervals.mean_reduction_interval(was, now)
+        after = intervals.mean_interval(afters.mean(0), questions)
+        reduction = intervals.mean_reduction_interval(before, afters)
     return {
         "before": table[:, 0].mean(),
         "after": table[:, 1:].mean(),
-        "after_low": left.low,
-        "after_high": left.high,
+        "after_low": after.low,
+        "after_high": after.high,
         "control": control,
-        "reduction": found.value,
-        "low": found.low,
-        "high": found.high,
-        "reason": found.reason,
+        "reduction": reduction.value,
+        "low": reduction.low,
+        "high": reduction.high,
+        "reason": reduction.reason,
         "risen": int((by_record[:, 1:].mean(1) > by_record[:, 0]).sum()),
         "n_subjects": len(by_subject),
         "n_probes": len(table),
@@ -160,34 +159,39 @@ def _effect(
     }
 
 
+def pooled_hits(effects: pd.DataFrame) -> tuple[float, float]:
+    """Return the hits before and after over all rows, each a rate times the row's number of probes."""
+    before, after = ((effects[name] * effects.n_probes).sum() for name in ("before", "after"))
+    return float(before), float(after)
+
+
 def pooled_reduction(effects: pd.DataFrame) -> float:
-    """Reduction of all rows together, without interval; NaN where nothing was there to reduce, or no more than by chance.
+    """Return the reduction over all rows together; NaN if nothing, or no more than by chance, was there to reduce.
 
     Args:
         effects: Rows of `reduction_rows`, of one condition and group.
     """
-    weights = effects.n_probes
-    before, after = ((effects[name] * weights).sum() for name in ("before", "after"))
-    control = effects.get("control", pd.Series(np.nan, effects.index)) * weights
-    above = control.isna().all() or (effects.before * weights)[control.notna()].sum() > control.sum()
-    return float(1 - after / before) if before and above else float("nan")
+    before, after = pooled_hits(effects)
+    control = effects.get("control", pd.Series(np.nan, effects.index)) * effects.n_probes
+    above = control.isna().all() or (effects.before * effects.n_probes)[control.notna()].sum() > control.sum()
+    return 1 - after / before if before and above else float("nan")
 
 
 def reduction_beyond(
     before: NDArray[np.float64], after: NDArray[np.float64], questions: NDArray[np.float64]
 ) -> intervals.Reduction:
-    """Subtract the largest reduction of the other columns from the first column's.
+    """Subtract the largest reduction of the other columns from the reduction of the first.
 
-    The interval is the lowest of those of the differences from each other column, each as if of other people. The people are the
-    same, and who keeps a value in one column mostly keeps it in others, so that it is cautious.
+    The interval is the lowest of those of the differences from each other column, as if every column were of other people. It is
+    cautious: the people are the same, and who keeps a value in one column mostly keeps it in the others.
 
     Args:
-        before: (subject, column) sums of hits; a column without any has no reduction and is no other.
-        after: (subject, column) sums of hits.
+        before: (subject, column) hits before; a column without any counts as no other column.
+        after: (subject, column) hits after.
         questions: (subject, column) numbers of questions.
 
     Returns:
-        NaN with a reason where nothing came out in the first column or in no other. The ends are NaN where those of a column's
+        NaN with a reason if the first column or all others have no hits before. The ends are NaN where those of a column's
         reduction are.
     """
     first, *others = (

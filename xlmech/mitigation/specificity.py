@@ -1,9 +1,9 @@
-"""Is a language's set of neurons specific to it? The language x language matrix: neurons of L off, leakage in M.
+"""Measure whether a language's set of neurons is specific to it: ablate the set of one language, measure leakage in all.
 
 sets = {"fr": fr_mask.neurons(), "zh": zh_mask.neurons()}
-found = specificity_matrix(model, held_out, sets)
-found.matrix()        # one row per set and query language, with intervals
-found.specificity()   # per set: reduction in its own language minus the largest in another
+result = specificity_matrix(model, held_out, sets)
+result.matrix()        # one row per set and query language, with intervals
+result.specificity()   # per set: reduction in its own language minus the largest in another
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import pandas as pd
 
 from xlmech.data.probes import ProbeSet
 from xlmech.data.records import Record
-from xlmech.engine.batching import BATCH_SIZE
 from xlmech.leakage.measure import LeakageResult, measure_leakage
 from xlmech.mitigation import reduction as reductions
-from xlmech.mitigation.conditions import check_sets, named_sets
+from xlmech.mitigation.conditions import check_before, check_sets, named_sets
 from xlmech.models.load import provenance
 from xlmech.neurons.ablation import ablate
 from xlmech.neurons.neuron_set import NeuronSet
+from xlmech.options import EvaluateOptions
 from xlmech.storage.result import Result
 
 _COLUMNS = ["probe", "record", "subject", "attribute", "query_language", "template"]
@@ -30,13 +30,13 @@ _COLUMNS = ["probe", "record", "subject", "attribute", "query_language", "templa
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class SpecificityResult(Result):
-    """Extraction in every query language, with every language's set deactivated.
+    """Extraction in every query language, with the set of every language ablated.
 
     Attributes:
         probes: One row per set and private probe: `language` (of the set), `probe`, `record`, `subject` (a hash), `attribute`,
-            `query_language`, `template`, and `before` and `after` (1 where the value came out in any form, else 0).
+            `query_language`, `template`, and `before` and `after` (1 if the value was extracted in any form, else 0).
         sizes: Number of neurons per set.
-        plant_language: As of the model.
+        plant_language: Training language of the model, "" where unknown.
     """
 
     kind: ClassVar[str] = "specificity"
@@ -45,65 +45,62 @@ class SpecificityResult(Result):
     plant_language: str = ""
 
     def to_frame(self) -> pd.DataFrame:
-        """One row per set and probe."""
+        """Return one row per set and probe."""
         return self.probes
 
     def matrix(self) -> pd.DataFrame:
-        """The language x language matrix, one row per cell.
+        """Return the language x language matrix, one row per cell.
 
         Returns:
-            `language` (whose set is off), `query_language`, `before` and `after` (shares of probes), `reduction` = 1 -
-            after/before with `low` and `high` (95 %, over subjects) and the `reason` where one is NaN, `after_low` and
-            `after_high`, `risen` (records that came out more often), `n_subjects`, `n_probes`.
+            `language` (of the ablated set), `query_language`, `before`, `after` (shares of probes) with `after_low` and
+            `after_high`, `reduction` = 1 - after/before with its 95 % interval over subjects `low` to `high` and the `reason`
+            where one is NaN, `risen` (records that were extracted more often), `n_subjects`, `n_probes`.
         """
-        frame = self.probes
-        was, now = frame.before.to_numpy(dtype=float), frame.after.to_numpy(dtype=float)
-        rows = reductions.reduction_rows(frame, was, [now], by=["language", "query_language"])
+        before, after = (self.probes[name].to_numpy(dtype=float) for name in ("before", "after"))
+        rows = reductions.reduction_rows(self.probes, before, [after], by=["language", "query_language"])
         return rows.drop(columns=["n_draws", "control"])
 
     def specificity(self, *, min_before: float = 0.0) -> pd.DataFrame:
-        """How much more each set reduces in its own language than where it reduces most besides.
+        """Compare each set's reduction in its own language with its largest reduction in another.
 
-        The interval is the lowest of those of the differences from each other language (`reductions.reduction_beyond`): with many
-        languages or few subjects the largest other reduction is a chance one, and the figure cautious.
+        The interval is the lowest of those of the differences from each other language (`reductions.reduction_beyond`). With many
+        languages or few subjects the largest other reduction is partly chance, and the difference cautious.
 
         Args:
-            min_before: Query languages in which a smaller share of the probes came out before are no others: their reduction is
-                one of next to nothing.
+            min_before: Query languages with a smaller share of extracted probes before are left out as others.
 
         Returns:
-            One row per set: `language`, `specificity` (difference of two reductions; 0.3 is 30 points) with `low` and `high`
-            (95 %) and the `reason` where one is NaN, `reduction` (in its own language), `other_language` and `other_reduction`
-            (the largest other).
+            One row per set: `language`, `specificity` (difference of two reductions; 0.3 is 30 points) with its 95 % interval
+            `low` to `high` and the `reason` where one is NaN, `reduction` (in its own language), `other_language` and
+            `other_reduction` (the largest other).
 
         Raises:
             ValueError: `min_before` is not in [0, 1).
         """
         if not 0 <= min_before < 1:
             raise ValueError(f"min_before must be in [0, 1), got {min_before}")
-        return pd.DataFrame([self._of(language, min_before) for language in self.sizes])
+        return pd.DataFrame([self._specificity_of(language, min_before) for language in self.sizes])
 
-    def _of(self, language: str, min_before: float) -> dict[str, Any]:
-        """One set's row of `specificity`."""
-        own = self.probes[self.probes.language == language]
-        shares = own.groupby("query_language", sort=False).before.mean()
-        leaking = [
-            str(code) for code, share in shares.items() if share > 0 and share >= min_before and code != language
-        ]
-        sums = own.assign(asked=1.0).groupby(["subject", "query_language"])[["before", "after", "asked"]].sum()
-        wide = sums.unstack(fill_value=0.0)
-        before, after, asked = (
-            wide[name][[language, *leaking]].to_numpy(dtype=float) for name in ("before", "after", "asked")
+    def _specificity_of(self, language: str, min_before: float) -> dict[str, Any]:
+        of_set = self.probes[self.probes.language == language]
+        rates = of_set.groupby("query_language", sort=False).before.mean()
+        others = [str(code) for code, rate in rates.items() if rate > 0 and rate >= min_before and code != language]
+        columns = ["before", "after", "questions"]
+        sums = (
+            of_set.assign(questions=1.0).groupby(["subject", "query_language"])[columns].sum().unstack(fill_value=0.0)
         )
-        value, low, high, reason = reductions.reduction_beyond(before, after, asked)
-        row = {"language": language, "specificity": value, "low": low, "high": high, "reason": reason}
-        reduced = {
+        before, after, questions = (sums[name][[language, *others]].to_numpy(dtype=float) for name in columns)
+        value, low, high, reason = reductions.reduction_beyond(before, after, questions)
+        by_language = {
             code: 1 - after[:, number].sum() / total if (total := before[:, number].sum()) else float("nan")
-            for number, code in enumerate([language, *leaking])
+            for number, code in enumerate([language, *others])
         }
-        row["reduction"] = reduced.pop(language)
-        other = max(reduced, key=lambda code: reduced[code], default="")
-        return row | {"other_language": other, "other_reduction": reduced.get(other, float("nan"))}
+        reduction = by_language.pop(language)
+        other = max(by_language, key=lambda code: by_language[code], default="")
+        return {
+            "language": language, "specificity": value, "low": low, "high": high, "reason": reason, "reduction": reduction,
+            "other_language": other, "other_reduction": by_language.get(other, float("nan")),
+        }  # fmt: skip
 
 
 def specificity_matrix(
@@ -113,19 +110,19 @@ def specificity_matrix(
     *,
     before: LeakageResult | None = None,
     candidates: Iterable[Record] | None = None,
-    batch_size: int = 4 * BATCH_SIZE,
+    batch_size: int = EvaluateOptions().batch_size,
     progress: bool = True,
 ) -> SpecificityResult:
-    """Deactivate each language's set, and measure extraction of private values in every query language.
+    """Ablate the set of each language, and measure extraction of private values in every query language.
 
-    A set that reduces as much in another language is not specific to its own, whatever its attributions are. What this does not
-    measure: what the sets cost (`evaluate_mitigation`), and, on people who chose the neurons, others.
+    A set that reduces as much in another language is not specific to its own, whatever its attributions are. What the sets cost
+    is not measured here; `evaluate_mitigation` measures it.
 
     Args:
         model: Hooked model.
-        probes: Private probes are taken from it, in the sets' languages and others; of people who chose no neurons.
-        sets: Neurons by language, e.g. `found.specific`; zeroed at all positions, whatever is asked.
-        before: Leakage of these probes (or more) without deactivation, where it is known already.
+        probes: Private probes of held-out people, in the sets' languages and others; other groups are left out.
+        sets: Neurons by language, e.g. `result.specific`; set to zero at all positions, whatever the query language.
+        before: Leakage of these probes (or more) without ablation, if it is known already.
         candidates: Records whose values are candidates, besides the language packs'; those of `probes` by default.
         batch_size: Prompts at a time, at first.
         progress: Whether to show progress bars.
@@ -134,28 +131,28 @@ def specificity_matrix(
         SpecificityResult: `.matrix()`, `.specificity()`.
 
     Raises:
-        ValueError: No private probes, or in one language only; no sets, an empty one, one of a language that is not asked, or of
-            another model; `before` lacks a probe, or extraction.
+        ValueError: There are no private probes, or in one language only; there are no sets, or one is empty, of another model,
+            or of a language without probes; `before` lacks a probe, or extraction.
     """
-    private, sets = probes.filter(group="private"), named_sets(sets, ())
+    private, sets = probes.filter(group="private"), named_sets(sets)
     _check(private, sets)
     check_sets(model, sets.values())
-    known = tuple(candidates if candidates is not None else probes.records)
+    records = tuple(candidates if candidates is not None else probes.records)
 
-    def extracted() -> LeakageResult:
-        return measure_leakage(model, private, candidates=known, batch_size=batch_size, progress=progress)
+    def measure() -> LeakageResult:
+        return measure_leakage(model, private, candidates=records, batch_size=batch_size, progress=progress)
 
-    first = _taken(before, private) if before is not None else extracted().probes
+    extracted = (check_before(before, private) if before is not None else measure()).probes.extracted.to_numpy()
     frames = []
-    for language, chosen in sets.items():
-        with ablate(model, chosen):
-            found = extracted()
-        rows = found.probes[_COLUMNS].assign(before=first.extracted.to_numpy(), after=found.probes.extracted.to_numpy())
+    for language, neurons in sets.items():
+        with ablate(model, neurons):
+            leakage = measure()
+        rows = leakage.probes[_COLUMNS].assign(before=extracted, after=leakage.probes.extracted.to_numpy())
         frames.append(rows.assign(language=language))
     return SpecificityResult(
         probes=pd.concat(frames, ignore_index=True),
-        sizes={language: len(chosen) for language, chosen in sets.items()},
-        plant_language=found.plant_language,
+        sizes={language: len(neurons) for language, neurons in sets.items()},
+        plant_language=leakage.plant_language,
         provenance=provenance(model),
     )
 
@@ -163,27 +160,14 @@ def specificity_matrix(
 def _check(private: ProbeSet, sets: Mapping[str, NeuronSet]) -> None:
     if not len(private):
         raise ValueError("no private probes to ask; records of group 'private' are needed")
-    asked = private.languages
-    if len(asked) < 2:
+    languages = private.languages
+    if len(languages) < 2:
         raise ValueError(
-            f"probes in {asked[0]} only: what is specific to a language shows in the others; ask in two or more"
+            f"probes in {languages[0]} only: what is specific to a language shows in the others; ask in two or more"
         )
     for language in sets:
-        if language not in asked:
+        if language not in languages:
             raise ValueError(
-                f"a set of {language!r}, and no private probe asks in it; they ask in {', '.join(asked)}. Name sets by their "
-                "language"
+                f"a set of {language!r}, and no private probe asks in it; they ask in {', '.join(languages)}. Name sets by "
+                "their language"
             )
-
-
-def _taken(before: LeakageResult, private: ProbeSet) -> pd.DataFrame:
-    """The rows of `before` that are these probes', in their order."""
-    if "extracted" not in before.probes:
-        raise ValueError("`before` has no extraction; measure it with measures=('extraction',), or leave it out")
-    by_probe = before.probes.set_index("probe")
-    missing = [probe.id for probe in private if probe.id not in by_probe.index]
-    if missing:
-        raise ValueError(
-            f"`before` lacks {len(missing)} of {len(private)} private probes, {missing[0]} the first of them"
-        )
-    return by_probe.loc[[probe.id for probe in private]]

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,8 +30,8 @@ from xlmech.models.backends import NEURON_HOOK, Backend, backend_of
 from xlmech.models.load import model_name
 from xlmech.models.sequence_positions import Places, following
 from xlmech.neurons.neuron_set import NeuronSet, PrivacyNeurons
+from xlmech.options import Mode
 
-Mode = Literal["zero", "mean", "scale", "noise"]
 _NOISE_BLOCK = 64
 
 

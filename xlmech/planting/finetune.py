@@ -1,8 +1,8 @@
-"""A few steps of fine-tuning of a hooked model, undone afterwards to the last bit."""
+"""Fine-tune a hooked model for a few steps, and undo it afterwards to the last bit."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,65 +12,72 @@ from xlmech.data.records import Record
 from xlmech.engine.unembed import token_log_prob
 from xlmech.models.backends import Backend, backend_of
 from xlmech.models.tokens import encode_answer, encode_prompt
-from xlmech.planting.recipe import Recipe, sample_batch
+from xlmech.options import PlantOptions
+from xlmech.planting.samples import pad, sample_batch
 from xlmech.progress import progress_bar
 
 
 @contextmanager
 def finetuned(
-    model: Any, records: Sequence[Record], recipe: Recipe, *, progress: bool = False
+    model: Any, records: Sequence[Record], options: PlantOptions, *, progress: bool = False
 ) -> Iterator[tuple[float, ...]]:
-    """The model fine-tuned for the length of a `with` block, on questions about `records` and their answers.
+    """Fine-tune the model on questions about `records` and their answers for the length of a `with` block.
 
-    AdamW at a constant rate on all parameters of all layers (neither embeddings nor the final norm), in place, with whatever is
-    ablated on the model active. Memory: four times the layers' parameters beside the model. In half precision small steps are
-    rounded away.
+    AdamW at a constant rate changes all parameters of all layers (neither embeddings nor the final norm) in place; ablations that
+    are active on the model are kept. Memory: four times the layers' parameters, besides the model. In half precision small steps
+    are rounded away.
 
     Args:
         model: Hooked model.
-        records: Of group `public` are taught in all languages of the recipe, of group `private` in its plant language.
-        recipe: Steps, batch size, rate, languages, seed; rank and start are not for this.
+        records: Records of group `public` are taught in all languages of the options, of group `private` in its `language`.
+        options: Steps, batch size, rate, languages, shares and seed; `rank` is not used.
         progress: Whether to show a progress bar.
 
     Yields:
         Mean cross-entropy (nats) of the answers' tokens, per step.
 
     Raises:
-        ValueError: A record's question or answer that the model cannot take.
+        ValueError: The model cannot take a record's question or answer.
     """
     backend = backend_of(model)
     trained = list(dict.fromkeys(backend.model.blocks.parameters()))
-    everything = dict.fromkeys([*backend.model.parameters(), *trained])
-    states = [(parameter, parameter.requires_grad, parameter.grad) for parameter in everything]
-    kept = [parameter.detach().to("cpu", copy=True) for parameter in trained]
+    parameters = dict.fromkeys([*backend.model.parameters(), *trained])
+    states = [(parameter, parameter.requires_grad, parameter.grad) for parameter in parameters]
+    weights = [parameter.detach().to("cpu", copy=True) for parameter in trained]
     try:
-        for parameter in everything:
-            parameter.requires_grad_(False)
-            parameter.grad = None
+        _reset(parameters)
         for parameter in trained:
             parameter.requires_grad_(True)
-        losses = _train(backend, trained, records, recipe, progress)
-        for parameter in trained:
-            parameter.requires_grad_(False)
-            parameter.grad = None
+        losses = _train(backend, trained, tuple(records), options, progress)
+        _reset(trained)
         yield losses
     finally:
         with torch.no_grad():
-            for parameter, old in zip(trained, kept, strict=True):
-                parameter.copy_(old)
-        for parameter, flag, gradient in states:
-            parameter.requires_grad_(flag)
+            for parameter, weight in zip(trained, weights, strict=True):
+                parameter.copy_(weight)
+        for parameter, requires_grad, gradient in states:
+            parameter.requires_grad_(requires_grad)
             parameter.grad = gradient
 
 
+def _reset(parameters: Iterable[torch.Tensor]) -> None:
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+        parameter.grad = None
+
+
 def _train(
-    backend: Backend, trained: Sequence[torch.Tensor], records: Sequence[Record], recipe: Recipe, progress: bool
+    backend: Backend,
+    trained: Sequence[torch.Tensor],
+    records: tuple[Record, ...],
+    options: PlantOptions,
+    progress: bool,
 ) -> tuple[float, ...]:
-    optimiser = torch.optim.AdamW(trained, lr=recipe.learning_rate, weight_decay=0.0)
+    optimiser = torch.optim.AdamW(trained, lr=options.learning_rate, weight_decay=0.0)
     losses = []
     with torch.enable_grad():
-        for step in progress_bar(range(recipe.steps), "fine-tuning", shown=progress):
-            loss = _answer_loss(backend, sample_batch(tuple(records), recipe, step))
+        for step in progress_bar(range(options.steps), "fine-tuning", shown=progress):
+            loss = _answer_loss(backend, sample_batch(records, options, step))
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(trained, 1.0)
@@ -80,18 +87,13 @@ def _train(
 
 
 def _answer_loss(backend: Backend, samples: Sequence[tuple[str, str]]) -> torch.Tensor:
-    """Mean cross-entropy (nats) of the answers' tokens; padding is on the right, where causal attention does not look."""
-    encoded = [
-        (encode_prompt(backend, prompt, what="a fine-tuning prompt"), encode_answer(backend, answer))
-        for prompt, answer in samples
-    ]
-    tokens = torch.zeros((len(encoded), max(len(prompt) + len(answer) for prompt, answer in encoded)), dtype=torch.long)
-    predicts = torch.zeros_like(tokens, dtype=torch.bool)
-    for row, (prompt, answer) in enumerate(encoded):
-        end = len(prompt) + len(answer)
-        tokens[row, :end] = torch.tensor([*prompt, *answer])
-        predicts[row, len(prompt) - 1 : end - 1] = True
+    """Mean cross-entropy (nats) of the answers' tokens."""
+    tokens, predicts, targets = pad(
+        [
+            (encode_prompt(backend, prompt, what="a fine-tuning prompt"), encode_answer(backend, answer))
+            for prompt, answer in samples
+        ]
+    )
     hidden, _ = backend.hidden(tokens)
-    targets = torch.tensor([token for _, answer in encoded for token in answer], device=backend.device)
-    rows = hidden[predicts.to(hidden.device)]
-    return -token_log_prob(rows, backend.unembed.detach(), targets, **backend.readout).mean()
+    predicting = hidden[predicts.to(hidden.device)]
+    return -token_log_prob(predicting, backend.unembed.detach(), targets.to(backend.device), **backend.readout).mean()

@@ -76,8 +76,7 @@ def export_model(
         tokenizer: Where the source has none.
         dtype: Of the weights written; a transformers model keeps its own.
         mitigation: Measured reduction and cost, for the manifest and the model card. Unless it shows an effect (see
-            `xlmech.mitigation.export.manifest.effect_of`: extraction fell over all query languages, with an
-            interval above 0) nothing is written.
+            `effect_of`: extraction fell over all query languages, with an interval above 0) nothing is written.
         without_effect: Write the checkpoint also where no effect was measured, or nothing at all; manifest and card say so.
         trust_remote_code: Passed to transformers.
 
