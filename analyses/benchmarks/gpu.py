@@ -1,6 +1,8 @@
 """Does the engine compute on a GPU what it computes on a CPU, and how fast is it there?
 
-    python analyses/benchmarks/gpu.py                        # at most six minutes on an H100; writes figures/gpu.json
+Writes `figures/benchmarks/gpu.json`.
+
+    python analyses/benchmarks/gpu.py                        # at most six minutes on an H100
     python analyses/benchmarks/gpu.py --device cpu --tiny    # the same parts with tiny models, in seconds
 
 The models have random weights, made on the device, in the shapes of Llama 3 8B, Qwen2.5 1.5B and Gemma 3 1B; the tokenizer is
@@ -50,14 +52,15 @@ from xlmech import (
     patch_languages,
 )
 from xlmech.data.probes import ProbeSet
-from xlmech.engine.batching import encode_answer, encode_prompt, run_forced
+from xlmech.engine.batching import run_forced
 from xlmech.engine.generate import generate
 from xlmech.models.backends import NEURON_HOOK, Backend, backend_of
 from xlmech.models.shape import Shape, shape_of
+from xlmech.models.tokens import encode_answer, encode_prompt
 from xlmech.neurons.attribution.baselines import zero_baseline
 from xlmech.neurons.attribution.effects import exact_effects, gradient_x_activation, integrated_gradients
 
-OUT = Path(__file__).parents[2] / "figures" / "gpu.json"
+OUT = Path(__file__).parents[2] / "figures" / "benchmarks" / "gpu.json"
 FORMAT = 1
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 GOAL = {"agreement": 1e-4, "seconds_per_answer_token": 1.0}
@@ -422,7 +425,7 @@ def attribution(bench: Bench, model: Any, shape: Shape) -> dict[str, Work]:
 
 def leakage(bench: Bench, model: Any, shape: Shape, probes: ProbeSet) -> dict[str, Any]:
     """Extraction and exposure of all probes; random weights never stop, so that every answer has the greatest length."""
-    from xlmech.leakage.measure import candidate_forms, longest_answer
+    from xlmech.leakage.task import candidate_forms, longest_answer
 
     backend = backend_of(model)
     room = longest_answer(backend, candidate_forms(probes, None))
