@@ -123,10 +123,9 @@ class ProbeSet:
             ValueError: An unknown group, something else than a list, or a language, attribute, template or subject that no
                 probe of this set has (subjects are not shown).
         """
-        kept: Iterable[Probe] = self.probes
         if group is not None:
             check_choice("group", group, Group)
-            kept = [probe for probe in kept if probe.record.group == group]
+        kept = [probe for probe in self.probes if group in (None, probe.record.group)]
         conditions: list[tuple[str, Iterable[Any] | None, Callable[[Probe], Any]]] = [
             ("language", languages, lambda probe: probe.query_language),
             ("attribute", attributes, lambda probe: probe.record.attribute),

@@ -10,19 +10,17 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 N_RELABELLINGS = 20_000
-"""Most ways to choose the private people that are all tried; of more, a sample of `N_SAMPLED` is."""
+"""Most relabellings that are all tried; of more, a sample of `N_SAMPLED` is."""
 N_SAMPLED = 9_999
 _MAX_CELLS = 20_000_000
-"""Most cells of the table of relabellings, which has fewer rows if there are very many people."""
-_CHUNK_CELLS = 2_000_000
+"""Most cells of the table of relabellings, which has fewer rows for very many people."""
 
 
 def permutation_p_values(scores: NDArray[np.float64], private: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Test whether private people score higher than control people, one column of scores at a time.
 
     A p-value is the share of all ways to call so many of these people private whose mean score is at least as high. It is exact
-    if, without leakage, the people of both groups are exchangeable. One person's scores may be correlated over columns and
-    questions. A higher score of a private person never raises the p-value.
+    if both groups' people are exchangeable without leakage. A higher score of a private person never raises it.
 
     Args:
         scores: (person, column) scores, any unit.
@@ -40,8 +38,7 @@ def permutation_p_values(scores: NDArray[np.float64], private: NDArray[np.bool_]
         return np.full(scores.shape[1], np.nan)
     labels = _relabellings(n_private, n_control)
     reached = scores[private].sum(0) - 1e-9
-    chunks = np.array_split(labels, math.ceil(labels.size / _CHUNK_CELLS))
-    n_as_high = sum(((chunk.astype(float) @ scores) >= reached).sum(0) for chunk in chunks)
+    n_as_high = ((labels.astype(float) @ scores) >= reached).sum(0)
     is_sampled = math.comb(len(private), n_private) > N_RELABELLINGS
     return np.asarray((n_as_high + is_sampled) / (len(labels) + is_sampled))
 
@@ -80,9 +77,6 @@ def _relabellings(n_private: int, n_control: int) -> NDArray[np.bool_]:
         labels = np.zeros((len(chosen), n), dtype=bool)
         np.put_along_axis(labels, chosen, True, axis=1)
         return labels
-    rng, n_rows = np.random.default_rng(0), max(999, min(N_SAMPLED, _MAX_CELLS // n))
-    sizes = [len(rows) for rows in np.array_split(np.arange(n_rows), math.ceil(n_rows * n / _CHUNK_CELLS))]
-    keys = (rng.random((size, n)) for size in sizes)
-    return np.concatenate(
-        [key <= np.partition(key, n_private - 1, axis=1)[:, n_private - 1 : n_private] for key in keys]
-    )
+    n_rows = max(999, min(N_SAMPLED, _MAX_CELLS // n))
+    keys = np.random.default_rng(0).random((n_rows, n))
+    return np.asarray(keys <= np.partition(keys, n_private - 1, axis=1)[:, n_private - 1 : n_private])

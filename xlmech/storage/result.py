@@ -40,7 +40,7 @@ class Provenance:
         adapter: Merged adapter, "" without one.
         backend: `hooked` or `bridge`.
         dtype: Dtype of the weights.
-        device: Device that it ran on.
+        device: Device of the computation.
         seed: Seed of all random draws.
         versions: Versions of Python and of the packages that decide numbers.
         command: Command line of the process.
