@@ -15,7 +15,7 @@ from helpers.tiny_models import tiny
 import xlmech.engine.batching
 import xlmech.models.load
 from xlmech.data.probes import ProbeSet, build_probes
-from xlmech.engine.batching import encode_answer, encode_prompt, run_forced
+from xlmech.engine.batching import run_forced
 from xlmech.engine.generate import generate, sequence_nll
 from xlmech.engine.record import activation_moments
 from xlmech.engine.sampling import Sampling
@@ -24,6 +24,7 @@ from xlmech.lens.direct_logit import direct_logit_attribution
 from xlmech.lens.logit import logit_lens
 from xlmech.models.backends import NEURON_HOOK, Backend, backend_of
 from xlmech.models.load import load_model, model_name
+from xlmech.models.tokens import encode_answer, encode_prompt
 from xlmech.neurons.ablation import ablate
 from xlmech.neurons.attribution.attribute import attribute_neurons
 from xlmech.neurons.attribution.baselines import zero_baseline
@@ -39,8 +40,8 @@ PROBES = build_probes([person(number) for number in range(2)], ["en", "fr"], tem
 
 @pytest.fixture(autouse=True)
 def _memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module, name in ((xlmech.engine.batching, "_free_memory"), (xlmech.models.load, "free_memory")):
-        monkeypatch.setattr(module, name, lambda _: 10**9)
+    for module in (xlmech.engine.batching, xlmech.models.load):
+        monkeypatch.setattr(module, "free_memory", lambda _: 10**9)
 
 
 def models(architecture: str, tokenizer: Any) -> tuple[Any, Any]:
@@ -160,3 +161,10 @@ def test_mixing_devices_fails_as_on_a_gpu() -> None:
         leaf = torch.ones(3).requires_grad_()
         (slope,) = torch.autograd.grad((leaf.to("cuda:0") * there).sum(), leaf)
         assert slope.tolist() == [1, 1, 1]
+
+
+def test_memory_that_torch_keeps_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    for name, value in (("mem_get_info", (5, 80)), ("memory_reserved", 40), ("memory_allocated", 10)):
+        monkeypatch.setattr(torch.cuda, name, lambda _, value=value: value)
+    assert xlmech.models.load.free_memory(torch.device("cuda")) == 35

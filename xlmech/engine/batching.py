@@ -15,6 +15,7 @@ from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
 from xlmech.models.backends import Backend
 from xlmech.models.kv_cache import KeyValues
+from xlmech.models.load import free_memory
 from xlmech.models.tokens import encode_prompt, n_special
 from xlmech.progress import progress_bar
 
@@ -108,18 +109,7 @@ def rows_that_fit(backend: Backend, n_positions: int, n_seen: int = 0, *, gradie
     width = 12 * backend.d_model + 6 * backend.d_mlp  # norms, attention and MLP
     layers = backend.n_layers if gradient else 2
     numbers = n_positions * width * layers + n_seen * 4 * backend.d_model
-    return max(
-        1, int(_SHARE_OF_FREE_MEMORY * _free_memory(backend.device) / (numbers * backend.unembed.element_size()))
-    )
-
-
-def _free_memory(device: torch.device) -> int:
-    """Bytes."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    import psutil
-
-    return int(psutil.virtual_memory().available)
+    return max(1, int(_SHARE_OF_FREE_MEMORY * free_memory(backend.device) / (numbers * backend.unembed.element_size())))
 
 
 class Recorder:

@@ -167,9 +167,10 @@ def provenance(model: Any, *, seed: int = 0) -> Provenance:
 
 
 def free_memory(device: torch.device) -> int:
-    """Return the free memory of a device in bytes."""
+    """Return the bytes that can be allocated on a device; on a GPU also those that torch keeps from tensors that are gone."""
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return int(torch.cuda.mem_get_info(device)[0]) + kept
     import psutil
 
     return int(psutil.virtual_memory().available)
