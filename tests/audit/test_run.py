@@ -29,7 +29,8 @@ from xlmech.cli.app import app
 from xlmech.data.probes import ANSWER_END, ProbeSet, build_probes
 from xlmech.data.readers import load_records, save_records
 from xlmech.mitigation.evaluate import MitigationResult, evaluate_mitigation
-from xlmech.mitigation.export.manifest import effect_of, load_manifest
+from xlmech.mitigation.export.effect import effect_of
+from xlmech.mitigation.export.manifest import load_manifest
 from xlmech.models.load import Source
 from xlmech.storage.run_folder import is_finished
 
@@ -214,7 +215,7 @@ def test_what_the_numbers_do_not_show_is_said(copy: Path) -> None:
     for overall, said in (
         ({"before": 0.9, "after": 0.9, "reduction": 0.0, "low": 0.0, "high": 0.0}, "90.0% after: it did not fall"),
         ({"before": 0.9, "after": 0.5, "reduction": 0.4, "low": 0.2, "high": 0.6}, ""),
-        ({"before": 0.0, "after": 0.0, "reduction": None}, "nothing came out of the private people before"),
+        ({"before": 0.0, "after": 0.0, "reduction": None}, "nothing was extracted about the private people before"),
     ):
         notes = [*_notes(asked, outcome.audit, replace(measured, overall=measured.overall.assign(**overall)))]
         assert len(notes) == bool(said)

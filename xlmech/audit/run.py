@@ -29,7 +29,8 @@ from xlmech.data.probes import ProbeSet
 from xlmech.execution.resume import described, resumable
 from xlmech.mitigation.evaluate import MitigationResult, evaluate_mitigation
 from xlmech.mitigation.export.checkpoint import export_model
-from xlmech.mitigation.export.manifest import Manifest, effect_of, load_manifest
+from xlmech.mitigation.export.effect import effect_of
+from xlmech.mitigation.export.manifest import Manifest, load_manifest
 from xlmech.models.checkpoints import load_tokenizer
 from xlmech.models.load import load_model, plant_language, provenance
 from xlmech.storage.fingerprint import fingerprint
@@ -112,7 +113,7 @@ def run_config(
     was stopped, however it was, is continued with `resume`, and ends with the same numbers.
 
     No checkpoint is written where deactivation was not measured to have an effect
-    (`xlmech.mitigation.export.manifest.effect_of`), unless `export.without_effect` is set. The run is
+    (`xlmech.mitigation.export.effect.effect_of`), unless `export.without_effect` is set. The run is
     finished all the same, and `Outcome.refused` says why. With `without_effect` set and `resume`, a finished
     run gets its checkpoint without being measured again.
 

@@ -49,9 +49,9 @@ def _reloaded(folder: Path) -> torch.Tensor:
         return AutoModelForCausalLM.from_pretrained(folder).eval()(TOKENS).logits
 
 
-def _hooked(architecture: str, tokenizer: Any, **how: Any) -> torch.Tensor:
+def _hooked(architecture: str, tokenizer: Any, **ablation: Any) -> torch.Tensor:
     model = load_model(tiny(architecture), tokenizer=tokenizer, backend="bridge")
-    with torch.no_grad(), ablate(model, _neurons(architecture), **how):
+    with torch.no_grad(), ablate(model, _neurons(architecture), **ablation):
         return model(TOKENS, return_type="logits")
 
 
@@ -69,11 +69,12 @@ def test_reloaded_is_the_hooked_run(architecture: str, tokenizer: Any, tmp_path:
     source = tiny(architecture)
     with torch.no_grad():
         plain = source(TOKENS).logits
-    for number, how in enumerate([{"mode": "zero"}, {"mode": "scale", "factor": -0.5}]):
-        folder = tmp_path / f"export-{number}"
-        manifest = exported(source, _neurons(architecture), folder, tokenizer=tokenizer, **how)
+    for mode, factor in (("zero", 0.0), ("scale", -0.5)):
+        folder = tmp_path / mode
+        manifest = exported(source, _neurons(architecture), folder, tokenizer=tokenizer, factor=factor)
         found = _reloaded(folder)
-        assert _same(found, _hooked(architecture, tokenizer, **how))
+        assert _same(found, _hooked(architecture, tokenizer, mode=mode, factor=factor))
+        assert (manifest.mode, manifest.factor) == (mode, factor)
         assert not _same(found, plain)
         assert manifest.verification["max_relative_error"] < 1e-5 < manifest.verification["max_relative_change"]
     with torch.no_grad():
@@ -84,17 +85,17 @@ def test_reloaded_is_the_hooked_run(architecture: str, tokenizer: Any, tmp_path:
 def test_mean_goes_into_the_bias(architecture: str, tokenizer: Any, tmp_path: Path) -> None:
     values = _values(architecture)
     manifest = exported(
-        tiny(architecture), _neurons(architecture), tmp_path / "out", tokenizer=tokenizer, mode="mean", values=values
+        tiny(architecture), _neurons(architecture), tmp_path / "out", tokenizer=tokenizer, values=values
     )
     assert _same(_reloaded(tmp_path / "out"), _hooked(architecture, tokenizer, mode="mean", values=values))
-    assert manifest.values == tuple(float(values[neuron]) for neuron in sorted(CHOSEN))
+    assert manifest.mode == "mean" and manifest.values == tuple(float(values[neuron]) for neuron in sorted(CHOSEN))
     assert load_manifest(tmp_path / "out").values == manifest.values
 
 
 def test_mean_needs_a_bias(tokenizer: Any, tmp_path: Path) -> None:
-    wanted = r"model.layers.0.mlp.down_proj has no bias .* its weights can express 'zero' and 'scale'"
+    wanted = r"model.layers.0.mlp.down_proj has no bias .* its weights can express a factor"
     with pytest.raises(ValueError, match=wanted):
-        exported(tiny("llama"), _neurons(), tmp_path / "out", tokenizer=tokenizer, mode="mean", values=_values("llama"))
+        exported(tiny("llama"), _neurons(), tmp_path / "out", tokenizer=tokenizer, values=_values("llama"))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -143,7 +144,7 @@ def test_manifest_round_trip_and_card(tokenizer: Any, tmp_path: Path) -> None:
     assert card.startswith("---\nlibrary_name: transformers\n")
     assert "| neurons | private | fr | 0.500 | 0.100 | 0.800 | 0.700 | 0.900 | 0.004 |" in card
     assert "| 0 | 2 |" in card and "What this is not" in card
-    assert "# Gemma3ForCausalLM with 3 privacy neurons deactivated\n" in card and "No effect" not in card
+    assert "# Gemma3ForCausalLM with 3 privacy neurons ablated\n" in card and "No effect" not in card
     with pytest.raises(ValueError, match=r"measured with \[3\] neurons, and 1 are exported"):
         few = NeuronSet(frozenset({(0, 1)}), N_LAYERS, D_MLP)
         exported(tiny("llama"), few, tmp_path / "few", tokenizer=tokenizer, mitigation=measured(HELPED))
@@ -156,7 +157,7 @@ NOT_MEASURED = {
     "an older result": (measured(), "the measured result does not tell the reduction over all query languages"),
     "nothing leaked": (
         measured((0.0, 0.0, NAN, NAN, NAN)),
-        "nothing came out of the private people before deactivation",
+        "nothing was extracted about the private people before ablation",
     ),
     "it rose": (measured((0.4, 0.5, -0.25, -0.5, -0.1)), "was 40.0% before and 50.0% after: it did not fall"),
     "all the same": (measured((0.4, 0.4, 0.0, 0.0, 0.0)), "was 40.0% before and 40.0% after: it did not fall"),
@@ -187,8 +188,8 @@ def test_asked_for_all_the_same_the_card_says_so(case: str, tokenizer: Any, tmp_
     manifest = load_manifest(tmp_path / "out")
     assert manifest.effective is False and re.search(message, manifest.effect)
     card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
-    assert "# LlamaForCausalLM with 3 privacy neurons deactivated, without a measured effect\n" in card
-    assert f"**No effect was measured: {manifest.effect}.** Do not take this for a model that gives away less." in card
+    assert "# LlamaForCausalLM with 3 privacy neurons ablated, without a measured effect\n" in card
+    assert f"**No effect was measured: {manifest.effect}.** Do not take this for a model that leaks less." in card
 
 
 def test_manifests_of_earlier_versions_are_read(tokenizer: Any, tmp_path: Path) -> None:
@@ -210,7 +211,10 @@ def test_edited_manifest_is_noticed(tokenizer: Any, tmp_path: Path) -> None:
         (lambda content: content["neurons"]["neurons"].pop(), "the list of neurons does not have the hash"),
         (lambda content: content.update(mode="scale"), "the content does not have the hash"),
         (lambda content: content["verification"].update(max_relative_error=0.0, by="hand"), "so it was edited"),
-        (lambda content: content.update(schema_version=9), r"schema version \('export', 9\)"),
+        (
+            lambda content: content.update(schema_version=9),
+            r"'schema_version': 9}; this xlmech reads {'kind': 'export', 'schema_version': 1}",
+        ),
         (lambda content: content.pop("neurons"), "not a manifest of export_model"),
     ]
     for edit, message in edits:
@@ -236,14 +240,16 @@ def _by_language() -> PrivacyNeurons:
 @pytest.mark.parametrize(
     ("neurons", "how", "message"),
     [
-        (_neurons(), {"mode": "noise"}, "mode 'noise' cannot be exported: weights can express 'zero', 'scale' and"),
-        (_neurons(), {"positions": slice(1, 3)}, "at some positions only cannot be exported: weights can express"),
         ({"fr": _neurons()}, {}, "sets by language cannot be exported, since weights do not know"),
         (_by_language(), {}, "PrivacyNeurons cannot be exported, .*; pass one NeuronSet, e.g. found.universal"),
         (_neurons() - _neurons(), {}, "the neuron set is empty"),
-        (_neurons(), {"mode": "scale", "factor": float("nan")}, "factor must be a finite number"),
-        (_neurons(), {"mode": "mean"}, "mode 'mean' with values of shape None"),
-        (_neurons(), {"values": torch.zeros(2, 2)}, r"mode 'zero' with values of shape \(2, 2\)"),
+        (_neurons(), {"factor": float("nan")}, "factor must be a finite number"),
+        (
+            _neurons(),
+            {"values": torch.zeros(2, 2)},
+            r"values must be of shape \(layer, neuron\) \(3, 64\), got \(2, 2\)",
+        ),
+        (_neurons(), {"factor": 0.5, "values": _values("llama")}, "give one of the two"),
         (NeuronSet(CHOSEN, 4, D_MLP), {}, r"neurons of a model with .* \(4, 64\); this one has \(3, 64\)"),
         (NeuronSet(CHOSEN, N_LAYERS, 65), {}, "layer 0 has 0 linear modules from 65 neurons"),
         (_neurons(model="other"), {}, r"neurons of the model 'other'; this one is 'LlamaForCausalLM'.*for_model"),
@@ -267,7 +273,7 @@ def test_an_export_that_is_not_the_hooked_run_is_not_kept(
     tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every guard is reached: a wrong column is seen in the logits, a lost edit in the weights, a full disk before work."""
-    right = export.edited_weights
+    right, save = export.edited_weights, export._save
 
     def shifted(model: Any, neurons: NeuronSet, *how: Any) -> Any:
         wrong = frozenset((layer, index + 1) for layer, index in neurons)
@@ -278,8 +284,10 @@ def test_an_export_that_is_not_the_hooked_run_is_not_kept(
         with pytest.raises(RuntimeError, match="the exported model's logits differ by"):
             exported(tiny("llama"), _neurons(), tmp_path / "out", tokenizer=tokenizer)
     with monkeypatch.context() as patch:
-        patch.setattr(export, "put", lambda *_: None)
-        with pytest.raises(RuntimeError, match=r"differs from what was written at \['model.layers.0.mlp.down_proj'"):
+        patch.setattr(export, "_save", lambda checkpoint, edits, folder: save(checkpoint, {}, folder))
+        with pytest.raises(
+            RuntimeError, match=r"differs from what was written at \['model.layers.0.mlp.down_proj.weight'"
+        ):
             exported(tiny("llama"), _neurons(), tmp_path / "out", tokenizer=tokenizer)
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda _: type("Usage", (), {"free": 0}))
