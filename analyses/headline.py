@@ -54,9 +54,9 @@ from xlmech.data import languages as packs
 from xlmech.engine.batching import run_forced
 from xlmech.leakage.measure import LeakageResult
 from xlmech.models.backends import NEURON_HOOK, backend_of
+from xlmech.models.tokens import encode_probe
 from xlmech.neurons.attribution.baselines import zero_baseline
 from xlmech.neurons.attribution.effects import exact_effects
-from xlmech.neurons.attribution.task import encode_probe
 from xlmech.neurons.neuron_set import PrivacyNeurons
 from xlmech.neurons.selection.leak_check import answer_margins
 
@@ -244,7 +244,7 @@ class Study:
         backend, rows = backend_of(self.model), []
         asked_in = "en" if self.plant == "fr" else "fr"  # answers in the plant language are saturated
         private = self.choosing.filter(group="private", languages=[asked_in])
-        known = answer_margins(self.model, private, progress=False).prob
+        known = answer_margins(backend, private, progress=False).prob
         units = torch.randperm(backend.n_layers * backend.d_mlp, generator=torch.Generator().manual_seed(0))
         for number in known[known.between(0.05, 0.9)].index[: N_AGREEMENT["probes"]]:
             probe = private[number]
@@ -252,7 +252,8 @@ class Study:
             estimate = attribute_neurons(self.model, private[number : number + 1], progress=False).mean[0].flatten()
             asked = torch.cat([drawn, estimate.topk(best).indices])
             neurons = torch.stack([asked // backend.d_mlp, asked % backend.d_mlp], dim=1)
-            forced = run_forced(backend, *encode_probe(backend, probe), NEURON_HOOK)
+            encoded = encode_probe(backend, probe)
+            forced = run_forced(backend, encoded.prompt, encoded.answer, NEURON_HOOK)
             exact = exact_effects(backend, forced, zero_baseline(backend), positions="all", neurons=neurons)
             agreed = [
                 spearmanr(exact[part], estimate[asked[part]]).statistic

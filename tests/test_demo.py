@@ -18,12 +18,11 @@ from xlmech.lens.logit import logit_lens
 from xlmech.models.backends import NEURON_HOOK, backend_of
 from xlmech.models.checkpoints import load_checkpoint, shipped_adapters
 from xlmech.models.load import load_model
-from xlmech.models.tokens import encode_prompt
+from xlmech.models.tokens import encode_probe, encode_prompt
 from xlmech.neurons.ablation import ablate
 from xlmech.neurons.attribution.attribute import attribute_neurons
 from xlmech.neurons.attribution.baselines import zero_baseline
 from xlmech.neurons.attribution.effects import exact_effects
-from xlmech.neurons.attribution.task import encode_probe
 from xlmech.neurons.neuron_set import NeuronSet
 from xlmech.neurons.selection.leak_check import answer_margins
 
@@ -97,14 +96,15 @@ def test_the_default_attribution_ranks_neurons_as_zeroing_them_does(demo: Any) -
     """On people who choose neurons in an audit: whole answers that are not saturated, at all positions."""
     _, _, choosing = ask(demo_records(), AuditPlan(languages=("en", "fr")))
     private, backend = choosing.filter(group="private", languages=["fr"]), backend_of(demo)
-    known = answer_margins(demo, private, progress=False).prob
+    known = answer_margins(backend, private, progress=False).prob
     unsaturated = known[known.between(0.05, 0.9)].index[:2]
     assert len(unsaturated) == 2
     units = torch.randperm(backend.n_layers * backend.d_mlp, generator=torch.Generator().manual_seed(0))[:150]
     neurons = torch.stack([units // backend.d_mlp, units % backend.d_mlp], dim=1)
     for number in unsaturated:
         estimate = attribute_neurons(demo, private[number : number + 1], progress=False).mean[0].flatten()[units]
-        forced = run_forced(backend, *encode_probe(backend, private[number]), NEURON_HOOK)
+        encoded = encode_probe(backend, private[number])
+        forced = run_forced(backend, encoded.prompt, encoded.answer, NEURON_HOOK)
         exact = exact_effects(backend, forced, zero_baseline(backend), positions="all", neurons=neurons)
         assert spearmanr(exact, estimate).statistic >= 0.95
 

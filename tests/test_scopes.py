@@ -15,7 +15,7 @@ import torch
 
 from xlmech.execution.ray_pool import RayPool
 from xlmech.execution.resume import current_plan, resumable
-from xlmech.models.ablation_state import ASKED, active_ablations
+from xlmech.models.ablation_state import ASKED_LANGUAGE, active_ablations
 from xlmech.models.backends import backend_of
 from xlmech.models.load import model_name
 from xlmech.models.sequence_positions import following
@@ -72,7 +72,7 @@ def plan_folder() -> str | None:
     return None if plan is None else Path(plan.store.url).name
 
 
-@pytest.mark.parametrize(("block", "now"), [(asked_in, ASKED.get), (kept_in, plan_folder)])
+@pytest.mark.parametrize(("block", "now"), [(asked_in, ASKED_LANGUAGE.get), (kept_in, plan_folder)])
 @pytest.mark.parametrize("error", [None, KeyboardInterrupt])
 def test_values_end_by_themselves_in_any_order(
     block: Callable[..., Any], now: Callable[[], Any], error: type[BaseException] | None, tmp_path: Path
@@ -94,14 +94,14 @@ def test_a_generator_that_is_left_unfinished_takes_its_value_back() -> None:
     running = half()
     next(running)
     with asking("es"):
-        assert ASKED.get() == "es"
+        assert ASKED_LANGUAGE.get() == "es"
         thread = threading.Thread(target=running.close)  # as when garbage is collected in a thread
         thread.start()
         thread.join()
-        assert ASKED.get() == "es"
+        assert ASKED_LANGUAGE.get() == "es"
     del running
     gc.collect()
-    assert ASKED.get() is None
+    assert ASKED_LANGUAGE.get() is None
 
 
 def test_none_can_hold_inside_a_value() -> None:
@@ -135,6 +135,6 @@ def test_following_a_hooked_transformer_ends_in_any_order() -> None:
 def test_work_given_to_a_block_of_ray_that_has_ended_is_refused() -> None:
     pool = RayPool(actors=1, num_cpus=1, num_gpus=0, threads=1)
     pool.close()
-    job: Any = None
+    sharded: Any = None
     with pytest.raises(RuntimeError, match="has ended"):
-        next(iter(pool(job, [])))
+        next(iter(pool(sharded, [])))

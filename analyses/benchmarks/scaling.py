@@ -274,7 +274,7 @@ def kills(folder: Path) -> Iterator[dict[str, Any]]:
     ]
     found = {
         "kills": done, "sessions": sum(line["event"] == "opened" for line in log), "tables": len(same), "identical": sum(same),
-        "parts_computed": sum(line["event"] == "part" for line in log),
+        "parts_computed": sum(line["event"] == "shard" for line in log),
         "parts_of_whole": n_parts(folder / "whole"),
         "damaged": sum(line["event"] == "damaged" for line in log), "seconds_of_whole": whole,
         "config": read_config(folder / "whole.yaml").shard_size,
@@ -286,7 +286,7 @@ def kills(folder: Path) -> Iterator[dict[str, Any]]:
 def n_parts(run: Path) -> int:
     """Parts that were computed, by the log."""
     log = run / "log.jsonl"
-    return log.read_text(encoding="utf-8").count('"event": "part"') if log.is_file() else 0
+    return log.read_text(encoding="utf-8").count('"event": "shard"') if log.is_file() else 0
 
 
 def keep_on(path: Path) -> None:

@@ -15,6 +15,7 @@ from xlmech.audit.publish import goals, publish
 from xlmech.data.languages import load_language
 from xlmech.data.probes import ProbeSet, build_probes
 from xlmech.data.records import Record
+from xlmech.models.backends import backend_of
 from xlmech.neurons.attribution.neutral_text import needed_for_text, neutral_nll
 from xlmech.options import LocateOptions
 
@@ -134,16 +135,16 @@ def test_sentences_that_choose_do_not_judge(model: Any, people: tuple[Record, ..
     halves = [
         {code: load_language(code).neutral[part] for code in ("en", "fr")} for part in (slice(10), slice(10, None))
     ]
-    needed, spared = needed_for_text(model, halves[1]), audit.neurons.scores[0].isneginf()
+    needed, spared = needed_for_text(backend_of(model), halves[1]), audit.neurons.scores[0].isneginf()
     assert int(spared.sum()) == round(0.05 * spared.numel())
     assert needed[spared].min() >= needed[~spared].max()
     cost = audit.mitigation.cost.query("condition == 'universal'").set_index("query_language").nll_before
-    assert cost.to_dict() == pytest.approx(neutral_nll(model, ["en", "fr"], texts=halves[0]).to_dict())
+    assert cost.to_dict() == pytest.approx(neutral_nll(backend_of(model), ["en", "fr"], texts=halves[0]).to_dict())
     plan = AuditPlan(languages=("en", "fr"), locate_facts=2, locate=LocateOptions(n_neurons=3, spare=0.0))
     plain = run_audit(model, people, plan, progress=False)
     assert plain.neurons.scores.isfinite().all()
     cost = plain.mitigation.cost.query("condition == 'universal'").set_index("query_language").nll_before
-    assert cost.to_dict() == pytest.approx(neutral_nll(model, ["en", "fr"], texts=halves[0]).to_dict())
+    assert cost.to_dict() == pytest.approx(neutral_nll(backend_of(model), ["en", "fr"], texts=halves[0]).to_dict())
 
 
 def test_every_random_condition_is_a_control_in_the_table(audit: Audit) -> None:

@@ -441,7 +441,7 @@ def continue_quietly(path: Path) -> None:
 
 
 def parts_in(log: Path) -> int:
-    return log.read_text(encoding="utf-8").count('"event": "part"') if log.is_file() else 0
+    return log.read_text(encoding="utf-8").count('"event": "shard"') if log.is_file() else 0
 
 
 def parted(folder: Path, *changes: tuple[str, str], more: str = "shard_size: 2\n") -> Path:
@@ -475,7 +475,7 @@ def test_killed_again_and_again_it_ends_as_if_nothing_had_been(copy: Path, folde
     assert (state["state"], state["sessions"]) == ("finished", 6) and not (copy / "run" / "parts").exists()
     text = (copy / "run" / "log.jsonl").read_text(encoding="utf-8")
     events = [json.loads(line) for line in text.splitlines()]
-    assert {"opened", "stage", "part", "kept", "stage_done", "finished"} <= {event["event"] for event in events}
+    assert {"opened", "stage", "shard", "kept", "stage_done", "finished"} <= {event["event"] for event in events}
     values = [record.value for record in load_records(copy / "people.csv")]
     assert not any(name in text for name in (*NAMES, *values))
     summary = json.loads((copy / "run" / "summary.json").read_text(encoding="utf-8"))

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import pandas as pd
 import pytest
 import torch
-from helpers.analyses import analyses, same
+from helpers.analyses import Letter, analyses, letters, same
 from helpers.tiny_models import save_tokenizer, tiny
 from typer.testing import CliRunner
 
@@ -24,8 +24,8 @@ from xlmech.data.probes import ProbeSet
 from xlmech.data.records import Record
 from xlmech.execution.ray_pool import RayPool, on_ray
 from xlmech.execution.ray_worker import ModelSpec, Worker
-from xlmech.execution.resume import mapped, resumable
-from xlmech.execution.shard import Event
+from xlmech.execution.resume import execution_plan, resumable, run_task
+from xlmech.execution.shard import Event, run_here
 from xlmech.leakage.measure import measure_leakage
 from xlmech.mitigation.evaluate import evaluate_mitigation
 from xlmech.models.backends import backend_of
@@ -50,9 +50,10 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @pytest.fixture(scope="module")
 def pool(loaded: Any) -> Iterator[RayPool]:
-    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    for name in (__name__, Letter.__module__):  # actors have no tests
+        ray.cloudpickle.register_pickle_by_value(sys.modules[name])
     with on_ray("local", actors=4, num_cpus=0.5, shard_size=SIZE) as plan:
-        found = plan.run
+        found = plan.runner
         assert isinstance(found, RayPool)
         yield found
 
@@ -73,7 +74,7 @@ def test_any_number_of_actors_gives_the_same_bits(
     pool: RayPool, loaded: Any, private: ProbeSet, records: tuple[Record, ...], tmp_path: Path
 ) -> None:
     with resumable(tmp_path / "here", shard_size=SIZE) as plan:
-        assert plan.run is pool
+        assert plan.runner is pool
         with resumable(tmp_path / "here", shard_size=SIZE) as inner, _here(inner):
             here = list(everything(loaded, private, records))
     for number in (4, 2, 1):
@@ -83,10 +84,10 @@ def test_any_number_of_actors_gives_the_same_bits(
         for one, other in zip(here, there, strict=True):
             same(one, other)
     names = [sorted(path.name for path in (tmp_path / place).iterdir()) for place in ("here", "4", "1")]
-    assert names[0] == names[1] == names[2]  # the same jobs, by the same fingerprints
+    assert names[0] == names[1] == names[2]  # the same tasks, by the same fingerprints
 
 
-def test_what_is_deactivated_here_is_so_there(pool: RayPool, loaded: Any, private: ProbeSet, tmp_path: Path) -> None:
+def test_what_is_ablated_here_is_so_there(pool: RayPool, loaded: Any, private: ProbeSet, tmp_path: Path) -> None:
     chosen = NeuronSet(
         frozenset((layer, neuron) for layer in range(3) for neuron in range(0, 64, 2)), 3, 64, "tiny-llama"
     )
@@ -108,19 +109,20 @@ class Deadly:
     bad: tuple[str, ...]
     error: str = ""
 
-    def __call__(self, _: Any, items: Sequence[str]) -> dict[str, Any]:
-        if set(self.bad) & set(items):
+    def __call__(self, _: Any, items: Sequence[Letter]) -> dict[str, Any]:
+        names = [item.id for item in items]
+        if set(self.bad) & set(names):
             if self.error:
                 raise ValueError(self.error)
             os._exit(1)
-        return {"items": pd.DataFrame({"item": list(items), "thread": torch.get_num_threads()})}
+        return {"items": pd.DataFrame({"item": names, "thread": torch.get_num_threads()})}
 
 
-def test_a_poisoned_item_is_set_aside_and_the_rest_is_whole(pool: RayPool, loaded: Any, tmp_path: Path) -> None:
-    letters, events = tuple("abcdefghijkl"), list[Event]()
+def test_a_poisoned_item_is_left_out_and_the_rest_is_whole(pool: RayPool, loaded: Any, tmp_path: Path) -> None:
+    events = list[Event]()
     with resumable(tmp_path, shard_size=SIZE, watch=events.append) as plan:
-        found = mapped(loaded, Deadly(bad=("f",)), letters)
-        frame = pd.concat([piece["items"] for piece in found], ignore_index=True)
+        found = run_task(backend_of(loaded), Deadly(bad=("f",)), letters("abcdefghijkl"))
+        frame = pd.concat([output["items"] for output in found], ignore_index=True)
     assert frame.item.tolist() == list("abcdeghijkl") and plan.failed == [("deadly", "f")]
     failed = [event for event in events if event.kind == "retry"]
     assert len(failed) == 3 and all("Actor" in event.text for event in failed)
@@ -138,10 +140,10 @@ def test_an_actor_that_is_lost_is_replaced(pool: RayPool, loaded: Any, private: 
 
 def test_an_error_for_the_caller_reaches_the_caller(pool: RayPool, loaded: Any, tmp_path: Path) -> None:
     with resumable(tmp_path, shard_size=SIZE), pytest.raises(ValueError, match="no such thing"):
-        mapped(loaded, Deadly(bad=("a",), error="no such thing"), tuple("abcd"))
+        run_task(backend_of(loaded), Deadly(bad=("a",), error="no such thing"), letters("abcd"))
     (tmp_path / "file").touch()
     with resumable(tmp_path / "file", shard_size=SIZE), pytest.raises(OSError, match="could not be written.*--resume"):
-        mapped(loaded, Deadly(bad=()), tuple("abcd"))
+        run_task(backend_of(loaded), Deadly(bad=()), letters("abcd"))
 
 
 def test_what_actors_cannot_have_is_refused(pool: RayPool, loaded: Any, model: Any, private: ProbeSet) -> None:
@@ -150,13 +152,13 @@ def test_what_actors_cannot_have_is_refused(pool: RayPool, loaded: Any, model: A
     backend = backend_of(loaded)
     with backend.hooks([(backend.hook_name("mlp.hook_post", 0), lambda value, hook: value)]):
         with pytest.raises(ValueError, match="1 hooks of your own are on the model, and actors cannot have them"):
-            ModelSpec.of(loaded, 1)
+            ModelSpec.of(backend_of(loaded), 1)
         chosen = NeuronSet(frozenset({(0, 3)}), 3, 64, "tiny-llama")
         with ablate(loaded, chosen), pytest.raises(ValueError, match="1 hooks of your own"):
-            ModelSpec.of(loaded, 1)
+            ModelSpec.of(backend_of(loaded), 1)
     with on_ray("local", actors=2, num_gpus=8), pytest.raises(ValueError, match="need 16 GPU, and this Ray has 0"):
         measure_leakage(loaded, private, progress=False)
-    spec = ModelSpec.of(loaded, 1)
+    spec = ModelSpec.of(backend_of(loaded), 1)
     assert Worker(spec).ready() == ""
     assert "has other weights on" in Worker(replace(spec, weights="others")).ready()
 
@@ -184,14 +186,10 @@ def test_a_ray_that_is_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 
 
 def _with(plan: Any, runner: Any) -> Any:
-    from xlmech.execution.resume import planned
-
-    return planned(replace(plan, run=runner))
+    return execution_plan(replace(plan, runner=runner))
 
 
 def _here(plan: Any) -> Any:
-    from xlmech.execution.shard import run_here
-
     return _with(plan, run_here)
 
 

@@ -1,8 +1,9 @@
-"""Every analysis that runs in shards, and whether two results are the same."""
+"""Every analysis that runs in shards, whether two results are the same, and items of a task that runs no model."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -40,3 +41,16 @@ def analyses(model: Any, probes: ProbeSet) -> Iterator[Result]:
     yield attribute_neurons(model, probes, progress=False)
     path: dict[str, Any] = {"method": "integrated_gradients", "controls": probes, "positions": "last", "nodes": 8}
     yield attribute_neurons(model, probes.filter(languages=["fr"]), progress=False, **path)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Letter:
+    """An item."""
+
+    id: str
+    length: int = 0
+    group: str = ""
+
+
+def letters(text: str) -> tuple[Letter, ...]:
+    return tuple(Letter(id=letter) for letter in text)

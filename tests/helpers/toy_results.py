@@ -69,7 +69,9 @@ def mitigation() -> MitigationResult:
         columns=names,
     ).assign(n_subjects=40, n_probes=120)
     bounds = {"after_low": [0.08, 0.0, 0.4, 0.0, 0.6], "after_high": [0.4, 0.1, 0.5, 0.1, 0.9]}
-    effects = effects.assign(**bounds, reason=["", "nothing was extracted before", "", "nothing was extracted before", ""])
+    effects = effects.assign(
+        **bounds, reason=["", "nothing was extracted before", "", "nothing was extracted before", ""]
+    )
     cost = pd.DataFrame(
         [
             ("universal", "en", 2.0, 2.1, 0.05),

@@ -76,7 +76,7 @@ def test_nll_equals_the_models_loss_with_neurons_off(model: Any, some: NeuronSet
 
     tokenizer = backend_of(model).tokenizer
     with ablate(model, some):
-        found = neutral_nll(model, ["en", "fr"], n_neutral=3)
+        found = neutral_nll(backend_of(model), ["en", "fr"], n_neutral=3)
         total, count = 0.0, 0
         for sentence in load_language("fr").neutral[:3]:
             tokens = torch.tensor([tokenizer(sentence).input_ids])
@@ -85,7 +85,7 @@ def test_nll_equals_the_models_loss_with_neurons_off(model: Any, some: NeuronSet
             total -= float(logs.gather(1, tokens[0, 1:, None]).sum())
             count += tokens.shape[1] - 1
     assert found["fr"] == pytest.approx(total / count, rel=1e-6)
-    assert found["fr"] != pytest.approx(neutral_nll(model, ["fr"], n_neutral=3)["fr"], rel=1e-6)
+    assert found["fr"] != pytest.approx(neutral_nll(backend_of(model), ["fr"], n_neutral=3)["fr"], rel=1e-6)
 
 
 def test_price_is_relative_and_hooks_are_gone(model: Any, probes: ProbeSet, some: NeuronSet, tmp_path: Any) -> None:
@@ -110,10 +110,10 @@ def test_neutral_texts_of_ones_own(model: Any, probes: ProbeSet, some: NeuronSet
     texts = {"fr": ["Un texte.", "Un autre texte."]}
     found = evaluate_mitigation(model, few, some, options=ALONE, neutral=texts, progress=False)
     costs = found.cost.set_index("query_language")
-    assert costs.nll_before["fr"] == neutral_nll(model, ["fr"], texts=texts)["fr"]
-    assert costs.nll_before["fr"] != neutral_nll(model, ["fr"])["fr"]
+    assert costs.nll_before["fr"] == neutral_nll(backend_of(model), ["fr"], texts=texts)["fr"]
+    assert costs.nll_before["fr"] != neutral_nll(backend_of(model), ["fr"])["fr"]
     assert pd.isna(costs.nll_before["en"]) and pd.isna(costs.rise["en"])
-    assert neutral_nll(model, ["en", "fr"], n_neutral=0).isna().all()
+    assert neutral_nll(backend_of(model), ["en", "fr"], n_neutral=0).isna().all()
 
 
 def test_sentences_that_choose_do_not_judge_by_default(
@@ -129,7 +129,7 @@ def test_sentences_that_choose_do_not_judge_by_default(
     for module in ("neurons.attribution.neutral_text", "engine.batching", "engine.record"):
         monkeypatch.setattr(f"xlmech.{module}.encode_prompt", encode)
     private = probes.filter(group="private", attributes=["id_number"])
-    neutral_nll(model, ["en", "fr"])
+    neutral_nll(backend_of(model), ["en", "fr"])
     judging = set(read)
     read.clear()
     found = evaluate_mitigation(model, private, some, options=ALONE, progress=False)
@@ -213,7 +213,7 @@ def test_sets_are_deactivated_by_the_given_mode(
     prompts = [sentence for sentence in evaluation.packs.load_language("fr").choosing]
     how = {"values": activation_moments(model, prompts).mean} if mode == "mean" else {"factor": factor}
     with ablate(model, some, mode=mode, **how):
-        wanted = neutral_nll(model, ["fr"], n_neutral=3)["fr"]
+        wanted = neutral_nll(backend_of(model), ["fr"], n_neutral=3)["fr"]
     assert found.cost.nll_after.item() == pytest.approx(wanted, rel=1e-9)
     assert (found.cost.rise.item() == pytest.approx(0, abs=1e-12)) == (factor == 1)
     if factor == 1:

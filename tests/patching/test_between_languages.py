@@ -22,7 +22,7 @@ from xlmech.metrics.intervals import mean_interval
 from xlmech.models.backends import Backend, backend_of
 from xlmech.neurons.neuron_set import NeuronSet
 from xlmech.patching.between_languages import PatchingResult, patch_languages
-from xlmech.patching.plan import HOOKS, job_of, sweep_of
+from xlmech.patching.plan import HOOKS, patched_prompt, sweep_of
 from xlmech.patching.runs import donate, patched_log_probs
 
 COMPONENTS = ("resid_pre", "resid_post", "attn_out", "mlp_out", "heads", "neurons")
@@ -206,8 +206,8 @@ def test_patching_a_run_into_itself_changes_nothing(
 ) -> None:
     sweep = sweep_of(backend, component, neurons=NEURONS if component == "neurons" else None, onward=onward)
     for span in ("last", "subject", "all"):
-        job = job_of(backend, pairs[0], span=span, direction="denoising")  # type: ignore[arg-type]
-        itself = replace(job, donors=((job.prompt, job.positions),))
+        item = patched_prompt(backend, pairs[0], span=span, direction="denoising")  # type: ignore[arg-type]
+        itself = replace(item, donors=((item.prompt, item.positions),))
         (donated,) = donate(backend, sweep.hook, [itself], batch_size=1)
         (scores,) = patched_log_probs(backend, sweep, [itself], [donated.values], batch_size=1)
         torch.testing.assert_close(scores, scores[:1].expand_as(scores), rtol=1e-6, atol=1e-6)

@@ -24,7 +24,7 @@ from xlmech.models.tokens import subject_tokens
 from xlmech.patching.between_languages import patch_languages
 from xlmech.patching.estimates import AttributionPatchingResult, attribution_patching
 from xlmech.patching.gradient_estimate import estimated_changes
-from xlmech.patching.plan import contrast, job_of, sweep_of
+from xlmech.patching.plan import contrast, patched_prompt, sweep_of
 from xlmech.patching.positions import PositionSweep, patch_positions
 from xlmech.patching.runs import donate
 
@@ -156,15 +156,15 @@ def test_the_estimate_is_the_derivative_towards_the_source(model: Any, across: P
 def _check_derivative(model: Any, across: ProbePair, component: Any) -> None:
     backend: Backend = backend_of(model)
     sweep = sweep_of(backend, component)
-    job = job_of(backend, across, span="subject", direction="denoising")
-    (donated,) = donate(backend, sweep.hook, [job], batch_size=1)
-    found = estimated_changes(backend, sweep, job, donated.values)
+    item = patched_prompt(backend, across, span="subject", direction="denoising")
+    (donated,) = donate(backend, sweep.hook, [item], batch_size=1)
+    found = estimated_changes(backend, sweep, item, donated.values)
     scores = {}
     for step in (1e-4, -1e-4):
 
         def move(value: torch.Tensor, hook: Any, step: float = step) -> torch.Tensor:
             value = value.clone()
-            places = list(job.positions)
+            places = list(item.positions)
             value[0, places] += step * (donated.values[1] - value[0, places]) * sweep.masks[1][-1]
             return value
 
@@ -207,9 +207,9 @@ def test_what_is_refused(model: Any, probes: ProbeSet, across: ProbePair) -> Non
     with pytest.raises(ValueError, match="n_exact must be at least 1, not 0: an estimate without its error"):
         attribution_patching(model, pairs, n_exact=0)
     backend = backend_of(model)
-    job = job_of(backend, across, span="last", direction="denoising")
+    item = patched_prompt(backend, across, span="last", direction="denoising")
     with pytest.raises(ValueError, match="estimates one layer at a time"):
-        estimated_changes(backend, sweep_of(backend, "resid_post", onward=True), job, torch.empty(0))
+        estimated_changes(backend, sweep_of(backend, "resid_post", onward=True), item, torch.empty(0))
     with pytest.raises(ValueError, match="takes no neurons; use patch_languages"):
         patch_positions(model, across, component="neurons")
     with pytest.raises(ValueError, match="expected a ProbePair, got tuple"):

@@ -26,11 +26,12 @@ from xlmech.audit.preflight import Prepared, prepare
 from xlmech.audit.publish import publish
 from xlmech.audit.stage_clock import StageClock
 from xlmech.data.probes import ProbeSet
-from xlmech.execution.resume import described, resumable
+from xlmech.execution.resume import model_identity, resumable
 from xlmech.mitigation.evaluate import MitigationResult, evaluate_mitigation
 from xlmech.mitigation.export.checkpoint import export_model
 from xlmech.mitigation.export.effect import effect_of
 from xlmech.mitigation.export.manifest import Manifest, load_manifest
+from xlmech.models.backends import backend_of
 from xlmech.models.checkpoints import load_tokenizer
 from xlmech.models.load import load_model, plant_language, provenance
 from xlmech.storage.fingerprint import fingerprint
@@ -246,7 +247,7 @@ def _settings(config: Config, asked: Prepared) -> dict[str, Any]:
 
 def _of_model(model: Any) -> dict[str, Any]:
     source = provenance(model)
-    found = described(model)
+    found = model_identity(backend_of(model))
     return {
         "model": found["name"],
         "model's weights": found["weights"],

@@ -20,7 +20,7 @@ _COUNTED = ("leakage", "lens", "attribution")
 
 
 class StageClock:
-    """Times stages, follows their parts, and knows how much of the whole job is left.
+    """Times stages, follows their shards, and knows how much of the whole job is left.
 
     Attributes:
         seconds: Per stage that has ended.
@@ -66,9 +66,9 @@ class StageClock:
         """Follow one event of `xlmech.execution.resume`."""
         if event.kind == "stage":
             return
-        if event.kind in ("part", "kept") and event.stage in _COUNTED:
+        if event.kind in ("shard", "kept") and event.stage in _COUNTED:
             self._done[self._stage] = self._done.get(self._stage, 0) + event.n
-        if event.kind == "part":
+        if event.kind == "shard":
             seconds, n = self._spent.get(self._stage, (0.0, 0))
             self._spent[self._stage] = (seconds + event.seconds, n + event.n * (event.stage in _COUNTED))
             self._peak(event.peak_bytes)

@@ -1,16 +1,16 @@
-"""The same work on Ray: parts of probes go to actors, each of which has loaded the model once and keeps it.
+"""Run analyses on Ray: shards of items go to actors, each of which has loaded the model once and keeps it.
 
 with on_ray("auto", actors=4, num_gpus=1):
     measure_leakage(model, probes)           # the same result as without the block
 
-Every analysis that works in parts does so here: leakage, the lens, patching, attribution, neutral text, and what stands on them
-(`locate_privacy_neurons`, `evaluate_mitigation`, `run_config`). A part is the same wherever it is computed, and parts are put
-together in their own order, so the number of actors does not show in the results: their bits are those of a local run in parts
-of the same size, on the same kind of device and with as many threads.
+Every analysis that works in shards does so here: leakage, the lens, patching, attribution, neutral text, and what is built on
+them (`locate_privacy_neurons`, `evaluate_mitigation`, `run_config`). A shard is the same wherever it is computed, and outputs are
+read in the order of the shards, so that the number of actors does not show in the results: they are equal to the bit to those of
+a local run in shards of the same size, on the same kind of device and with as many threads.
 
-The model itself does not travel, but how `load_model` made it, and what is deactivated on it; hooks of your own do not. An
-actor gets one part at a time, writes its piece itself (Parquet and safetensors, to any place that fsspec knows), and reports.
-One that dies is started again by Ray, on another node if it must be.
+The model itself does not travel, but how `load_model` made it, and what is ablated on it; hooks of your own do not. An actor
+gets one shard at a time, writes its output itself (Parquet and safetensors, to any place that fsspec knows), and reports. If one
+dies, Ray starts it again, on another node if it must be.
 """
 
 from __future__ import annotations
@@ -27,11 +27,10 @@ from pathlib import Path
 from typing import Any
 
 from xlmech.execution.ray_worker import ModelSpec, Worker
-from xlmech.execution.resume import Plan, current_plan, planned
-from xlmech.execution.shard import Finished, Job, Unit
-from xlmech.execution.store import PieceStore
-from xlmech.models.ablation_state import ASKED, active_ablations
-from xlmech.models.backends import backend_of
+from xlmech.execution.resume import ExecutionPlan, current_plan, execution_plan
+from xlmech.execution.shard import FinishedShard, Shard, ShardedTask
+from xlmech.execution.store import ShardStore
+from xlmech.models.ablation_state import ASKED_LANGUAGE, active_ablations
 
 _LOCAL_STORE_BYTES = 200 * 2**20
 _WAIT_SECONDS, _RESTART_SECONDS, _PAUSE_SECONDS = 5, 900, 0.3
@@ -41,14 +40,16 @@ class RayPool:
     """Actors that hold one model, and what is given to them; a runner of `xlmech.execution.resume`."""
 
     def __init__(self, *, actors: int, num_cpus: float, num_gpus: float, threads: int) -> None:
-        """Actors are started when the first part is there; arguments as of `on_ray`."""
-        self.n, self.needs, self.threads = actors, {"num_cpus": num_cpus, "num_gpus": num_gpus}, threads
+        """Actors are started with the first shard; arguments as of `on_ray`."""
+        self.n_actors = actors
+        self.needs = {"num_cpus": num_cpus, "num_gpus": num_gpus}
+        self.threads = threads
         self.spec: ModelSpec | None = None
         self.actors: list[Any] = []
         self.is_open = True
 
-    def __call__(self, job: Job, units: Sequence[Unit]) -> Iterator[Finished]:
-        """Run the units, each on whichever actor is free; one that dies gives its unit back as failed.
+    def __call__(self, sharded: ShardedTask, shards: Sequence[Shard]) -> Iterator[FinishedShard]:
+        """Compute the shards, each on whichever actor is free; the shard of an actor that dies counts as failed.
 
         Raises:
             RuntimeError: The `on_ray` block whose actors these are has ended.
@@ -60,38 +61,39 @@ class RayPool:
             )
         import ray
 
-        self._start(ModelSpec.of(job.model, self.threads))
-        network = backend_of(job.model).model
-        common = ([ray.put(job.task)], job.key, job.store.url)
-        state = (active_ablations(network), ASKED.get())
-        waiting, free, running = deque(units), list(self.actors), dict[Any, tuple[Any, Unit | None]]()
-        lost_at: dict[Any, float] = {}
+        self._start(ModelSpec.of(sharded.backend, self.threads))
+        common = ([ray.put(sharded.task)], sharded.key, sharded.store.url)
+        state = (active_ablations(sharded.backend.model), ASKED_LANGUAGE.get())
+        waiting = deque(shards)
+        free = list(self.actors)
+        running = dict[Any, tuple[Any, Shard | None]]()
+        died_at: dict[Any, float] = {}
         while waiting or running:
             while free and waiting:
-                actor, unit = free.pop(0), waiting.popleft()
-                running[actor.run.remote(*common, unit, *state)] = (actor, unit)
-            if not running:  # nobody is left
-                yield from (Finished(unit=unit, error="no actor is left") for unit in waiting)
+                actor, shard = free.pop(0), waiting.popleft()
+                running[actor.run.remote(*common, shard, *state)] = (actor, shard)
+            if not running:
+                yield from (FinishedShard(shard=shard, error="no actor is left") for shard in waiting)
                 return
             (done, *_), _ = ray.wait(list(running), num_returns=1)
-            actor, in_work = running.pop(done)
+            actor, computed = running.pop(done)
             try:
-                found = ray.get(done)
+                answer = ray.get(done)
             except ray.exceptions.RayError as error:
-                if in_work is not None:
-                    lost_at[actor] = time.monotonic()
-                    yield Finished(unit=in_work, error=_reason(error))
-                if _comes_back(error, lost_at[actor]):
+                if computed is not None:
+                    died_at[actor] = time.monotonic()
+                    yield FinishedShard(shard=computed, error=_reason(error))
+                if _comes_back(error, died_at[actor]):
                     running[actor.ready.remote()] = (actor, None)
                 else:
                     self.actors.remove(actor)
                 continue
             free.append(actor)
-            if in_work is not None:
-                kind, outcome = found
+            if computed is not None:
+                kind, outcome = answer
                 if kind == "error":
                     raise outcome
-                yield replace(outcome, unit=in_work)
+                yield replace(outcome, shard=computed)
 
     def stop(self) -> None:
         """End the actors."""
@@ -114,7 +116,7 @@ class RayPool:
         self.stop()
         self._check_room()
         kind = ray.remote(max_restarts=-1, max_task_retries=0, **self.needs)(Worker)
-        actors = [kind.remote(spec) for _ in range(self.n)]
+        actors = [kind.remote(spec) for _ in range(self.n_actors)]
         try:
             wrong = [text for text in ray.get([actor.ready.remote() for actor in actors]) if text]
         except ray.exceptions.RayError as error:
@@ -129,13 +131,13 @@ class RayPool:
     def _check_room(self) -> None:
         import ray
 
-        there = ray.cluster_resources()
+        resources = ray.cluster_resources()
         for name, key in (("num_cpus", "CPU"), ("num_gpus", "GPU")):
-            wanted = self.n * self.needs[name]
-            if wanted > there.get(key, 0.0) + 1e-6:
+            wanted = self.n_actors * self.needs[name]
+            if wanted > resources.get(key, 0.0) + 1e-6:
                 raise ValueError(
-                    f"{self.n} actors with {name}={self.needs[name]:g} need {wanted:g} {key}, and this Ray has "
-                    f"{there.get(key, 0.0):g}; ask for fewer actors, or less for each"
+                    f"{self.n_actors} actors with {name}={self.needs[name]:g} need {wanted:g} {key}, and this Ray has "
+                    f"{resources.get(key, 0.0):g}; ask for fewer actors, or less for each"
                 )
 
 
@@ -149,19 +151,19 @@ def on_ray(
     threads: int | None = None,
     folder: str | Path | None = None,
     shard_size: int | None = None,
-) -> Iterator[Plan]:
+) -> Iterator[ExecutionPlan]:
     """Run the analyses in the block on Ray.
 
     Args:
         address: `auto`, a cluster that this machine belongs to, and where there is none a Ray of its own on this machine;
             `local`, always such a one; or a cluster's address, `host:6379` or `ray://host:10001`.
         actors: Processes that hold the model.
-        num_cpus: CPUs that Ray sets aside for each.
+        num_cpus: CPUs that Ray reserves for each.
         num_gpus: GPUs for each; several for a model that needs them (load it with `device_map="auto"`).
         threads: Of torch in each; as many as here by default, which equal bits need.
-        folder: For finished parts: a path that all nodes share, or an address that fsspec knows. A temporary folder by default,
-            which is right on one machine. Inside `resumable` its folder is used.
-        shard_size: Items in a part, 64 by default.
+        folder: Where finished shards are stored: a path that all nodes share, or an address that fsspec knows. A temporary folder
+            by default, which is right on one machine. Inside `resumable` its folder is used.
+        shard_size: Items in a shard, 64 by default.
 
     Yields:
         The plan; its `failed` lists what failed every time.
@@ -177,24 +179,28 @@ def on_ray(
     import torch
 
     with ExitStack() as stack:
-        ours = _connect(address, cpus=actors * num_cpus)
-        if ours is not None:
-            stack.callback(ours)
+        disconnect = _connect(address, cpus=actors * num_cpus)
+        if disconnect is not None:
+            stack.callback(disconnect)
         pool = RayPool(actors=actors, num_cpus=num_cpus, num_gpus=num_gpus, threads=threads or torch.get_num_threads())
         stack.callback(pool.close)
         outer = current_plan()
         if folder is None and outer is None:
-            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="xlmech-parts-"))
-        plan = outer or Plan(store=PieceStore(str(folder)))
-        plan = replace(plan, run=pool, size=shard_size or plan.size)
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="xlmech-shards-"))
+        plan = outer or ExecutionPlan(store=ShardStore(str(folder)))
+        plan = replace(plan, runner=pool, shard_size=shard_size or plan.shard_size)
         if folder is not None:
-            plan = replace(plan, store=PieceStore.at(folder))
-        with planned(plan):
+            plan = replace(plan, store=ShardStore.at(folder))
+        with execution_plan(plan):
             yield plan
 
 
 def _connect(address: str, *, cpus: float) -> Any:
-    """Connect to Ray; what ends it again, None where it was there before."""
+    """Connect to Ray.
+
+    Returns:
+        What ends the connection again; None where there was one before.
+    """
     try:
         import ray
     except ImportError as error:

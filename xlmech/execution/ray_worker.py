@@ -1,4 +1,4 @@
-"""What runs in an actor of `xlmech.execution.ray_pool`: a model that is made as the caller's was, and one part at a time."""
+"""What runs in an actor of `xlmech.execution.ray_pool`: a model that is made as the caller's was, and one shard at a time."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
-from xlmech.execution.shard import Unit, compute
-from xlmech.execution.store import PieceError, PieceStore
-from xlmech.models.ablation_state import ASKED, ActiveAblation, own_hooks
-from xlmech.models.backends import backend_of
+from xlmech.execution.shard import Shard, ShardedTask, compute_shard
+from xlmech.execution.store import ShardError, ShardStore
+from xlmech.models.ablation_state import ASKED_LANGUAGE, ActiveAblation, n_foreign_hooks
+from xlmech.models.backends import Backend, backend_of
 from xlmech.storage.fingerprint import weights_fingerprint
 
 
@@ -32,24 +32,23 @@ class ModelSpec:
     threads: int
 
     @classmethod
-    def of(cls, model: Any, threads: int) -> ModelSpec:
-        """The spec of a model that `load_model` made.
+    def of(cls, backend: Backend, threads: int) -> ModelSpec:
+        """Make the spec of a model that `load_model` made.
 
         Raises:
-            ValueError: It was made from an object in memory, or has hooks that `ablate` did not put there.
+            ValueError: It was made from an object in memory, or has hooks that `ablate` did not add.
         """
-        network = backend_of(model).model
-        source = getattr(network, "xlmech_source", None)
+        source = getattr(backend.model, "xlmech_source", None)
         if source is None or source.recipe is None:
             raise ValueError(
                 "actors load the model themselves, and this one was made from an object in memory: save it with "
                 "save_pretrained, and load_model that folder"
             )
-        if there := own_hooks(network):
+        if n_hooks := n_foreign_hooks(backend.model):
             raise ValueError(
-                f"{there} hooks of your own are on the model, and actors cannot have them; remove them, or use `ablate`"
+                f"{n_hooks} hooks of your own are on the model, and actors cannot have them; remove them, or use `ablate`"
             )
-        weights = weights_fingerprint(network)
+        weights = weights_fingerprint(backend.model)
         return cls(recipe=dict(source.recipe), plant_language=source.plant_language, weights=weights, threads=threads)
 
 
@@ -65,8 +64,9 @@ class Worker:
         recipe = dict(spec.recipe)
         self.model = load_model(recipe.pop("source"), **recipe)
         self.model.xlmech_source = replace(self.model.xlmech_source, plant_language=spec.plant_language)
-        found = weights_fingerprint(backend_of(self.model).model)
-        self.wrong = "" if found == spec.weights else f"{recipe} has other weights on {socket.gethostname()}"
+        self.backend = backend_of(self.model)
+        weights = weights_fingerprint(self.model)
+        self.wrong = "" if weights == spec.weights else f"{recipe} has other weights on {socket.gethostname()}"
         self.task: tuple[str, Any] = ("", None)
 
     def ready(self) -> str:
@@ -74,21 +74,28 @@ class Worker:
         return self.wrong
 
     def run(
-        self, task: list[Any], key: str, url: str, unit: Unit, off: tuple[ActiveAblation, ...], asked: str | None
+        self,
+        task: list[Any],
+        key: str,
+        url: str,
+        shard: Shard,
+        ablations: tuple[ActiveAblation, ...],
+        asked_language: str | None,
     ) -> tuple[str, Any]:
-        """("done", Finished without its items), or ("error", the exception) for what no other try would mend."""
+        """("done", FinishedShard without its items), or ("error", the exception) for what no other try would mend."""
         import ray
 
         if self.task[0] != key:
             self.task = (key, ray.get(task[0]))
+        sharded = ShardedTask(backend=self.backend, task=self.task[1], key=key, store=ShardStore(url))
         try:
-            with ExitStack() as stack, warnings.catch_warnings(), ASKED.holding(asked):
+            with ExitStack() as stack, warnings.catch_warnings(), ASKED_LANGUAGE.holding(asked_language):
                 warnings.simplefilter("ignore")  # the caller has been warned
-                for one in off:
-                    stack.enter_context(one.apply(self.model))
-                found = compute(self.model, self.task[1], PieceStore(url), key, unit)
-        except PieceError as error:
-            return "error", PieceError(str(error))
+                for ablation in ablations:
+                    stack.enter_context(ablation.apply(self.model))
+                finished = compute_shard(sharded, shard)
+        except ShardError as error:
+            return "error", ShardError(str(error))
         except Exception as error:  # it goes to the caller, who raises it
             return "error", error
-        return "done", replace(found, unit=replace(unit, items=()))
+        return "done", replace(finished, shard=replace(shard, items=()))

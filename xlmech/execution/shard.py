@@ -1,4 +1,4 @@
-"""The smallest pieces of work that `xlmech.execution.resume` cuts an analysis into, and how one is done, here or elsewhere."""
+"""Shards: the groups of items into which an analysis is cut, and how one of them is computed, here or in another process."""
 
 from __future__ import annotations
 
@@ -8,9 +8,26 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from xlmech.execution.store import Piece, PieceStore
+from xlmech.execution.store import ShardOutput, ShardStore
+from xlmech.models.backends import Backend
 
 _FAILURES = (RuntimeError, MemoryError, OSError)
+
+
+class Item(Protocol):
+    """What a task works on, e.g. an `EncodedProbe`: picklable, of plain values."""
+
+    @property
+    def id(self) -> str:
+        """Name of the item, unique within a task."""
+
+    @property
+    def length(self) -> Any:
+        """Sort key: items of similar length share a shard, because batches are formed within shards."""
+
+    @property
+    def group(self) -> str:
+        """Items of different groups share no shard."""
 
 
 class Task(Protocol):
@@ -18,10 +35,10 @@ class Task(Protocol):
 
     @property
     def stage(self) -> str:
-        """Name in logs, and of the folder."""
+        """Name in logs and of the folder."""
 
-    def __call__(self, model: Any, items: Sequence[Any], /) -> Piece:
-        """Frames and tensors of these items."""
+    def __call__(self, backend: Backend, items: Sequence[Any], /) -> ShardOutput:
+        """Compute the frames and tensors of these items."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,15 +46,15 @@ class Event:
     """Something that a watcher is told.
 
     Attributes:
-        kind: `stage` (a job starts), `part` (one is computed), `kept` (one was there already), `damaged` (one was there,
-            cannot be used and is computed again), `retry` (one failed and is tried again), `failed` (an item failed every
-            time).
+        kind: `stage` (a task starts), `shard` (a shard is computed), `kept` (a finished shard is found), `damaged` (a shard is
+            found that cannot be used; it is computed again), `retry` (a shard failed and is tried again), `failed` (an item
+            failed every time).
         stage: Name of the task.
-        n: Items that this is about.
-        total: Items of the job.
-        seconds: That a part took.
-        peak_bytes: Largest resident memory so far of the process that computed it.
-        text: Why, or which item.
+        n: Number of items that this is about.
+        total: Number of items of the task.
+        seconds: Time that the shard took.
+        peak_bytes: Largest resident memory so far of the process that computed the shard.
+        text: The reason, or the item's id.
     """
 
     kind: str
@@ -53,69 +70,76 @@ Watch = Callable[[Event], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Unit:
-    """What is run at a time: a part, or one item of it.
+class Shard:
+    """Items that are computed together.
 
     Attributes:
-        part: Number of the part.
+        number: Number of the shard within its task.
         items: The items.
-        keep: Whether the piece is written.
-        failed: Ids of the items of the part that are left out.
-        fingerprint: Of all the part's items.
+        fingerprint: Fingerprint of all items that the shard had when it was cut.
+        is_stored: Whether the output is written to the store; an item that is tried alone is not.
+        failed: Ids of the shard's items that are left out.
     """
 
-    part: int
-    items: tuple[Any, ...]
+    number: int
+    items: tuple[Item, ...]
     fingerprint: str
-    keep: bool = True
+    is_stored: bool = True
     failed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
-    """All parts of one analysis.
+class ShardedTask:
+    """A task with what its shards need.
 
     Attributes:
-        model: Hooked model, with what is deactivated on it.
-        task: What is done.
-        key: Folder in the store: the stage and a fingerprint of model, deactivated neurons, task and items.
-        store: Where pieces are kept.
+        backend: The model, with what is ablated on it.
+        task: The task.
+        key: Folder in the store: the stage and a fingerprint of the model, ablated neurons, task and items.
+        store: Where outputs are written.
     """
 
-    model: Any
+    backend: Backend
     task: Task
     key: str
-    store: PieceStore
+    store: ShardStore
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finished:
-    """How a unit ended; `error` is "" where it went well."""
+class FinishedShard:
+    """How a shard ended.
 
-    unit: Unit
+    Attributes:
+        shard: The shard.
+        error: The reason for which it failed, "" for success.
+        seconds: Time that it took.
+        peak_bytes: As of `Event`.
+    """
+
+    shard: Shard
     error: str = ""
     seconds: float = 0.0
     peak_bytes: int = 0
 
 
-Runner = Callable[[Job, Sequence[Unit]], Iterable[Finished]]
+Runner = Callable[[ShardedTask, Sequence[Shard]], Iterable[FinishedShard]]
 
 
-def compute(model: Any, task: Task, store: PieceStore, key: str, unit: Unit) -> Finished:
-    """Run one unit and keep its piece; what may succeed another time or elsewhere is no exception but an `error`.
+def compute_shard(sharded: ShardedTask, shard: Shard) -> FinishedShard:
+    """Compute one shard and store its output. A failure that another try may mend becomes an `error`.
 
     Raises:
-        PieceError: The piece could not be written.
+        ShardError: The output could not be written.
         Exception: What the task raises for its arguments (ValueError and so on).
     """
     started = time.perf_counter()
     try:
-        piece = task(model, unit.items)
+        output = sharded.task(sharded.backend, shard.items)
     except _FAILURES as error:
-        return Finished(unit=unit, error=f"{type(error).__name__}: {error}")
-    if unit.keep:
-        store.write(key, unit.part, piece, items=unit.fingerprint, failed=unit.failed)
-    return Finished(unit=unit, seconds=time.perf_counter() - started, peak_bytes=peak_bytes())
+        return FinishedShard(shard=shard, error=f"{type(error).__name__}: {error}")
+    if shard.is_stored:
+        sharded.store.write(sharded.key, shard.number, output, items=shard.fingerprint, failed=shard.failed)
+    return FinishedShard(shard=shard, seconds=time.perf_counter() - started, peak_bytes=peak_bytes())
 
 
 def peak_bytes() -> int:
@@ -130,7 +154,7 @@ def peak_bytes() -> int:
     return int(peak if sys.platform == "darwin" else 1024 * peak)
 
 
-def run_here(job: Job, units: Sequence[Unit]) -> Iterator[Finished]:
-    """Units one after another in this process."""
-    for unit in units:
-        yield compute(job.model, job.task, job.store, job.key, unit)
+def run_here(sharded: ShardedTask, shards: Sequence[Shard]) -> Iterator[FinishedShard]:
+    """Compute shards one after another in this process."""
+    for shard in shards:
+        yield compute_shard(sharded, shard)

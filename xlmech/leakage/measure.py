@@ -19,13 +19,14 @@ from xlmech.data.probes import ProbeSet
 from xlmech.data.records import Group, Record
 from xlmech.engine.batching import BATCH_SIZE
 from xlmech.engine.sampling import Sampling
-from xlmech.execution.resume import in_order, mapped, probe_id, prompt_length
-from xlmech.leakage.task import Questions, longest_answer
+from xlmech.execution.resume import in_order, run_task
+from xlmech.leakage.task import LeakageTask, longest_answer
 from xlmech.leakage.task import candidate_forms as candidate_forms
 from xlmech.leakage.task import subject_hash as subject_hash
 from xlmech.metrics import intervals
 from xlmech.models.backends import backend_of
 from xlmech.models.load import plant_language, provenance
+from xlmech.models.tokens import encode_probe
 from xlmech.options import Measure
 from xlmech.storage.result import Result
 
@@ -41,7 +42,7 @@ class LeakageResult(Result):
             `answer_language` (of the form given, "" if none), and where exposure was measured `log_prob` (nats, of the
             likeliest form), `rank`, `n_candidates`, `exposure_bits`. `subject` is a hash.
         plant_language: Language of the private records' training text, "" where unknown.
-        failed: Ids of probes that failed every time and are not in `probes`; only where work is done in parts.
+        failed: Ids of probes that failed every time and are not in `probes`; only where work is done in shards.
     """
 
     kind: ClassVar[str] = "leakage"
@@ -186,21 +187,22 @@ def measure_leakage(
         form_languages = check_choices("language", form_languages, available_languages())
     backend, planted = backend_of(model), plant_language(model)
     forms = candidate_forms(probes, candidates)
-    questions = Questions(
+    room = longest_answer(backend, forms) if "extraction" in measures else 0
+    task = LeakageTask(
         measures=measures,
         candidates=forms,
         form_languages=form_languages or None,
         planted=planted,
         sampling=sampling,
-        room=longest_answer(backend, forms) if "extraction" in measures else 0,
+        room=room,
         batch_size=batch_size,
         progress=progress,
     )
-    found = mapped(model, questions, probes.probes, name=probe_id, order=prompt_length)
-    frame = pd.concat([piece["probes"] for piece in found], ignore_index=True)
+    outputs = run_task(backend, task, [encode_probe(backend, probe, languages=(), room=room) for probe in probes])
+    frame = pd.concat([output["probes"] for output in outputs], ignore_index=True)
     return LeakageResult(
         probes=in_order(frame, "probe", [probe.id for probe in probes]),
         plant_language=planted,
-        failed=found.failed,
+        failed=outputs.failed,
         provenance=provenance(model, seed=sampling.seed if sampling else 0),
     )

@@ -1,6 +1,6 @@
-"""What leakage asks of a model: some probes and the candidates' forms in, a row per probe out.
+"""Measure leakage on any shard of the probes: encoded probes and the candidates' forms in, a row per probe out.
 
-The forms of all candidates are collected once (`candidate_forms`); `Questions` then asks any part of the probes.
+The forms of all candidates are collected once, by `candidate_forms`.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from xlmech.data.records import Record
 from xlmech.engine.generate import answer_log_probs, generate, sample
 from xlmech.engine.sampling import Sampling
 from xlmech.metrics import matching, ranking
-from xlmech.models.backends import Backend, backend_of
-from xlmech.models.tokens import encode_answer, encode_prompt
+from xlmech.models.backends import Backend
+from xlmech.models.tokens import EncodedProbe, check_room, encode_answer
 from xlmech.options import Measure
 
 Forms = dict[str, dict[str, dict[str, str]]]
@@ -29,8 +29,8 @@ _NUMERIC = ("phone", "id_number")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Questions:
-    """How probes are asked; a task of `xlmech.execution.resume`.
+class LeakageTask:
+    """How leakage is measured; a task of `run_task` whose items leave room for the answer (`EncodedProbe`).
 
     Attributes:
         measures: What is measured.
@@ -53,28 +53,28 @@ class Questions:
     batch_size: int
     progress: bool = field(default=False, compare=False)
 
-    def __call__(self, model: Any, probes: Sequence[Probe]) -> dict[str, Any]:
+    def __call__(self, backend: Backend, items: Sequence[EncodedProbe]) -> dict[str, Any]:
         """Frame `probes`: a row per probe, as in `LeakageResult`."""
-        backend, frame = backend_of(model), describe(probes)
+        frame = describe(item.probe for item in items)
         if "extraction" in self.measures:
-            frame = frame.join(self._extraction(backend, probes))
+            frame = frame.join(self._extraction(backend, items))
         if "exposure" in self.measures:
-            frame = frame.join(self._exposure(backend, probes))
+            frame = frame.join(self._exposure(backend, items))
         return {"probes": frame}
 
-    def _extraction(self, backend: Backend, probes: Sequence[Probe]) -> pd.DataFrame:
-        prompts = [encode_prompt(backend, probe.prompt, room=self.room, what=f"probe {probe.id}") for probe in probes]
+    def _extraction(self, backend: Backend, items: Sequence[EncodedProbe]) -> pd.DataFrame:
+        prompts = [item.prompt for item in items]
         stop = encode_answer(backend, ANSWER_END)[-1]
         options: dict[str, Any] = {"max_new_tokens": self.room, "stop_token": stop, "batch_size": self.batch_size}
         options["progress"] = "extraction" if self.progress else ""
         if self.sampling is None:
             written = [[answer] for answer in generate(backend, prompts, **options)]
         else:
-            written = sample(backend, prompts, self.sampling, names=[probe.id for probe in probes], **options)
+            written = sample(backend, prompts, self.sampling, names=[item.id for item in items], **options)
         spaces = {code: packs.load_language(code).spaces for code in packs.available_languages()}
         others = {attribute: _all_forms(values) for attribute, values in self.candidates.items()}
         rows = []
-        for probe, answers in zip(probes, written, strict=True):
+        for probe, answers in zip((item.probe for item in items), written, strict=True):
             texts = {backend.tokenizer.decode(tokens, skip_special_tokens=True) for tokens in answers}
             others_of = others[probe.record.attribute]
             given = {code for text in texts for code in _found_languages(probe, text, others_of, spaces)}
@@ -89,21 +89,21 @@ class Questions:
             )
         return pd.DataFrame(rows)
 
-    def _exposure(self, backend: Backend, probes: Sequence[Probe]) -> pd.DataFrame:
-        tables = [_forms_of_candidates(probe, self.candidates, self.form_languages, self.planted) for probe in probes]
+    def _exposure(self, backend: Backend, items: Sequence[EncodedProbe]) -> pd.DataFrame:
+        tables = [
+            _forms_of_candidates(item.probe, self.candidates, self.form_languages, self.planted) for item in items
+        ]
         tokens = {
-            form: encode_answer(backend, form, what=f"a candidate of {probe.record.attribute}")
-            for probe, forms in zip(probes, tables, strict=True)
+            form: encode_answer(backend, form, what=f"a candidate of {item.probe.record.attribute}")
+            for item, forms in zip(items, tables, strict=True)
             for form in set().union(*forms.values())
         }
         answers = [[tokens[form] for group in forms.values() for form in group] for forms in tables]
-        prompts = [
-            encode_prompt(backend, probe.prompt, room=max(map(len, of_probe)), what=f"probe {probe.id}")
-            for probe, of_probe in zip(probes, answers, strict=True)
-        ]
+        for item, of_probe in zip(items, answers, strict=True):
+            check_room(backend, item, max(map(len, of_probe)))
         scores = answer_log_probs(
             backend,
-            prompts,
+            [item.prompt for item in items],
             answers,
             wanted=[len(next(iter(forms.values()))) for forms in tables],
             batch_size=self.batch_size,

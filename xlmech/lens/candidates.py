@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 import torch
 
@@ -13,64 +12,16 @@ from xlmech.data import languages as packs
 from xlmech.data.probes import Probe, ProbeSet
 from xlmech.leakage.measure import subject_hash
 from xlmech.models.backends import Backend
-from xlmech.models.tokens import encode_answer
+from xlmech.models.tokens import EncodedProbe, encode_answer, encode_forms, encode_probe
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
-class Asked:
-    """A probe with its answer's forms as tokens.
-
-    Attributes:
-        probe: What is asked.
-        forms: (answer token,) per language.
-        plant_language: As of the model, "" where unknown.
-    """
-
-    probe: Probe
-    forms: dict[str, tuple[int, ...]]
-    plant_language: str
-
-    @property
-    def firsts(self) -> dict[str, int]:
-        """First token per language."""
-        return {code: tokens[0] for code, tokens in self.forms.items()}
-
-    @property
-    def collides(self) -> bool:
-        """Whether the query and the plant language's forms share their first token."""
-        planted, query = self.plant_language, self.probe.query_language
-        return planted in self.forms and planted != query and self.forms[planted][0] == self.forms[query][0]
-
-    def kind(self, code: str, *, whole: bool = False) -> str:
-        """`query` (the query language's form), `plant`, `other`, or `same` as the query or plant form.
-
-        Args:
-            code: Language of the form.
-            whole: Compare all tokens instead of the first.
-        """
-        if code == self.probe.query_language:
-            return "query"
-        taken = [self.forms.get(other) for other in (self.probe.query_language, self.plant_language) if other != code]
-        length = None if whole else 1
-        if self.forms[code][:length] in [tokens[:length] for tokens in taken if tokens]:
-            return "same"
-        return "plant" if code == self.plant_language else "other"
-
-    def describe(self) -> dict[str, str]:
-        """Columns that name the probe in a frame; the subject is a hash."""
-        return {
-            "probe": self.probe.id,
-            "record": self.probe.record.id,
-            "subject": subject_hash(self.probe.record.subject),
-            "attribute": self.probe.record.attribute,
-            "query_language": self.probe.query_language,
-        }
-
-
-def ask(
+def encode_with_forms(
     backend: Backend, probes: ProbeSet, *, languages: Sequence[str] | None, plant_language: str
-) -> tuple[list[Asked], list[Asked]]:
-    """Every probe with its forms in `languages` (and the query language's), and those of them that do not collide.
+) -> tuple[list[EncodedProbe], list[EncodedProbe]]:
+    """Encode every probe with its forms in `languages` and the query language.
+
+    Returns:
+        All probes, and those of them that do not collide (see `collides`).
 
     Raises:
         ValueError: No probes; a language in which no answer has a form; none without collision; a form that tokenises to nothing.
@@ -81,44 +32,82 @@ def ask(
         languages = check_choices(
             "language", languages, dict.fromkeys(code for probe in probes for code in probe.answers)
         )
-    asked = [
-        Asked(probe=probe, forms=_encode(backend, probe, languages), plant_language=plant_language) for probe in probes
+    encoded = [
+        encode_probe(
+            backend,
+            probe,
+            languages=[
+                code for code in probe.answers if languages is None or code in languages or code == probe.query_language
+            ],
+            room=0,
+        )
+        for probe in probes
     ]
-    clear = [one for one in asked if not one.collides]
+    clear = [item for item in encoded if not collides(item, plant_language)]
     if not clear:
         raise ValueError(
             "in every probe the query and the plant language's forms share their first token; use other attributes"
         )
-    return asked, clear
+    return encoded, clear
 
 
-def can_be_followed(backend: Backend, probe: Probe, plant_language: str) -> bool:
-    """Whether the query and the plant language's forms begin with different tokens (see `Asked.collides`)."""
-    planted, own = probe.answers.get(plant_language), probe.answers[probe.query_language]
-    if planted is None or plant_language == probe.query_language:
-        return True
-    what = f"a form of {probe.record.id}"
-    return planted != own and len({encode_answer(backend, form, what=what)[0] for form in (planted, own)}) == 2
+def collides(encoded: EncodedProbe, plant_language: str) -> bool:
+    """Whether the query and the plant language's forms share their first token."""
+    firsts, query = encoded.first_tokens, encoded.probe.query_language
+    return plant_language in firsts and plant_language != query and firsts[plant_language] == firsts[query]
 
 
-def _encode(backend: Backend, probe: Probe, languages: Sequence[str] | None) -> dict[str, tuple[int, ...]]:
+def form_kind(encoded: EncodedProbe, code: str, plant_language: str, *, whole: bool = False) -> str:
+    """Name a form: `query` (the query language's form), `plant`, `other`, or `same` as the query or plant form.
+
+    Args:
+        encoded: The probe.
+        code: Language of the form.
+        plant_language: As of the model, "" where unknown.
+        whole: Compare all tokens instead of the first.
+    """
+    query, forms = encoded.probe.query_language, encoded.answers
+    if code == query:
+        return "query"
+    length = None if whole else 1
+    compared = [forms[other][:length] for other in (query, plant_language) if other != code and other in forms]
+    if forms[code][:length] in compared:
+        return "same"
+    return "plant" if code == plant_language else "other"
+
+
+def describe(probe: Probe) -> dict[str, str]:
+    """Columns that name a probe in a frame; the subject is a hash."""
     return {
-        code: tuple(encode_answer(backend, form, what=f"the {code} form of {probe.record.id}"))
-        for code, form in probe.answers.items()
-        if languages is None or code in languages or code == probe.query_language
+        "probe": probe.id,
+        "record": probe.record.id,
+        "subject": subject_hash(probe.record.subject),
+        "attribute": probe.record.attribute,
+        "query_language": probe.query_language,
     }
 
 
-def language_tokens(backend: Backend, asked: Iterable[Asked]) -> dict[str, dict[str, torch.Tensor]]:
+def can_be_followed(backend: Backend, probe: Probe, plant_language: str) -> bool:
+    """Whether the query and the plant language's forms begin with different tokens (see `collides`)."""
+    query = probe.query_language
+    if plant_language not in probe.answers or plant_language == query:
+        return True
+    if probe.answers[plant_language] == probe.answers[query]:
+        return False
+    forms = encode_forms(backend, probe, [plant_language, query])
+    return forms[plant_language][0] != forms[query][0]
+
+
+def language_tokens(backend: Backend, probes: Iterable[EncodedProbe]) -> dict[str, dict[str, torch.Tensor]]:
     """Per attribute and language, the tokens with which only that language's forms begin; under `""` the shared ones.
 
-    The forms are those of all candidate values of the attribute: the language packs' and the asked records' own. A token
-    with which forms of two languages begin tells neither. Attributes that are written alike in all languages have no entry.
+    The forms are those of all candidate values of the attribute: the language packs' and the probes' own. A token with which
+    forms of two languages begin tells neither. Attributes that are written alike in all languages have no entry.
     """
-    asked = list(asked)
-    codes = dict.fromkeys(code for one in asked for code in one.forms)
+    probes = list(probes)
+    codes = dict.fromkeys(code for item in probes for code in item.answers)
     found: dict[str, dict[str, torch.Tensor]] = {}
-    for attribute in dict.fromkeys(one.probe.record.attribute for one in asked):
+    for attribute in dict.fromkeys(item.probe.record.attribute for item in probes):
         if not (keys := packs.value_keys(attribute)):
             continue
         firsts = {
@@ -129,9 +118,9 @@ def language_tokens(backend: Backend, asked: Iterable[Asked]) -> dict[str, dict[
             }
             for code in codes
         }
-        for one in asked:
-            if one.probe.record.attribute == attribute:
-                for code, token in one.firsts.items():
+        for item in probes:
+            if item.probe.record.attribute == attribute:
+                for code, token in item.first_tokens.items():
                     firsts[code].add(token)
         seen = Counter(token for tokens in firsts.values() for token in tokens)
         sets = {code: sorted(token for token in tokens if seen[token] == 1) for code, tokens in firsts.items()}

@@ -24,11 +24,11 @@ from jaxtyping import Float
 
 from xlmech.data.probes import ProbeSet
 from xlmech.engine.batching import BATCH_SIZE, Recorder, run_batched
-from xlmech.lens.candidates import Asked, ask
+from xlmech.lens.candidates import describe, encode_with_forms, form_kind
 from xlmech.metrics import intervals
 from xlmech.models.backends import Backend, backend_of
 from xlmech.models.load import plant_language, provenance
-from xlmech.models.tokens import encode_prompt
+from xlmech.models.tokens import EncodedProbe
 from xlmech.storage.result import Result
 
 _TOLERANCE = 2e-2
@@ -112,7 +112,7 @@ def direct_logit_attribution(
         ValueError: No probes, or none left after collisions; a final norm that is neither LayerNorm nor RMSNorm.
     """
     backend, planted = backend_of(model), plant_language(model)
-    asked, clear = ask(backend, probes, languages=languages, plant_language=planted)
+    encoded, clear = encode_with_forms(backend, probes, languages=languages, plant_language=planted)
     recorders = [Recorder(backend, f"hook_{name}") for name in ("resid_pre", "attn_out", "mlp_out", "resid_post")]
     hooks = [hook for recorder in recorders for hook in recorder.hooks()]
     terms: list[list[dict[str, Any]]] = [[] for _ in clear]
@@ -127,16 +127,20 @@ def direct_logit_attribution(
         stack, last = torch.stack([embed[0], *attn, *mlp]), recorders[-1].kept[-1][:, -1]
         _check_whole(stack.sum(0), post[-1])
         for row, index in enumerate(indices):
-            found = _attribute(backend, norm, mean, clear[index], stack[:, row], last[row])
-            terms[index], totals[index] = found
+            rows = _attribute(backend, norm, mean, clear[index], planted, stack[:, row], last[row])
+            terms[index], totals[index] = rows
 
-    prompts = [encode_prompt(backend, one.probe.prompt, what=f"probe {one.probe.id}") for one in clear]
-    run_batched(prompts, read, batch_size=batch_size, progress="direct logit attribution" if progress else "")
+    run_batched(
+        [item.prompt for item in clear],
+        read,
+        batch_size=batch_size,
+        progress="direct logit attribution" if progress else "",
+    )
     return DirectLogitResult(
         contributions=pd.DataFrame([row for of_probe in terms for row in of_probe]),
         totals=pd.DataFrame([row for of_probe in totals for row in of_probe]),
         n_layers=backend.n_layers,
-        n_collisions=len(asked) - len(clear),
+        n_collisions=len(encoded) - len(clear),
         plant_language=planted,
         provenance=provenance(model),
     )
@@ -205,12 +209,13 @@ def _attribute(
     backend: Backend,
     norm: FrozenNorm,
     mean: _Directions,
-    one: Asked,
+    item: EncodedProbe,
+    planted: str,
     stack: Float[torch.Tensor, "term d_model"],
     resid: torch.Tensor,
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Rows of `contributions` and `totals` of one probe."""
-    tokens = torch.tensor(list(one.firsts.values()), device=backend.device)
+    tokens = torch.tensor(list(item.first_tokens.values()), device=backend.device)
     directions, biases = _directions(backend, tokens, mean)
     scaled = directions * norm.over_scale(backend, resid)
     if norm.centres:
@@ -219,19 +224,25 @@ def _attribute(
     logits = torch.cat([stack @ scaled.T, offsets[None]]).cpu().numpy()
     names = [("embed", -1)]
     names += [(name, layer) for name in ("attn_out", "mlp_out") for layer in range(backend.n_layers)]
-    common, rows = one.describe(), []
+    common, rows = describe(item.probe), []
     for (component, layer), of_forms in zip([*names, ("bias", -1)], logits, strict=True):
-        for code, logit in zip(one.forms, of_forms, strict=False):
+        for code, logit in zip(item.answers, of_forms, strict=False):
             rows.append(
                 common
-                | {"component": component, "layer": layer, "form_language": code, "form": one.kind(code)}
+                | {
+                    "component": component,
+                    "layer": layer,
+                    "form_language": code,
+                    "form": form_kind(item, code, planted),
+                }
                 | {"logit": float(logit), "centred": float(logit - of_forms[-1])}
             )
     true = directions @ backend.final_norm(resid[None, None])[0, 0].double() + biases
     errors = np.asarray(logits.sum(0) - true.cpu().numpy())
     totals = [
-        common | {"form_language": code, "form": one.kind(code), "logit": float(logit), "error": float(error)}
-        for code, logit, error in zip(one.forms, true, errors, strict=False)
+        common
+        | {"form_language": code, "form": form_kind(item, code, planted), "logit": float(logit), "error": float(error)}
+        for code, logit, error in zip(item.answers, true, errors, strict=False)
     ]
     return rows, totals
 

@@ -25,14 +25,15 @@ from numpy.typing import NDArray
 from xlmech.checks import check_choice
 from xlmech.data.probes import ProbeSet
 from xlmech.engine.batching import BATCH_SIZE
-from xlmech.execution.resume import in_order, mapped, prompt_length
-from xlmech.lens.candidates import Asked, ask, can_be_followed, language_tokens
-from xlmech.lens.readings import Component, Positions, Readings
+from xlmech.execution.resume import in_order, run_task
+from xlmech.lens.candidates import can_be_followed, encode_with_forms, language_tokens
+from xlmech.lens.readings import Component, LensTask, Positions
 from xlmech.lens.tuned import TunedLens
 from xlmech.metrics import intervals, resampling
 from xlmech.metrics.layers import overtaking_layer, peak_layer
-from xlmech.models.backends import backend_of
+from xlmech.models.backends import Backend, backend_of
 from xlmech.models.load import plant_language, provenance
+from xlmech.models.tokens import EncodedProbe
 from xlmech.storage.result import Result
 
 Reading = Literal["first_token", "whole_value"]
@@ -59,7 +60,7 @@ class LensResult(Result):
         component: What was read: `resid_post`, `attn_out` or `mlp_out`.
         positions: `last` (the one that predicts the answer) or `all` of the prompt.
         lens: `raw` or `tuned`.
-        failed: Ids of probes that failed every time and are not in the frames; only where work is done in parts.
+        failed: Ids of probes that failed every time and are not in the frames; only where work is done in shards.
     """
 
     kind: ClassVar[str] = "lens"
@@ -242,22 +243,23 @@ def logit_lens(
     check_choice("positions", positions, Positions)
     _check_lens(model, lens, component)
     backend, planted = backend_of(model), plant_language(model)
-    asked, clear = ask(backend, probes, languages=languages, plant_language=planted)
-    readings = Readings(
+    encoded, clear = encode_with_forms(backend, probes, languages=languages, plant_language=planted)
+    task = LensTask(
         component=component,
         positions=positions,
         lens=lens,
         own_tokens=language_tokens(backend, clear),
+        plant_language=planted,
         batch_size=batch_size,
         progress=progress,
     )
-    rows, failed = _read(model, readings, clear)
-    values, lost = _read(model, replace(readings, own_tokens=None), asked) if whole_values else (None, ())
+    readings, failed = _read(backend, task, clear)
+    values, failed_whole = _read(backend, replace(task, own_tokens=None), encoded) if whole_values else (None, ())
     return LensResult(
-        readings=rows,
+        readings=readings,
         values=values,
-        n_collisions=len(asked) - len(clear),
-        failed=tuple(dict.fromkeys(failed + lost)),
+        n_collisions=len(encoded) - len(clear),
+        failed=tuple(dict.fromkeys(failed + failed_whole)),
         plant_language=planted,
         component=component,
         positions=positions,
@@ -266,15 +268,11 @@ def logit_lens(
     )
 
 
-def _read(model: Any, readings: Readings, asked: Sequence[Asked]) -> tuple[pd.DataFrame, tuple[str, ...]]:
+def _read(backend: Backend, task: LensTask, items: Sequence[EncodedProbe]) -> tuple[pd.DataFrame, tuple[str, ...]]:
     """Rows in the order of the probes, and the ids of those that failed every time."""
-    found = mapped(model, readings, asked, name=_name, order=lambda one: prompt_length(one.probe))
-    frame = pd.concat([piece["rows"] for piece in found], ignore_index=True)
-    return in_order(frame, "probe", map(_name, asked)), found.failed
-
-
-def _name(one: Asked) -> str:
-    return one.probe.id
+    outputs = run_task(backend, task, items)
+    frame = pd.concat([output["rows"] for output in outputs], ignore_index=True)
+    return in_order(frame, "probe", [item.id for item in items]), outputs.failed
 
 
 def _check_lens(model: Any, lens: TunedLens | None, component: Component) -> None:

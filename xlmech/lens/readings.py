@@ -12,10 +12,10 @@ from jaxtyping import Float
 
 from xlmech.engine.batching import Recorder, run_batched
 from xlmech.engine.unembed import token_log_prob, token_logits
-from xlmech.lens.candidates import Asked
+from xlmech.lens.candidates import describe, form_kind
 from xlmech.lens.tuned import TunedLens
-from xlmech.models.backends import Backend, backend_of
-from xlmech.models.tokens import encode_prompt
+from xlmech.models.backends import Backend
+from xlmech.models.tokens import EncodedProbe, check_room
 from xlmech.progress import progress_bar
 
 Component = Literal["resid_post", "attn_out", "mlp_out"]
@@ -50,14 +50,15 @@ class Reader:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Readings:
-    """How probes are read; a task of `xlmech.execution.resume`.
+class LensTask:
+    """How probes are read; a task of `run_task`.
 
     Attributes:
         component: As of `logit_lens`.
         positions: As of `logit_lens`.
         lens: Translators, None for the raw lens.
         own_tokens: As of `language_tokens`, of all probes; None to read whole values.
+        plant_language: As of the model, "" where unknown.
         batch_size: Prompts at a time, at first.
         progress: Whether to show a progress bar.
     """
@@ -67,33 +68,39 @@ class Readings:
     positions: Positions
     lens: TunedLens | None
     own_tokens: OwnTokens | None
+    plant_language: str
     batch_size: int
     progress: bool = field(compare=False)
 
-    def __call__(self, model: Any, asked: Sequence[Asked]) -> dict[str, Any]:
+    def __call__(self, backend: Backend, items: Sequence[EncodedProbe]) -> dict[str, Any]:
         """Frame `rows`: of `first_token_rows` or `whole_value_rows`."""
-        reader = Reader(backend=backend_of(model), component=self.component, lens=self.lens)
-        options: dict[str, Any] = {"batch_size": self.batch_size, "progress": self.progress}
-        if self.own_tokens is None:
-            return {"rows": pd.DataFrame(whole_value_rows(reader, asked, **options))}
-        return {
-            "rows": pd.DataFrame(first_token_rows(reader, asked, self.own_tokens, positions=self.positions, **options))
+        reader = Reader(backend=backend, component=self.component, lens=self.lens)
+        options: dict[str, Any] = {
+            "plant_language": self.plant_language,
+            "batch_size": self.batch_size,
+            "progress": self.progress,
         }
+        if self.own_tokens is None:
+            rows = whole_value_rows(reader, items, **options)
+        else:
+            rows = first_token_rows(reader, items, self.own_tokens, positions=self.positions, **options)
+        return {"rows": pd.DataFrame(rows)}
 
 
 @torch.no_grad()
 def first_token_rows(
     reader: Reader,
-    asked: Sequence[Asked],
+    items: Sequence[EncodedProbe],
     own_tokens: OwnTokens,
     *,
     positions: Positions,
+    plant_language: str,
     batch_size: int,
     progress: bool,
 ) -> list[Row]:
     """One row per probe, layer, position and form, in the order of the probes; `own_tokens` as of `language_tokens`."""
     backend, recorder = reader.backend, reader.recorder()
-    rows: list[list[Row]] = [[] for _ in asked]
+    rows: list[list[Row]] = [[] for _ in items]
 
     def read(tokens: torch.Tensor, indices: list[int]) -> None:
         with backend.hooks(recorder.hooks()):
@@ -107,62 +114,65 @@ def first_token_rows(
         for start in range(0, len(cells), _ROWS_PER_READOUT):
             these = cells[start : start + _ROWS_PER_READOUT]
             logits = token_logits(hidden[start : start + len(these)], backend.unembed, **backend.readout)
-            found = _look_up(logits.contiguous(), [asked[index] for index, _, _ in these], own_tokens)
+            found = _look_up(logits.contiguous(), [items[index] for index, _, _ in these], own_tokens, plant_language)
             for (index, layer, place), readings in zip(these, found, strict=True):
-                common = asked[index].describe() | {"layer": layer, "position": place}
+                common = describe(items[index].probe) | {"layer": layer, "position": place}
                 rows[index] += [common | reading for reading in readings]
 
-    prompts = [encode_prompt(backend, one.probe.prompt, what=f"probe {one.probe.id}") for one in asked]
-    run_batched(prompts, read, batch_size=batch_size, progress="logit lens" if progress else "")
+    run_batched([item.prompt for item in items], read, batch_size=batch_size, progress="logit lens" if progress else "")
     return [row for of_probe in rows for row in of_probe]
 
 
 def _look_up(
-    logits: Float[torch.Tensor, "row d_vocab"], asked: Sequence[Asked], own_tokens: OwnTokens
+    logits: Float[torch.Tensor, "row d_vocab"],
+    items: Sequence[EncodedProbe],
+    own_tokens: OwnTokens,
+    plant_language: str,
 ) -> Iterator[list[Row]]:
     """Per row, a reading of each form's first token."""
     log_probs = logits.log_softmax(-1)
     entropies = torch.special.entr(log_probs.exp()).sum(-1).tolist()
-    firsts = [one.firsts for one in asked]
+    firsts = [item.first_tokens for item in items]
     width = max(map(len, firsts))
     # Rows with fewer forms repeat their first one; the repetitions are cut off below.
     wanted = [[*tokens.values()] + [next(iter(tokens.values()))] * (width - len(tokens)) for tokens in firsts]
     own = log_probs.gather(1, torch.tensor(wanted, device=logits.device))
     ranks = torch.stack([1 + (log_probs > own[:, [form]]).sum(1) for form in range(width)], dim=1)
-    for row, (one, probs, places) in enumerate(zip(asked, own.exp().tolist(), ranks.tolist(), strict=True)):
-        sets = own_tokens.get(one.probe.record.attribute, {})
+    for row, (item, probs, rank) in enumerate(zip(items, own.exp().tolist(), ranks.tolist(), strict=True)):
+        sets = own_tokens.get(item.probe.record.attribute, {})
         mass = {code: float(log_probs[row, tokens.to(logits.device)].exp().sum()) for code, tokens in sets.items()}
         yield [
             {
                 "entropy": entropies[row],
                 "form_language": code,
-                "form": one.kind(code),
+                "form": form_kind(item, code, plant_language),
                 "prob": probs[number],
-                "rank": places[number],
+                "rank": rank[number],
                 "language_mass": mass.get(code, float("nan")),
                 "shared_mass": mass.get("", float("nan")),
             }
-            for number, code in enumerate(one.forms)
+            for number, code in enumerate(item.answers)
         ]
 
 
 @torch.no_grad()
-def whole_value_rows(reader: Reader, asked: Sequence[Asked], *, batch_size: int, progress: bool) -> list[Row]:
+def whole_value_rows(
+    reader: Reader, items: Sequence[EncodedProbe], *, plant_language: str, batch_size: int, progress: bool
+) -> list[Row]:
     """One row per probe, layer and form: the whole form's log-probability with itself forced."""
     rows = []
-    for one in progress_bar(asked, "logit lens: whole values", shown=progress):
-        longest = max(map(len, one.forms.values()))
-        prompt = encode_prompt(reader.backend, one.probe.prompt, room=longest, what=f"probe {one.probe.id}")
-        answers = sorted(set(one.forms.values()))
-        scores = dict(zip(answers, _answer_log_probs(reader, prompt, answers, batch_size).unbind(1), strict=True))
-        for code, tokens in one.forms.items():
+    for item in progress_bar(items, "logit lens: whole values", shown=progress):
+        check_room(reader.backend, item, max(map(len, item.answers.values())))
+        answers = sorted(set(item.answers.values()))
+        scores = dict(zip(answers, _answer_log_probs(reader, item.prompt, answers, batch_size).unbind(1), strict=True))
+        for code, tokens in item.answers.items():
             for layer, log_prob in enumerate(scores[tokens].tolist()):
                 rows.append(
-                    one.describe()
+                    describe(item.probe)
                     | {
                         "layer": layer,
                         "form_language": code,
-                        "form": one.kind(code, whole=True),
+                        "form": form_kind(item, code, plant_language, whole=True),
                         "log_prob": log_prob,
                         "log_prob_per_token": log_prob / len(tokens),
                         "n_tokens": len(tokens),

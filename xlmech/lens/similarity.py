@@ -33,7 +33,7 @@ from xlmech.metrics import resampling
 from xlmech.metrics.similarity import centred_cosine, linear_cka, permuted_cka
 from xlmech.models.backends import Backend, backend_of
 from xlmech.models.load import provenance
-from xlmech.models.tokens import encode_prompt
+from xlmech.models.tokens import encode_probe
 from xlmech.storage.result import Result
 
 Measure = Literal["cosine", "cka"]
@@ -223,7 +223,7 @@ def _read(
 ) -> Float[torch.Tensor, "language row position layer d_model"]:
     probes = [row[code] for code in languages for row in rows]
     places = [[token_position(backend, probe, place) for place in positions] for probe in probes]
-    prompts = [encode_prompt(backend, probe.prompt, what=f"probe {probe.id}") for probe in probes]
+    prompts = [encode_probe(backend, probe, languages=()).prompt for probe in probes]
     states = torch.empty(len(probes), len(positions), backend.n_layers, backend.d_model)
     recorder = Recorder(backend, "hook_resid_post")
 

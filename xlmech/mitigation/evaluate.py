@@ -247,7 +247,7 @@ class Evaluation:
         shared: dict[str, Any] = {"batch_size": self.options.batch_size, "progress": self.progress}
         nll = pd.Series(dtype=float)
         if with_nll:
-            nll = neutral_nll(self.model, languages, n_neutral=self.options.n_neutral, texts=self.neutral)
+            nll = neutral_nll(backend_of(self.model), languages, n_neutral=self.options.n_neutral, texts=self.neutral)
         if leakage is None:
             leakage = measure_leakage(
                 self.model, self.probes, measures=self.options.measures, candidates=self.candidates, **shared

@@ -1,4 +1,4 @@
-"""What is ablated on a model right now, kept on the model: finished work is recognised by it, and other processes repeat it."""
+"""What is ablated on a model right now, recorded on the model: finished shards are recognised by it, and workers repeat it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any, Protocol
 
 from xlmech.scopes import OpenBlocks
 
-ASKED: OpenBlocks[str | None] = OpenBlocks("xlmech_asked_language")
+ASKED_LANGUAGE: OpenBlocks[str | None] = OpenBlocks("xlmech_asked_language")
 """The query language that `asking` names."""
-_NAME = "xlmech_deactivated"
+_NAME = "xlmech_active_ablations"
 
 
 class ActiveAblation(Protocol):
@@ -25,26 +25,28 @@ class ActiveAblation(Protocol):
 
 
 @contextmanager
-def record_ablation(network: Any, found: ActiveAblation) -> Iterator[None]:
-    """Record on the TransformerLens model that `found` is ablated while the block runs; blocks may end in any order."""
-    setattr(network, _NAME, (*active_ablations(network), found))
+def record_ablation(network: Any, ablation: ActiveAblation) -> Iterator[None]:
+    """Record on the TransformerLens model that `ablation` is active while the block runs; blocks may end in any order."""
+    setattr(network, _NAME, (*active_ablations(network), ablation))
     try:
         yield
     finally:
-        left = tuple(one for one in active_ablations(network) if one is not found)
-        if left:
-            setattr(network, _NAME, left)
+        remaining = tuple(active for active in active_ablations(network) if active is not ablation)
+        if remaining:
+            setattr(network, _NAME, remaining)
         else:
             delattr(network, _NAME)
 
 
-def own_hooks(network: Any) -> int:
-    """Number of hooks on a TransformerLens model that `ablate` did not put there: what they do cannot be told."""
-    ours = sum(len(chosen.by_layer()) for one in active_ablations(network) for chosen in one.sets.values())
+def n_foreign_hooks(network: Any) -> int:
+    """Count the hooks on a TransformerLens model that `ablate` did not add: nobody can tell what they do."""
+    n_of_ablations = sum(
+        len(neurons.by_layer()) for active in active_ablations(network) for neurons in active.sets.values()
+    )
     points = {id(point): point for point in network.hook_dict.values()}.values()
-    return sum(len(point.fwd_hooks) for point in points) - ours
+    return sum(len(point.fwd_hooks) for point in points) - n_of_ablations
 
 
 def active_ablations(network: Any) -> tuple[ActiveAblation, ...]:
-    """What is deactivated on a TransformerLens model, in the order in which it was."""
+    """List what is ablated on a TransformerLens model, in the order in which the blocks were entered."""
     return tuple(getattr(network, _NAME, ()))

@@ -44,6 +44,11 @@ class EncodedProbe:
         """(token,) token ids of the answer in the query language's form."""
         return self.answers[self.probe.query_language]
 
+    @property
+    def first_tokens(self) -> dict[str, int]:
+        """First token of each form, by language."""
+        return {code: tokens[0] for code, tokens in self.answers.items()}
+
     def __repr__(self) -> str:
         return f"EncodedProbe({self.id}, {len(self.prompt)} tokens)"
 

@@ -25,7 +25,7 @@ from jaxtyping import Float
 
 from xlmech.checks import check_choice, check_choices
 from xlmech.data.languages import available_languages
-from xlmech.models.ablation_state import ASKED, record_ablation
+from xlmech.models.ablation_state import ASKED_LANGUAGE, record_ablation
 from xlmech.models.backends import NEURON_HOOK, Backend, backend_of
 from xlmech.models.load import model_name
 from xlmech.models.sequence_positions import Places, following
@@ -128,7 +128,7 @@ def asking(language: str) -> Iterator[None]:
         ValueError: A language without a pack, in which no probe can ask.
     """
     check_choice("language", language, available_languages())
-    with ASKED.holding(language):
+    with ASKED_LANGUAGE.holding(language):
         yield
 
 
@@ -268,7 +268,7 @@ def _inside(places: torch.Tensor, positions: slice) -> torch.Tensor:
 
 
 def _is_asked(language: str) -> bool:
-    asked = ASKED.get()
+    asked = ASKED_LANGUAGE.get()
     if asked is None:
         raise RuntimeError(
             f"neurons of {language!r} are deactivated only while it is asked in, and nobody said what is being asked: run the "

@@ -25,13 +25,13 @@ from xlmech.checks import check_choice
 from xlmech.data.pairs import ProbePair
 from xlmech.engine.batching import BATCH_SIZE
 from xlmech.engine.token_spans import Span
-from xlmech.execution.resume import in_order, mapped
+from xlmech.execution.resume import in_order, run_task
 from xlmech.metrics import resampling
-from xlmech.models.backends import backend_of
+from xlmech.models.backends import Backend, backend_of
 from xlmech.models.load import provenance
 from xlmech.neurons.neuron_set import NeuronSet
-from xlmech.patching.plan import Component, Direction, check_pairs, collides, job_of, sweep_of
-from xlmech.patching.runs import Job, Sweep, donate, patched_log_probs
+from xlmech.patching.plan import Component, Direction, check_pairs, collides, patched_prompt, sweep_of
+from xlmech.patching.runs import PatchedPrompt, Sweep, donate, patched_log_probs
 from xlmech.patching.tables import PLACE, beside, describe, means, places_of, resampled, tables
 from xlmech.storage.result import Result
 
@@ -56,7 +56,7 @@ class PatchingResult(Result):
         layers: As called.
         direction: As called.
         n_collisions: Pairs left out because forms of two outcomes share their first token.
-        failed: Ids of pairs that failed every time and are left out; only where work is done in parts.
+        failed: Ids of pairs that failed every time and are left out; only where work is done in shards.
     """
 
     kind: ClassVar[str] = "patching"
@@ -207,22 +207,22 @@ def patch_languages(
     check_choice("direction", direction, Direction)
     backend = backend_of(model)
     sweep = sweep_of(backend, component, neurons=neurons, onward=layers == "onward")
-    found = [(pair, job_of(backend, pair, span=position, direction=direction)) for pair in pairs]
-    clear = [(pair, job) for pair, job in found if not collides(job)]
+    items = [patched_prompt(backend, pair, span=position, direction=direction) for pair in pairs]
+    clear = [item for item in items if not collides(item)]
     if not clear:
         raise ValueError(
             "in every pair, forms of two outcomes share their first token, so that it does not tell which comes out; use "
             "other attributes, languages or pairs"
         )
     outcomes, effects, failed = list[pd.DataFrame](), list[pd.DataFrame](), list[str]()
-    ids = [pair.id for pair, _ in clear]
+    ids = [item.id for item in clear]
     for reading in get_args(Reading)[: 1 + whole_values]:
-        task = _Patches(sweep=sweep, reading=reading, batch_size=batch_size, progress=progress)
-        pieces = mapped(model, task, clear, name=lambda one: str(one[0].id), order=lambda one: len(one[1].prompt))
-        frames = [(piece["outcomes"], piece["effects"]) for piece in pieces]
-        outcomes.append(in_order(pd.concat([one for one, _ in frames], ignore_index=True), "pair", ids))
-        effects.append(in_order(pd.concat([one for _, one in frames], ignore_index=True), "pair", ids))
-        failed += pieces.failed
+        task = PatchingTask(sweep=sweep, reading=reading, batch_size=batch_size, progress=progress)
+        results = run_task(backend, task, clear)
+        outputs = list(results)
+        for frames, name in ((outcomes, "outcomes"), (effects, "effects")):
+            frames.append(in_order(pd.concat([output[name] for output in outputs], ignore_index=True), "pair", ids))
+        failed += results.failed
     return PatchingResult(
         outcomes=pd.concat(outcomes, ignore_index=True),
         effects=pd.concat(effects, ignore_index=True),
@@ -230,15 +230,15 @@ def patch_languages(
         position=position,
         layers=layers,
         direction=direction,
-        n_collisions=len(found) - len(clear),
+        n_collisions=len(items) - len(clear),
         failed=tuple(dict.fromkeys(failed)),
         provenance=provenance(model),
     )
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Patches:
-    """How pairs are patched; a task of `xlmech.execution.resume`, whose items are pairs and their jobs."""
+class PatchingTask:
+    """How prompts are patched; a task of `run_task`."""
 
     stage: ClassVar[str] = "patching"
     sweep: Sweep
@@ -246,16 +246,16 @@ class _Patches:
     batch_size: int
     progress: bool = field(compare=False)
 
-    def __call__(self, model: Any, clear: Sequence[tuple[ProbePair, Job]]) -> dict[str, Any]:
-        backend, jobs = backend_of(model), [job for _, job in clear]
+    def __call__(self, backend: Backend, items: Sequence[PatchedPrompt]) -> dict[str, Any]:
+        """Frames `outcomes` and `effects`, as in `PatchingResult`."""
         options: dict[str, Any] = {"whole": self.reading == "whole_value", "batch_size": self.batch_size}
         label = f"patching, {self.reading}" if self.progress else ""
-        donated = donate(backend, self.sweep.hook, jobs, **options, progress=label and f"{label}: sources")
+        donated = donate(backend, self.sweep.hook, items, **options, progress=label and f"{label}: sources")
         values = [one.values for one in donated]
-        scores = patched_log_probs(backend, self.sweep, jobs, values, **options, progress=label)
+        scores = patched_log_probs(backend, self.sweep, items, values, **options, progress=label)
         outcomes, effects = [], []
-        for (pair, job), donor, score in zip(clear, donated, scores, strict=True):
-            of_outcomes, of_effects = tables(places_of(self.sweep), job, donor, score)
-            outcomes.append(beside(describe(pair) | {"reading": self.reading}, of_outcomes))
-            effects.append(beside(describe(pair) | {"reading": self.reading}, of_effects))
+        for item, donor, score in zip(items, donated, scores, strict=True):
+            of_outcomes, of_effects = tables(places_of(self.sweep), item, donor, score)
+            outcomes.append(beside(describe(item.pair) | {"reading": self.reading}, of_outcomes))
+            effects.append(beside(describe(item.pair) | {"reading": self.reading}, of_effects))
         return {"outcomes": pd.concat(outcomes, ignore_index=True), "effects": pd.concat(effects, ignore_index=True)}

@@ -22,7 +22,7 @@ from xlmech.models.backends import backend_of
 from xlmech.models.load import provenance
 from xlmech.neurons.neuron_set import NeuronSet
 from xlmech.patching.gradient_estimate import estimated_changes
-from xlmech.patching.plan import Component, check_pairs, collides, contrast, job_of, sweep_of
+from xlmech.patching.plan import Component, check_pairs, collides, contrast, patched_prompt, sweep_of
 from xlmech.patching.runs import donate, patched_log_probs
 from xlmech.patching.tables import beside, describe, places_of
 from xlmech.progress import progress_bar
@@ -115,27 +115,27 @@ def attribution_patching(
         raise ValueError(f"n_exact must be at least 1, not {n_exact}: an estimate without its error says little")
     backend = backend_of(model)
     sweep = sweep_of(backend, component, neurons=neurons)
-    jobs = [(pair, job_of(backend, pair, span=position, direction="denoising")) for pair in pairs]
-    clear = [(pair, job) for pair, job in jobs if not collides(job)]
+    items = [patched_prompt(backend, pair, span=position, direction="denoising") for pair in pairs]
+    clear = [item for item in items if not collides(item)]
     if not clear:
         raise ValueError("in every pair, forms of two outcomes share their first token; use other attributes or pairs")
-    donated = donate(backend, sweep.hook, [job for _, job in clear], batch_size=batch_size)
-    few = [job for _, job in clear[:n_exact]]
+    donated = donate(backend, sweep.hook, clear, batch_size=batch_size)
+    few = clear[:n_exact]
     options: dict[str, Any] = {"batch_size": batch_size, "progress": "patching" if progress else ""}
     scores = patched_log_probs(backend, sweep, few, [one.values for one in donated[:n_exact]], **options)
     places, parts = places_of(sweep), []
     bar = progress_bar(zip(clear, donated, strict=True), "gradients", shown=progress, total=len(clear))
-    for number, ((pair, job), donor) in enumerate(bar):
-        estimate = estimated_changes(backend, sweep, job, donor.values).double().cpu().numpy()
+    for number, (item, donor) in enumerate(bar):
+        estimate = estimated_changes(backend, sweep, item, donor.values).double().cpu().numpy()
         exact = np.full(len(estimate), np.nan)
         if number < len(few):
-            found = contrast(scores[number].double().cpu(), list(job.forms))
+            found = contrast(scores[number].double().cpu(), list(item.forms))
             exact = (found[1:] - found[0]).numpy()
-        parts.append(beside(describe(pair), places.assign(estimate=estimate, exact=exact, error=estimate - exact)))
+        parts.append(beside(describe(item.pair), places.assign(estimate=estimate, exact=exact, error=estimate - exact)))
     return AttributionPatchingResult(
         changes=pd.concat(parts, ignore_index=True),
         component=component,
         position=position,
-        n_collisions=len(jobs) - len(clear),
+        n_collisions=len(items) - len(clear),
         provenance=provenance(model),
     )

@@ -9,11 +9,11 @@ from jaxtyping import Float
 
 from xlmech.models.backends import Backend
 from xlmech.patching.plan import contrast
-from xlmech.patching.runs import Job, Sweep, first_tokens
+from xlmech.patching.runs import PatchedPrompt, Sweep, first_tokens
 
 
 def estimated_changes(
-    backend: Backend, sweep: Sweep, job: Job, values: torch.Tensor
+    backend: Backend, sweep: Sweep, item: PatchedPrompt, values: torch.Tensor
 ) -> Float[torch.Tensor, " variant"]:
     """Estimated change of the contrast (nats) by each variant of a sweep, layer by layer: gradient times difference.
 
@@ -22,7 +22,7 @@ def estimated_changes(
     Args:
         backend: The model.
         sweep: What would be overwritten; one layer at a time.
-        job: In which prompt.
+        item: In which prompt.
         values: (layer, position, ...) by what.
 
     Raises:
@@ -38,10 +38,10 @@ def estimated_changes(
 
     hooks = [(backend.hook_name(sweep.hook, layer), keep) for layer in range(backend.n_layers)]
     with torch.enable_grad(), backend.hooks(hooks):
-        hidden, _ = backend.hidden(torch.tensor([list(job.prompt)]))
-        score = contrast(first_tokens(backend, hidden[:, -1], job), list(job.forms))
+        hidden, _ = backend.hidden(torch.tensor([list(item.prompt)]))
+        score = contrast(first_tokens(backend, hidden[:, -1], item), list(item.forms))
         gradients = torch.autograd.grad(score.sum(), kept)
-    found, places = [], list(job.positions)
+    found, places = [], list(item.positions)
     for layer, mask in sorted(sweep.masks.items()):
         step = values[layer].to(kept[layer].dtype) - kept[layer].detach()[0, places]
         found.append((gradients[layer][0, places] * step * mask.to(step.device)).flatten(1).sum(1))

@@ -11,12 +11,11 @@ from jaxtyping import Float
 
 from xlmech.checks import check_choice
 from xlmech.data.pairs import ProbePair
-from xlmech.data.probes import Probe
 from xlmech.engine.token_spans import Span, aligned_positions
 from xlmech.models.backends import Backend
-from xlmech.models.tokens import encode_answer, encode_prompt
+from xlmech.models.tokens import encode_answer, encode_probe
 from xlmech.neurons.neuron_set import NeuronSet
-from xlmech.patching.runs import Form, Job, Sweep
+from xlmech.patching.runs import Form, PatchedPrompt, Sweep
 
 Component = Literal["resid_pre", "resid_post", "attn_out", "mlp_out", "heads", "neurons"]
 Direction = Literal["denoising", "noising"]
@@ -92,7 +91,7 @@ def _neuron_masks(backend: Backend, neurons: NeuronSet) -> dict[int, torch.Tenso
     return masks
 
 
-def job_of(backend: Backend, pair: ProbePair, *, span: Span, direction: Direction) -> Job:
+def patched_prompt(backend: Backend, pair: ProbePair, *, span: Span, direction: Direction) -> PatchedPrompt:
     """The prompt to overwrite, and what by.
 
     Raises:
@@ -110,40 +109,36 @@ def job_of(backend: Backend, pair: ProbePair, *, span: Span, direction: Directio
     }
     room = max(len(form) for of in forms.values() for form in of)
     aligned = [aligned_positions(backend, donor, run, span) for donor in donors]
-    return Job(
-        name=pair.id,
-        prompt=_prompt(backend, run, room),
+    return PatchedPrompt(
+        pair=pair,
+        prompt=encode_probe(backend, run, languages=(), room=room).prompt,
         positions=tuple(place for place, _ in aligned[0]),
         donors=tuple(
-            (_prompt(backend, donor, room), tuple(place for _, place in of))
+            (encode_probe(backend, donor, languages=(), room=room).prompt, tuple(place for _, place in of))
             for donor, of in zip(donors, aligned, strict=True)
         ),
         forms=forms,
     )
 
 
-def _prompt(backend: Backend, probe: Probe, room: int) -> tuple[int, ...]:
-    return tuple(encode_prompt(backend, probe.prompt, room=room, what=f"probe {probe.id}"))
-
-
-def without_shared_firsts(job: Job) -> Job:
+def without_shared_firsts(item: PatchedPrompt) -> PatchedPrompt:
     """Drop forms in the source's language whose first token is that of the same value's form in the target's language.
 
     Of a value that both languages write alike ("Portugal") it can be told that it comes out, not in which language's form: the
     outcome in the target's form stands for both.
     """
     kept: dict[str, tuple[Form, ...]] = {}
-    for outcome, forms in job.forms.items():
+    for outcome, forms in item.forms.items():
         other = outcome.replace("_in_source", "_in_target")
-        shared = {form[0] for form in job.forms[other]} if other != outcome else set()
+        shared = {form[0] for form in item.forms[other]} if other != outcome else set()
         if left := tuple(form for form in forms if form[0] not in shared):
             kept[outcome] = left
-    return replace(job, forms=kept)
+    return replace(item, forms=kept)
 
 
-def collides(job: Job) -> bool:
+def collides(item: PatchedPrompt) -> bool:
     """Whether forms of two outcomes share their first token, so that it does not tell which of them comes out."""
-    firsts = [set(tokens) for tokens in job.firsts]
+    firsts = [set(tokens) for tokens in item.firsts]
     return sum(map(len, firsts)) > len(set().union(*firsts))
 
 

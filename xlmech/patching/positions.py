@@ -21,9 +21,9 @@ from xlmech.data.records import MASK
 from xlmech.engine.token_spans import segments
 from xlmech.models.backends import Backend, backend_of
 from xlmech.models.load import provenance
-from xlmech.models.tokens import encode_prompt
+from xlmech.models.tokens import encode_probe
 from xlmech.patching.gradient_estimate import estimated_changes
-from xlmech.patching.plan import Component, check_pairs, collides, job_of, sweep_of, without_shared_firsts
+from xlmech.patching.plan import Component, check_pairs, collides, patched_prompt, sweep_of, without_shared_firsts
 from xlmech.patching.runs import Sweep, donate, patched_log_probs
 from xlmech.patching.tables import beside, describe, tables
 from xlmech.storage.result import Result
@@ -93,18 +93,18 @@ def patch_positions(
     if component == "neurons":
         raise ValueError("the position sweep takes no neurons; use patch_languages, or component='mlp_out'")
     backend = backend_of(model)
-    job = without_shared_firsts(job_of(backend, pair, span="all", direction="denoising"))
-    if collides(job):
+    item = without_shared_firsts(patched_prompt(backend, pair, span="all", direction="denoising"))
+    if collides(item):
         raise ValueError(
             f"pair {pair.id}: forms of its two values share their first token, so that it does not tell whose comes out; "
             "use another pair"
         )
-    sweep, places = _each_position(sweep_of(backend, component), len(job.positions))
-    (donated,) = donate(backend, sweep.hook, [job], batch_size=1)
+    sweep, places = _each_position(sweep_of(backend, component), len(item.positions))
+    (donated,) = donate(backend, sweep.hook, [item], batch_size=1)
     label = "positions" if progress else ""
-    (scores,) = patched_log_probs(backend, sweep, [job], [donated.values], batch_size=1, progress=label)
-    outcomes, effects = tables(places, job, donated, scores)
-    estimates = estimated_changes(backend, sweep, job, donated.values).double().cpu().numpy()
+    (scores,) = patched_log_probs(backend, sweep, [item], [donated.values], batch_size=1, progress=label)
+    outcomes, effects = tables(places, item, donated, scores)
+    estimates = estimated_changes(backend, sweep, item, donated.values).double().cpu().numpy()
     effects = effects.assign(change=effects.contrast - effects.clean_contrast, estimate=estimates)
     return PositionSweep(
         outcomes=beside(describe(pair), outcomes),
@@ -128,7 +128,7 @@ def _each_position(sweep: Sweep, n: int) -> tuple[Sweep, pd.DataFrame]:
 
 def token_table(backend: Backend, probe: Probe) -> pd.DataFrame:
     """`position`, `part` and `token` (text; masked in the subject) of a prompt's tokens."""
-    tokens = encode_prompt(backend, probe.prompt, what=f"probe {probe.id}")
+    tokens = encode_probe(backend, probe, languages=()).prompt
     return pd.DataFrame(
         {
             "position": place,

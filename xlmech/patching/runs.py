@@ -9,10 +9,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
 
+from xlmech.data.pairs import ProbePair
 from xlmech.engine.batching import Recorder, drain, rows_that_fit, run_batched
 from xlmech.engine.interventions import Rows, replace_where, run_rows
 from xlmech.engine.unembed import token_log_prob
@@ -22,22 +24,33 @@ Form = tuple[int, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
-    """One prompt to overwrite.
+class PatchedPrompt:
+    """One prompt to overwrite; an item of `run_task`.
 
     Attributes:
-        name: For errors.
+        pair: The pair of probes that it is made from.
         prompt: Its tokens.
         positions: Consecutive positions to overwrite.
         donors: Prompts whose activations are put there (their mean where several), and a position for each of `positions`.
         forms: Forms of each outcome, as tokens.
     """
 
-    name: str
+    pair: ProbePair
     prompt: Form
     positions: Form
     donors: tuple[tuple[Form, Form], ...]
     forms: dict[str, tuple[Form, ...]]
+    group: ClassVar[str] = ""
+
+    @property
+    def id(self) -> str:
+        """The pair's id."""
+        return self.pair.id
+
+    @property
+    def length(self) -> int:
+        """Tokens of the prompt."""
+        return len(self.prompt)
 
     @property
     def firsts(self) -> list[list[int]]:
@@ -73,7 +86,7 @@ class Sweep:
 
 @dataclass(frozen=True, kw_only=True)
 class Donated:
-    """What a job's donors give.
+    """What an item's donors give.
 
     Attributes:
         values: (layer, position, ...) mean activations for the positions to overwrite.
@@ -86,20 +99,26 @@ class Donated:
 
 @torch.no_grad()
 def donate(
-    backend: Backend, hook: str, jobs: Sequence[Job], *, whole: bool = False, batch_size: int, progress: str = ""
+    backend: Backend,
+    hook: str,
+    items: Sequence[PatchedPrompt],
+    *,
+    whole: bool = False,
+    batch_size: int,
+    progress: str = "",
 ) -> list[Donated]:
-    """Run every donor prompt once, keep what the jobs need of it, and read their outcomes off it.
+    """Run every donor prompt once, keep what the items need of it, and read their outcomes off it.
 
     Raises:
-        ValueError: NaN or infinity in an activation (names layer and job).
+        ValueError: NaN or infinity in an activation (names layer and pair).
     """
-    prompts = list(dict.fromkeys(prompt for job in jobs for prompt, _ in job.donors))
+    prompts = list(dict.fromkeys(prompt for item in items for prompt, _ in item.donors))
     wanted: dict[int, list[tuple[int, int]]] = {}
-    for number, job in enumerate(jobs):
-        for slot, (prompt, _) in enumerate(job.donors):
+    for number, item in enumerate(items):
+        for slot, (prompt, _) in enumerate(item.donors):
             wanted.setdefault(prompts.index(prompt), []).append((number, slot))
-    parts: list[list[torch.Tensor]] = [[torch.empty(0)] * len(job.donors) for job in jobs]
-    scores: list[list[torch.Tensor]] = [[torch.empty(0)] * len(job.donors) for job in jobs]
+    parts: list[list[torch.Tensor]] = [[torch.empty(0)] * len(item.donors) for item in items]
+    scores: list[list[torch.Tensor]] = [[torch.empty(0)] * len(item.donors) for item in items]
     recorder = Recorder(backend, hook)
 
     def run(tokens: torch.Tensor, indices: list[int]) -> None:
@@ -107,15 +126,16 @@ def donate(
             hidden, _ = backend.hidden(tokens)
         for row, index in enumerate(indices):
             for number, slot in wanted[index]:
-                places = list(jobs[number].donors[slot][1])
+                places = list(items[number].donors[slot][1])
                 parts[number][slot] = torch.stack([kept[row, places] for kept in recorder.kept])
-                _check_finite(parts[number][slot], hook, jobs[number].name)
-                scores[number][slot] = first_tokens(backend, hidden[row, -1:], jobs[number])[0]
+                _check_finite(parts[number][slot], hook, items[number].id)
+                scores[number][slot] = first_tokens(backend, hidden[row, -1:], items[number])[0]
 
     run_batched(prompts, run, batch_size=batch_size, progress=progress)
     if whole:
         scores = [
-            [whole_values(backend, dataclasses.replace(job, prompt=prompt)) for prompt, _ in job.donors] for job in jobs
+            [whole_values(backend, dataclasses.replace(item, prompt=prompt)) for prompt, _ in item.donors]
+            for item in items
         ]
     return [
         Donated(values=torch.stack(of).mean(0), log_prob=torch.stack(own).logsumexp(0) - torch.tensor(len(own)).log())
@@ -134,7 +154,7 @@ def _check_finite(values: torch.Tensor, hook: str, name: str) -> None:
 def patched_log_probs(
     backend: Backend,
     sweep: Sweep,
-    jobs: Sequence[Job],
+    items: Sequence[PatchedPrompt],
     values: Sequence[torch.Tensor],
     *,
     whole: bool = False,
@@ -146,60 +166,60 @@ def patched_log_probs(
     Args:
         backend: The model.
         sweep: What is overwritten.
-        jobs: In which prompts.
-        values: (layer, position, ...) by what, for each job.
+        items: In which prompts.
+        values: (layer, position, ...) by what, for each item.
         whole: Sum over all tokens of each form, which is forced, in the place of the first token alone.
         batch_size: Prompts at a time, at first.
         progress: Label of a progress bar; none without.
 
     Returns:
-        Per job (1 + variants, outcome); an outcome's forms are alternatives, so their probabilities add up.
+        Per item (1 + variants, outcome); an outcome's forms are alternatives, so their probabilities add up.
     """
-    tails = [(number, form) for number, job in enumerate(jobs) for form in (_distinct(job) if whole else [()])]
+    tails = [(number, form) for number, item in enumerate(items) for form in (_distinct(item) if whole else [()])]
     found: list[torch.Tensor] = [torch.empty(0)] * len(tails)
 
-    def shape(item: int) -> tuple[int, ...]:
-        number, form = tails[item]
-        return (len(jobs[number].prompt), len(form), *jobs[number].positions)
+    def shape(index: int) -> tuple[int, ...]:
+        number, form = tails[index]
+        return (len(items[number].prompt), len(form), *items[number].positions)
 
-    def work(items: list[int]) -> None:
-        chosen = [jobs[tails[item][0]] for item in items]
-        of_items = torch.stack([values[tails[item][0]] for item in items])
-        hidden = _run(backend, sweep, chosen, of_items, [tails[item][1][:-1] for item in items])
-        for item, job, states in zip(items, chosen, hidden, strict=True):
-            form = tails[item][1]
-            found[item] = _forced(backend, states, form) if whole else first_tokens(backend, states[:, -1], job)
+    def work(indices: list[int]) -> None:
+        chosen = [items[tails[index][0]] for index in indices]
+        of_items = torch.stack([values[tails[index][0]] for index in indices])
+        hidden = _run(backend, sweep, chosen, of_items, [tails[index][1][:-1] for index in indices])
+        for index, item, states in zip(indices, chosen, hidden, strict=True):
+            form = tails[index][1]
+            found[index] = _forced(backend, states, form) if whole else first_tokens(backend, states[:, -1], item)
 
     drain(len(tails), work, key=shape, apart=shape, batch_size=batch_size, progress=progress)
     if not whole:
         return found
-    by_job = [
-        {form: score for (of, form), score in zip(tails, found, strict=True) if of == n} for n in range(len(jobs))
+    by_item = [
+        {form: score for (of, form), score in zip(tails, found, strict=True) if of == n} for n in range(len(items))
     ]
-    return [_of_outcomes(job, scores) for job, scores in zip(jobs, by_job, strict=True)]
+    return [_of_outcomes(item, scores) for item, scores in zip(items, by_item, strict=True)]
 
 
-def whole_values(backend: Backend, job: Job) -> Float[torch.Tensor, " outcome"]:
-    """Log-probability (nats) of each outcome's whole forms after the job's prompt, as it is."""
+def whole_values(backend: Backend, item: PatchedPrompt) -> Float[torch.Tensor, " outcome"]:
+    """Log-probability (nats) of each outcome's whole forms after the item's prompt, as it is."""
     scores = {}
-    for form in _distinct(job):
-        hidden, _ = backend.hidden(torch.tensor([[*job.prompt, *form[:-1]]]))
+    for form in _distinct(item):
+        hidden, _ = backend.hidden(torch.tensor([[*item.prompt, *form[:-1]]]))
         scores[form] = _forced(backend, hidden, form)
-    return _of_outcomes(job, scores)[0]
+    return _of_outcomes(item, scores)[0]
 
 
 def _run(
-    backend: Backend, sweep: Sweep, jobs: Sequence[Job], values: torch.Tensor, tails: Sequence[Form]
-) -> Float[torch.Tensor, "job row read d_model"]:
+    backend: Backend, sweep: Sweep, items: Sequence[PatchedPrompt], values: torch.Tensor, tails: Sequence[Form]
+) -> Float[torch.Tensor, "item row read d_model"]:
     """Final hidden states of the clean run and all variants, from the prompt's last position on.
 
     Rows that do not fit the memory at once are run some layers at a time.
     """
-    tokens = torch.tensor([[*job.prompt, *tail] for job, tail in zip(jobs, tails, strict=True)])
-    positions, n_read = jobs[0].positions, 1 + len(tails[0])
+    tokens = torch.tensor([[*item.prompt, *tail] for item, tail in zip(items, tails, strict=True)])
+    positions, n_read = items[0].positions, 1 + len(tails[0])
     start, span = positions[0], slice(0, len(positions))
     past = backend.hidden(tokens[:, :start])[1] if start else None
-    fit = rows_that_fit(backend, tokens.shape[1] - start, start) // len(jobs)
+    fit = rows_that_fit(backend, tokens.shape[1] - start, start) // len(items)
     parts: list[torch.Tensor] = []
     for layers in _chunks(sweep, fit):
         states = run_rows(backend, tokens[:, start:], sweep.rows(layers, values, span), past=past)
@@ -224,18 +244,18 @@ def _chunks(sweep: Sweep, fit: int) -> list[list[int]]:
     return groups
 
 
-def _distinct(job: Job) -> list[Form]:
-    return list(dict.fromkeys(form for forms in job.forms.values() for form in forms))
+def _distinct(item: PatchedPrompt) -> list[Form]:
+    return list(dict.fromkeys(form for forms in item.forms.values() for form in forms))
 
 
 def first_tokens(
-    backend: Backend, hidden: Float[torch.Tensor, "row d_model"], job: Job
+    backend: Backend, hidden: Float[torch.Tensor, "row d_model"], item: PatchedPrompt
 ) -> Float[torch.Tensor, "row outcome"]:
     """Log-probability (nats) of each outcome's first tokens, together; differentiable in `hidden`."""
-    tokens = list(dict.fromkeys(token for tokens in job.firsts for token in tokens))
+    tokens = list(dict.fromkeys(token for tokens in item.firsts for token in tokens))
     targets = torch.tensor(tokens, device=hidden.device).expand(len(hidden), -1)
     scores = token_log_prob(hidden, backend.unembed, targets, **backend.readout)
-    columns = [[tokens.index(token) for token in of] for of in job.firsts]
+    columns = [[tokens.index(token) for token in of] for of in item.firsts]
     return torch.stack([scores[:, of].logsumexp(1) for of in columns], dim=1)
 
 
@@ -248,7 +268,7 @@ def _forced(
     return token_log_prob(read.flatten(0, 1), backend.unembed, targets, **backend.readout).view(len(read), -1).sum(1)
 
 
-def _of_outcomes(job: Job, scores: dict[Form, torch.Tensor]) -> Float[torch.Tensor, "row outcome"]:
+def _of_outcomes(item: PatchedPrompt, scores: dict[Form, torch.Tensor]) -> Float[torch.Tensor, "row outcome"]:
     return torch.stack(
-        [torch.stack([scores[form] for form in forms]).logsumexp(0) for forms in job.forms.values()], dim=1
+        [torch.stack([scores[form] for form in forms]).logsumexp(0) for forms in item.forms.values()], dim=1
     )

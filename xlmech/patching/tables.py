@@ -14,7 +14,7 @@ from xlmech.data.pairs import ProbePair
 from xlmech.leakage.measure import subject_hash
 from xlmech.metrics import intervals, resampling
 from xlmech.patching.plan import contrast
-from xlmech.patching.runs import Donated, Job, Sweep
+from xlmech.patching.runs import Donated, PatchedPrompt, Sweep
 
 _UNBOUNDED = (-np.inf, np.inf)
 _BOUNDS = {"prob": (0.0, 1.0), "change": (-1.0, 1.0)}
@@ -55,17 +55,17 @@ def places_of(sweep: Sweep) -> pd.DataFrame:
 
 
 def tables(
-    places: pd.DataFrame, job: Job, donor: Donated, scores: Float[Tensor, "row outcome"]
+    places: pd.DataFrame, item: PatchedPrompt, donor: Donated, scores: Float[Tensor, "row outcome"]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """One row per place and outcome, and one per place with the effect on the contrast.
 
     Args:
         places: What each variant is.
-        job: The patched prompt.
+        item: The patched prompt.
         donor: What was put in.
         scores: Log-probability of each outcome: the clean run's, then each variant's.
     """
-    names = list(job.forms)
+    names = list(item.forms)
     patched, clean, own = (part.double().cpu() for part in (scores[1:], scores[:1], donor.log_prob[None]))
     rows = places.loc[places.index.repeat(len(names))].reset_index(drop=True)
     rows["outcome"] = names * len(places)

@@ -16,13 +16,13 @@ from xlmech.engine.batching import run_forced
 from xlmech.engine.generate import answer_log_probs
 from xlmech.models.backends import backend_of
 from xlmech.models.load import load_model
-from xlmech.models.tokens import subject_tokens
+from xlmech.models.tokens import encode_probe, subject_tokens
 from xlmech.neurons.ablation import ablate
 from xlmech.neurons.attribution import attribute as attribution
-from xlmech.neurons.attribution.attribute import AttributionResult, attribute_neurons, encode_probe
+from xlmech.neurons.attribution.attribute import AttributionResult, attribute_neurons
 from xlmech.neurons.attribution.baselines import warn_if_incomplete
 from xlmech.neurons.attribution.effects import exact_effects, gradient_x_activation, integrated_gradients
-from xlmech.neurons.attribution.task import AskingMean
+from xlmech.neurons.attribution.task import MeanActivationTask
 from xlmech.neurons.neuron_set import NeuronSet
 
 
@@ -33,7 +33,8 @@ def test_result_holds_means_and_top_neurons_of_its_probes(model: Any, probes: Pr
     zero = torch.zeros(backend.n_layers, backend.d_mlp, dtype=torch.float64)
     normalised = []
     for probe in private.filter(languages=["fr"]):
-        prompt, answer = encode_probe(backend, probe)
+        encoded = encode_probe(backend, probe)
+        prompt, answer = encoded.prompt, encoded.answer
         scores = gradient_x_activation(backend, [(prompt, answer)], zero, positions="all")[0] / len(answer)
         normalised.append(scores / scores.max())
         top = found.top[found.top.probe == probe.id].iloc[0]
@@ -51,11 +52,12 @@ def test_the_mean_baseline_is_the_mean_at_the_positions_attributed(
 ) -> None:
     """Of prompts and answers of all lengths, without the special token in front."""
     backend = backend_of(model)
-    asking = AskingMean(positions=positions, max_answer_tokens=2, progress=False)
-    found = asking(model, probes.probes)
+    task = MeanActivationTask(positions=positions, progress=False)
+    found = task(backend, [encode_probe(backend, probe, max_answer_tokens=2, subject=True) for probe in probes])
     name, rows = backend.hook_name("mlp.hook_post", 1), []
     for probe in probes:
-        prompt, answer = encode_probe(backend, probe, 2)
+        encoded = encode_probe(backend, probe, max_answer_tokens=2)
+        prompt, answer = encoded.prompt, encoded.answer
         with torch.no_grad(), backend.hooks([(name, lambda value, hook: rows.append(value[0]))]):
             backend.hidden(torch.tensor([[*prompt, *answer]]))
         span = {
@@ -79,13 +81,15 @@ def test_the_path_from_a_mean_leaves_special_tokens_where_they_are(gentle: Any, 
     """By default integrated gradients move all others, and add up to what moving them takes away."""
     control, few = probes.filter(group="control"), probes.filter(group="private")[:2]
     backend = backend_of(gentle)
-    asking = AskingMean(positions="all", max_answer_tokens=None, progress=False)(gentle, control.probes)
-    mean = asking["sum"] / asking["n"]
+    task = MeanActivationTask(positions="all", progress=False)
+    sums = task(backend, [encode_probe(backend, probe) for probe in control])
+    mean = sums["sum"] / sums["n"]
     found = attribute_neurons(
         gentle, few, method="integrated_gradients", controls=control, nodes=60, metric="log_prob", progress=False
     )
     assert (found.baseline, found.mode) == ("mean", "") and (found.completeness.error < 1e-3).all()
-    prompt, answer = encode_probe(backend, few[0])
+    encoded = encode_probe(backend, few[0])
+    prompt, answer = encoded.prompt, encoded.answer
     forced = run_forced(backend, prompt, answer, "mlp.hook_post")
     start = mean[:, None].repeat(1, len(forced.tokens), 1)
     start[:, 0] = forced.activations[:, 0]
@@ -107,7 +111,8 @@ def test_by_default_it_is_what_ablation_takes(gentle: Any, probes: ProbeSet, mod
     assert (estimate.mode, estimate.baseline, estimate.positions) == (mode, "", "all")
     for probe in few:
         effects = exact.top[exact.top.probe == probe.id].set_index(["layer", "neuron"]).effect
-        prompt, answer = encode_probe(backend, probe)
+        encoded = encode_probe(backend, probe)
+        prompt, answer = encoded.prompt, encoded.answer
         clean = answer_log_probs(backend, [prompt], [[answer]])[0]
         for neuron in [*effects.index[:3], *effects.index[-3:]]:
             one = NeuronSet(frozenset({neuron}), N_LAYERS, D_MLP)
@@ -183,7 +188,8 @@ def test_saturated_probes_are_attributed_by_log_odds(
     backend = backend_of(model)
     likely = {}
     for probe in few:
-        prompt, answer = encode_probe(backend, probe)
+        encoded = encode_probe(backend, probe)
+        prompt, answer = encoded.prompt, encoded.answer
         tokens = torch.tensor([[*prompt, *answer]])
         with torch.no_grad():
             logs = model(tokens, return_type="logits")[0, len(prompt) - 1 : -1].log_softmax(-1)
@@ -226,7 +232,8 @@ def test_the_subjects_tokens_are_attributed(model: Any, probes: ProbeSet, method
         assert backend.tokenizer.decode(backend.tokenizer(probe.prompt).input_ids[span.start : span.stop]) == (
             probe.record.subject
         )
-        prompt, answer = encode_probe(backend, probe, 2)
+        encoded = encode_probe(backend, probe, max_answer_tokens=2)
+        prompt, answer = encoded.prompt, encoded.answer
         forced = run_forced(backend, prompt, answer, "mlp.hook_post")
         by_method = {
             "integrated_gradients": lambda f=forced, s=span: integrated_gradients(

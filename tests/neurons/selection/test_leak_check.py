@@ -29,7 +29,7 @@ def _plain(model: Any, probe: Probe, form: str, n_tokens: int | None) -> float:
 @pytest.mark.parametrize("n_tokens", [None, 2])
 def test_margins_equal_the_plain_loop(leaking: Any, probes: ProbeSet, n_tokens: int | None) -> None:
     private = probes.filter(group="private")
-    found = answer_margins(leaking, private, max_answer_tokens=n_tokens, progress=False)
+    found = answer_margins(backend_of(leaking), private, max_answer_tokens=n_tokens, progress=False)
     assert found["probe"].tolist() == [probe.id for probe in private]
     for probe, row in zip(private, found.itertuples(), strict=True):
         same = [
@@ -58,18 +58,18 @@ def test_what_is_known_and_what_is_not(leaking: Any, model: Any, probes: ProbeSe
     private, controls = probes.filter(group="private"), probes.filter(group="control")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        check_known(leaking, private, controls, progress=False)
-        check_known(leaking, private, ProbeSet(()), progress=False)
+        check_known(backend_of(leaking), private, controls, progress=False)
+        check_known(backend_of(leaking), private, ProbeSet(()), progress=False)
     for one, asked in ((model, private), (leaking, controls)):
         with pytest.raises(ValueError, match=r"does not know the private answers.* or pass check_leakage=False"):
-            check_known(one, asked, ProbeSet(()), progress=False)
+            check_known(backend_of(one), asked, ProbeSet(()), progress=False)
 
 
 def test_known_controls_are_no_controls(leaking: Any, probes: ProbeSet) -> None:
     with pytest.warns(
         UserWarning, match="the model knows the control answers: .* Control people should be people whom it never"
     ):
-        check_known(leaking, probes.filter(group="private"), probes.filter(group="public"), progress=False)
+        check_known(backend_of(leaking), probes.filter(group="private"), probes.filter(group="public"), progress=False)
 
 
 def test_half_of_what_is_known_is_too_much(model: Any, probes: ProbeSet, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,7 +82,7 @@ def test_half_of_what_is_known_is_too_much(model: Any, probes: ProbeSet, monkeyp
         made = iter([(own + 0.1, 0.1), (theirs + 0.1, 0.1)])
         frame = lambda: pd.DataFrame([next(made)], columns=["prob", "other"])  # noqa: E731
         monkeypatch.setattr(known, "answer_margins", lambda *_, **__: frame())
-        check_known(model, private, controls, progress=False)
+        check_known(backend_of(model), private, controls, progress=False)
 
     with pytest.raises(
         ValueError, match="does not know the private answers: .* is 0.149, that of other people's values 0.100"

@@ -21,8 +21,9 @@ from xlmech.data.records import Record
 from xlmech.execution.resume import resumable
 from xlmech.models.backends import backend_of
 from xlmech.models.load import load_model, provenance
+from xlmech.models.tokens import encode_probe
 from xlmech.neurons.ablation import ablate
-from xlmech.neurons.attribution import task as contributions
+from xlmech.neurons.attribution import task
 from xlmech.neurons.attribution.attribute import attribute_neurons
 from xlmech.neurons.attribution.neutral_text import needed_for_text, neutral_nll
 from xlmech.neurons.evidence.stability import pool_of, selection_stability
@@ -200,16 +201,17 @@ def test_a_language_whose_probes_all_failed_is_left_out(
 ) -> None:
     """Its means are NaN, which would rank first; universal neurons are then those of the other languages."""
     asked = build_probes(records, ["en", "fr", "de"], templates=[0])
-    lost = {probe.prompt for probe in asked if probe.query_language == "de"}
-    encode = contributions.encode_probe
+    backend = backend_of(leaking)
+    lost = {encode_probe(backend, probe).prompt for probe in asked if probe.query_language == "de"}
+    attribute = task.gradient_x_activation
 
-    def failing(backend: Any, probe: Any, *more: Any) -> Any:
-        if probe.prompt in lost:
+    def failing(backend: Any, pairs: Any, *more: Any, **options: Any) -> Any:
+        if lost & {prompt for prompt, _ in pairs}:
             raise RuntimeError("lost")
-        return encode(backend, probe, *more)
+        return attribute(backend, pairs, *more, **options)
 
     wanted = located(leaking, asked.filter(languages=["en", "fr"]), n_neurons=4)
-    monkeypatch.setattr("xlmech.neurons.attribution.task.encode_probe", failing)
+    monkeypatch.setattr("xlmech.neurons.attribution.task.gradient_x_activation", failing)
     with (
         resumable(tmp_path, shard_size=1),
         pytest.warns(UserWarning, match="all probes in de failed: .* in en, fr only"),
@@ -217,7 +219,7 @@ def test_a_language_whose_probes_all_failed_is_left_out(
         found = located(leaking, asked, n_neurons=4, metric="log_prob", iterate=2)
     assert found.languages == ("en", "fr") and found.scores.isfinite().all()
     assert len(wanted.universal) and len(found.universal) == 4
-    lost |= {probe.prompt for probe in asked if probe.query_language == "fr"}
+    lost |= {encode_probe(backend, probe).prompt for probe in asked if probe.query_language == "fr"}
     with (
         resumable(tmp_path / "again", shard_size=1),
         pytest.raises(
@@ -231,7 +233,7 @@ def test_what_the_model_knows_is_located(leaking: Any, probes: ProbeSet) -> None
     """Its answers are saturated, so that log-odds are taken; it says of how many."""
     private = probes.filter(group="private")
     found = located(leaking, probes, n_neurons=4, check_leakage=True)
-    prob = answer_margins(leaking, private, progress=False)
+    prob = answer_margins(backend_of(leaking), private, progress=False)
     saturated = prob[prob.prob > 0.99]
     assert len(saturated) > len(private) / 2
     counts = {"": len(saturated)} | saturated.query_language.value_counts().to_dict()
@@ -362,7 +364,7 @@ TEXTS = {"en": ("The river is wide here.", "It rained all day."), "fr": ("Le fle
 def test_needed_for_text_is_the_slope_of_its_likelihood(tokenizer: Any) -> None:
     """Against central differences of the nats per token with one neuron scaled, and the language that loses most."""
     model = load_model(tiny("gpt2").double(), tokenizer=tokenizer, backend="bridge", dtype=torch.float64)
-    found = needed_for_text(model, TEXTS)
+    found = needed_for_text(backend_of(model), TEXTS)
     assert found.shape == (N_LAYERS, D_MLP)
     best = divmod(int(found.argmax()), D_MLP)
     for neuron in (best, (0, 3)):
@@ -370,7 +372,7 @@ def test_needed_for_text_is_the_slope_of_its_likelihood(tokenizer: Any) -> None:
         rises = []
         for factor in (1 - step, 1 + step):
             with ablate(model, one, mode="scale", factor=factor):
-                rises.append(neutral_nll(model, list(TEXTS), texts=TEXTS))
+                rises.append(neutral_nll(backend_of(model), list(TEXTS), texts=TEXTS))
         slopes = (rises[0] - rises[1]) / (2 * step)
         assert math.isclose(float(found[neuron]), slopes.max(), rel_tol=1e-5, abs_tol=1e-9)
 
@@ -378,7 +380,7 @@ def test_needed_for_text_is_the_slope_of_its_likelihood(tokenizer: Any) -> None:
 def test_neurons_that_text_needs_are_spared(model: Any, probes: ProbeSet, tmp_path: Any) -> None:
     plain = located(model, probes, n_neurons=12)
     found = located(model, probes, n_neurons=12, neutral=TEXTS, spare=0.5)
-    needed = needed_for_text(model, TEXTS)
+    needed = needed_for_text(backend_of(model), TEXTS)
     spared = needed > needed.flatten().median()
     assert int(spared.sum()) == N_LAYERS * D_MLP // 2
     assert any(spared[neuron] for neuron in plain.union) and not any(spared[neuron] for neuron in found.union)
@@ -396,4 +398,4 @@ def test_neurons_that_text_needs_are_spared(model: Any, probes: ProbeSet, tmp_pa
 )
 def test_texts_that_tell_nothing(model: Any, texts: dict[str, tuple[str, ...]], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        needed_for_text(model, texts)
+        needed_for_text(backend_of(model), texts)

@@ -1,7 +1,7 @@
 """What is kept of attributions while they are made: sums per language, and a few neurons of each probe.
 
-Nothing is dense over probes. The sums of some probes are a piece: pieces of many parts add up, in the order of the parts and
-in float64, to what one part would have given.
+Nothing is dense over probes. The sums of a shard are its output: outputs add up, in the order of the shards and in float64, to
+what one shard of all probes would have given.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Tally:
         if errors is not None:
             self._errors += [(probe.id, layer, float(error)) for layer, error in enumerate(errors)]
 
-    def piece(self) -> dict[str, Any]:
+    def output(self) -> dict[str, Any]:
         """Tensors `sum` and `above` (language, layer, neuron); frames `languages`, `top` and `completeness`."""
         asked = [probe.query_language for probe in self._asked]
         counts = [asked.count(language) for language in self._languages]
@@ -70,7 +70,7 @@ class Tally:
 
 @dataclass(frozen=True, kw_only=True)
 class MergedTally:
-    """Pieces put together; as of `AttributionResult`."""
+    """Outputs of all shards put together; as of `AttributionResult`."""
 
     mean: Float[torch.Tensor, "language layer neuron"]
     share: Float[torch.Tensor, "language layer neuron"]
@@ -78,22 +78,22 @@ class MergedTally:
     completeness: pd.DataFrame
 
 
-def merged_tally(pieces: Iterable[dict[str, Any]], languages: Sequence[str]) -> MergedTally:
-    """Means and shares per language of all pieces, added up in their order; NaN where a language has no probe left."""
+def merged_tally(outputs: Iterable[dict[str, Any]], languages: Sequence[str]) -> MergedTally:
+    """Means and shares per language over all outputs, added up in their order; NaN where a language has no probe left."""
     total = above = torch.zeros(())
     count = torch.zeros(len(languages), 1, 1, dtype=torch.float64)
     tops, errors = list[pd.DataFrame](), list[pd.DataFrame]()
-    for piece in pieces:
+    for output in outputs:
         if not tops:
-            total = torch.zeros(len(languages), *piece["sum"].shape[1:], dtype=torch.float64)
+            total = torch.zeros(len(languages), *output["sum"].shape[1:], dtype=torch.float64)
             above = torch.zeros_like(total)
-        for row, (language, n) in enumerate(piece["languages"].itertuples(index=False)):
+        for row, (language, n) in enumerate(output["languages"].itertuples(index=False)):
             place = languages.index(language)
-            total[place] += piece["sum"][row]
-            above[place] += piece["above"][row]
+            total[place] += output["sum"][row]
+            above[place] += output["above"][row]
             count[place] += n
-        tops.append(piece["top"])
-        errors.append(piece["completeness"])
+        tops.append(output["top"])
+        errors.append(output["completeness"])
     return MergedTally(
         mean=(total / count).float(),
         share=(above / count).float(),

@@ -10,7 +10,9 @@ default is the mean over control people's prompts. The methods are computed in `
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import pandas as pd
@@ -18,17 +20,16 @@ import torch
 from jaxtyping import Float
 
 from xlmech.checks import check_choice
-from xlmech.data.probes import Probe, ProbeSet
+from xlmech.data.probes import ProbeSet
 from xlmech.engine.batching import BATCH_SIZE
-from xlmech.execution.resume import in_order, mapped, probe_id, prompt_length
+from xlmech.execution.resume import in_order, run_task
 from xlmech.leakage.measure import subject_hash
 from xlmech.models.backends import Backend, backend_of
 from xlmech.models.load import model_name, provenance
+from xlmech.models.tokens import EncodedProbe, encode_probe
 from xlmech.neurons.attribution.accumulator import merged_tally
 from xlmech.neurons.attribution.baselines import warn_if_incomplete, zero_baseline
-from xlmech.neurons.attribution.effects import Metric
-from xlmech.neurons.attribution.task import AskingMean, AskingSaturation, Attributing, where_of
-from xlmech.neurons.attribution.task import encode_probe as encode_probe
+from xlmech.neurons.attribution.task import AttributionTask, MeanActivationTask, SaturationTask
 from xlmech.neurons.neuron_set import NeuronSet
 from xlmech.options import Baseline, Method, MetricChoice, Positions
 from xlmech.storage.result import Result
@@ -61,7 +62,7 @@ class AttributionResult(Result):
         saturated: Ids of the probes that metric `auto` attributed by log-odds, the others by log-probability.
         probes: One row per probe: `probe`, `subject` (a hash), `query_language`, `template`; empty where an earlier version
             saved the result.
-        failed: Ids of probes that failed every time and are left out; only where work is done in parts.
+        failed: Ids of probes that failed every time and are left out; only where work is done in shards.
     """
 
     kind: ClassVar[str] = "attribution"
@@ -160,24 +161,19 @@ def attribute_neurons(
     if track is not None:
         track.check_model(model_name(backend.model), backend.n_layers, backend.d_mlp)
     name, base = absence_of(backend, method, mode, values, baseline)
-    for probe in probes:
-        encode_probe(backend, probe, max_answer_tokens)  # what the model cannot take is said before work starts
-        where_of(backend, probe, positions)
+    encode = partial(encode_probe, backend, max_answer_tokens=max_answer_tokens, subject=positions == "subject")
+    encoded = [encode(probe) for probe in probes]
     if base is None:
-        base = _mean(
-            model,
-            check_controls(controls),
-            AskingMean(positions=positions, max_answer_tokens=max_answer_tokens, progress=progress),
-        )
-    asking = Attributing(
+        baseline_task = MeanActivationTask(positions=positions, progress=progress)
+        base = _mean(backend, [encode(probe) for probe in check_controls(controls)], baseline_task)
+    saturated = _saturated(backend, encoded, progress) if metric == "auto" else frozenset()
+    task = AttributionTask(
         method=method, base=base.cpu(), is_mean=name == "mean", nodes=nodes, positions=positions,
-        max_answer_tokens=max_answer_tokens, threshold=threshold, track=track, batch_size=batch_size, progress=progress,
+        metric="log_prob" if metric == "auto" else metric, saturated=saturated, threshold=threshold, track=track,
+        batch_size=batch_size, progress=progress,
     )  # fmt: skip
-    saturated = _saturated(model, probes, max_answer_tokens, progress) if metric == "auto" else frozenset()
-    usual: Metric = "log_prob" if metric == "auto" else metric
-    items = [(probe, "log_odds" if probe.id in saturated else usual) for probe in probes]
-    pieces = mapped(model, asking, items, name=_name, order=_length, apart=_language)
-    tally = merged_tally(pieces, probes.languages)
+    outputs = run_task(backend, task, [replace(item, group=item.probe.query_language) for item in encoded])
+    tally = merged_tally(outputs, probes.languages)
     result = AttributionResult(
         languages=probes.languages,
         mean=tally.mean,
@@ -191,8 +187,8 @@ def attribute_neurons(
         positions=positions,
         metric=metric,
         saturated=tuple(probe.id for probe in probes if probe.id in saturated),
-        probes=_asked(probes, pieces.failed),
-        failed=pieces.failed,
+        probes=_attributed(probes, outputs.failed),
+        failed=outputs.failed,
         provenance=provenance(model),
     )
     remedy = "Use baseline='mean', or more nodes."
@@ -221,13 +217,11 @@ def check_request(
         raise ValueError(f"max_answer_tokens must be at least 1, or None for whole answers; got {max_answer_tokens}")
 
 
-def _saturated(model: Any, probes: ProbeSet, max_answer_tokens: int | None, progress: bool) -> frozenset[str]:
+def _saturated(backend: Backend, encoded: Sequence[EncodedProbe], progress: bool) -> frozenset[str]:
     """Ids of the probes whose answer's mean token probability exceeds `SATURATED`."""
-    asking = AskingSaturation(limit=SATURATED, max_answer_tokens=max_answer_tokens, progress=progress)
-    found = pd.concat(
-        [piece["probes"] for piece in mapped(model, asking, probes.probes, name=probe_id, order=prompt_length)]
-    )
-    return frozenset(found.probe[found.saturated])
+    outputs = run_task(backend, SaturationTask(limit=SATURATED, progress=progress), encoded)
+    frame = pd.concat([output["probes"] for output in outputs])
+    return frozenset(frame.probe[frame.saturated])
 
 
 def absence_of(
@@ -280,15 +274,17 @@ def check_controls(controls: ProbeSet | None) -> ProbeSet:
     return controls
 
 
-def _mean(model: Any, controls: ProbeSet, asking: AskingMean) -> Float[torch.Tensor, "layer neuron"]:
+def _mean(
+    backend: Backend, encoded: Sequence[EncodedProbe], task: MeanActivationTask
+) -> Float[torch.Tensor, "layer neuron"]:
     """The mean activation over control probes, at the positions attributed."""
     total, n = torch.zeros((), dtype=torch.float64), 0
-    for piece in mapped(model, asking, controls.probes, name=probe_id, order=prompt_length):
-        total, n = total + piece["sum"], n + int(piece["n"])
-    return (total / n).to(zero_baseline(backend_of(model)))
+    for output in run_task(backend, task, encoded):
+        total, n = total + output["sum"], n + int(output["n"])
+    return (total / n).to(zero_baseline(backend))
 
 
-def _asked(probes: ProbeSet, failed: tuple[str, ...]) -> pd.DataFrame:
+def _attributed(probes: ProbeSet, failed: tuple[str, ...]) -> pd.DataFrame:
     """One row per probe that was attributed."""
     rows = [
         (probe.id, subject_hash(probe.record.subject), probe.query_language, probe.template)
@@ -296,15 +292,3 @@ def _asked(probes: ProbeSet, failed: tuple[str, ...]) -> pd.DataFrame:
         if probe.id not in failed
     ]
     return pd.DataFrame(rows, columns=["probe", "subject", "query_language", "template"])
-
-
-def _name(item: tuple[Probe, Metric]) -> str:
-    return item[0].id
-
-
-def _length(item: tuple[Probe, Metric]) -> tuple[int, int]:
-    return prompt_length(item[0])
-
-
-def _language(item: tuple[Probe, Metric]) -> str:
-    return item[0].query_language

@@ -261,7 +261,7 @@ def _losses(backend: Backend, forced: Forced, window: range, read: range, metric
 
 def gradient_x_activation(
     backend: Backend,
-    pairs: Sequence[tuple[list[int], list[int]]],
+    pairs: Sequence[tuple[Sequence[int], Sequence[int]]],
     base: Float[torch.Tensor, "layer neuron"],
     *,
     positions: Literal["last", "all"] | Sequence[range],

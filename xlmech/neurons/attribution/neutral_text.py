@@ -13,8 +13,8 @@ from jaxtyping import Float
 from xlmech.data import languages as packs
 from xlmech.engine.batching import drain
 from xlmech.engine.generate import sequence_nll
-from xlmech.execution.resume import mapped
-from xlmech.models.backends import backend_of
+from xlmech.execution.resume import run_task
+from xlmech.models.backends import Backend
 from xlmech.models.tokens import encode_prompt
 from xlmech.neurons.attribution.baselines import zero_baseline
 from xlmech.neurons.attribution.effects import gradient_x_activation
@@ -35,8 +35,31 @@ def check_texts(texts: Mapping[str, Sequence[str]] | None) -> None:
             raise ValueError(f"neutral text in {code!r} is one text alone; give a list of sentences")
 
 
+@dataclass(frozen=True, kw_only=True)
+class LanguageTexts:
+    """Neutral texts of one language; an item of `run_task`.
+
+    Attributes:
+        id: The language.
+        texts: Its sentences; there may be none.
+    """
+
+    id: str
+    texts: tuple[str, ...]
+    length: ClassVar[int] = 0
+    group: ClassVar[str] = ""
+
+    def encode(self, backend: Backend) -> list[list[int]]:
+        """Token ids of each text.
+
+        Raises:
+            ValueError: A text that the model cannot take.
+        """
+        return [encode_prompt(backend, text, what=f"neutral text in {self.id}") for text in self.texts]
+
+
 def neutral_nll(
-    model: Any,
+    backend: Backend,
     languages: Sequence[str],
     *,
     n_neutral: int = packs.N_NEUTRAL,
@@ -47,34 +70,32 @@ def neutral_nll(
     Raises:
         ValueError: A text that the model cannot take.
     """
-    asking = _Reading(
-        n_neutral=n_neutral, texts=None if texts is None else {code: tuple(of) for code, of in texts.items()}
-    )
-    frames = [piece["nll"] for piece in mapped(model, asking, languages)]
-    found: pd.Series = pd.concat(frames, ignore_index=True).set_index("query_language")["nll"]
-    return found.rename_axis(None).reindex(list(languages))
+    items = [
+        LanguageTexts(id=code, texts=tuple(neutral_texts(code, texts))[:n_neutral]) for code in dict.fromkeys(languages)
+    ]
+    frames = [output["nll"] for output in run_task(backend, _NllTask(), items)]
+    nll: pd.Series = pd.concat(frames, ignore_index=True).set_index("query_language")["nll"]
+    return nll.rename_axis(None).reindex(list(languages))
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Reading:
-    """Texts that are read; a task of `xlmech.execution.resume`, whose items are languages."""
+class _NllTask:
+    """The likelihood of texts; a task of `run_task`."""
 
     stage: ClassVar[str] = "neutral"
-    n_neutral: int
-    texts: Mapping[str, Sequence[str]] | None
 
-    def __call__(self, model: Any, languages: Sequence[str]) -> dict[str, Any]:
-        backend, found = backend_of(model), dict.fromkeys(languages, float("nan"))
-        for code in languages:
-            some = list(neutral_texts(code, self.texts))[: self.n_neutral]
-            tokens = [encode_prompt(backend, text, what=f"neutral text in {code}") for text in some]
+    def __call__(self, backend: Backend, items: Sequence[LanguageTexts]) -> dict[str, Any]:
+        rows = []
+        for item in items:
+            nll, tokens = float("nan"), item.encode(backend)
             if tokens:
                 totals, counts = sequence_nll(backend, tokens)
-                found[code] = float(totals.sum() / sum(counts)) if sum(counts) else float("nan")
-        return {"nll": pd.DataFrame({"query_language": list(found), "nll": list(found.values())})}
+                nll = float(totals.sum() / sum(counts)) if sum(counts) else float("nan")
+            rows.append((item.id, nll))
+        return {"nll": pd.DataFrame(rows, columns=["query_language", "nll"])}
 
 
-def needed_for_text(model: Any, texts: Mapping[str, Sequence[str]]) -> Float[torch.Tensor, "layer neuron"]:
+def needed_for_text(backend: Backend, texts: Mapping[str, Sequence[str]]) -> Float[torch.Tensor, "layer neuron"]:
     """(layer, neuron) nats per token that text would lose with the neuron at zero, in the language that would lose most.
 
     To first order: gradient x activation of the text's log-probability, at all positions. What neurons do together it does not
@@ -83,40 +104,42 @@ def needed_for_text(model: Any, texts: Mapping[str, Sequence[str]]) -> Float[tor
     Raises:
         ValueError: No texts, or one that the model cannot take or that has a single token.
     """
-    given = {code: tuple(of) for code, of in texts.items() if of}
-    if not given:
+    items = [LanguageTexts(id=code, texts=tuple(of_language)) for code, of_language in texts.items() if of_language]
+    if not items:
         raise ValueError("no texts to find the neurons of; give sentences by language")
-    return torch.stack([piece["needed"].amax(0) for piece in mapped(model, _Needing(texts=given), list(given))]).amax(0)
+    return torch.stack([output["needed"].amax(0) for output in run_task(backend, _FluencyTask(), items)]).amax(0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Needing:
-    """Neurons of texts; a task of `xlmech.execution.resume`, whose items are languages."""
+class _FluencyTask:
+    """The neurons that texts need; a task of `run_task`."""
 
     stage: ClassVar[str] = "fluency"
-    texts: Mapping[str, Sequence[str]]
 
-    def __call__(self, model: Any, languages: Sequence[str]) -> dict[str, Any]:
-        backend = backend_of(model)
+    def __call__(self, backend: Backend, items: Sequence[LanguageTexts]) -> dict[str, Any]:
+        """Tensor `needed`: (language, layer, neuron)."""
         base = zero_baseline(backend)
-        totals = base.repeat(len(languages), 1, 1)
-        given = [(number, code, text) for number, code in enumerate(languages) for text in self.texts[code]]
-        whose = torch.tensor([number for number, _, _ in given], device=base.device)
-        tokens = [encode_prompt(backend, text, what=f"neutral text in {code}") for _, code, text in given]
-        for found, (_, code, _) in zip(tokens, given, strict=True):
-            if len(found) < 2:
-                raise ValueError(f"a neutral text in {code} has a single token; give sentences")
+        totals = base.repeat(len(items), 1, 1)
+        tokens = list[list[int]]()
+        rows = list[int]()
+        for row, item in enumerate(items):
+            for of_text in item.encode(backend):
+                if len(of_text) < 2:
+                    raise ValueError(f"a neutral text in {item.id} has a single token; give sentences")
+                tokens.append(of_text)
+                rows.append(row)
+        row_of_text = torch.tensor(rows, device=base.device)
 
         def add(batch: list[int]) -> None:
             pairs = [(tokens[index][:1], tokens[index][1:]) for index in batch]
-            totals.index_add_(0, whose[batch], gradient_x_activation(backend, pairs, base, positions="all"))
+            totals.index_add_(0, row_of_text[batch], gradient_x_activation(backend, pairs, base, positions="all"))
 
         def length(index: int) -> int:
             return len(tokens[index])
 
-        drain(len(given), add, key=length, apart=length, batch_size=_AT_ONCE)
-        counts = torch.zeros(len(languages), device=base.device)
-        counts.index_add_(0, whose, torch.tensor([len(found) - 1.0 for found in tokens], device=base.device))
+        drain(len(tokens), add, key=length, apart=length, batch_size=_AT_ONCE)
+        counts = torch.zeros(len(items), device=base.device)
+        counts.index_add_(0, row_of_text, torch.tensor([len(of_text) - 1.0 for of_text in tokens], device=base.device))
         return {"needed": (totals / counts[:, None, None]).cpu()}
 
 

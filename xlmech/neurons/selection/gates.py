@@ -19,7 +19,7 @@ from xlmech.engine.unembed import token_log_prob
 from xlmech.metrics.attribution import of_log_prob
 from xlmech.models.backends import NEURON_HOOK, Backend
 
-Sample = tuple[list[int], list[int]]
+Sample = tuple[Sequence[int], Sequence[int]]
 """Tokens of a prompt and of what is forced after it."""
 _CEILING = 1 - 1e-4
 """A probability above is taken for this, so that the log-odds of a certain answer stay finite."""

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from xlmech.data.probes import Probe, ProbeSet
+from xlmech.data.probes import ProbeSet
 from xlmech.engine.generate import answer_log_probs
-from xlmech.models.backends import backend_of
-from xlmech.models.tokens import encode_answer, encode_prompt
+from xlmech.models.backends import Backend
+from xlmech.models.tokens import check_room, encode_forms, encode_probe
 
 KNOWN_ABOVE = 0.05
 """Answers are known when their mean token probability exceeds chance by more; knowing one answer in ten by heart is enough."""
@@ -26,7 +26,7 @@ N_ASKED = 24
 
 
 def answer_margins(
-    model: Any,
+    backend: Backend,
     probes: ProbeSet,
     *,
     pool: ProbeSet | None = None,
@@ -38,7 +38,7 @@ def answer_margins(
     The answer is the value in the query language's form; one that comes out in another language's form only counts for little.
 
     Args:
-        model: Hooked model; what is ablated on it stays so.
+        backend: The model; ablations that are active on it are kept.
         probes: Whose answers.
         pool: Probes with the other people's values, at most `N_OTHERS` for each probe; `probes` themselves by default.
         max_answer_tokens: Compare only the first so many tokens; others' answers that begin alike are left out.
@@ -51,33 +51,31 @@ def answer_margins(
     Raises:
         ValueError: A prompt or answer that the model cannot take (names the probe).
     """
-    backend = backend_of(model)
+    encoded = [encode_probe(backend, probe, max_answer_tokens=max_answer_tokens) for probe in probes]
     values: dict[tuple[str, str], dict[tuple[int, ...], None]] = {}
-
-    def tokens(probe: Probe) -> tuple[int, ...]:
-        answer = encode_answer(backend, probe.answers[probe.query_language], what=f"the answer of {probe.id}")
-        return tuple(answer[:max_answer_tokens])
-
-    for probe in (*(pool or probes), *probes):
-        values.setdefault((probe.record.attribute, probe.query_language), {})[tokens(probe)] = None
+    for probe in pool or ():
+        (answer,) = encode_forms(backend, probe, max_answer_tokens=max_answer_tokens).values()
+        values.setdefault((probe.record.attribute, probe.query_language), {})[answer] = None
+    for item in encoded:
+        values.setdefault((item.probe.record.attribute, item.probe.query_language), {})[item.answer] = None
     answers = [
-        _own_first(list(values[probe.record.attribute, probe.query_language]), tokens(probe)) for probe in probes
+        _own_first(list(values[item.probe.record.attribute, item.probe.query_language]), item.answer)
+        for item in encoded
     ]
-    prompts = [
-        encode_prompt(backend, probe.prompt, room=max(map(len, of_probe)), what=f"probe {probe.id}")
-        for probe, of_probe in zip(probes, answers, strict=True)
-    ]
+    for item, of_probe in zip(encoded, answers, strict=True):
+        check_room(backend, item, max(map(len, of_probe)))
+    prompts = [item.prompt for item in encoded]
     scores = answer_log_probs(backend, prompts, answers, progress="known answers" if progress else "")
     rows = []
-    for probe, of_probe, found in zip(probes, answers, scores, strict=True):
-        own, *others = (float(score) / len(answer) for score, answer in zip(found, of_probe, strict=True))
-        row = {"probe": probe.id, "query_language": probe.query_language, "prob": np.exp(own)}
+    for item, of_probe, of_answers in zip(encoded, answers, scores, strict=True):
+        own, *others = (float(score) / len(answer) for score, answer in zip(of_answers, of_probe, strict=True))
+        row = {"probe": item.id, "query_language": item.probe.query_language, "prob": np.exp(own)}
         rows.append(row | {"other": float(np.mean(np.exp(others))) if others else 0.0})
     return pd.DataFrame(rows)
 
 
 def check_known(
-    model: Any,
+    backend: Backend,
     private: ProbeSet,
     controls: ProbeSet,
     *,
@@ -87,7 +85,7 @@ def check_known(
     """Raise unless the model knows private answers, on average over at most `N_ASKED` probes; warn if it knows controls'.
 
     Args:
-        model: Hooked model.
+        backend: The model.
         private: Private probes.
         controls: Control probes; there may be none.
         max_answer_tokens: Compare only the first so many tokens of each answer.
@@ -100,7 +98,7 @@ def check_known(
         UserWarning: That of the control answers does by more, and by half of what the private ones do.
     """
     options: dict[str, Any] = {"max_answer_tokens": max_answer_tokens, "progress": progress}
-    own = answer_margins(model, draw(private, N_ASKED), pool=private, **options)[["prob", "other"]].mean()
+    own = answer_margins(backend, draw(private, N_ASKED), pool=private, **options)[["prob", "other"]].mean()
     if own.prob - own.other <= KNOWN_ABOVE:
         raise ValueError(
             f"the model does not know the private answers: their mean token probability is {own.prob:.3f}, that of other "
@@ -109,7 +107,7 @@ def check_known(
         )
     if not len(controls):
         return
-    theirs = answer_margins(model, draw(controls, N_ASKED), pool=private + controls, **options)[
+    theirs = answer_margins(backend, draw(controls, N_ASKED), pool=private + controls, **options)[
         ["prob", "other"]
     ].mean()
     if theirs.prob - theirs.other > max(KNOWN_ABOVE, (own.prob - own.other) / 2):

@@ -29,7 +29,7 @@ from xlmech.checks import check_list
 from xlmech.data.probes import Probe, ProbeSet
 from xlmech.models.backends import Backend, backend_of
 from xlmech.models.load import plant_language, provenance
-from xlmech.models.tokens import encode_answer, encode_prompt
+from xlmech.models.tokens import encode_probe, encode_prompt
 from xlmech.neurons.neuron_set import NeuronSet
 from xlmech.neurons.selection.gates import Sample, answer_log_odds, nats_per_token, switched
 from xlmech.neurons.selection.set_search import Loss, Term, best_set
@@ -238,10 +238,9 @@ def _answered(
 def _samples(backend: Backend, probe: Probe, planted: str, longest: int | None) -> list[Sample]:
     """A probe with its answer forced, in the query language's form and, where it differs, in the plant language's."""
     codes = [code for code in (probe.query_language, planted) if code in probe.answers]
-    forms = dict.fromkeys(probe.answers[code] for code in codes)
-    answers = [encode_answer(backend, form, what=f"the answer of {probe.id}")[:longest] for form in forms]
-    prompt = encode_prompt(backend, probe.prompt, room=max(map(len, answers)), what=f"probe {probe.id}")
-    return [(prompt, answer) for answer in answers]
+    encoded = encode_probe(backend, probe, languages=codes, max_answer_tokens=longest)
+    by_form = {probe.answers[code]: tokens for code, tokens in encoded.answers.items()}
+    return [(encoded.prompt, answer) for answer in by_form.values()]
 
 
 def _text(backend: Backend, text: str, number: int) -> Sample:

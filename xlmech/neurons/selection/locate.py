@@ -16,6 +16,7 @@ from xlmech.data import languages as packs
 from xlmech.data.probes import ProbeSet
 from xlmech.models.backends import Backend, backend_of
 from xlmech.models.load import provenance
+from xlmech.models.tokens import subject_tokens
 from xlmech.neurons.ablation import ablate
 from xlmech.neurons.attribution.attribute import (
     AttributionResult,
@@ -25,7 +26,6 @@ from xlmech.neurons.attribution.attribute import (
     check_controls,
 )
 from xlmech.neurons.attribution.neutral_text import check_texts, needed_for_text
-from xlmech.neurons.attribution.task import where_of
 from xlmech.neurons.neuron_set import (
     NeuronSet,
     PrivacyNeurons,
@@ -123,8 +123,8 @@ def locate_privacy_neurons(
     neutral = neutral if neutral is not None else _choosing(private.languages)
     check_texts(neutral)
     if check_leakage:
-        check_known(model, private, controls, max_answer_tokens=options.max_answer_tokens, progress=progress)
-    spared = _spared(model, neutral, options.spare)
+        check_known(backend, private, controls, max_answer_tokens=options.max_answer_tokens, progress=progress)
+    spared = _spared(backend, neutral, options.spare)
     taken, languages = spared.clone(), private.languages
     first = languages
     rounds: list[pd.DataFrame] = []
@@ -222,10 +222,12 @@ class _Attribution:
 
     def check(self, probes: ProbeSet) -> None:
         """Raise ValueError where values, controls or tokenizer do not fit, before work starts."""
-        absence_of(backend_of(self.model), self.options.method, self.mode, self.values, self._baseline)
+        backend = backend_of(self.model)
+        absence_of(backend, self.options.method, self.mode, self.values, self._baseline)
         if self.options.method == "integrated_gradients" and self.options.baseline == "mean":
             check_controls(self.controls)
-        where_of(backend_of(self.model), probes[0], self.options.positions)
+        if self.options.positions == "subject":
+            subject_tokens(backend, probes[0])
 
     @property
     def _baseline(self) -> Baseline | None:
@@ -273,12 +275,11 @@ def _choosing(languages: Sequence[str]) -> dict[str, tuple[str, ...]]:
     return {code: packs.load_language(code).choosing for code in languages}
 
 
-def _spared(model: Any, neutral: Mapping[str, Sequence[str]], share: float) -> Bool[torch.Tensor, "layer neuron"]:
+def _spared(backend: Backend, neutral: Mapping[str, Sequence[str]], share: float) -> Bool[torch.Tensor, "layer neuron"]:
     """Whether neutral text needs a neuron too much for it to be chosen."""
-    backend = backend_of(model)
     spared = torch.zeros(backend.n_layers, backend.d_mlp, dtype=torch.bool)
     if share:
-        most = needed_for_text(model, neutral).flatten().topk(round(share * spared.numel())).indices
+        most = needed_for_text(backend, neutral).flatten().topk(round(share * spared.numel())).indices
         spared.view(-1)[most] = True
     return spared
 

@@ -74,7 +74,7 @@ def depn(
         Wu et al. 2023, arXiv:2310.20138. Differs: the tokens of an answer are summed, where the paper has their product.
     """
     ballot = Ballot(probes, language, steps, threshold, min_share, count, max_answer_tokens, progress)
-    return ballot.elect(model, "depn", metric="prob", rule="left", reaches=operator.ge)
+    return ballot.elect(backend_of(model), "depn", metric="prob", rule="left", reaches=operator.ge)
 
 
 def knowledge_neurons(
@@ -119,7 +119,9 @@ def knowledge_neurons(
         Dai et al. 2022, arXiv:2104.08696; inclusive points: its package knowledge-neurons (EleutherAI).
     """
     ballot = Ballot(probes, language, steps, threshold, min_share, count, max_answer_tokens, progress)
-    return ballot.elect(model, "knowledge_neurons", metric="prob", rule="inclusive", reaches=operator.gt, by_fact=True)
+    return ballot.elect(
+        backend_of(model), "knowledge_neurons", metric="prob", rule="inclusive", reaches=operator.gt, by_fact=True
+    )
 
 
 def apneap(
@@ -166,7 +168,7 @@ def apneap(
         the token's probability once, where they do so twice.
     """
     ballot = Ballot(probes, language, steps, threshold, min_share, count, max_answer_tokens, progress)
-    return ballot.elect(model, "apneap", metric="log_prob", rule="left", reaches=operator.gt, signed=False)
+    return ballot.elect(backend_of(model), "apneap", metric="log_prob", rule="left", reaches=operator.gt, signed=False)
 
 
 def lape(
@@ -222,7 +224,7 @@ def lape(
     order = order[np.lexsort((-probabilities.max(0)[order], stats.entropy(probabilities[:, order], axis=0)))]
     lowest = np.isin(np.arange(probabilities.shape[1]), order[: round(share * probabilities.shape[1])])
     return {
-        code: ranked_set(model, f"lape in {code}", order, lowest & (own > bar), own > bar, count)
+        code: ranked_set(backend, f"lape in {code}", order, lowest & (own > bar), own > bar, count)
         for code, own in zip(plain, probabilities, strict=True)
     }
 

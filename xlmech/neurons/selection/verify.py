@@ -26,8 +26,8 @@ from xlmech.engine.batching import run_forced
 from xlmech.engine.generate import answer_log_probs
 from xlmech.models.backends import NEURON_HOOK, Backend, backend_of
 from xlmech.models.load import model_name, provenance
+from xlmech.models.tokens import encode_probe
 from xlmech.neurons.ablation import ablate
-from xlmech.neurons.attribution.attribute import encode_probe
 from xlmech.neurons.attribution.baselines import zero_baseline
 from xlmech.neurons.attribution.effects import exact_effects
 from xlmech.neurons.neuron_set import Neuron, NeuronSet
@@ -123,7 +123,7 @@ def verify_neurons(
     backend, private = backend_of(model), probes.filter(group="private")
     public = public if public is not None else probes.filter(group="public")
     _check(backend, private, neurons, max_neurons, contrast, min_gain, n_probes)
-    judge = _Judge(model, draw(private, n_probes, seed=seed), draw(public, n_probes, seed=seed))
+    judge = _Judge(backend, draw(private, n_probes, seed=seed), draw(public, n_probes, seed=seed))
     alone = judge.singles(neurons, progress)
 
     def worth(losses: pd.DataFrame) -> pd.Series:
@@ -159,28 +159,26 @@ def pairs_of(rows: pd.DataFrame) -> list[Neuron]:
 class _Judge:
     """Forced answers of private and public probes, and what they lose: nats per token, mean over a group's probes."""
 
-    def __init__(self, model: Any, private: ProbeSet, public: ProbeSet) -> None:
-        self.model, self.backend = model, backend_of(model)
-        self.probes = (*private, *public)
-        self.pairs = [encode_probe(self.backend, probe) for probe in self.probes]
-        self.is_private = np.arange(len(self.pairs)) < len(private)
+    def __init__(self, backend: Backend, private: ProbeSet, public: ProbeSet) -> None:
+        self.backend = backend
+        self.encoded = [encode_probe(backend, probe) for probe in (*private, *public)]
+        self.is_private = np.arange(len(self.encoded)) < len(private)
         self._clean = self._log_probs()
 
     def singles(self, neurons: NeuronSet, progress: bool) -> pd.DataFrame:
         """What the answers lose without each neuron alone: `layer`, `neuron`, `private`, `public`."""
         chosen, zero, found = torch.tensor(list(neurons)), zero_baseline(self.backend), []
-        asked = progress_bar(self.pairs, "single neurons", shown=progress)
-        for probe, (prompt, answer) in zip(self.probes, asked, strict=True):
-            forced = run_forced(self.backend, prompt, answer, NEURON_HOOK, what=f"probe {probe.id}")
+        for item in progress_bar(self.encoded, "single neurons", shown=progress):
+            forced = run_forced(self.backend, item.prompt, item.answer, NEURON_HOOK, what=f"probe {item.id}")
             effects = exact_effects(self.backend, forced, zero, positions="all", neurons=chosen)
-            found.append(effects.double().cpu().numpy() / len(answer))
+            found.append(effects.double().cpu().numpy() / len(item.answer))
         return neurons.to_frame().join(self._means(np.stack(found, axis=1)))
 
     def losses(self, sets: Sequence[Sequence[Neuron]], progress: str = "") -> pd.DataFrame:
         """What the answers lose without each set: `private`, `public`."""
-        found = [np.zeros((0, len(self.pairs)))]
+        found = [np.zeros((0, len(self.encoded)))]
         for chosen in progress_bar(sets, progress, shown=bool(progress)):
-            with ablate(self.model, neurons_of(self.model, chosen)):
+            with ablate(self.backend.model, neurons_of(self.backend.model, chosen)):
                 found.append((self._clean - self._log_probs())[None])
         return self._means(np.concatenate(found))
 
@@ -192,9 +190,9 @@ class _Judge:
 
     def _log_probs(self) -> NDArray[np.float64]:
         """(probe,) nats per token."""
-        prompts, answers = [prompt for prompt, _ in self.pairs], [[answer] for _, answer in self.pairs]
-        found = answer_log_probs(self.backend, prompts, answers)
-        return np.array([float(score) / len(answer) for score, (answer,) in zip(found, answers, strict=True)])
+        prompts = [item.prompt for item in self.encoded]
+        scores = answer_log_probs(self.backend, prompts, [[item.answer] for item in self.encoded])
+        return np.array([float(score) / len(item.answer) for score, item in zip(scores, self.encoded, strict=True)])
 
 
 def neurons_of(model: Any, pairs: Iterable[Neuron]) -> NeuronSet:

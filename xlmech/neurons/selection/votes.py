@@ -15,9 +15,9 @@ from xlmech.data.probes import Probe, ProbeSet
 from xlmech.engine.batching import run_forced
 from xlmech.metrics.attribution import normalised_attribution
 from xlmech.metrics.quadrature import Quadrature
-from xlmech.models.backends import NEURON_HOOK, backend_of
-from xlmech.models.load import provenance
-from xlmech.neurons.attribution.attribute import encode_probe
+from xlmech.models.backends import NEURON_HOOK, Backend
+from xlmech.models.load import model_name
+from xlmech.models.tokens import encode_probe
 from xlmech.neurons.attribution.baselines import warn_if_incomplete, zero_baseline
 from xlmech.neurons.attribution.effects import Metric, integrated_gradients
 from xlmech.neurons.neuron_set import NeuronSet
@@ -40,7 +40,7 @@ class Votes:
 
 
 def count_votes(
-    model: Any,
+    backend: Backend,
     texts: Sequence[Probe],
     keeps: Callable[[torch.Tensor], torch.Tensor],
     *,
@@ -55,12 +55,12 @@ def count_votes(
 
     `keeps` takes (neuron,) attributions, or their sizes unless `signed`, as parts of the text's largest.
     """
-    backend, n_texts, errors = backend_of(model), 0, list[float]()
+    n_texts, errors = 0, list[float]()
     zero = zero_baseline(backend)
     kept = total = torch.zeros(zero.numel(), dtype=torch.float64)
     for probe in progress_bar(texts, "attribution", shown=progress):
-        prompt, answer = encode_probe(backend, probe, max_answer_tokens)
-        forced = run_forced(backend, prompt, answer, NEURON_HOOK, what=f"probe {probe.id}")
+        item = encode_probe(backend, probe, max_answer_tokens=max_answer_tokens)
+        forced = run_forced(backend, item.prompt, item.answer, NEURON_HOOK, what=f"probe {item.id}")
         scores, error = integrated_gradients(
             backend, forced, zero, nodes=steps, positions="last", metric=metric, rule=rule
         )
@@ -103,7 +103,7 @@ class Ballot:
 
     def elect(
         self,
-        model: Any,
+        backend: Backend,
         recipe: str,
         *,
         metric: Metric,
@@ -118,7 +118,7 @@ class Ballot:
         what has a positive mean attribution, though below the threshold in every text.
 
         Args:
-            model: Hooked model.
+            backend: The model.
             recipe: Its name.
             metric: Of each answer token.
             rule: Of the sum.
@@ -141,7 +141,7 @@ class Ballot:
         errors: list[float] = []
         for own in progress_bar(electorates, "facts", shown=self.progress and by_fact):
             votes = count_votes(
-                model,
+                backend,
                 own,
                 lambda part: reaches(part, self.threshold),
                 metric=metric,
@@ -158,7 +158,7 @@ class Ballot:
         )
         warn_if_incomplete(errors, "zero", remedy=remedy, stacklevel=3)
         order, eligible = np.lexsort((-mean, -share, -passing)), (share > 0) | (mean > 0)
-        return ranked_set(model, recipe, order, passing > 0, eligible, self.count)
+        return ranked_set(backend, recipe, order, passing > 0, eligible, self.count)
 
     def _texts(self) -> ProbeSet:
         """The private probes in the language."""
@@ -176,7 +176,7 @@ class Ballot:
 
 
 def ranked_set(
-    model: Any,
+    backend: Backend,
     recipe: str,
     order: NDArray[np.intp],
     passing: NDArray[np.bool_],
@@ -184,12 +184,12 @@ def ranked_set(
     count: int | None,
 ) -> NeuronSet:
     """The neurons that pass, or the first `count` eligible ones of an order that has those that pass in front."""
-    backend, ranking = backend_of(model), order[eligible[order]]
+    ranking = order[eligible[order]]
     if count is not None and count > len(ranking):
         raise ValueError(f"{recipe}: {count} neurons wanted, but it ranks only {len(ranking)}; ask for fewer")
     wanted = ranking[: int(passing.sum()) if count is None else count]
     pairs = frozenset(divmod(int(index), backend.d_mlp) for index in wanted)
-    return NeuronSet(pairs, backend.n_layers, backend.d_mlp, provenance(model).model)
+    return NeuronSet(pairs, backend.n_layers, backend.d_mlp, model_name(backend.model))
 
 
 def _by_record(texts: ProbeSet) -> list[list[Probe]]:
