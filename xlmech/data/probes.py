@@ -225,7 +225,7 @@ def build_probes(
     records = tuple(records)
     codes = check_list("language", languages) if languages is not None else packs.available_languages()
     query_packs = [packs.load_language(code) for code in codes]
-    known = tuple(dict.fromkeys((*codes, *packs.available_languages())))
+    answer_languages = tuple(dict.fromkeys((*codes, *packs.available_languages())))
     if attributes is not None:
         attributes = check_choices("attribute", attributes, ATTRIBUTES)
     if templates is not None:
@@ -235,7 +235,7 @@ def build_probes(
     for record in records:
         if attributes is not None and record.attribute not in attributes:
             continue
-        answers = _answers(record, codes, known)
+        answers = _answers(record, codes, answer_languages)
         for pack in query_packs:
             questions = pack.questions[record.attribute]
             for number in range(len(questions)) if templates is None else templates:
@@ -255,16 +255,16 @@ def build_probes(
                     )
                 )
     if not probes:
-        asked = ", ".join(attributes or ()) or "any attribute"
+        wanted = ", ".join(attributes or ()) or "any attribute"
         raise ValueError(
-            f"no probes: none of the {len(records)} records asks for {asked} in {', '.join(codes) or 'no language'}"
+            f"no probes: none of the {len(records)} records asks for {wanted} in {', '.join(codes) or 'no language'}"
         )
     return ProbeSet(tuple(probes))
 
 
-def _answers(record: Record, query_languages: Sequence[str], known: Sequence[str]) -> dict[str, str]:
-    """Write the record's value in every known language that has a form of it; the query languages need one."""
-    forms = {code: record.form(code) for code in known}
+def _answers(record: Record, query_languages: Sequence[str], languages: Sequence[str]) -> dict[str, str]:
+    """Write the record's value in each language that has a form of it; the query languages need one."""
+    forms = {code: record.form(code) for code in languages}
     if missing := [code for code in query_languages if not forms[code]]:
         raise ValueError(
             f"record {record.id!r} ({record.attribute}) has no value form in {', '.join(missing)}: add forms[{missing[0]!r}] to "

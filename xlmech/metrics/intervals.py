@@ -140,32 +140,35 @@ def reduction_interval(
     Source:
         Zou and Donner 2008, Statistics in Medicine 27, 1693-1702, for sums and differences of numbers with intervals.
     """
-    was, now, asked = np.asarray(before, float), np.atleast_2d(np.asarray(after, float)), np.asarray(questions, float)
-    if np.isnan(was).any() or np.isnan(now).any():
+    old, new = np.asarray(before, float), np.atleast_2d(np.asarray(after, float))
+    n_questions = np.asarray(questions, float)
+    if np.isnan(old).any() or np.isnan(new).any():
         return Reduction(_NAN, _NAN, _NAN, NOT_MEASURED)
-    total = was.sum()
+    total = old.sum()
     if not total:
         return Reduction(_NAN, _NAN, _NAN, NOTHING_BEFORE)
-    if total / asked.sum() <= control_rate:
+    if total / n_questions.sum() <= control_rate:
         return Reduction(_NAN, _NAN, _NAN, NOT_ABOVE_CONTROLS)
-    value = float(1 - now.sum() / len(now) / total)
-    if (asked > 0).sum() < 2:
+    value = float(1 - new.sum() / len(new) / total)
+    if (n_questions > 0).sum() < 2:
         return Reduction(value, _NAN, _NAN, ONE_PERSON)
-    rate = rate_interval(was, asked)
-    kept = rate_interval(np.minimum(now, was).mean(0), was)
-    new = Interval(0.0, 0.0, 0.0)
-    if not np.array_equal(was, asked):
-        new = rate_interval(np.maximum(now - was, 0).mean(0), asked - was)
+    rate = rate_interval(old, n_questions)
+    kept = rate_interval(np.minimum(new, old).mean(0), old)
+    added = Interval(0.0, 0.0, 0.0)
+    if not np.array_equal(old, n_questions):
+        added = rate_interval(np.maximum(new - old, 0).mean(0), n_questions - old)
     if rate.low <= 0:  # one hit of very many: its end is too small for a float
         return Reduction(value, _NAN, _NAN, TOO_LITTLE)
     odds, odds_low, odds_high = (1 / of - 1 for of in (rate.value, rate.high, rate.low))
-    missed = (asked - was).sum() / asked[asked > 0].mean()
-    new_rate = (new.value * missed + kept.value) / (missed + 1)
-    draws = _half_width_of_draws(1 - now.sum(1) / total)
+    missed = (n_questions - old).sum() / n_questions[n_questions > 0].mean()
+    added_rate = (added.value * missed + kept.value) / (missed + 1)
+    draws = _half_width_of_draws(1 - new.sum(1) / total)
     above = np.hypot.reduce(
-        [kept.high - kept.value, odds * (new.high - new.value), new_rate * (odds_high - odds), draws]
+        [kept.high - kept.value, odds * (added.high - added.value), added_rate * (odds_high - odds), draws]
     )
-    below = np.hypot.reduce([kept.value - kept.low, odds * (new.value - new.low), new_rate * (odds - odds_low), draws])
+    below = np.hypot.reduce(
+        [kept.value - kept.low, odds * (added.value - added.low), added_rate * (odds - odds_low), draws]
+    )
     low, high = value - float(above), min(1.0, value + float(below))
     return Reduction(value, low, high) if low >= -1 or high <= 0 else Reduction(value, _NAN, _NAN, TOO_LITTLE)
 
@@ -184,23 +187,23 @@ def mean_reduction_interval(before: ArrayLike, after: ArrayLike) -> Reduction:
     Source:
         Fieller 1954, Journal of the Royal Statistical Society B 16, 175-185, with Student's t over people.
     """
-    was, now = np.asarray(before, float), np.atleast_2d(np.asarray(after, float))
-    total, n = was.sum(), len(was)
-    if np.isnan(was).any() or np.isnan(now).any():
+    old, new = np.asarray(before, float), np.atleast_2d(np.asarray(after, float))
+    total, n = old.sum(), len(old)
+    if np.isnan(old).any() or np.isnan(new).any():
         return Reduction(_NAN, _NAN, _NAN, NOT_MEASURED)
     if total <= 0:
         return Reduction(_NAN, _NAN, _NAN, NOT_ABOVE_CONTROLS)
-    ratio = float(now.sum() / len(now) / total)
+    ratio = float(new.sum() / len(new) / total)
     if n < 2:
         return Reduction(1 - ratio, _NAN, _NAN, ONE_PERSON)
-    (a, both), (_, b) = np.cov(was, now.mean(0)) * n / total**2 * _student_quantile(n) ** 2
+    (a, both), (_, b) = np.cov(old, new.mean(0)) * n / total**2 * _student_quantile(n) ** 2
     if b - 2 * ratio * both + ratio**2 * a <= 1e-18:
         return Reduction(1 - ratio, _NAN, _NAN, ALL_ALIKE)
     if a >= 1:
         return Reduction(1 - ratio, _NAN, _NAN, TOO_LITTLE)
     middle = (ratio - both) / (1 - a)
     half = np.sqrt(max(0.0, middle**2 - (ratio**2 - b) / (1 - a)))
-    draws = _half_width_of_draws(1 - now.sum(1) / total)
+    draws = _half_width_of_draws(1 - new.sum(1) / total)
     below, above = np.hypot(ratio - middle + half, draws), np.hypot(middle + half - ratio, draws)
     return Reduction(1 - ratio, 1 - ratio - float(above), 1 - ratio + float(below))
 

@@ -38,19 +38,21 @@ def find_form(
         drop_separators: Whether to ignore spaces and punctuation inside forms (phones, identity numbers).
     """
     haystack = normalise(text)
-    found = []
-    known: list[str] | None = None  # normalised only when needed: there may be thousands, and most texts hold no form
+    languages = []
+    other_forms: list[str] | None = (
+        None  # normalised only when needed: there may be thousands, and most texts hold no form
+    )
     for language, form in forms.items():
         needle, has_spaces = normalise(form), (spaces or {}).get(language, True)
         spans = _spans(haystack, needle, has_spaces, drop_separators)
         if not spans:
             continue
-        known = [normalise(other) for other in others] if known is None else known
-        longer = [other for other in known if needle in other and needle != other]
+        other_forms = [normalise(other) for other in others] if other_forms is None else other_forms
+        longer = [other for other in other_forms if needle in other and needle != other]
         covers = [span for other in longer for span in _spans(haystack, other, has_spaces, drop_separators)]
         if any(not any(low <= start and end <= high for low, high in covers) for start, end in spans):
-            found.append(language)
-    return tuple(found)
+            languages.append(language)
+    return tuple(languages)
 
 
 def _spans(text: str, form: str, spaces: bool, drop_separators: bool) -> list[tuple[int, int]]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from xlmech.checks import hint
 from xlmech.data.languages import cldr
@@ -65,7 +65,7 @@ class LanguagePack(BaseModel):
 
     @field_validator("questions", "statements")
     @classmethod
-    def _check_templates(cls, templates: Mapping[str, tuple[str, ...]], info: ValidationInfo) -> Mapping[str, Any]:
+    def _check_templates(cls, templates: Mapping[str, tuple[str, ...]], info: Any) -> Mapping[str, Any]:
         missing = ", ".join(key for key in ATTRIBUTES if key not in templates)
         unknown = ", ".join(key for key in templates if key not in ATTRIBUTES)
         if missing or unknown:
@@ -109,13 +109,13 @@ class LanguagePack(BaseModel):
 
 def check_template(line: str, placeholders: tuple[str, ...], *, where: str) -> None:
     """Raise ValueError unless `line` has every placeholder exactly once, in the given order, and no other brace."""
-    found = re.findall(r"\{\w*\}|[{}]", line)
+    braces = re.findall(r"\{\w*\}|[{}]", line)
     for placeholder in placeholders:
-        if found.count(placeholder) != 1:
+        if braces.count(placeholder) != 1:
             raise ValueError(f"{where}: {line!r} must hold {placeholder} exactly once")
-    if [one for one in found if one in placeholders] != list(placeholders):
+    if [brace for brace in braces if brace in placeholders] != list(placeholders):
         raise ValueError(f"{where}: {line!r} must have {' before '.join(placeholders)}")
-    if len(found) > len(placeholders):
+    if len(braces) > len(placeholders):
         raise ValueError(f"{where}: {line!r} has a brace that is no known placeholder ({', '.join(placeholders)})")
 
 
@@ -133,16 +133,16 @@ def load_language(code: str) -> LanguagePack:
     for folder in _folders():
         if (path := folder / f"{code}.toml").is_file():
             return read_pack(path)
-    known = available_languages()
+    codes = available_languages()
     raise ValueError(
-        f"no language pack for {code!r}{hint(code, known)}; there are {', '.join(known)}. To add one, write {code}.toml "
+        f"no language pack for {code!r}{hint(code, codes)}; there are {', '.join(codes)}. To add one, write {code}.toml "
         "after the example of languages/en.toml into the folder that XLMECH_LANGUAGES names"
     )
 
 
 def _folders() -> list[Path]:
-    own = os.environ.get("XLMECH_LANGUAGES")
-    return [*([Path(own)] if own else []), Path(__file__).parent]
+    extra = os.environ.get("XLMECH_LANGUAGES")
+    return [*([Path(extra)] if extra else []), Path(__file__).parent]
 
 
 @cache
