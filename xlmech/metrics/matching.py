@@ -39,9 +39,7 @@ def find_form(
     """
     haystack = normalise(text)
     languages = []
-    other_forms: list[str] | None = (
-        None  # normalised only when needed: there may be thousands, and most texts hold no form
-    )
+    other_forms: list[str] | None = None  # normalised when needed: there may be thousands, and most texts hold no form
     for language, form in forms.items():
         needle, has_spaces = normalise(form), (spaces or {}).get(language, True)
         spans = _spans(haystack, needle, has_spaces, drop_separators)
