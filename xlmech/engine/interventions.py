@@ -6,6 +6,9 @@ where it starts to differ: at the entry of its layer (at the exit, where the res
 of the prompt's clean row. Variants of layer l are not run below it. The prompts' clean rows run along, so each variant has its
 unperturbed counterpart from the same batch.
 
+`replace`, `replace_where`, `add`, `interpolate` and `ablate_units` make interventions. Each takes the hook point, its layer (None
+outside the layers), what to do, and a slice of the positions that are run; tensors are broadcast.
+
     edits = [replace("mlp.hook_post", layer, values[layer][None, :, None]) for layer in range(backend.n_layers)]
     states = run_rows(backend, tokens, edits, past=past)     # states.edited[layer]: (prompt, variant, position, d_model)
 """
@@ -73,14 +76,7 @@ class RowStates:
 
 
 def replace(component: str, layer: int | None, values: torch.Tensor, *, positions: slice = slice(None)) -> Rows:
-    """Replace the activation by `values`.
-
-    Args:
-        component: Hook point.
-        layer: Its layer.
-        values: (prompt or 1, variant, position or 1, ...), broadcast where 1.
-        positions: Slice of the positions that are run.
-    """
+    """Replace the activation by (prompt or 1, variant, position or 1, ...) `values`."""
     return Rows(component=component, layer=layer, n=values.shape[1], edit=_at(positions, lambda _: values))
 
 
@@ -92,14 +88,9 @@ def replace_where(
     *,
     positions: slice = slice(None),
 ) -> Rows:
-    """Replace the masked part of the activation by `values`: other heads, neurons or positions in each variant.
+    """Replace the masked part of the activation by (prompt or 1, variant or 1, position or 1, ...) `values`.
 
-    Args:
-        component: Hook point.
-        layer: Its layer.
-        mask: (variant, position or 1, ...) where to replace, broadcast.
-        values: (prompt or 1, variant or 1, position or 1, ...), broadcast.
-        positions: Slice of the positions that are run.
+    `mask` is (variant, position or 1, ...): other heads, neurons or positions in each variant.
     """
 
     def masked(old: torch.Tensor) -> torch.Tensor:
@@ -109,7 +100,7 @@ def replace_where(
 
 
 def add(component: str, layer: int | None, values: torch.Tensor, *, positions: slice = slice(None)) -> Rows:
-    """Add `values` to the activation; arguments as of `replace`."""
+    """Add (prompt or 1, variant, position or 1, ...) `values` to the activation."""
     return Rows(component=component, layer=layer, n=values.shape[1], edit=_at(positions, lambda old: old + values))
 
 
@@ -121,7 +112,7 @@ def interpolate(
     *,
     positions: slice = slice(None),
 ) -> Rows:
-    """Move the activation by each share of the way to `towards` (broadcast): 0 leaves it, 1 replaces it."""
+    """Move the activation by each variant's share of the way to `towards`: 0 leaves it, 1 replaces it."""
 
     def move(old: torch.Tensor) -> torch.Tensor:
         weights = shares.to(old.dtype).view(-1, *[1] * (old.ndim - 2))
@@ -138,14 +129,9 @@ def ablate_units(
     to: Float[torch.Tensor, " unit"] | float = 0.0,
     positions: slice = slice(None),
 ) -> Rows:
-    """Replace single units by `to`: neurons of `mlp.hook_post`, heads of `attn.hook_z`.
+    """Replace (variant,) single units or (variant, k) sets of units by `to`, a value per unit or one for all.
 
-    Args:
-        component: Hook point; its first dimension after the positions holds the units.
-        layer: Its layer.
-        units: (variant,) one unit per row, or (variant, k) sets of units.
-        to: Value per unit, or one for all.
-        positions: Slice of the positions that are run.
+    Units are numbered in the first dimension after the positions: neurons of `mlp.hook_post`, heads of `attn.hook_z`.
     """
     chosen = units[:, None] if units.ndim == 1 else units
 

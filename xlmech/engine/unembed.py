@@ -57,13 +57,16 @@ def token_log_prob(
 def token_logit(
     hidden: Float[torch.Tensor, "row d_model"],
     unembed: Float[torch.Tensor, "d_vocab d_model"],
-    targets: Int[torch.Tensor, " row"],
+    targets: Int[torch.Tensor, "row ..."],
     *,
     bias: Float[torch.Tensor, " d_vocab"] | None = None,
     softcap: float | None = None,
-) -> Float[torch.Tensor, " row"]:
-    """Compute the (row,) logit of each row's target token alone, differentiable in `hidden`."""
-    return target_logits(hidden, unembed, targets[:, None], bias, softcap)[:, 0]
+) -> Float[torch.Tensor, "row ..."]:
+    """Compute the (row,) or (row, k) logit of each row's target tokens alone, differentiable in `hidden`."""
+    dtype = accumulator(hidden)
+    rows = hidden if targets.ndim == 1 else hidden[:, None]
+    logits = torch.linalg.vecdot(unembed[targets].to(dtype), rows.to(dtype))
+    return soft_cap(logits if bias is None else logits + bias[targets], softcap)
 
 
 def token_logits(
@@ -75,8 +78,8 @@ def token_logits(
 ) -> Float[torch.Tensor, "row d_vocab"]:
     """Compute all (row, d_vocab) logits, in float32 at least; for a few rows."""
     columns = padded_columns(hidden, unembed.dtype)
-    chunks = [logits for _, logits in _chunks_of_logits(columns, unembed, bias, softcap, accumulator(hidden))]
-    return torch.cat(chunks)[:, : len(hidden)].T
+    chunks = _chunks(columns, unembed, bias, softcap, accumulator(hidden))
+    return torch.cat([logits for *_, logits in chunks])[:, : len(hidden)].T
 
 
 def greedy_tokens(
@@ -89,7 +92,7 @@ def greedy_tokens(
     columns, dtype = padded_columns(hidden, unembed.dtype), accumulator(hidden)
     best = torch.full((columns.shape[1],), -torch.inf, dtype=dtype, device=hidden.device)
     tokens = torch.zeros(len(best), dtype=torch.long, device=hidden.device)
-    for start, logits in _chunks_of_logits(columns, unembed, bias, None, dtype):
+    for start, _, _, logits in _chunks(columns, unembed, bias, None, dtype):
         highest, index = logits.max(0)
         tokens = torch.where(highest > best, index + start, tokens)
         best = torch.maximum(best, highest)
@@ -109,7 +112,7 @@ class _TokenLogProb(torch.autograd.Function):
         targets: torch.Tensor,
         exact: bool,
     ) -> torch.Tensor:
-        logits = target_logits(hidden, unembed, targets, bias, softcap)
+        logits = token_logit(hidden, unembed, targets, bias=bias, softcap=softcap)
         gradient = ctx.needs_input_grad[0]
         normaliser, mean = _normaliser(hidden, unembed, bias, softcap, logits.amax(1), gradient=gradient, exact=exact)
         if mean is not None:
@@ -151,9 +154,7 @@ def _normaliser(
     mean = torch.zeros(columns.shape, dtype=dtype, device=hidden.device) if gradient else None
     allowed = 0.0 if exact else _SKIPPED_ROUNDINGS * torch.finfo(dtype).eps
     skipped = torch.zeros((), dtype=dtype, device=hidden.device)
-    for start in range(0, len(unembed), CHUNK):
-        weight, part = _chunk(unembed, bias, start)
-        logits = soft_cap(chunk_logits(weight, columns, part, dtype), softcap)
+    for start, weight, part, logits in _chunks(columns, unembed, bias, softcap, dtype):
         if weight.dtype != dtype:
             _refine_likely(logits, weight, columns, part, reference, softcap)
         slopes = None if softcap is None or mean is None else _soft_cap_slope(logits, softcap)
@@ -173,8 +174,8 @@ def _normaliser(
                 mean += sums.to(dtype) * scale.to(dtype)
         reference = torch.maximum(first_reference, first_reference + total.log().to(dtype))
     if not total.isfinite().all():  # the lower bound was too low for an exponential
-        chunks = _chunks_of_logits(columns, unembed, bias, softcap, dtype)
-        highest = torch.stack([logits.amax(0) for _, logits in chunks]).amax(0)[:n_rows]
+        chunks = _chunks(columns, unembed, bias, softcap, dtype)
+        highest = torch.stack([logits.amax(0) for *_, logits in chunks]).amax(0)[:n_rows]
         if highest.isfinite().all():
             return _normaliser(hidden, unembed, bias, softcap, highest, gradient=gradient, exact=exact)
     normaliser = first_reference + total.log().to(dtype)
@@ -222,15 +223,6 @@ def chunk_logits(
     return logits if bias is None else logits + bias[:, None]
 
 
-def target_logits(
-    hidden: torch.Tensor, unembed: torch.Tensor, targets: torch.Tensor, bias: torch.Tensor | None, softcap: float | None
-) -> Float[torch.Tensor, "row k"]:
-    """Compute the logits of each row's k targets alone."""
-    dtype = accumulator(hidden)
-    logits = torch.linalg.vecdot(unembed[targets].to(dtype), hidden[:, None].to(dtype))
-    return soft_cap(logits if bias is None else logits + bias[targets], softcap)
-
-
 def soft_cap(logits: torch.Tensor, softcap: float | None) -> torch.Tensor:
     """Bound logits by the soft-cap c: c * tanh(logits / c)."""
     return logits if softcap is None else softcap * torch.tanh(logits / softcap)
@@ -241,17 +233,13 @@ def _soft_cap_slope(capped: torch.Tensor, softcap: float | None) -> torch.Tensor
     return torch.ones_like(capped) if softcap is None else 1 - (capped / softcap) ** 2
 
 
-def _chunk(unembed: torch.Tensor, bias: torch.Tensor | None, start: int) -> tuple[torch.Tensor, torch.Tensor | None]:
-    return unembed[start : start + CHUNK], None if bias is None else bias[start : start + CHUNK]
-
-
-def _chunks_of_logits(
+def _chunks(
     columns: torch.Tensor, unembed: torch.Tensor, bias: torch.Tensor | None, softcap: float | None, dtype: torch.dtype
-) -> Iterator[tuple[int, Float[torch.Tensor, "token row"]]]:
-    """Yield the first token and the (token, row) logits of each chunk of the vocabulary."""
+) -> Iterator[tuple[int, torch.Tensor, torch.Tensor | None, torch.Tensor]]:
+    """Yield the first token, unembedding, bias and (token, row) logits of each chunk of the vocabulary."""
     for start in range(0, len(unembed), CHUNK):
-        weight, part = _chunk(unembed, bias, start)
-        yield start, soft_cap(chunk_logits(weight, columns, part, dtype), softcap)
+        weight, part = unembed[start : start + CHUNK], None if bias is None else bias[start : start + CHUNK]
+        yield start, weight, part, soft_cap(chunk_logits(weight, columns, part, dtype), softcap)
 
 
 def _weighted_sums(weight: torch.Tensor, shares: torch.Tensor) -> Float[torch.Tensor, "d_model row"]:

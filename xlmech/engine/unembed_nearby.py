@@ -26,8 +26,8 @@ from xlmech.engine.unembed import (
     chunk_logits,
     padded_columns,
     soft_cap,
-    target_logits,
     token_log_prob,
+    token_logit,
     token_logits,
 )
 
@@ -122,8 +122,8 @@ def changed_log_prob(
         targets: Token ids per row.
         exact: Whether to compute the whole vocabulary for every row, in place of the tokens that a row needs.
     """
-    bias, softcap, unembed = likely.bias, likely.softcap, likely.unembed
-    options: dict[str, Any] = {"bias": bias, "softcap": softcap}
+    unembed = likely.unembed
+    options: dict[str, Any] = {"bias": likely.bias, "softcap": likely.softcap}
     if exact:
         return token_log_prob(hidden, unembed, targets, **options)
     dtype = accumulator(hidden)
@@ -132,7 +132,7 @@ def changed_log_prob(
     n_near = int((n_needed <= int(len(unembed) * _MAX_SHARE)).sum())
     near, far = order[:n_near], order[n_near:]
     columns = targets if targets.ndim == 2 else targets[:, None]
-    scores = target_logits(hidden, unembed, columns, bias, softcap)
+    scores = token_logit(hidden, unembed, columns, **options)
     if len(near):
         scores[near] -= _normaliser(hidden[near], change[near], likely, n_needed[:n_near])[:, None]
     if len(far):

@@ -110,7 +110,7 @@ def _convert(path: Path, target: Path) -> None:
     from transformers import AutoTokenizer
 
     try:
-        quantised, report = load_reported(path.parent, gguf_file=path.name, dtype=torch.float32)
+        model, report = load_reported(path.parent, gguf_file=path.name, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
     except ImportError as error:
         raise ImportError('reading GGUF needs the package gguf: pip install "xlmech[demo]"') from error
@@ -118,12 +118,8 @@ def _convert(path: Path, target: Path) -> None:
         raise OSError(
             f"{path}: cannot be dequantised, probably truncated ({first_line(error)}); download it again"
         ) from error
-    check_keys(path, quantised, report, remedy="Download the file again; if it is whole, transformers cannot read it")
-    config = quantised.config
-    del config.quantization_config  # the weights are plain float32 from here on
-    with torch.device("meta"):
-        plain = type(quantised)(config)
-    plain.load_state_dict(quantised.state_dict(), assign=True)
-    plain.tie_weights()
-    plain.save_pretrained(target)
+    check_keys(path, model, report, remedy="Download the file again; if it is whole, transformers cannot read it")
+    model.hf_quantizer = None  # the weights are plain float32 from here on
+    del model.config.quantization_config
+    model.save_pretrained(target)
     tokenizer.save_pretrained(target)

@@ -14,14 +14,15 @@ from unittest.mock import patch
 
 import torch
 
+from xlmech.checks import check_choice
 from xlmech.models.backends import backend_of, is_hooked
 from xlmech.models.checkpoints import DEMO_BASE, Checkpoint, load_checkpoint, shipped_adapters
 from xlmech.models.reference import check_reference, check_unembedding, reference_of
+from xlmech.models.shape import BYTES
 from xlmech.models.weight_checks import first_line
 from xlmech.storage.result import Provenance
 
 BackendName = Literal["auto", "hooked", "bridge"]
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,19 +191,17 @@ def _device(name: str) -> torch.device:
 def _dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
     if isinstance(dtype, torch.dtype):
         return dtype
+    check_choice("dtype", dtype, ["auto", *BYTES])
     if dtype == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
-    if dtype not in _DTYPES:
-        raise ValueError(f"unknown dtype {dtype!r}; use 'auto' or one of {', '.join(_DTYPES)}")
-    return _DTYPES[dtype]
+    return getattr(torch, dtype)  # type: ignore[no-any-return]
 
 
 def _backend_name(backend: BackendName) -> Literal["hooked", "bridge"]:
+    check_choice("backend", backend, BackendName)
     has_hooked = find_spec("transformer_lens.HookedTransformer") is not None
     if backend == "auto":
         return "hooked" if has_hooked else "bridge"
-    if backend not in ("hooked", "bridge"):
-        raise ValueError(f"unknown backend {backend!r}; use 'auto', 'hooked' or 'bridge'")
     if backend == "hooked" and not has_hooked:
         raise ValueError(
             f"TransformerLens {metadata.version('transformer-lens')} has no HookedTransformer; install transformer-lens<4 for "
