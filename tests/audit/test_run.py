@@ -544,17 +544,17 @@ def test_a_checkpoint_written_before_the_run_was_stopped_is_kept(copy: Path, mon
 
 
 def test_a_probe_that_fails_every_time_is_listed(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from xlmech.leakage.task import Questions
+    from xlmech.leakage.task import LeakageTask
 
-    path, ask = parted(copy, more="shard_size: 3\n"), Questions.__call__
+    path, ask = parted(copy, more="shard_size: 3\n"), LeakageTask.__call__
     bad = prepare(read_config(path)).judged[0].id
 
-    def moody(self: Questions, model: Any, probes: Any) -> Any:
-        if any(probe.id == bad for probe in probes):
+    def moody(self: LeakageTask, backend: Any, items: Any) -> Any:
+        if any(item.id == bad for item in items):
             raise RuntimeError("CUDA error: an illegal memory access")
-        return ask(self, model, probes)
+        return ask(self, backend, items)
 
-    monkeypatch.setattr(Questions, "__call__", moody)
+    monkeypatch.setattr(LeakageTask, "__call__", moody)
     result = CliRunner().invoke(app, ["run", str(path), "--json"])
     assert result.exit_code == 3
     assert json.loads(result.stdout)["failed"] == [["leakage", bad]]
