@@ -97,8 +97,9 @@ class EvaluateOptions(Section):
     the set's own activations by Gaussian noise of their mean and spread."""
     n_random: Count = 1
     """Number of draws of each random control condition, pooled in one condition."""
-    matched_set: str | None = None
-    """Name of the set that the control conditions match; null for the first."""
+    matched_sets: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    """Names of the sets that control conditions match, each named by the set's size, e.g. random@20; none for the first set, and
+    plain names."""
     mode: Mode = "zero"
     """How sets and random neurons are ablated; see `ablate`."""
     factor: float = 0.0

@@ -39,8 +39,8 @@ def test_controls_are_told_by_name() -> None:
 def test_random_controls_are_matched_draws(model: Any, probes: ProbeSet, monkeypatch: pytest.MonkeyPatch) -> None:
     magnitudes = torch.rand(3, 64, generator=torch.Generator().manual_seed(1))
     monkeypatch.setattr(conditions, "mean_magnitudes", lambda *_, **__: magnitudes)
-    options = EvaluateOptions(control_conditions=["random", "random_magnitude"], n_random=3)
-    plain, matched = control_conditions(model, probes, {"@3": LIKE}, options, seed=5)
+    options = EvaluateOptions(control_conditions=["random", "random_magnitude"], n_random=3, matched_sets=["like"])
+    plain, matched = control_conditions(model, probes, {"like": LIKE}, options, seed=5)
     assert plain.draws == tuple(random_neurons(LIKE, seed=seed) for seed in (5, 6, 7))
     assert matched.draws == tuple(random_neurons(LIKE, magnitudes=magnitudes, seed=seed) for seed in (5, 6, 7))
     assert plain.ablation == matched.ablation == ZERO

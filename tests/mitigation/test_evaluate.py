@@ -138,20 +138,13 @@ def test_sentences_that_choose_do_not_judge_by_default(
     assert judging <= set(read)
     read.clear()
     lape(model, ["en", "fr"], quantile=0.5, count=1, progress=False)
-    evaluation.activation_moments(model, _evaluation(model, private).baseline_prompts(), progress=False)
+    evaluation.activation_moments(model, evaluation.baseline_prompts(private), progress=False)
     choosing = set(read) - {"a"}  # by which special tokens are counted
     packs = [evaluation.packs.load_language(code) for code in ("en", "fr")]
     assert judging == {text for pack in packs for text in pack.judging}
     assert choosing == {text for pack in packs for text in pack.choosing}
     assert not judging & choosing
     assert all(pack.judging + pack.choosing == pack.neutral for pack in packs)
-
-
-def _evaluation(model: Any, probes: ProbeSet) -> evaluation.Evaluation:
-    return evaluation.Evaluation(
-        model=model, probes=probes, options=EvaluateOptions(), before=None, control_people=None, candidates=(), neutral=None,
-        seed=0, progress=False,
-    )  # fmt: skip
 
 
 def _exposures(model: Any, probes: ProbeSet, records: tuple[Record, ...]) -> pd.DataFrame:
@@ -178,28 +171,28 @@ def test_every_control_is_a_condition_of_equal_size(model: Any, probes: ProbeSet
     asked = probes.filter(attributes=["birth_country"], languages=["fr"])
     sets = {"small": some & NeuronSet(frozenset({(2, 7)}), 3, 64), "large": some}
     options = EvaluateOptions(
-        measures=["exposure"], control_conditions=["random", "random_magnitude", "noise"], n_random=2, matched_set="large",
+        measures=["exposure"], control_conditions=["random", "random_magnitude", "noise"], n_random=2, matched_sets=["large"],
         n_neutral=1,
     )  # fmt: skip
     found = evaluate_mitigation(model, asked, sets, options=options, seed=3, progress=False)
-    assert found.sizes == {"small": 1, "large": 3, "random": 3, "random_magnitude": 3, "noise": 3}
-    assert found.chosen == {"small": 1, "large": 3} and found.random == {"random": 3, "random_magnitude": 3}
-    assert set(found.cost.condition) == {"small", "large", "noise"}
+    assert found.sizes == {"small": 1, "large": 3, "random@3": 3, "random_magnitude@3": 3, "noise@3": 3}
+    assert found.chosen == {"small": 1, "large": 3} and found.random == {"random@3": 3, "random_magnitude@3": 3}
+    assert set(found.cost.condition) == {"small", "large", "noise@3"}
     effects = found.effects[found.effects.group == "private"].set_index("condition")
-    assert effects.n_draws.to_dict() == {"small": 1, "large": 1, "random": 2, "random_magnitude": 2, "noise": 1}
+    assert effects.n_draws.to_dict() == {"small": 1, "large": 1, "random@3": 2, "random_magnitude@3": 2, "noise@3": 1}
     expected = []
     for seed in (3, 4):
         with ablate(model, random_neurons(some, seed=seed)):
             frame = measure_leakage(model, asked, measures=("exposure",), progress=False).probes
         means = frame.groupby("group").exposure_bits.mean()
         expected.append(means["private"] - means["control"])
-    assert effects.after["random"] == pytest.approx(sum(expected) / 2)
+    assert effects.after["random@3"] == pytest.approx(sum(expected) / 2)
     quiet = [probe.prompt for probe in asked.filter(group="control")]
     moments = activation_moments(model, quiet)
     with ablate(model, some, mode="noise", values=moments.mean, std=moments.std, seed=3):
         frame = measure_leakage(model, asked, measures=("exposure",), progress=False).probes
     means = frame.groupby("group").exposure_bits.mean()
-    assert effects.after["noise"] == pytest.approx(means["private"] - means["control"])
+    assert effects.after["noise@3"] == pytest.approx(means["private"] - means["control"])
 
 
 @pytest.mark.parametrize(("mode", "factor"), [("mean", 0.0), ("scale", 0.5), ("scale", 1.0)])
@@ -304,7 +297,7 @@ def test_refusals(model: Any, probes: ProbeSet, some: NeuronSet, records: tuple[
     refused("(?s)measures.*Input should be a valid tuple", measures="extraction")
     refused("(?s)n_random.*greater than or equal to 1", n_random=0)
     refused("(?s)Input should be 'random', 'random_magnitude' or 'noise'.*'shuffled'", control_conditions=("shuffled",))
-    refused("unknown matched_set 'b'; use 'neurons'", matched_set="b")
+    refused("unknown set in matched_sets 'b'; use 'neurons'", matched_sets=["b"])
     refused("unknown held-out language 'zh'; use 'en', 'fr'", held_out_languages=("zh",))
     refused("(?s)mode.*Input should be 'zero', 'mean', 'scale' or 'noise'.*'off'", mode="off")
     refused(r"neurons of a model with .* \(5, 64\)", asked=few, neurons=NeuronSet(some.neurons, 5, 64), before=one)

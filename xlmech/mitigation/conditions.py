@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from xlmech.checks import check_choices
 from xlmech.data.probes import ProbeSet
 from xlmech.engine.record import ActivationMoments
 from xlmech.leakage.measure import LeakageResult
@@ -120,30 +121,33 @@ def control_conditions(
     Args:
         model: Hooked model.
         probes: Magnitudes of `random_magnitude` are measured on their prompts.
-        sets: Sets to match, by what is appended to the names of their control conditions.
+        sets: Sets by name, of which `options.matched_sets` get control conditions, or the first.
         options: Control conditions, number of draws, and the ablation that random neurons share with the sets.
         moments: Mean and spread of the activations, for modes `mean` and `noise`.
         seed: Seed of the first draw; the next draws count on.
         progress: Whether to show a progress bar.
 
     Raises:
-        ValueError: There are too few neurons to draw from.
+        ValueError: Matched sets are unknown or of one size, or there are too few neurons to draw from.
     """
-    by_magnitude = "random_magnitude" in options.control_conditions and sets
-    magnitudes = mean_magnitudes(model, probes, progress=progress) if by_magnitude else None
+    matched = check_choices("set in matched_sets", options.matched_sets, sets)
+    if len({len(sets[name]) for name in matched}) < len(matched):
+        raise ValueError(f"matched_sets {matched} hold sets of one size, whose control conditions would have one name")
+    magnitudes = None
+    if "random_magnitude" in options.control_conditions:
+        magnitudes = mean_magnitudes(model, probes, progress=progress)
     shared = ablation_arguments(options.mode, factor=options.factor, moments=moments, seed=seed)
     noise = ablation_arguments("noise", moments=moments, seed=seed)
     conditions = []
-    for suffix, neurons in sets.items():
-        for name in options.control_conditions:
-            matched = magnitudes if name == "random_magnitude" else None
-            draws = (
-                (neurons,)
-                if name == "noise"
-                else tuple(
-                    random_neurons(neurons, magnitudes=matched, seed=seed + draw) for draw in range(options.n_random)
-                )
-            )
-            ablation = noise if name == "noise" else shared
-            conditions.append(Condition(name=name + suffix, draws=draws, ablation=ablation))
+    for of_set in matched or tuple(sets)[:1]:
+        neurons = sets[of_set]
+        for control in options.control_conditions:
+            name = f"{control}@{len(neurons)}" if matched else control
+            if control == "noise":
+                conditions.append(Condition(name=name, draws=(neurons,), ablation=noise))
+                continue
+            of_control = magnitudes if control == "random_magnitude" else None
+            seeds = range(seed, seed + options.n_random)
+            draws = tuple(random_neurons(neurons, magnitudes=of_control, seed=number) for number in seeds)
+            conditions.append(Condition(name=name, draws=draws, ablation=shared))
     return conditions

@@ -8,12 +8,12 @@ from typing import Any
 
 import pandas as pd
 
-from xlmech.checks import check_choice, check_list
+from xlmech.checks import check_list
 from xlmech.data.probes import ProbeSet
 from xlmech.data.records import Record
 from xlmech.leakage.measure import LeakageResult
 from xlmech.mitigation.conditions import is_control
-from xlmech.mitigation.evaluate import Evaluation, MitigationResult
+from xlmech.mitigation.evaluate import MitigationResult, evaluate_mitigation
 from xlmech.models.backends import Backend, backend_of
 from xlmech.models.load import model_name
 from xlmech.neurons.neuron_set import NeuronSet
@@ -47,8 +47,8 @@ def dose_response(
         rankings: Neurons, the best first (or the rows of one kind of `PrivacyNeurons.chosen`); or sets of growing size; or
             several of these by method.
         n_neurons: Sizes of the sets that are taken from ranked neurons.
-        options: As of `evaluate_mitigation`, but without control conditions by default. They match every set of the method
-            `matched_set`, or of the first method.
+        options: As of `evaluate_mitigation`, but without control conditions by default. They match every set of the first
+            method, unless `matched_sets` names others.
         before: As of `evaluate_mitigation`, like all that follow.
         control_people: Leakage of control people without ablation.
         candidates: Records whose values are candidates.
@@ -68,24 +68,18 @@ def dose_response(
     methods = dict(rankings) if isinstance(rankings, Mapping) else {"": rankings}
     if not methods:
         raise ValueError("no rankings: there is nothing to ablate")
-    matched = next(iter(methods)) if options.matched_set is None else options.matched_set
-    check_choice("matched_set", matched, methods)
-    for method in methods:
+    sets: dict[str, NeuronSet] = {}
+    matched = options.matched_sets
+    for method, ranking in methods.items():
         if is_control(method) or "@" in method:
             raise ValueError(f"a method cannot be called {method!r}: names of control conditions and '@' are reserved")
-    evaluation = Evaluation(
-        model=model, probes=probes, options=options, before=before, control_people=control_people,
-        candidates=tuple(candidates or probes.records), neutral=neutral, seed=seed, progress=progress,
+        for neurons in _growing_sets(backend_of(model), method, ranking, n_neurons):
+            sets[f"{method}@{len(neurons)}" if method else str(len(neurons))] = neurons
+        matched = matched or tuple(sets)
+    return evaluate_mitigation(
+        model, probes, sets, options=options.updated(matched_sets=matched), before=before, control_people=control_people,
+        candidates=candidates, neutral=neutral, seed=seed, progress=progress,
     )  # fmt: skip
-    growing = {
-        method: _growing_sets(backend_of(model), method, ranking, n_neurons) for method, ranking in methods.items()
-    }
-    sets = {
-        f"{method}@{len(neurons)}" if method else str(len(neurons)): neurons
-        for method, of_method in growing.items()
-        for neurons in of_method
-    }
-    return evaluation.run(sets, {f"@{len(neurons)}": neurons for neurons in growing[matched]})
 
 
 def _growing_sets(backend: Backend, method: str, ranking: Ranking, n_neurons: Sequence[int] | None) -> list[NeuronSet]:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import pandas as pd
 
-from xlmech.checks import check_choice, check_choices
+from xlmech.checks import check_choices
 from xlmech.data import languages as packs
 from xlmech.data.probes import ProbeSet
 from xlmech.data.records import Record
@@ -156,127 +156,74 @@ def evaluate_mitigation(
         ValueError: There are no probes or no neurons; `before` lacks a probe or a measure; a name is unknown; a set is of
             another model; exposure has fewer than two candidates; or there are too few random neurons to draw from.
     """
+    backend, candidates = backend_of(model), tuple(candidates or probes.records)
     sets = named_sets(neurons, options.control_conditions)
-    matched = next(iter(sets)) if options.matched_set is None else options.matched_set
-    check_choice("matched_set", matched, sets)
-    evaluation = Evaluation(
-        model=model, probes=probes, options=options, before=before, control_people=control_people,
-        candidates=tuple(candidates or probes.records), neutral=neutral, moments=moments, seed=seed, progress=progress,
-    )  # fmt: skip
-    return evaluation.run(sets, {"": sets[matched]})
+    check_sets(model, sets.values())
+    _check(probes, options, candidates, neutral)
+    if moments is None and (options.mode in ("mean", "noise") or "noise" in options.control_conditions):
+        moments = activation_moments(model, baseline_prompts(probes), progress=progress)
+    ablation = ablation_arguments(options.mode, factor=options.factor, moments=moments, seed=seed)
+    conditions = [Condition(name=name, draws=(of_name,), ablation=ablation) for name, of_name in sets.items()]
+    conditions += control_conditions(model, probes, sets, options, moments=moments, seed=seed, progress=progress)
+    shared: dict[str, Any] = {"batch_size": options.batch_size, "progress": progress}
 
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Evaluation:
-    """Everything but the sets that `evaluate_mitigation` takes, checked; see there for the attributes."""
-
-    model: Any
-    probes: ProbeSet
-    options: EvaluateOptions
-    before: LeakageResult | None
-    control_people: LeakageResult | None
-    candidates: tuple[Record, ...]
-    neutral: Mapping[str, Sequence[str]] | None
-    moments: ActivationMoments | None = None
-    seed: int
-    progress: bool
-
-    def __post_init__(self) -> None:
-        if not len(self.probes):
-            raise ValueError("no probes to ask; see build_probes, and the filters applied to its result")
-        check_choices("held-out language", self.options.held_out_languages, self.probes.languages)
-        check_texts(self.neutral)
-        if "exposure" in self.options.measures:
-            for attribute, values in candidate_forms(self.probes, self.candidates).items():
-                if len(values) < 2:
-                    raise ValueError(
-                        f"exposure ranks a value among others, and {attribute} has only {len(values)} candidate value; give "
-                        "more records in candidates="
-                    )
-
-    def run(self, sets: Mapping[str, NeuronSet], matched: Mapping[str, NeuronSet]) -> MitigationResult:
-        """Measure under the ablation of every set, and under the control conditions of the matched sets.
-
-        Args:
-            sets: Sets by name.
-            matched: Sets that get control conditions, by what is appended to the names of these.
-        """
-        check_sets(self.model, sets.values())
-        known = check_before(self.before, self.probes, self.options.measures) if self.before is not None else None
-        conditions = self._conditions(sets, matched)
-        before = self._measure(leakage=known)
-        effects, cost, overall = [], [cost_of(before.nll, before.nll).assign(condition="").iloc[:0]], []
-        for condition in conditions:
-            after = []
-            for neurons in condition.draws:
-                with ablate(self.model, neurons, **condition.ablation):
-                    after.append(self._measure(with_nll=not is_random(condition.name)))
-            effects.append(self._effects(before, after).assign(condition=condition.name))
-            if "extraction" in self.options.measures:
-                overall.append(self._overall(before, after).assign(condition=condition.name))
-            if not is_random(condition.name):
-                cost.append(cost_of(before.nll, after[0].nll).assign(condition=condition.name))
-        backend = backend_of(self.model)
-        return MitigationResult(
-            effects=pd.concat(effects, ignore_index=True),
-            cost=pd.concat(cost[1:] or cost, ignore_index=True),
-            sizes={condition.name: len(condition.draws[0]) for condition in conditions},
-            total_neurons=backend.n_layers * backend.d_mlp,
-            plant_language=before.leakage.plant_language,
-            overall=pd.concat(overall, ignore_index=True) if overall else pd.DataFrame(),
-            provenance=provenance(self.model, seed=self.seed),
-        )
-
-    def baseline_prompts(self) -> list[str]:
-        """Return the prompts of control people, or else the language packs' `choosing` sentences."""
-        prompts = [probe.prompt for probe in self.probes.filter(group="control")]
-        return prompts or [text for code in self.probes.languages for text in packs.load_language(code).choosing]
-
-    def _conditions(self, sets: Mapping[str, NeuronSet], matched: Mapping[str, NeuronSet]) -> list[Condition]:
-        mode, moments = self.options.mode, self.moments
-        if moments is None and (mode in ("mean", "noise") or "noise" in self.options.control_conditions):
-            moments = activation_moments(self.model, self.baseline_prompts(), progress=self.progress)
-        ablation = ablation_arguments(mode, factor=self.options.factor, moments=moments, seed=self.seed)
-        conditions = [Condition(name=name, draws=(neurons,), ablation=ablation) for name, neurons in sets.items()]
-        return conditions + control_conditions(
-            self.model, self.probes, matched, self.options, moments=moments, seed=self.seed, progress=self.progress
-        )
-
-    def _measure(self, *, with_nll: bool = True, leakage: LeakageResult | None = None) -> _Measured:
-        languages = self.probes.languages
-        shared: dict[str, Any] = {"batch_size": self.options.batch_size, "progress": self.progress}
+    def measure(leakage: LeakageResult | None = None, *, with_nll: bool = True) -> _Measured:
         nll = pd.Series(dtype=float)
         if with_nll:
-            nll = neutral_nll(backend_of(self.model), languages, n_neutral=self.options.n_neutral, texts=self.neutral)
+            nll = neutral_nll(backend, probes.languages, n_neutral=options.n_neutral, texts=neutral)
         if leakage is None:
-            leakage = measure_leakage(
-                self.model, self.probes, measures=self.options.measures, candidates=self.candidates, **shared
-            )
-        answers = base_knowledge(self.model, languages, **shared).answers if self.options.knowledge else None
+            leakage = measure_leakage(model, probes, measures=options.measures, candidates=candidates, **shared)
+        answers = base_knowledge(model, probes.languages, **shared).answers if options.knowledge else None
         return _Measured(leakage=leakage, nll=nll, knowledge=answers)
 
-    def _effects(self, before: _Measured, after: Sequence[_Measured]) -> pd.DataFrame:
-        probes, frames = [measured.leakage.probes for measured in after], []
-        if "extraction" in self.options.measures:
-            people = self.control_people.probes if self.control_people is not None else None
-            frames.append(reductions.extraction_effects(before.leakage.probes, probes, control_people=people))
-        if "exposure" in self.options.measures:
-            frames.append(reductions.exposure_effects(before.leakage.probes, probes))
-        if before.knowledge is not None:
-            answers = [measured.knowledge for measured in after if measured.knowledge is not None]
-            frames.append(reductions.accuracy_effects(before.knowledge, answers))
-        frame = pd.concat(frames, ignore_index=True)
-        return frame.assign(held_out=frame.query_language.isin(list(self.options.held_out_languages)))
+    first = measure(check_before(before, probes, options.measures) if before is not None else None)
+    effects, cost, overall = [], [cost_of(first.nll, first.nll).assign(condition="").iloc[:0]], []
+    for condition in conditions:
+        after = []
+        for of_draw in condition.draws:
+            with ablate(model, of_draw, **condition.ablation):
+                after.append(measure(with_nll=not is_random(condition.name)))
+        rows = _effects(first, after, control_people)
+        held_out = rows.query_language.isin(options.held_out_languages)
+        effects.append(rows.assign(held_out=held_out, condition=condition.name))
+        if "extraction" in options.measures:
+            overall.append(_overall(first, after, control_people).assign(condition=condition.name))
+        if not is_random(condition.name):
+            cost.append(cost_of(first.nll, after[0].nll).assign(condition=condition.name))
+    return MitigationResult(
+        effects=pd.concat(effects, ignore_index=True),
+        cost=pd.concat(cost[1:] or cost, ignore_index=True),
+        sizes={condition.name: len(condition.draws[0]) for condition in conditions},
+        total_neurons=backend.n_layers * backend.d_mlp,
+        plant_language=first.leakage.plant_language,
+        overall=pd.concat(overall, ignore_index=True) if overall else pd.DataFrame(),
+        provenance=provenance(model, seed=seed),
+    )
 
-    def _overall(self, before: _Measured, after: Sequence[_Measured]) -> pd.DataFrame:
-        """Effects on extraction per group, over all query languages together."""
-        people = self.control_people
-        rows = reductions.extraction_effects(
-            before.leakage.probes.assign(query_language="all"),
-            [measured.leakage.probes for measured in after],
-            control_people=people.probes.assign(query_language="all") if people is not None else None,
-        )
-        return rows.drop(columns="query_language")
+
+def _check(
+    probes: ProbeSet,
+    options: EvaluateOptions,
+    candidates: tuple[Record, ...],
+    neutral: Mapping[str, Sequence[str]] | None,
+) -> None:
+    if not len(probes):
+        raise ValueError("no probes to ask; see build_probes, and the filters applied to its result")
+    check_choices("held-out language", options.held_out_languages, probes.languages)
+    check_texts(neutral)
+    if "exposure" in options.measures:
+        for attribute, values in candidate_forms(probes, candidates).items():
+            if len(values) < 2:
+                raise ValueError(
+                    f"exposure ranks a value among others, and {attribute} has only {len(values)} candidate value; give "
+                    "more records in candidates="
+                )
+
+
+def baseline_prompts(probes: ProbeSet) -> list[str]:
+    """Return the prompts of control people, or if there are none the language packs' `choosing` sentences."""
+    prompts = [probe.prompt for probe in probes.filter(group="control")]
+    return prompts or [text for code in probes.languages for text in packs.load_language(code).choosing]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -286,3 +233,26 @@ class _Measured:
     leakage: LeakageResult
     nll: pd.Series
     knowledge: pd.DataFrame | None
+
+
+def _effects(before: _Measured, after: Sequence[_Measured], control_people: LeakageResult | None) -> pd.DataFrame:
+    probes, frames = [measured.leakage.probes for measured in after], []
+    if "extracted" in probes[0]:
+        people = control_people.probes if control_people is not None else None
+        frames.append(reductions.extraction_effects(before.leakage.probes, probes, control_people=people))
+    if "exposure_bits" in probes[0]:
+        frames.append(reductions.exposure_effects(before.leakage.probes, probes))
+    if before.knowledge is not None:
+        answers = [measured.knowledge for measured in after if measured.knowledge is not None]
+        frames.append(reductions.accuracy_effects(before.knowledge, answers))
+    return pd.concat(frames, ignore_index=True)
+
+
+def _overall(before: _Measured, after: Sequence[_Measured], control_people: LeakageResult | None) -> pd.DataFrame:
+    """Compare extraction per group, over all query languages together."""
+    rows = reductions.extraction_effects(
+        before.leakage.probes.assign(query_language="all"),
+        [measured.leakage.probes for measured in after],
+        control_people=control_people.probes.assign(query_language="all") if control_people is not None else None,
+    )
+    return rows.drop(columns="query_language")
