@@ -15,8 +15,9 @@ from xlmech.audit.publish import goals, publish
 from xlmech.data.languages import load_language
 from xlmech.data.probes import ProbeSet, build_probes
 from xlmech.data.records import Record
+from xlmech.mitigation.fluency import neutral_nll
 from xlmech.models.backends import backend_of
-from xlmech.neurons.attribution.neutral_text import needed_for_text, neutral_nll
+from xlmech.neurons.attribution.neutral_text import needed_for_text
 from xlmech.options import LocateOptions
 
 

@@ -21,10 +21,10 @@ from xlmech.execution.resume import current_plan, execution_plan, model_identity
 from xlmech.execution.shard import Event
 from xlmech.execution.store import ShardError, ShardStore, StoredShard
 from xlmech.leakage.measure import measure_leakage
+from xlmech.mitigation.fluency import neutral_nll
 from xlmech.models.backends import backend_of
 from xlmech.models.load import load_model
 from xlmech.neurons.ablation import ablate, asking
-from xlmech.neurons.attribution.neutral_text import neutral_nll
 from xlmech.neurons.neuron_set import NeuronSet
 from xlmech.storage.fingerprint import fingerprint, weights_fingerprint
 

@@ -16,12 +16,12 @@ from xlmech.leakage.measure import LeakageResult, measure_leakage
 from xlmech.mitigation import evaluate as evaluation
 from xlmech.mitigation.dose import dose_response
 from xlmech.mitigation.evaluate import MitigationResult, evaluate_mitigation
+from xlmech.mitigation.fluency import neutral_nll
 from xlmech.mitigation.knowledge import base_knowledge
 from xlmech.models.backends import backend_of
 from xlmech.models.load import provenance
 from xlmech.models.tokens import encode_prompt
 from xlmech.neurons.ablation import ablate
-from xlmech.neurons.attribution.neutral_text import neutral_nll
 from xlmech.neurons.neuron_set import NeuronSet
 from xlmech.neurons.random_neurons import random_neurons
 from xlmech.neurons.selection.published import lape

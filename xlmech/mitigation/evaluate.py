@@ -29,11 +29,12 @@ from xlmech.mitigation.conditions import (
     is_random,
     named_sets,
 )
+from xlmech.mitigation.fluency import cost_of, neutral_nll
 from xlmech.mitigation.knowledge import base_knowledge
 from xlmech.models.backends import backend_of
 from xlmech.models.load import provenance
 from xlmech.neurons.ablation import ablate
-from xlmech.neurons.attribution.neutral_text import check_texts, cost_of, neutral_nll
+from xlmech.neurons.attribution.neutral_text import check_texts
 from xlmech.neurons.neuron_set import NeuronSet
 from xlmech.options import EvaluateOptions
 from xlmech.storage.result import Result

@@ -19,13 +19,14 @@ from xlmech.cli import app as cli
 from xlmech.data.probes import ProbeSet, build_probes
 from xlmech.data.records import Record
 from xlmech.execution.resume import resumable
+from xlmech.mitigation.fluency import neutral_nll
 from xlmech.models.backends import backend_of
 from xlmech.models.load import load_model, provenance
 from xlmech.models.tokens import encode_probe
 from xlmech.neurons.ablation import ablate
 from xlmech.neurons.attribution import task
 from xlmech.neurons.attribution.attribute import attribute_neurons
-from xlmech.neurons.attribution.neutral_text import needed_for_text, neutral_nll
+from xlmech.neurons.attribution.neutral_text import needed_for_text
 from xlmech.neurons.evidence.stability import pool_of, selection_stability
 from xlmech.neurons.neuron_set import NeuronSet, PrivacyNeurons
 from xlmech.neurons.selection.leak_check import answer_margins

@@ -1,4 +1,4 @@
-"""Fluency: how likely the model finds text that says nothing private, how much less after deactivation, through which neurons."""
+"""Neutral text, which says nothing private: which neurons the model needs for it."""
 
 from __future__ import annotations
 
@@ -6,13 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import pandas as pd
 import torch
 from jaxtyping import Float
 
-from xlmech.data import languages as packs
 from xlmech.engine.batching import drain
-from xlmech.engine.generate import sequence_nll
 from xlmech.execution.resume import run_task
 from xlmech.models.backends import Backend
 from xlmech.models.tokens import encode_prompt
@@ -21,11 +18,6 @@ from xlmech.neurons.attribution.effects import gradient_x_activation
 
 _AT_ONCE = 8
 """Texts that are differentiated together, where as many are of one length."""
-
-
-def neutral_texts(code: str, texts: Mapping[str, Sequence[str]] | None = None) -> Sequence[str]:
-    """Given texts of a language, or those of its pack's sentences that judge."""
-    return packs.load_language(code).judging if texts is None else texts.get(code, ())
 
 
 def check_texts(texts: Mapping[str, Sequence[str]] | None) -> None:
@@ -56,43 +48,6 @@ class LanguageTexts:
             ValueError: A text that the model cannot take.
         """
         return [encode_prompt(backend, text, what=f"neutral text in {self.id}") for text in self.texts]
-
-
-def neutral_nll(
-    backend: Backend,
-    languages: Sequence[str],
-    *,
-    n_neutral: int = packs.N_NEUTRAL,
-    texts: Mapping[str, Sequence[str]] | None = None,
-) -> pd.Series:
-    """Nats per token of neutral texts, per language: the packs' sentences that judge unless others are given; NaN without any.
-
-    Raises:
-        ValueError: A text that the model cannot take.
-    """
-    items = [
-        LanguageTexts(id=code, texts=tuple(neutral_texts(code, texts))[:n_neutral]) for code in dict.fromkeys(languages)
-    ]
-    frames = [output["nll"] for output in run_task(backend, _NllTask(), items)]
-    nll: pd.Series = pd.concat(frames, ignore_index=True).set_index("query_language")["nll"]
-    return nll.rename_axis(None).reindex(list(languages))
-
-
-@dataclass(frozen=True, kw_only=True)
-class _NllTask:
-    """The likelihood of texts; a task of `run_task`."""
-
-    stage: ClassVar[str] = "neutral"
-
-    def __call__(self, backend: Backend, items: Sequence[LanguageTexts]) -> dict[str, Any]:
-        rows = []
-        for item in items:
-            nll, tokens = float("nan"), item.encode(backend)
-            if tokens:
-                totals, counts = sequence_nll(backend, tokens)
-                nll = float(totals.sum() / sum(counts)) if sum(counts) else float("nan")
-            rows.append((item.id, nll))
-        return {"nll": pd.DataFrame(rows, columns=["query_language", "nll"])}
 
 
 def needed_for_text(backend: Backend, texts: Mapping[str, Sequence[str]]) -> Float[torch.Tensor, "layer neuron"]:
@@ -141,9 +96,3 @@ class _FluencyTask:
         counts = torch.zeros(len(items), device=base.device)
         counts.index_add_(0, row_of_text, torch.tensor([len(of_text) - 1.0 for of_text in tokens], device=base.device))
         return {"needed": (totals / counts[:, None, None]).cpu()}
-
-
-def cost_of(before: pd.Series, after: pd.Series) -> pd.DataFrame:
-    """One row per query language: `nll_before`, `nll_after` (nats per token), `rise` (relative)."""
-    frame = pd.DataFrame({"nll_before": before, "nll_after": after, "rise": after / before - 1})
-    return frame.rename_axis("query_language").reset_index()

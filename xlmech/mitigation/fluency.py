@@ -1,0 +1,58 @@
+"""Fluency: how likely the model finds text that says nothing private, before and after ablation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import pandas as pd
+
+from xlmech.data import languages as packs
+from xlmech.engine.generate import sequence_nll
+from xlmech.execution.resume import run_task
+from xlmech.models.backends import Backend
+from xlmech.neurons.attribution.neutral_text import LanguageTexts
+from xlmech.options import EvaluateOptions
+
+
+def neutral_nll(
+    backend: Backend,
+    languages: Sequence[str],
+    *,
+    n_neutral: int = EvaluateOptions().n_neutral,
+    texts: Mapping[str, Sequence[str]] | None = None,
+) -> pd.Series:
+    """Return nats per token of neutral texts by language, by default of the packs' `judging` sentences; NaN without texts.
+
+    Raises:
+        ValueError: The model cannot take a text.
+    """
+    given = {code: packs.load_language(code).judging for code in languages} if texts is None else texts
+    items = [LanguageTexts(id=code, texts=tuple(given.get(code, ()))[:n_neutral]) for code in dict.fromkeys(languages)]
+    frames = [output["nll"] for output in run_task(backend, _NllTask(), items)]
+    nll: pd.Series = pd.concat(frames, ignore_index=True).set_index("query_language")["nll"]
+    return nll.rename_axis(None).reindex(list(languages))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _NllTask:
+    """The likelihood of texts; a task of `run_task`."""
+
+    stage: ClassVar[str] = "neutral"
+
+    def __call__(self, backend: Backend, items: Sequence[LanguageTexts]) -> dict[str, Any]:
+        rows = []
+        for item in items:
+            nll, tokens = float("nan"), item.encode(backend)
+            if tokens:
+                totals, counts = sequence_nll(backend, tokens)
+                nll = float(totals.sum() / sum(counts)) if sum(counts) else float("nan")
+            rows.append((item.id, nll))
+        return {"nll": pd.DataFrame(rows, columns=["query_language", "nll"])}
+
+
+def cost_of(before: pd.Series, after: pd.Series) -> pd.DataFrame:
+    """Return one row per query language: `nll_before`, `nll_after` (nats per token), `rise` (relative)."""
+    frame = pd.DataFrame({"nll_before": before, "nll_after": after, "rise": after / before - 1})
+    return frame.rename_axis("query_language").reset_index()
