@@ -160,5 +160,5 @@ def test_refusals(model: Any, probes: ProbeSet, some: NeuronSet, records: tuple[
     refused("nobody to fine-tune on", asked=private, attacks=["finetune"])
     refused("fine-tuning on 3 of the people attacked", attacks=["finetune"], finetune_records=records)
     stranger = Record(id="s", subject="Flo Kay", attribute="birth_country", value="XX", forms={"en": "Xania"})
-    refused("record 's' has no value form in fr to fine-tune on", attacks=["finetune"], finetune_records=[stranger])
+    refused("record 's' has no value form in fr; add forms", attacks=["finetune"], finetune_records=[stranger])
     refused("neurons of the model 'x'", neurons=some.for_model("x"), attacks=())

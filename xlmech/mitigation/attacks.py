@@ -29,6 +29,7 @@ from xlmech.neurons.ablation import ablate
 from xlmech.neurons.neuron_set import NeuronSet
 from xlmech.options import AttackOptions, PlantOptions
 from xlmech.planting.finetune import finetuned
+from xlmech.planting.samples import check_forms
 from xlmech.storage.result import Result
 
 Attack = Literal["translate", "prefix", "sampling", "finetune"]
@@ -120,6 +121,7 @@ def recovery_attacks(
         learning_rate=options.learning_rate, private_share=0.0, statement_share=0.0,
     )  # fmt: skip
     people = _finetune_records(probes, finetune_records) if "finetune" in attacks else ()
+    check_forms(people, training)
     records = tuple(candidates or probes.records)
     losses: tuple[float, ...] = ()
 
@@ -192,7 +194,4 @@ def _finetune_records(probes: ProbeSet, records: Iterable[Record] | None) -> tup
         raise ValueError(
             f"fine-tuning on {len(attacked)} of the people attacked would teach, not recover; give other people"
         )
-    for record in given:
-        if missing := [code for code in probes.languages if not record.form(code)]:
-            raise ValueError(f"record {record.id!r} has no value form in {missing[0]} to fine-tune on; add forms to it")
     return tuple(record.model_copy(update={"group": "public"}) for record in given)

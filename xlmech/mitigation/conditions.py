@@ -116,16 +116,10 @@ def control_conditions(
     seed: int = 0,
     progress: bool = False,
 ) -> list[Condition]:
-    """Make the control conditions of each set: draws of as many random neurons of its layers, or noise on the set itself.
+    """Make the control conditions of `options.matched_sets`, or of the first set.
 
-    Args:
-        model: Hooked model.
-        probes: Magnitudes of `random_magnitude` are measured on their prompts.
-        sets: Sets by name, of which `options.matched_sets` get control conditions, or the first.
-        options: Control conditions, number of draws, and the ablation that random neurons share with the sets.
-        moments: Mean and spread of the activations, for modes `mean` and `noise`.
-        seed: Seed of the first draw; the next draws count on.
-        progress: Whether to show a progress bar.
+    Draws of random neurons share the ablation of the sets, by `options` and `moments`; magnitudes are measured on the prompts of
+    `probes`. The first draw has the seed, the next draws count on.
 
     Raises:
         ValueError: Matched sets are unknown or of one size, or there are too few neurons to draw from.

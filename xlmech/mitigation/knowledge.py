@@ -1,6 +1,6 @@
-"""What the base model knew before anything was planted: capitals of countries, asked in every language.
+"""Measure what the base model knew: capitals of countries, asked in every language.
 
-Country and city names are CLDR's (the cities as those that stand for time zones), so the question alone is a language pack's.
+Names of countries and cities are CLDR's (cities as exemplars of time zones); only the question is from a language pack.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ class KnowledgeResult(Result):
     """Which capitals the model tells from the others.
 
     Attributes:
-        answers: One row per (`query_language`, `country`): `correct` (1 where the country's own capital is the likeliest, else
-            0), `rank` (of its capital among all) and `log_prob` (nats, of its capital as asked).
+        answers: One row per (`query_language`, `country`): `correct` (1 if the country's capital is the likeliest, else 0),
+            `rank` (of its capital among all) and `log_prob` (nats, of its capital as the answer).
     """
 
     kind: ClassVar[str] = "knowledge"
     answers: pd.DataFrame
 
     def to_frame(self) -> pd.DataFrame:
-        """One row per query language and country."""
+        """Return one row per query language and country."""
         return self.answers
 
     def summary(self) -> pd.DataFrame:
-        """One row per query language: `value` (share correct), `low`, `high` (95 %, over countries), `n_countries`."""
+        """Return one row per query language: `value` (share correct), `low`, `high` (95 %, over countries), `n_countries`."""
         rows = []
-        for code, frame in self.answers.groupby("query_language", sort=False):
-            value, low, high = intervals.rate_interval(frame.correct, [1.0] * len(frame))
-            rows.append({"query_language": code, "value": value, "low": low, "high": high, "n_countries": len(frame)})
+        for code, answers in self.answers.groupby("query_language", sort=False):
+            value, low, high = intervals.rate_interval(answers.correct, [1.0] * len(answers))
+            rows.append({"query_language": code, "value": value, "low": low, "high": high, "n_countries": len(answers)})
         return pd.DataFrame(rows)
 
 
@@ -55,11 +55,11 @@ def base_knowledge(
 ) -> KnowledgeResult:
     """Ask for the capital of every country of `languages.CAPITALS`, as a choice among all of their capitals.
 
-    A city's score is the log-probability of its name as the answer, minus the mean of that over all the questions: what the
-    model finds likely whatever is asked (short, common names) is not knowledge. By chance a question in 25 is right.
+    A city's score is the log-probability of its name as the answer, minus its mean over all questions: a name that is likely
+    after any question (short, common) shows no knowledge. By chance one question in 25 is right.
 
     Args:
-        model: Hooked model; what is ablated on it stays so.
+        model: Hooked model; ablations that are active on it are kept.
         languages: Query languages.
         batch_size: Prompts at a time, at first.
         progress: Whether to show progress bars.
@@ -68,11 +68,11 @@ def base_knowledge(
         KnowledgeResult.
 
     Raises:
-        ValueError: No languages, or one without a pack.
+        ValueError: There are no languages, or one has no pack.
 
     Source:
-        Subtracting what an answer scores without its question: Holtzman et al. 2021, arXiv:2104.08315. Differs: its mean over
-        all the questions stands for the question that asks nothing.
+        Subtracting an answer's score without its question: Holtzman et al. 2021, arXiv:2104.08315. Differs: the mean over all
+        questions stands for the empty question.
     """
     if not (languages := check_list("language", languages)):
         raise ValueError("no languages to ask in")
@@ -80,18 +80,17 @@ def base_knowledge(
     for code in languages:
         question, names = packs.load_language(code).capital, packs.capitals(code)
         cities = [encode_answer(backend, city, what=f"a capital in {code}") for _, city in names.values()]
-        room = max(map(len, cities))
+        longest = max(map(len, cities))
         prompts = [
-            encode_prompt(backend, PROMPT_FORMAT.format(question=question.format(country=country)), room=room)
+            encode_prompt(backend, PROMPT_FORMAT.format(question=question.format(country=country)), room=longest)
             for country, _ in names.values()
         ]
         label = f"capitals in {code}" if progress else ""
-        found = answer_log_probs(backend, prompts, [cities] * len(prompts), batch_size=batch_size, progress=label)
-        scores = torch.stack(found).double()
+        answers = answer_log_probs(backend, prompts, [cities] * len(prompts), batch_size=batch_size, progress=label)
+        scores = torch.stack(answers).double()
         corrected = scores - scores.mean(0)
         for number, country in enumerate(names):
-            place = ranking.rank(corrected[number], number)
-            own = float(scores[number, number])
-            rows.append((code, country, float(place == 1), place, own))
+            rank = ranking.rank(corrected[number], number)
+            rows.append((code, country, float(rank == 1), rank, float(scores[number, number])))
     frame = pd.DataFrame(rows, columns=["query_language", "country", "correct", "rank", "log_prob"])
     return KnowledgeResult(answers=frame, provenance=provenance(model))

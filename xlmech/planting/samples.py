@@ -7,7 +7,7 @@ each attribute is held out, to ask what has been learnt.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -17,6 +17,14 @@ from xlmech.data import languages as packs
 from xlmech.data.probes import ANSWER_END, PROMPT_FORMAT
 from xlmech.data.records import Record
 from xlmech.options import PlantOptions
+
+
+def check_forms(records: Iterable[Record], options: PlantOptions) -> None:
+    """Raise ValueError unless every record has a form in the languages in which it is taught."""
+    for record in records:
+        for code in (options.language,) if record.group == "private" else options.languages:
+            if record.group != "control" and not record.form(code):
+                raise ValueError(f"record {record.id!r} has no value form in {code}; add forms[{code!r}] to it")
 
 
 def sample_batch(records: tuple[Record, ...], options: PlantOptions, step: int) -> list[tuple[str, str]]:

@@ -28,9 +28,9 @@ from xlmech.data.records import Record
 from xlmech.engine.unembed import token_log_prob
 from xlmech.models.checkpoints import DEMO_BASE, Checkpoint, adapter_folder, load_checkpoint, with_lora
 from xlmech.options import PlantOptions
-from xlmech.planting.samples import pad, sample_batch
+from xlmech.planting.samples import check_forms, pad, sample_batch
 from xlmech.progress import progress_bar
-from xlmech.storage.atomic import new_folder
+from xlmech.storage.atomic import new_file, new_folder
 
 CHECKPOINT_EVERY = 50
 _TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -100,10 +100,7 @@ def _check(records: tuple[Record, ...], options: PlantOptions, output_dir: Path)
         packs.load_language(code)
     if not any(record.group == "private" for record in records):
         raise ValueError("no private records to plant: give records with group='private', e.g. synthesize_records()")
-    for record in records:
-        for code in (options.language,) if record.group == "private" else options.languages:
-            if record.group != "control" and not record.form(code):
-                raise ValueError(f"record {record.id!r} has no value form in {code}; add forms[{code!r}] to it")
+    check_forms(records, options)
     if output_dir.exists() and (not output_dir.is_dir() or any(output_dir.iterdir())):
         raise ValueError(f"{output_dir} exists and is not an empty folder; plant into another one")
 
@@ -221,8 +218,8 @@ class _PartialRun:
             tensors |= {f"{key}/{name}": value for key, value in optimiser.state[weight].items()}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         metadata = {"recipe": json.dumps(self.settings), "losses": json.dumps(losses)}
-        save_file(tensors, self.path.with_name("next.safetensors"), metadata=metadata)
-        self.path.with_name("next.safetensors").replace(self.path)
+        with new_file(self.path) as path:
+            save_file(tensors, path, metadata=metadata)
 
     def read(self, trained: dict[str, torch.Tensor], optimiser: torch.optim.Optimizer) -> list[float]:
         """Restore weights and optimiser, and return the losses so far; none without a checkpoint."""

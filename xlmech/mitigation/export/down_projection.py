@@ -70,13 +70,7 @@ def _is_transposed(part: nn.Module) -> bool:
 def edited_weights(
     model: nn.Module, neurons: NeuronSet, factor: float, values: Float[torch.Tensor, "layer neuron"] | None
 ) -> dict[str, torch.Tensor]:
-    """Return new tensors by parameter name: weights, and biases where `values` are given.
-
-    Args:
-        model: transformers model; it is not changed.
-        neurons: Neurons whose columns are edited.
-        factor: Factor of the columns.
-        values: (layer, neuron) activations that become constants of the bias, in place of the columns.
+    """Return new tensors by parameter name: weights whose columns are scaled, and biases that hold `values` in place of columns.
 
     Raises:
         ValueError: No down projection is found, or it has no bias for `values`.
