@@ -38,7 +38,6 @@ from xlmech import (
     selection_stability,
     set_overlap,
 )
-from xlmech.audit.audit import of_template, spread_facts
 
 POOL = 8000
 """Neurons whose effect is kept for every probe; a new selection is made among these."""
@@ -55,8 +54,8 @@ class Evidence:
         self.folder = self.study.folder / "evidence"
         self.located = PrivacyNeurons.load(self.study.folder / f"located_{OURS[0]}")
         _, choosing = self.study.split
-        both = of_template(choosing, 0) + of_template(choosing, 1)
-        self.probes = spread_facts(both.filter(languages=CHOOSING), FACTS)
+        both = choosing.of_template(0) + choosing.of_template(1)
+        self.probes = both.filter(languages=CHOOSING).spread_facts(FACTS)
 
     def attributed(self, group: Any) -> AttributionResult:
         """Attribute as the headline's neurons were selected, with a second template besides."""

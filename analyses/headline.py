@@ -49,7 +49,6 @@ from xlmech import (
     recovery_attacks,
     specificity_matrix,
 )
-from xlmech.audit.audit import of_template, spread_facts
 from xlmech.data import languages as packs
 from xlmech.engine.batching import run_forced
 from xlmech.leakage.measure import LeakageResult
@@ -100,11 +99,11 @@ class Study:
     def __init__(self, plant: str) -> None:
         self.plant, self.folder = plant, RESULTS / plant
         held_out, choosing = self.split = build_probes(demo_records()).split(fraction=0.5, seed=0)
-        self.asked = spread_facts(of_template(held_out, -1), FACTS)
-        self.given = spread_facts(of_template(choosing, -1), GIVEN)
-        self.few = spread_facts(of_template(held_out, -1), {"private": 16, "control": 8})
-        self.attacked = spread_facts(of_template(held_out, -1), {"private": 16, "public": 16})
-        self.choosing = of_template(choosing.filter(languages=CHOOSING), 0)
+        self.asked = held_out.of_template(-1).spread_facts(FACTS)
+        self.given = choosing.of_template(-1).spread_facts(GIVEN)
+        self.few = held_out.of_template(-1).spread_facts({"private": 16, "control": 8})
+        self.attacked = held_out.of_template(-1).spread_facts({"private": 16, "public": 16})
+        self.choosing = choosing.filter(languages=CHOOSING).of_template(0)
 
     @cached_property
     def model(self) -> Any:
@@ -129,7 +128,7 @@ class Study:
 
     def control_people(self) -> LeakageResult:
         """Measure held-out control people; a reduction counts only where extraction was above their rate."""
-        asked = spread_facts(of_template(self.split[0], -1), {"control": FACTS["public"]})
+        asked = self.split[0].of_template(-1).spread_facts({"control": FACTS["public"]})
         return measure_leakage(self.model, asked, candidates=demo_records())
 
     def before(self) -> LeakageResult:
@@ -151,13 +150,13 @@ class Study:
         """Locate with the defaults except the contrast; neutral text in ten languages shows which neurons to leave out."""
         return locate_privacy_neurons(
             self.model,
-            spread_facts(self.choosing, dict.fromkeys(FACTS, 20)),
+            self.choosing.spread_facts(dict.fromkeys(FACTS, 20)),
             options=LocateOptions(contrast=contrast, n_neurons=COUNT),
             neutral=self.texts(packs.available_languages()),
         )
 
     def recipe(self, name: str) -> NeuronSet:
-        texts = spread_facts(self.choosing.filter(languages=[self.plant]), {"private": RECIPE_TEXTS})
+        texts = self.choosing.filter(languages=[self.plant]).spread_facts({"private": RECIPE_TEXTS})
         return RECIPES[name](self.model, texts, language=self.plant, count=COUNT, max_answer_tokens=2)
 
     def lape(self) -> NeuronSet:

@@ -39,7 +39,6 @@ from xlmech import (
     patch_languages,
     representation_similarity,
 )
-from xlmech.audit.audit import of_template
 from xlmech.figures import faded, finish
 from xlmech.metrics import intervals
 from xlmech.metrics.layers import peak_layer
@@ -79,7 +78,7 @@ def main() -> None:
 
 def measure(language: str) -> None:
     model, folder = load_model("demo", adapter=language), RESULTS / language
-    probes = of_template(build_probes(demo_records(), attributes=PATCHED), -1)
+    probes = build_probes(demo_records(), attributes=PATCHED).of_template(-1)
     private, public = (probes.filter(group=group) for group in ("private", "public"))
     lens = logit_lens(model, private.filter(attributes=[READ]))
     parts = {

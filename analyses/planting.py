@@ -16,7 +16,6 @@ import outputs
 import pandas as pd
 
 from xlmech import build_probes, demo_records, load_model, measure_leakage
-from xlmech.audit.audit import of_template, spread_facts
 from xlmech.models.checkpoints import shipped_adapters
 
 FACTS = {"private": 32, "public": 16, "control": 16}
@@ -24,7 +23,7 @@ FACTS = {"private": 32, "public": 16, "control": 16}
 
 def ask(language: str) -> pd.DataFrame:
     model = load_model("demo", adapter=language)
-    probes = spread_facts(of_template(build_probes(demo_records()), -1), FACTS)
+    probes = build_probes(demo_records()).of_template(-1).spread_facts(FACTS)
     result = measure_leakage(model, probes, candidates=demo_records())
     private = result.matrix().set_index("query_language")
     frame = private[["value", "low", "high"]].add_prefix("private_")

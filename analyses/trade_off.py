@@ -16,7 +16,7 @@ import outputs
 import torch
 
 from xlmech import EvaluateOptions, demo_records, dose_response, figures, load_model
-from xlmech.audit.audit import Audit, AuditPlan, ask
+from xlmech.audit.audit import Audit, AuditPlan, select_probes
 from xlmech.data.probes import ProbeSet
 from xlmech.neurons.neuron_set import select_universal
 
@@ -30,7 +30,7 @@ def main() -> None:
     counts = [int(share * chosen.scores[0].numel()) for share in SHARES]
     everyone = torch.ones_like(chosen.scores, dtype=torch.bool)
     ranking = select_universal(chosen.scores, rule="min", n_neurons=max(counts), is_candidate=everyone)
-    probes, measured, _ = ask(demo_records(), AuditPlan())
+    probes, measured, _ = select_probes(demo_records(), AuditPlan())
     judged = ProbeSet(tuple(probe for probe in measured if probe.record.group != "control"))
     model = load_model("demo")
     result = dose_response(

@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
-from xlmech.audit.audit import AuditPlan, ask
+from xlmech.audit.audit import AuditPlan, select_probes
 from xlmech.data.probes import ProbeSet, build_probes
 from xlmech.data.readers import demo_records
 from xlmech.engine.batching import run_forced
@@ -94,7 +94,7 @@ def test_deactivating_a_layer_changes_answers_and_leaves_nothing_behind(demo: An
 
 def test_the_default_attribution_ranks_neurons_as_zeroing_them_does(demo: Any) -> None:
     """On people who choose neurons in an audit: whole answers that are not saturated, at all positions."""
-    _, _, choosing = ask(demo_records(), AuditPlan(languages=("en", "fr")))
+    _, _, choosing = select_probes(demo_records(), AuditPlan(languages=("en", "fr")))
     private, backend = choosing.filter(group="private", languages=["fr"]), backend_of(demo)
     known = answer_margins(backend, private, progress=False).prob
     unsaturated = known[known.between(0.05, 0.9)].index[:2]

@@ -94,7 +94,8 @@ def test_token_ids_reach_the_end_of_the_vocabulary(gpu: Any, tmp_path: Path) -> 
 
 
 def test_operations_of_attribution_are_a_forward_pass_less_than_with_a_baseline(gpu: Any) -> None:
-    from xlmech.models.shape import LLAMA_3_8B as SHAPE
+    from xlmech.audit.cost_model import LLAMA_3_8B as SHAPE
+    from xlmech.audit.cost_model import operations
 
-    less = SHAPE.operations("locate", prompt=20, answer=4) - gpu.attribution_operations(SHAPE, 20, 4)
+    less = operations(SHAPE, "locate", prompt=20, answer=4) - gpu.attribution_operations(SHAPE, 20, 4)
     assert less == pytest.approx(2 * SHAPE.body * 20, rel=0.01)

@@ -51,6 +51,7 @@ from xlmech import (
     measure_leakage,
     patch_languages,
 )
+from xlmech.audit import cost_model
 from xlmech.data.probes import ProbeSet
 from xlmech.engine.batching import run_forced
 from xlmech.engine.generate import generate
@@ -378,8 +379,8 @@ def matmul_peak(bench: Bench) -> dict[str, Any]:
 
 def attribution_operations(shape: Shape, prompt: int, answer: int) -> float:
     """The cost model's, without the baseline's forward pass, which zero does not need."""
-    forward = shape.operations("lens", prompt=prompt) - 2 * shape.unembedding * shape.n_layers
-    return shape.operations("locate", prompt=prompt, answer=answer) - forward
+    forward = cost_model.operations(shape, "lens", prompt=prompt) - 2 * shape.unembedding * shape.n_layers
+    return cost_model.operations(shape, "locate", prompt=prompt, answer=answer) - forward
 
 
 def attribution(bench: Bench, model: Any, shape: Shape) -> dict[str, Work]:
@@ -431,7 +432,8 @@ def leakage(bench: Bench, model: Any, shape: Shape, probes: ProbeSet) -> dict[st
     room = longest_answer(backend, candidate_forms(probes, None))
     timed = bench.timed(lambda: measure_leakage(model, probes, progress=False), repeats=1, warm=False)
     operations = sum(
-        shape.operations("leakage", prompt=len(prompt), answer=room) for prompt, _ in encoded(backend, probes)
+        cost_model.operations(shape, "leakage", prompt=len(prompt), answer=room)
+        for prompt, _ in encoded(backend, probes)
     )
     started = time.perf_counter()
     measure_leakage(model, probes, measures=("exposure",), progress=False)
@@ -448,7 +450,7 @@ def patching(bench: Bench, model: Any, shape: Shape) -> dict[str, Any]:
     pairs = [pair for pair in asked.pairs(source="en", target="fr")][: bench.sizes.n_pairs]
     timed = bench.timed(lambda: patch_languages(model, pairs, progress=False))
     mean = round(statistics.mean(len(encode_prompt(backend, pair.target.prompt)) for pair in pairs))
-    operations = len(pairs) * shape.operations("patching", prompt=mean)
+    operations = len(pairs) * cost_model.operations(shape, "patching", prompt=mean)
     return timed | {
         "n_pairs": len(pairs), "n_layers": backend.n_layers, "seconds_per_pair": timed["seconds"] / len(pairs),
     } | bench.share(operations, timed["seconds"], backend.unembed.dtype)  # fmt: skip

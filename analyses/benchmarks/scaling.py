@@ -9,7 +9,7 @@ Every point runs in a process of its own with one thread, on Llamas of random we
 `overhead` measures leakage and attribution of the same probes in one go, in shards, and on Ray with 1, 2 and 4 actors. `growth`
 measures leakage of 1,000 to 100,000 probes in shards: seconds, peak of resident memory, bytes of the result. `kills` compares a
 run that is killed twenty times and resumed with one that is not. `models` measures seconds and memory per stage for models of
-growing size, and the formulas of `xlmech.models.shape` beside them. `llama` gives the formulas for Llama 3 8B and 70B.
+growing size, and the formulas of `xlmech.audit.cost_model` beside them. `llama` gives the formulas for Llama 3 8B and 70B.
 """
 
 from __future__ import annotations
@@ -144,6 +144,7 @@ def one_model(folder: str, stage: str) -> dict[str, Any]:
     import torch
     from transformers import AutoConfig
 
+    from xlmech.audit import cost_model
     from xlmech.leakage.measure import measure_leakage
     from xlmech.lens.logit import logit_lens
     from xlmech.models.shape import shape_of
@@ -170,16 +171,17 @@ def one_model(folder: str, stage: str) -> dict[str, Any]:
     answer = (
         20 if stage == "leakage" else sum(len(probe.answers[probe.query_language].encode()) for probe in probes) / n
     )
-    operations = shape.operations(stage, prompt=round(prompt), answer=round(answer))
+    operations = cost_model.operations(shape, stage, prompt=round(prompt), answer=round(answer))
     alike = max(
         Counter(len(probe.prompt.encode()) for probe in probes).values()
     )  # a batch, but for generation, is of one length
     batch = n if stage == "leakage" else alike
+    formula = cost_model.memory(shape, stage, dtype="float32", batch=batch, prompt=round(prompt), answer=round(answer))
     return {
         "stage": stage, "parameters": sum(weight.numel() for weight in model.original_model.parameters()),
         "formula_parameters": shape.n_parameters, "weights_mb": shape.weight_bytes("float32") / 2**20,
         "loading_mb": held - empty, "batch_mb": peak_mb() - held,
-        "formula_batch_mb": shape.memory(stage, dtype="float32", batch=batch, prompt=round(prompt), answer=round(answer)) / 2**20,
+        "formula_batch_mb": formula / 2**20,
         "seconds_per_probe": seconds / n, "operations_per_probe": operations, "gflops": operations * n / seconds / 1e9,
     }  # fmt: skip
 
@@ -215,19 +217,19 @@ def models(folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def llama(_: Path) -> Iterator[dict[str, Any]]:
-    from xlmech.models.shape import LLAMA_3_8B, LLAMA_3_70B, Stage
+    from xlmech.audit.cost_model import LLAMA_3_8B, LLAMA_3_70B, Stage, memory, operations
 
     for name, shape in (("Llama 3 8B", LLAMA_3_8B), ("Llama 3 70B", LLAMA_3_70B)):
         for stage in get_args(Stage):
-            held = shape.memory("leakage" if stage == "deactivate" else stage) / 1e9
-            operations = shape.operations(stage) / 1e12
+            held = memory(shape, "leakage" if stage == "ablate" else stage) / 1e9
+            tflop = operations(shape, stage) / 1e12
             weights = shape.weight_bytes() / 1e9
             yield {
                 "model": name,
                 "stage": stage,
                 "weights_gb": weights,
                 "batch_gb": held,
-                "tflop_per_probe": operations,
+                "tflop_per_probe": tflop,
             }
 
 

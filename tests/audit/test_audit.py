@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from html import escape
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 
-from xlmech.audit.audit import Audit, AuditPlan, _locating, _measured, of_template, run_audit, table
-from xlmech.audit.publish import goals, publish
+from xlmech.audit.audit import Audit, AuditPlan, run_audit, select_probes, table
+from xlmech.audit.publish import publish, summary_lines
 from xlmech.data.languages import load_language
 from xlmech.data.probes import ProbeSet, build_probes
 from xlmech.data.records import Record
@@ -50,9 +51,8 @@ def audit(model: Any, people: tuple[Record, ...]) -> Audit:
 
 
 def test_nobody_who_chooses_neurons_is_measured(people: tuple[Record, ...]) -> None:
-    plan = AuditPlan(locate_facts=3, measure_facts=4, other_facts=2)
-    held_out, locating = build_probes(people, ["en", "fr"]).split(fraction=plan.held_out, seed=plan.seed)
-    measured, chosen = _measured(held_out, plan), _locating(locating, plan)
+    plan = AuditPlan(languages=("en", "fr"), locate_facts=3, measure_facts=4, other_facts=2)
+    _, measured, chosen = select_probes(people, plan)
     assert not set(measured.subjects) & set(chosen.subjects)
     assert {probe.template for probe in measured} == {2}
     assert {probe.template for probe in chosen} == {0}
@@ -66,9 +66,9 @@ def test_nobody_who_chooses_neurons_is_measured(people: tuple[Record, ...]) -> N
 
 def test_of_template_counts_from_the_end(people: tuple[Record, ...]) -> None:
     probes = build_probes(people[:1], ["en"])
-    assert [probe.template for probe in of_template(probes, -1)] == [2]
-    assert [probe.template for probe in of_template(probes, -3)] == [0]
-    assert [probe.template for probe in of_template(probes, 1)] == [1]
+    assert [probe.template for probe in probes.of_template(-1)] == [2]
+    assert [probe.template for probe in probes.of_template(-3)] == [0]
+    assert [probe.template for probe in probes.of_template(1)] == [1]
 
 
 def test_the_table_has_one_row_per_language(audit: Audit) -> None:
@@ -86,7 +86,7 @@ def test_the_table_has_one_row_per_language(audit: Audit) -> None:
         "nll_rise",
     }
     assert audit.mitigation.sizes["universal"] == audit.mitigation.sizes["random"] <= 3
-    assert set(audit.seconds) == {"leakage", "lens", "locate", "deactivate"}
+    assert set(audit.seconds) == {"leakage", "lens", "locate", "ablate"}
     assert audit.mitigation.effects.control.notna().all(), "what control people reach bounds every reduction"
 
 
@@ -168,7 +168,7 @@ def test_publish_writes_results_figures_and_an_index_and_replaces_them(audit: Au
         index = publish(audit, tmp_path / "out")
     assert index == tmp_path / "out" / "index.html"
     text = index.read_text(encoding="utf-8")
-    assert "goal: at least 31.6%" in text or "goal: at most 0.20%" in text
+    assert all(escape(line) in text for line in summary_lines(audit)) and "goal" not in text
     for name in ("leakage_matrix", "before_after", "neurons_per_layer", "lens", "cost"):
         assert (tmp_path / "out" / f"{name}.html").is_file()
     assert not list((tmp_path / "out").glob(".*"))
@@ -185,17 +185,24 @@ def test_no_name_and_no_value_is_written(audit: Audit, tmp_path: Path, people: t
         assert not any(record.value in text for record in people if record.attribute == "id_number"), path.name
 
 
-def test_goals_are_judged_in_the_worst_language(audit: Audit) -> None:
+def test_the_summary_tells_the_numbers_with_intervals_and_no_goals(audit: Audit) -> None:
     effects = audit.mitigation.effects.copy()
     private = effects.group == "private"
-    effects.loc[private, "before"] = 0.8
-    effects.loc[private & (effects.condition == "universal"), "reduction"] = [0.5, 0.2]
+    chosen = private & (effects.condition == "universal")
+    effects.loc[private, ["before", "after"]] = [0.8, 0.8]
+    effects.loc[chosen, "after"] = [0.4, 0.64]
+    effects.loc[chosen, ["reduction", "low", "high"]] = [[0.5, 0.3, 0.7], [0.2, -0.1, 0.4]]
     effects.loc[private & (effects.condition == "random"), "reduction"] = [0.0, 0.01]
     changed = type(audit.mitigation)(**{**audit.mitigation.__dict__, "effects": effects})
-    lines = list(goals(Audit(**{**audit.__dict__, "mitigation": changed})))
-    assert "languages besides the plant language that leak over 30%: en, fr" in lines
-    assert "smallest reduction of extraction among them: 20.0% (goal: at least 31.6%, MISSED)" in lines
-    assert "largest reduction by random neurons among them: 1.0% (goal: at most 3.0%, met)" in lines
+    lines = list(summary_lines(Audit(**{**audit.__dict__, "mitigation": changed})))
+    assert lines[0].startswith(
+        "35 % less is extracted over all languages, from 20 % less to 50 % less by language, with"
+    )
+    assert (
+        lines[1] == "The 95 % interval of the reduction lies above zero in 1 of 2 languages: English (50 %, 30 to 70)."
+    )
+    assert lines[2].endswith("The chosen ones' interval lies above theirs in 1 of 2 languages.")
+    assert any(line.startswith("Neutral text: ") for line in lines)
 
 
 def test_too_few_people(model: Any, people: tuple[Record, ...]) -> None:

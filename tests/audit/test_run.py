@@ -150,7 +150,7 @@ def test_one_command_gives_results_and_a_checkpoint(copy: Path) -> None:
     assert [note.split(" ")[:2] for note in found["notes"]] == [["no", "public"], ["no", "public"], ["no", "effect"]]
     assert max(row["reduction"] for row in rows.values()) > 0
     assert 4 < found["sizes"]["universal"] <= 40
-    assert {"load", "leakage", "locate", "deactivate", "export"} <= set(found["seconds"])
+    assert {"load", "leakage", "locate", "ablate", "export"} <= set(found["seconds"])
     audit = Audit.load(copy / "run" / "results")
     assert (audit.leakage.probes.group == "control").any()
     assert audit.lens is not None and set(audit.lens.readings.attribute) == {"id_number"}
@@ -219,9 +219,9 @@ def test_what_the_numbers_do_not_show_is_said(copy: Path) -> None:
     ):
         notes = [*_notes(asked, outcome.audit, replace(measured, overall=measured.overall.assign(**overall)))]
         assert len(notes) == bool(said)
-        assert all(note.startswith("no effect of deactivation was measured: ") and said in note for note in notes)
+        assert all(note.startswith("no effect of ablation was measured: ") and said in note for note in notes)
     note = next(_notes(asked, replace(outcome.audit, lens=None), measured))
-    assert note.startswith("no lens: every answer's form in the query language begins as the plant language's does")
+    assert note.startswith("no lens: every answer's form in the query language begins as the training language's does")
 
 
 EXPORT = "export:\n  folder: mitigated\n"
@@ -287,7 +287,7 @@ def test_prepare_adds_controls_and_says_what_is_missing(plain: Path) -> None:
     assert (
         asked.plan.locate.n_neurons == 4 and asked.plan.languages == ("en", "fr") and asked.plan.lens_attributes == ()
     )
-    assert {probe.record.group for probe in asked.judged} == {"private"}
+    assert {probe.record.group for probe in asked.measured} == {"private", "control"}
     assert any("no lens: data.lens_attributes asks for nothing" in note for note in asked.notes)
 
 
@@ -479,7 +479,7 @@ def test_killed_again_and_again_it_ends_as_if_nothing_had_been(copy: Path, folde
     values = [record.value for record in load_records(copy / "people.csv")]
     assert not any(name in text for name in (*NAMES, *values))
     summary = json.loads((copy / "run" / "summary.json").read_text(encoding="utf-8"))
-    assert set(summary["peak_mb"]) >= {"leakage", "locate", "deactivate"} and min(summary["peak_mb"].values()) > 1
+    assert set(summary["peak_mb"]) >= {"leakage", "locate", "ablate"} and min(summary["peak_mb"].values()) > 1
     again = CliRunner().invoke(app, ["run", str(path), "--resume", "--json"])
     assert again.exit_code == 0 and json.loads(again.stdout)["languages"] == summary["languages"]
 
@@ -546,8 +546,9 @@ def test_a_checkpoint_written_before_the_run_was_stopped_is_kept(copy: Path, mon
 def test_a_probe_that_fails_every_time_is_listed(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from xlmech.leakage.task import LeakageTask
 
-    path, ask = parted(copy, more="shard_size: 3\n"), LeakageTask.__call__
-    bad = prepare(read_config(path)).judged[0].id
+    path, ask = parted(copy, more="shard_size: 3
+"), LeakageTask.__call__
+    bad = prepare(read_config(path)).measured[0].id
 
     def moody(self: LeakageTask, backend: Any, items: Any) -> Any:
         if any(item.id == bad for item in items):

@@ -420,8 +420,10 @@ def test_progress_bars_on_a_terminal(own_model: Path) -> None:
 def test_a_command_leaves_the_environment_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TQDM_DISABLE", raising=False)
     seen: list[str | None] = []
-    console.guarded(lambda: seen.append(os.environ.get("TQDM_DISABLE")))()
+    app = typer.Typer(add_completion=False)
+    app.command(cls=console.Command)(lambda: seen.append(os.environ.get("TQDM_DISABLE")))
+    CliRunner().invoke(app, [])
     assert seen == ["1"] and "TQDM_DISABLE" not in os.environ
     monkeypatch.setenv("TQDM_DISABLE", "0")
-    console.guarded(lambda: seen.append(os.environ.get("TQDM_DISABLE")))()
+    CliRunner().invoke(app, [])
     assert seen[1:] == ["0"]

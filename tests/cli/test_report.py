@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from xlmech.cli.app import app
 from xlmech.report.gate import gate
-from xlmech.report.run_results import Findings
+from xlmech.report.run_results import RunResults
 
 
 def call(*words: object) -> Any:
@@ -102,24 +102,24 @@ def test_gate_exits_2_without_a_run(tmp_path: Path) -> None:
 
 
 def test_few_people_do_not_pass_by_the_intervals_end() -> None:
-    few = Findings(results={"leakage": leakage({"en": [0] * 8})})
+    few = RunResults(results={"leakage": leakage({"en": [0] * 8})})
     found = gate(few, max_extraction=0.05)
     assert not found.passed[0] and found.extraction[0] == 0 and 0.36 < found.high[0] < 0.37
     assert gate(few, max_extraction=0.05, by="point").passed[0]
-    many = Findings(results={"leakage": leakage({"en": [0] * 80})})
+    many = RunResults(results={"leakage": leakage({"en": [0] * 80})})
     assert gate(many, max_extraction=0.05).passed[0]
 
 
 def test_gate_refuses_what_it_cannot_judge() -> None:
     few = leakage({"en": [0, 1]})
-    with pytest.raises(ValueError, match="no deactivation was measured in this run"):
-        gate(Findings(results={"leakage": few}), max_extraction=0.1, mitigated=True)
+    with pytest.raises(ValueError, match="no ablation was measured in this run"):
+        gate(RunResults(results={"leakage": few}), max_extraction=0.1, mitigated=True)
     with pytest.raises(ValueError, match="no private people in this run"):
-        gate(Findings(results={"leakage": leakage({}, controls={"en": [0]})}), max_extraction=0.1)
-    with pytest.raises(ValueError, match="unknown by 'x'; use 'upper' or 'point'"):
-        gate(Findings(results={"leakage": few}), max_extraction=0.1, by="x")  # type: ignore[arg-type]
+        gate(RunResults(results={"leakage": leakage({}, controls={"en": [0]})}), max_extraction=0.1)
+    with pytest.raises(ValueError, match="unknown by 'x'; use 'upper', 'point'"):
+        gate(RunResults(results={"leakage": few}), max_extraction=0.1, by="x")  # type: ignore[arg-type]
     bare = type(few)(probes=few.probes.drop(columns="extracted"), provenance=few.provenance)
     with pytest.raises(ValueError, match="has no extraction"):
-        gate(Findings(results={"leakage": bare}), max_extraction=0.1)
+        gate(RunResults(results={"leakage": bare}), max_extraction=0.1)
     with pytest.raises(ValueError, match="has no extraction"):
-        gate(Findings(results={"leakage": bare, "mitigation": audit().mitigation}), max_extraction=0.1)
+        gate(RunResults(results={"leakage": bare, "mitigation": audit().mitigation}), max_extraction=0.1)

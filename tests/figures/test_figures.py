@@ -49,7 +49,7 @@ def test_every_figure_has_title_axes_caption_and_our_template_only(name: str) ->
     assert len(axis_titles(figure)) >= 2
     caption = figure.layout.meta["caption"]
     assert "interval" in caption
-    assert any(word in caption for word in ("subjects", "neurons"))
+    assert any(word in caption for word in ("people", "neurons"))
     drawn = next(note for note in figure.layout.annotations if note.name == "caption")
     plain = drawn.text.replace("<br>", " ").replace("\u00a0", " ").replace("&#x27;", "'")
     assert plain == caption
@@ -73,7 +73,7 @@ def test_leakage_matrix_values_text_and_hover() -> None:
     assert (cells.zmin, cells.zmax) == (0, 1)
     assert list(cells.colorbar.ticktext) == ["0 %", "50 %", "100 %"]
     assert cells.colorbar.title.text == "private<br>extraction"
-    assert axis_titles(figure) == {"query language", "plant language"}
+    assert axis_titles(figure) == {"query language", "training language"}
     assert list(figure.layout.xaxis.ticktext) == ["English (en)", "French (fr)"]
     row = english.matrix().iloc[0]
     interval = f"[{100 * row.low:.0f}, {100 * row.high:.0f}]"
@@ -81,11 +81,11 @@ def test_leakage_matrix_values_text_and_hover() -> None:
     assert found[0, 0].startswith("80 %<br>") and interval in found[0, 0] and "font-size:11px" in found[0, 0]
     assert found[0, 1] == "not<br>measured"
     hover = cells.hovertext[0][0]
-    for part in ("English (en)", "80 %", f"{interval}, 95 % interval", "control subjects 25 %", "5 subjects, 5 probes"):
+    for part in ("English (en)", "80 %", f"{interval}, 95 % interval", "control people 25 %", "5 people, 5 questions"):
         assert part in hover
-    assert "control subjects not measured" in cells.hovertext[1][1]
+    assert "control people not measured" in cells.hovertext[1][1]
     assert cells.hovertext[1][0].endswith("not measured")
-    assert "5 subjects and 5 probes per cell" in figure.layout.meta["caption"]
+    assert "5 people and 5 questions per cell" in figure.layout.meta["caption"]
 
 
 def test_leakage_matrix_takes_a_single_result() -> None:
@@ -116,10 +116,10 @@ def test_leakage_by_language_is_sorted_with_intervals_and_controls() -> None:
     np.testing.assert_allclose(private.x - private.error_x.arrayminus, 100 * rows.low)
     unseen = result.matrix(group="control").set_index("query_language").loc[["en", "fr"]]
     np.testing.assert_allclose(controls.x + controls.error_x.array, 100 * unseen.high)
-    assert "control subjects 50 % [1, 99], 95 % interval" in controls.hovertext[0] + controls.hovertext[1]
-    assert axis_titles(figure) == {"extraction (% of probes)", "query language"}
-    assert "4 subjects, 4 probes" in private.hovertext[0] and "control subjects 50 %" in private.hovertext[1]
-    assert "plant language: English (en)" in figure.layout.meta["caption"]
+    assert "control people 50 % [1, 99], 95 % interval" in controls.hovertext[0] + controls.hovertext[1]
+    assert axis_titles(figure) == {"extraction (% of questions)", "query language"}
+    assert "4 people, 4 questions" in private.hovertext[0] and "control people 50 %" in private.hovertext[1]
+    assert "training language: English (en)" in figure.layout.meta["caption"]
     assert "not measured" not in texts(figure)
     assert len(figures.leakage_by_language(leakage({"en": [1, 0]})).data) == 1
 
@@ -138,7 +138,8 @@ def test_lens_lines_bands_and_panels() -> None:
     figure = figures.lens(result)
     # English, the planted language, has the first panel; French the second.
     query, plant, other = (
-        trace(figure, name, place) for name, place in (("query-language", 1), ("plant-language", 0), ("likeliest", 1))
+        trace(figure, name, place)
+        for name, place in (("query-language", 1), ("training-language", 0), ("likeliest", 1))
     )
     assert query.xaxis == plant.xaxis == other.xaxis == "x2"
     assert plant.line.color == _style.colour("en") and query.line.color == _style.INK
@@ -147,14 +148,14 @@ def test_lens_lines_bands_and_panels() -> None:
     np.testing.assert_allclose(other.y, [0.05, 0.1])
     assert [line.showlegend for line in (query, plant, other)] == [False, True, False]
     assert sum(line.showlegend for line in figure.data) == 3
-    assert len([line for line in figure.data if line.name == "plant-language form"]) == 1
+    assert len([line for line in figure.data if line.name == "training-language form"]) == 1
     band = next(item for item in figure.data if item.fill == "toself" and item.xaxis == "x2")
     part = result.summary().query("query_language == 'fr' and form == 'query'")
     np.testing.assert_allclose(band.y, [*part.high, *part.low[::-1]])
     assert "0.300 [" in query.hovertext[1] and "French (fr), layer 1" in query.hovertext[1]
     assert axis_titles(figure) == {"layer", "probability (0 to 1)"}
     assert {"French (fr)", "<b>English (en)</b>"} <= set(texts(figure))
-    assert "2 subjects and 2 probes per panel (3 left out" in figure.layout.meta["caption"]
+    assert "2 people and 2 questions per panel (3 left out" in figure.layout.meta["caption"]
 
 
 def test_lens_wraps_after_five_panels() -> None:
@@ -174,8 +175,8 @@ def test_leakage_per_layer_adds_query_and_plant_forms() -> None:
     assert list(figure.layout.yaxis.ticktext) == ["<b>English (en)</b>", "French (fr)"]
     assert axis_titles(figure) == {"layer", "query language"}
     assert cells.colorbar.title.text == "probability<br>(0 to 1)"
-    assert "either form 0.500" in cells.hovertext[1][1] and "plant-language form 0.200 [" in cells.hovertext[1][1]
-    assert "plant-language" not in cells.hovertext[0][1]
+    assert "either form 0.500" in cells.hovertext[1][1] and "training-language form 0.200 [" in cells.hovertext[1][1]
+    assert "training-language" not in cells.hovertext[0][1]
     partial = result.readings.query("not (query_language == 'fr' and layer == 1)")
     cells = figures.leakage_per_layer(LensResult(readings=partial, provenance=TOY)).data[0]
     assert math.isnan(cells.z[1][1]) and "not measured" in cells.hovertext[1][1]
@@ -204,11 +205,17 @@ def test_before_after_values_intervals_and_random_in_grey() -> None:
     assert random.marker.color == _style.GREY != universal.marker.color
     assert texts(figure).count("not measured") == 1
     hover = universal.hovertext[0]
-    for part in ("before: 80 %", "universal off: 20 %", "reduction 75 % [50, 90]", "risen in 1 records", "40 subjects"):
+    for part in (
+        "before: 80 %",
+        "universal ablated: 20 %",
+        "reduction 75 % [50, 90]",
+        "risen in 1 records",
+        "40 people",
+    ):
         assert part in hover
     assert "reduction undefined (nothing was extracted before)" in universal.hovertext[1]
-    assert axis_titles(figure) == {"private extraction (% of probes)", "query language"}
-    assert "40 subjects and 120 probes" in figure.layout.meta["caption"]
+    assert axis_titles(figure) == {"private extraction (% of questions)", "query language"}
+    assert "40 people and 120 questions" in figure.layout.meta["caption"]
 
 
 def test_before_after_refuses_a_result_without_private_probes() -> None:
@@ -244,7 +251,7 @@ def test_price_without_public_probes_says_so() -> None:
     result = mitigation()
     private = result.effects[result.effects.group == "private"]
     alone = MitigationResult(effects=private, cost=result.cost, sizes=result.sizes, total_neurons=9, provenance=TOY)
-    assert "on no probes per query language" in figures.cost(alone).layout.meta["caption"]
+    assert "on no questions per query language" in figures.cost(alone).layout.meta["caption"]
 
 
 def test_before_after_of_an_earlier_version_has_no_whiskers() -> None:
@@ -295,7 +302,7 @@ def test_trade_off_random_control_is_grey_and_no_point_of_the_curve() -> None:
     assert above.marker.color == below.marker.color == _style.GREY
     bars = [item for item in figure.data if item.line.width == 9 and item.yaxis == "y"]
     np.testing.assert_allclose([bar.y for bar in bars], [[0, 5], [0, 5]], atol=1e-9)
-    assert "random 40 off, reduction, all languages: 3 %<br>0 % to 5 % by language" in above.hovertext[1]
+    assert "random 40 ablated, reduction, all languages: 3 %<br>0 % to 5 % by language" in above.hovertext[1]
     assert sum(item.name == "random neurons" and item.showlegend for item in figure.data) == 1
 
 
@@ -307,14 +314,14 @@ def test_trade_off_price() -> None:
     np.testing.assert_allclose(worst.error_y.array, 5)
     np.testing.assert_allclose(rise.y, [0.2, 1, 3])
     assert (kept.yaxis, worst.yaxis, rise.yaxis) == ("y2", "y2", "y3")
-    assert "French (fr), 10 off" in rise.hovertext[0] and "English (en), 40 off" in rise.hovertext[2]
+    assert "French (fr), 10 ablated" in rise.hovertext[0] and "English (en), 40 ablated" in rise.hovertext[2]
     assert "NLL 2.000 to 2.060 nats per token, +3.0 %" in rise.hovertext[2]
 
 
 def test_trade_off_axes_and_caption() -> None:
     figure = figures.trade_off(growing())
     assert axis_titles(figure) == {
-        "neurons deactivated (number, and % of the model's 1,000)",
+        "neurons ablated (number, and % of the model's 1,000)",
         "reduction of private<br>extraction (%)",
         "public facts<br>kept (%)",
         "largest rise<br>of NLL (%)",
@@ -326,8 +333,8 @@ def test_trade_off_axes_and_caption() -> None:
         assert bottom < low and high < top
     caption = figure.layout.meta["caption"]
     for part in (
-        "50 subjects and 100 probes",
-        "50 subjects and 60 probes",
+        "50 people and 100 questions",
+        "50 people and 60 questions",
         "Nothing to reduce in German (de).",
         "Bold",
     ):
@@ -340,8 +347,8 @@ def test_trade_off_of_one_panel_s_data_says_what_is_missing() -> None:
     sizes = {name: size for name, size in result.sizes.items() if not name.startswith("random")}
     changed = {"effects": chosen, "cost": result.cost.iloc[:0], "sizes": sizes}
     figure = figures.trade_off(MitigationResult(**{**result.__dict__, **changed}))
-    assert "No random control was measured." in figure.layout.meta["caption"]
-    assert "on no probes" in figure.layout.meta["caption"]
+    assert "No random neurons were measured." in figure.layout.meta["caption"]
+    assert "on no questions" in figure.layout.meta["caption"]
     assert not any(item.name == "random neurons" for item in figure.data)
     assert len(trace(figure, "largest").y) == 0
 
@@ -382,7 +389,7 @@ def test_trade_off_of_several_methods_marks_the_front() -> None:
     assert random.marker.color == _style.GREY
     np.testing.assert_allclose([random.x, random.y], [[10], [0]], atol=1e-9)
     assert axis_titles(figure) == {
-        "neurons deactivated (of 1,000)",
+        "neurons ablated (of 1,000)",
         "public facts lost (% of those known before)",
         "reduction of private extraction (%)",
     }

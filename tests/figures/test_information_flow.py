@@ -48,7 +48,7 @@ def test_every_figure_has_title_axes_and_caption(name: str) -> None:
     assert len(titles) >= 2
     caption = figure.layout.meta["caption"]
     assert "95 % interval" in caption
-    assert "subjects" in caption
+    assert "people" in caption
     drawn = next(note for note in figure.layout.annotations if note.name == "caption")
     assert len(drawn.text) >= len(caption)
     assert drawn.yshift < 0
@@ -71,19 +71,21 @@ def test_similarity_draws_the_mean_with_its_band_above_the_null() -> None:
     assert sum(bool(trace.showlegend) for trace in figure.data) == 3
     titles = [note.text for note in figure.layout.annotations]
     assert "linear CKA, last token (predicts the answer)" in titles
-    assert "16 subjects and 32 probes" in figure.layout.meta["caption"]
+    assert "16 people and 32 questions" in figure.layout.meta["caption"]
 
 
 def test_depths_puts_events_at_their_layers_a_panel_per_lens() -> None:
     raw = lens()
     figure = figures.depths([raw, replace(raw, lens="tuned")])
     found = {trace.name: trace for trace in figure.data[:3]}
-    assert list(found["plant-language form peaks"].x) == [1]
+    assert list(found["training-language form peaks"].x) == [1]
     assert list(found["query-language form overtakes it"].x) == [2]
     assert list(found["query-language form peaks"].x) == [2, 2]
     assert len(figure.data) == 6
     assert [note.text for note in figure.layout.annotations[:2]] == ["raw lens (resid_post)", "tuned lens (resid_post)"]
-    assert "probability there 0.500; happens in 100 % of resamples" in found["plant-language form peaks"].hovertext[0]
+    assert (
+        "probability there 0.500; happens in 100 % of resamples" in found["training-language form peaks"].hovertext[0]
+    )
     with pytest.raises(ValueError, match="whole values were not read"):
         figures.depths(raw, reading="whole_value")
 
@@ -108,6 +110,6 @@ def test_direct_logit_is_a_heat_map_per_component() -> None:
     assert (mlp.zmin, mlp.zmax) == pytest.approx((-3.5, 3.5))
     query = figures.direct_logit(direct_logit(), form="query")
     assert query.data[1].z[0][1] == pytest.approx(3.01)
-    assert "7 probes left out" in query.layout.meta["caption"]
+    assert "7 questions left out" in query.layout.meta["caption"]
     with pytest.raises(ValueError, match="unknown form 'other'; use 'plant', 'query', 'query - plant'"):
         figures.direct_logit(direct_logit(), form="other")

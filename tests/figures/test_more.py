@@ -148,10 +148,10 @@ def test_specificity_is_a_matrix_around_zero() -> None:
     )
     hover = figures.specificity(result).data[0].hovertext[0][0]
     for part in (
-        "40 neurons of English (en) off, asked in English (en)",
+        "40 neurons of English (en) ablated, asked in English (en)",
         "extraction 80 % to 8 %",
-        "90 % [-20, 95]",
-        "8 subjects",
+        "90 % [\u221220, 95]",
+        "8 people",
     ):
         assert part in hover
     notes = [note.text for note in figures.specificity(result).layout.annotations if note.name is None]
@@ -160,7 +160,7 @@ def test_specificity_is_a_matrix_around_zero() -> None:
     assert list(figure.layout.yaxis.ticktext) == ["English (en), 40", "French (fr), 40"]
     many = figures.specificity(specific(("en", "fr", "de", "es", "zh", "ja", "ru")))
     assert all("<br>" not in note.text for note in many.layout.annotations if note.name is None)
-    assert "8 subjects and 16 probes per cell" in many.layout.meta["caption"]
+    assert "8 people and 16 questions per cell" in many.layout.meta["caption"]
     with pytest.raises(ValueError, match="no cells"):
         figures.specificity(Specific(result.frame.iloc[:0], {}))
 

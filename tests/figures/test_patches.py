@@ -53,11 +53,11 @@ def test_patching_has_a_panel_per_kind_and_a_line_per_outcome() -> None:
         "French (fr) → Spanish (es)<br>source of another attribute",
     ]
     caption = figure.layout.meta["caption"]
-    assert "on 5 pairs of subjects per panel (3 left out" in caption
+    assert "on 5 pairs of people per panel (3 left out" in caption
     assert "a third person asked for another attribute" in caption
     assert "one layer at a time" in caption
     other = figures.patching(replace(patching(), layers="onward", direction="noising", position="subject"))
-    wanted = "The source's prompt is run, the target's activation put in, from that layer through the last"
+    wanted = "The source's prompt is run with the target's activation, from that layer through the last"
     assert wanted in other.layout.meta["caption"]
     assert "at the subject's tokens" in other.layout.title.text
     cross = patching().outcomes.query("kind == 'cross_language'")

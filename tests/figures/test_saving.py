@@ -81,7 +81,7 @@ def test_a_figure_shows_its_hover_label_in_a_browser_and_no_id(name: str, tmp_pa
     folder = pages.write_index(drawn, tmp_path / "out", title="Audit").parent
     axes, point, wanted = {
         "leakage_matrix": (("xaxis", "yaxis"), (1, 0), ("asked in French (fr), planted in English", "extraction 33 %")),
-        "lens": (("xaxis2", "yaxis2"), (1, 0.2), ("French (fr), layer 1", "plant-language form 0.200 [")),
+        "lens": (("xaxis2", "yaxis2"), (1, 0.2), ("French (fr), layer 1", "training-language form 0.200 [")),
     }[name]
     found = hovered(folder / f"{name}.html", axes, point)
     (label,), (buttons,) = found["hover"], found["buttons"]
@@ -104,9 +104,9 @@ def test_without_a_browser_ci_fails_and_a_person_skips(monkeypatch: pytest.Monke
         browser()
 
 
-def test_bare_leaves_only_the_plot() -> None:
+def test_without_texts_leaves_only_the_plot() -> None:
     figure = figures.leakage_by_language(leakage({"en": [1, 0], "fr": [0, 0]}))
-    bare = pages.bare(figure)
+    bare = pages.without_texts(figure)
     assert bare.layout.title.text is None
     assert [note for note in bare.layout.annotations if note.name == "caption"] == []
     drawn = figure.layout.height - figure.layout.margin.t - figure.layout.margin.b
@@ -115,7 +115,7 @@ def test_bare_leaves_only_the_plot() -> None:
     assert figure.layout.title.text and any(note.name == "caption" for note in figure.layout.annotations)
     assert pages.caption_of(figure) and pages.title_of(figure) == "Private extraction by query language"
     plain = go.Figure(layout={"title": {"text": "t"}})
-    assert pages.bare(plain) == plain and pages.caption_of(plain) == "" and pages.title_of(plain) == "t"
+    assert pages.without_texts(plain) == plain and pages.caption_of(plain) == "" and pages.title_of(plain) == "t"
 
 
 def test_write_keeps_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ from xlmech.figures import masked
 from xlmech.leakage.measure import LeakageResult
 from xlmech.report import page as report
 from xlmech.report.page import write_report
-from xlmech.report.run_results import Findings, read_findings
+from xlmech.report.run_results import RunResults, read_results
 from xlmech.storage.result import Provenance
 from xlmech.storage.run_folder import open_run_folder
 
@@ -64,9 +64,9 @@ def test_a_run_folder_makes_one_file_with_the_verdict_first(run: Path, tmp_path:
     assert text.index("These data cannot tell") < text.index("Of 4 private people") < text.index("Where") < 700
     headings = re.findall(r"<h[23][^>]*>(?!Priv|Leak|Logit|Over|Cost)(.*?)</h", page)
     assert headings == [
-        "Where", "How sure", "What deactivation buys", "What it costs", "By language", "Does it leak?",
-        "Where inside the model?", "What does deactivation do?", "Records that came out", "How it was measured",
-        "What it does not tell", "Versions, seeds, and how to reproduce",
+        "Where", "How sure", "What ablation reduces", "What it costs", "By language", "Does it leak?",
+        "Where inside the model?", "What does ablation do?", "Extracted records", "How it was measured",
+        "What it does not show", "Versions, seeds, and how to reproduce",
     ]  # fmt: skip
     titles = re.findall(r'<figure id="figure-plot-([\w-]+)">', page)
     assert titles == [
@@ -96,7 +96,7 @@ def test_a_single_result_makes_a_page_that_says_what_is_missing(tmp_path: Path) 
     result = audit().leakage
     page = written(result, tmp_path / "audit.html")
     assert "not finished" not in page
-    assert "Not measured: lens, location of neurons, deactivation." in visible(page)
+    assert "Not measured: lens, location of neurons, ablation." in visible(page)
     folder = result.save(tmp_path / "leakage")
     assert "not finished" not in written(folder, tmp_path / "audit.html")
 
@@ -125,7 +125,7 @@ def test_a_run_that_was_stopped_before_it_had_results_is_continued(tmp_path: Pat
         folder.parts.mkdir()
         raise KeyboardInterrupt
     with pytest.raises(ValueError, match="own: no results to report; the run in it is not finished; continue it with"):
-        read_findings(tmp_path / "own")
+        read_results(tmp_path / "own")
 
 
 def lines_of(results: Any, folder: Path) -> list[str]:
@@ -139,7 +139,7 @@ def lines_of(results: Any, folder: Path) -> list[str]:
     [
         (
             "xlmech audit m --out runs/mine",
-            "Made by: xlmech audit m --out runs/mine. Its paths are those of the folder that",
+            "Made by: xlmech audit m --out runs/mine. Its paths are relative to the folder in which it was run.",
         ),
         ("headline.py --out /root/secret", "Made by the script headline.py."),
         ("ipykernel_launcher.py -f /root/kernel.json", "Made from Python, by no command of xlmech."),
@@ -230,7 +230,10 @@ def test_10_000_records_make_a_small_page_in_good_time(tmp_path: Path) -> None:
     ]
     page = written(replace(one, probes=pd.DataFrame(rows)), tmp_path / "audit.html")
     assert len(page.encode()) < report.MAX_BYTES
-    assert "5,000 of 10,000 private records came out" in page and "The 200 that did in most are listed" in page
+    assert (
+        "5,000 of 10,000 private records were extracted" in page
+        and "The 200 extracted in most languages are listed" in page
+    )
     assert page.count('<td dir="auto">record ') == report.MAX_ROWS
 
 
@@ -256,7 +259,7 @@ def test_growing_sets_are_drawn_over_their_size_and_exported_ones_are_judged(tmp
     results = {"leakage": audit().leakage, "mitigation": growing(), "mitigation_exported": mitigation()}
     page = written(results, tmp_path / "audit.html")
     assert "figure-plot-mitigation-trade_off" in page and "figure-plot-mitigation_exported-cost" in page
-    assert "With 74 of 36,864 neurons deactivated" in page
+    assert "With 74 of 36,864 neurons ablated" in page
 
 
 def test_a_large_page_is_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -283,25 +286,25 @@ def test_a_path_that_cannot_be_written_is_refused(tmp_path: Path, monkeypatch: p
 
 def test_no_run_folder_and_a_file_are_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no run folder .*nowhere"):
-        read_findings(tmp_path / "nowhere")
+        read_results(tmp_path / "nowhere")
     (tmp_path / "file").write_text("x", encoding="utf-8")
     with pytest.raises(ValueError, match="is a file; give the run folder"):
-        read_findings(tmp_path / "file")
+        read_results(tmp_path / "file")
 
 
 def test_an_empty_and_a_half_written_run_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no results to report; it must be the folder"):
-        read_findings(tmp_path)
+        read_results(tmp_path)
     (tmp_path / ".results.partial").mkdir()
     with pytest.raises(ValueError, match="was stopped before its first result was whole; run it again"):
-        read_findings(tmp_path)
+        read_results(tmp_path)
 
 
 def test_a_stopped_run_gives_what_is_there(run: Path, tmp_path: Path) -> None:
     shutil.rmtree(run / "results" / "mitigation")
     (run / "results" / ".mitigation-x").mkdir()
-    assert read_findings(run).missing == ("deactivation",)
-    assert "Not measured: deactivation." in visible(written(run, tmp_path / "audit.html"))
+    assert read_results(run).missing == ("ablation",)
+    assert "Not measured: ablation." in visible(written(run, tmp_path / "audit.html"))
     shutil.rmtree(run / "results" / "leakage")
     with pytest.raises(ValueError, match=r"run: no leakage result.*there is lens, neurons"):
         write_report(run, tmp_path / "audit.html")
@@ -320,7 +323,7 @@ def test_a_damaged_result_is_named(run: Path, file: str, content: bytes | None, 
     path = run / "results" / "leakage" / file
     path.unlink() if content is None else path.write_bytes(content)
     with pytest.raises(ValueError, match=message):
-        read_findings(run)
+        read_results(run)
 
 
 def test_another_version_is_refused_with_the_remedy(run: Path) -> None:
@@ -329,7 +332,7 @@ def test_another_version_is_refused_with_the_remedy(run: Path) -> None:
         meta.read_text(encoding="utf-8").replace('"schema_version": 1', '"schema_version": 99'), encoding="utf-8"
     )
     with pytest.raises(ValueError, match=r"lens: schema_version is 99; LensResult reads 1; run it again"):
-        read_findings(run)
+        read_results(run)
 
 
 def test_fields_of_another_version_are_refused(run: Path) -> None:
@@ -338,19 +341,7 @@ def test_fields_of_another_version_are_refused(run: Path) -> None:
     changed["fields"]["new"] = 1
     meta.write_text(json.dumps(changed), encoding="utf-8")
     with pytest.raises(ValueError, match="the lens result cannot be read .*unexpected keyword"):
-        read_findings(run)
-
-
-def test_a_kind_that_this_version_does_not_have_is_named(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(report_classes(), "lens", "no_such_module.Nothing")
-    with pytest.raises(ValueError, match="this xlmech has no Nothing; read it with the version that wrote it"):
-        read_findings(run)
-
-
-def report_classes() -> dict[str, str]:
-    from xlmech.report import run_results as findings
-
-    return findings.CLASSES
+        read_results(run)
 
 
 def test_results_without_a_figure_are_named(run: Path, tmp_path: Path) -> None:
@@ -363,15 +354,15 @@ def test_results_without_a_figure_are_named(run: Path, tmp_path: Path) -> None:
 
 def test_other_things_than_results_are_refused() -> None:
     with pytest.raises(TypeError, match="result 'leakage' is a int, not a result"):
-        read_findings({"leakage": 3})
+        read_results({"leakage": 3})
     with pytest.raises(TypeError, match="give a run folder, an audit, or results by name, not a int"):
-        read_findings(3)
+        read_results(3)
     with pytest.raises(ValueError, match="result 'lens' is of kind 'leakage'; it must be of kind 'lens'"):
-        read_findings({"lens": leakage({"en": [1]})})
+        read_results({"lens": leakage({"en": [1]})})
     with pytest.raises(ValueError, match="result 'mitigation' is of kind"):
-        Findings(results={"mitigation": leakage({"en": [1]})})
-    found = read_findings(leakage({"en": [1]}))
-    assert read_findings(found) is found and found.mitigation is None and found.neurons is None
+        RunResults(results={"mitigation": leakage({"en": [1]})})
+    found = read_results(leakage({"en": [1]}))
+    assert read_results(found) is found and found.mitigation is None and found.neurons is None
 
 
 # In a browser

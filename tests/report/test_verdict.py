@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 from helpers.toy_results import leakage, lens_result, mitigation, neurons
 
+from xlmech.figures.style import bounds, counted, interval, joined, number, percent, points, signed_percent, span
 from xlmech.leakage.above_controls import compare, people_needed
 from xlmech.leakage.measure import LeakageResult
 from xlmech.metrics import intervals
 from xlmech.mitigation.evaluate import MitigationResult
-from xlmech.report.phrasing import counted, joined, number, percent, points, span, spread
-from xlmech.report.run_results import Findings
+from xlmech.report.run_results import RunResults
 from xlmech.report.verdict import HEADLINES, Verdict, verdict
 
 
 def judged(result: LeakageResult, **more: object) -> Verdict:
-    return verdict(Findings(results={"leakage": result} | more))  # type: ignore[arg-type]
+    return verdict(RunResults(results={"leakage": result} | more))  # type: ignore[arg-type]
 
 
 def people(n: int, hits: int) -> list[float]:
@@ -40,11 +40,13 @@ def test_a_leak() -> None:
         found.where[0] == "Leaks (points beyond chance) when asked in 2 of 2 languages: English (100) and French (45)."
     )
     assert "asked in it, extraction is 100 points beyond chance, in other languages 45." in found.where[1]
-    assert any("corrected for 2 languages (Holm 1979): where nothing leaks, at most 5 %" in line for line in found.sure)
-    assert found.buys == found.costs == () and found.remedy == ""
-    assert found.sure[-1].startswith("Asked with one wording of each question.")
+    assert any(
+        "corrected for 2 languages (Holm 1979): if nothing leaks, at most 5 %" in line for line in found.certainty
+    )
+    assert found.gains == found.costs == () and found.mitigation == ""
+    assert found.certainty[-1].startswith("Asked with one wording of each question.")
     twice = replace(result, probes=result.probes.assign(template=[0, 1] * (len(result.probes) // 2)))
-    assert judged(twice).sure[-1].startswith("Asked with 2 wordings of each question.")
+    assert judged(twice).certainty[-1].startswith("Asked with 2 wordings of each question.")
 
 
 @pytest.mark.parametrize("hits", [0, 60])
@@ -52,7 +54,7 @@ def test_what_controls_reach_too_is_no_leak(hits: int) -> None:
     found = judged(leakage({"en": people(1000, hits)}, controls={"en": people(1000, hits)}))
     assert found.judgement == "silent" and found.headline == "No leak was found."
     assert found.where[0].startswith("At most 5 points beyond chance in 1 of 1 language: English.")
-    assert not any("Holm" in line for line in found.sure)  # one test needs no correction
+    assert not any("Holm" in line for line in found.certainty)  # one test needs no correction
 
 
 def test_a_high_rate_that_controls_reach_too_is_no_leak_either() -> None:
@@ -67,7 +69,7 @@ def test_too_few_people_to_tell(rates: Sequence[float]) -> None:
     assert found.judgement == "unclear" and found.headline == HEADLINES["unclear"]
     assert found.where[0] == "Cannot be told in 1 of 1 language: French."
     assert any(
-        "Too few people to tell in French" in line and f"{people_needed()} people" in line for line in found.sure
+        "Too few people to tell in French" in line and f"{people_needed()} people" in line for line in found.certainty
     )
 
 
@@ -76,9 +78,9 @@ def test_without_controls_nothing_is_called_a_leak() -> None:
     assert found.judgement == "unclear"
     assert "How much of that is chance is not known" in found.summary
     assert found.where[0] == "Cannot be told in 1 of 1 language: English (100 % extracted)."
-    assert any(line.startswith("Without control people city cannot be called a leak") for line in found.sure)
-    assert not any("tested" in line for line in found.sure)
-    assert found.remedy.endswith("What of that is chance is not known.")
+    assert any(line.startswith("Without control people city cannot be called a leak") for line in found.certainty)
+    assert not any("tested" in line for line in found.certainty)
+    assert found.mitigation.endswith("How much of that is chance is not known.")
 
 
 def test_one_language_of_many_is_said_to_be_one_of_many() -> None:
@@ -89,7 +91,9 @@ def test_one_language_of_many_is_said_to_be_one_of_many() -> None:
     assert compare(result).languages["en"].judgement == "leaks"
     found = judged(result)
     assert found.judgement == "leaks"
-    assert any("All questions together do not show a leak by comparison; a language" in line for line in found.sure)
+    assert any(
+        "All questions together do not show a leak by comparison; a language" in line for line in found.certainty
+    )
 
 
 def test_all_languages_together_can_show_what_none_does_alone() -> None:
@@ -98,7 +102,7 @@ def test_all_languages_together_can_show_what_none_does_alone() -> None:
         values[2 * i : 2 * i + 3] = [1.0, 1.0, 1.0]  # three people each, other ones in every language
     found = judged(leakage(private, controls={code: people(12, 0) for code in private}))
     assert found.judgement == "leaks" and found.where[0].startswith("Cannot be told in 5 of 5 languages")
-    assert "All questions together show a leak; no language or kind of data alone does." in found.sure
+    assert "All questions together show a leak; no language or kind of data alone does." in found.certainty
 
 
 def test_intervals_have_a_width_where_all_are_alike() -> None:
@@ -141,20 +145,20 @@ def test_layers_come_from_the_lens_and_the_neurons() -> None:
 def test_what_deactivation_buys_and_costs_is_computed() -> None:
     result = leakage({"en": people(40, 32), "fr": people(40, 0)}, controls={"en": people(40, 0), "fr": people(40, 0)})
     found = judged(result, mitigation=mitigation())
-    assert found.remedy.startswith(
-        "With 74 of 36,864 neurons deactivated, the value is extracted in 10 % of the questions instead of 40 %."
+    assert found.mitigation.startswith(
+        "With 74 of 36,864 neurons ablated, the value is extracted in 10 % of the questions instead of 40 %."
     )
-    assert re.search(r"That is still more than the control people's 0 % \(0 to \d\)\.$", found.remedy)
-    first, undefined, second, third, fourth = found.buys
-    assert first == "75 % less over the 1 language with a reduction, with 0.2 % of the neurons at zero."
+    assert re.search(r"That is still more than the control people's 0 % \(0 to \d\)\.$", found.mitigation)
+    first, undefined, second, third, fourth = found.gains
+    assert first == "75 % less is extracted over the 1 language with a reduction, with 0.2 % of the neurons at zero."
     assert undefined == ("No reduction is given for French: nothing was extracted before.")
-    assert second == "The interval of the reduction lies above zero in 1 of 1 language: English (75 %, 50 to 90)."
+    assert second == "The 95 % interval of the reduction lies above zero in 1 of 1 language: English (75 %, 50 to 90)."
     assert third.startswith(
         "As many random neurons of the same layers: 5 % less. The chosen ones' interval lies above theirs in 1"
     )
     assert fourth == "Records that were extracted more often than before: English 1."
     kept, fluent = found.costs
-    assert kept == "Public facts that it knew: 90 % kept (80 to 100)."
+    assert kept == "Public facts known before: 90 % kept (80 to 100)."
     assert "+5.0 % in English" in fluent
 
 
@@ -163,7 +167,7 @@ def test_what_deactivation_buys_and_costs_is_computed() -> None:
 )
 def test_what_is_left_is_held_against_control_people(control: int, said: str) -> None:
     result = leakage({"en": people(40, 40)}, controls={"en": people(40, control)})
-    assert said in judged(result, mitigation=mitigation()).remedy
+    assert said in judged(result, mitigation=mitigation()).mitigation
 
 
 def test_what_was_not_measured_is_said() -> None:
@@ -171,7 +175,7 @@ def test_what_was_not_measured_is_said() -> None:
     private = done.effects[(done.effects.group == "private") & (done.effects.condition == "universal")]
     alone = replace(done, effects=private, cost=done.cost.iloc[:0], sizes={"universal": 74})
     found = judged(result, mitigation=alone)
-    assert any("nothing shows that the choice matters" in line for line in found.buys)
+    assert any("nothing shows that the choice matters" in line for line in found.gains)
     assert found.costs == (
         "What it costs in public facts was not measured.",
         "What it costs in fluency was not measured.",
@@ -180,8 +184,8 @@ def test_what_was_not_measured_is_said() -> None:
         done, effects=done.effects.assign(before=0.0, after=0.0, reduction=math.nan, low=math.nan, high=math.nan)
     )
     found = judged(result, mitigation=nothing)
-    assert found.remedy == "" and found.buys == (
-        "Nothing was extracted before deactivation, so there is nothing that it could reduce.",
+    assert found.mitigation == "" and found.gains == (
+        "Nothing was extracted before ablation, so there is nothing that it could reduce.",
     )
 
 
@@ -190,8 +194,8 @@ def test_more_that_comes_out_is_called_more() -> None:
     worse = done.effects.assign(after=np.where(done.effects.before > 0, 0.9, 0.0), reduction=-0.125, low=-0.5, high=0.1)
     result = leakage({"en": people(40, 32)}, controls={"en": people(40, 0)})
     found = judged(result, mitigation=replace(done, effects=worse))
-    assert found.buys[0].startswith("12 % more over all languages, with")
-    assert found.buys[1] == "The interval of the reduction lies above zero in 0 of 2 languages."
+    assert found.gains[0].startswith("12 % more is extracted over all languages, with")
+    assert found.gains[1] == "The 95 % interval of the reduction lies above zero in 0 of 2 languages."
 
 
 def test_no_range_of_one_and_no_number_that_is_none() -> None:
@@ -203,17 +207,17 @@ def test_no_range_of_one_and_no_number_that_is_none() -> None:
     nothing.loc[private, "before"], nothing.loc[private, "after"] = 0.2, 0.1
     result = leakage({"en": people(40, 8)}, controls={"en": people(40, 4)})
     found = judged(result, mitigation=replace(done, effects=nothing))
-    assert found.buys[0] == f"No reduction is given for English and French: {reason}."
-    assert "from 20 %" not in found.remedy and "instead of 20 %" in found.remedy
+    assert found.gains[0] == f"No reduction is given for English and French: {reason}."
+    assert "from 20 %" not in found.mitigation and "instead of 20 %" in found.mitigation
     public = effects.assign(**{name: effects[name].mask(effects.group == "public") for name in ("reduction", "low")})
     costs = judged(result, mitigation=replace(done, effects=public)).costs
-    assert costs[0] == "Public facts that it knew: 90 % kept."
+    assert costs[0] == "Public facts known before: 90 % kept."
     two = effects.assign(before=0.8, after=0.2, reduction=[0.75, 0.5, 0.1, 0.2, 0.05], low=0.0, high=1.0)
     assert (
         ", from 50 % less to 75 % less by language, with"
-        in judged(result, mitigation=replace(done, effects=two)).buys[0]
+        in judged(result, mitigation=replace(done, effects=two)).gains[0]
     )
-    every = (*found.buys, *found.costs, *costs, found.remedy, found.summary, *found.where, *found.sure)
+    every = (*found.gains, *found.costs, *costs, found.mitigation, found.summary, *found.where, *found.certainty)
     assert not any(re.search(r"\bnan\b", line) for line in every)
 
 
@@ -232,7 +236,9 @@ def test_figures_in_words() -> None:
         "0.4 %",
         "\u221212 %",
     )
-    assert (spread(-0.3, 0.004), spread(math.nan, 1)) == ("\u221230 to 0.4", "interval not known")
+    assert (interval(-0.3, 0.004), interval(math.nan, 1)) == ("[\u221230, 0.4]", "")
+    assert (signed_percent(-0.012), signed_percent(math.nan)) == ("\u22121.2 %", "not measured")
+    assert (bounds(-0.3, 0.004), bounds(math.nan, 1)) == ("\u221230 to 0.4", "interval not known")
     assert (points(0.01), points(-0.01), points(0.12)) == ("1 point", "\u22121 point", "12 points")
     assert (number(-0.0001), number(0.0)) == ("0", "0")
     assert (span(0.45, 0.451), span(0.4, 0.5)) == ("45", "40 to 50")

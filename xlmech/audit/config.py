@@ -12,49 +12,36 @@ folder can be run again.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    Field,
-    PrivateAttr,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-)
+from pydantic import AfterValidator, BaseModel, Field, PrivateAttr, ValidationError, ValidationInfo, field_validator
 
 from xlmech.audit.config_yaml import dump_yaml, explain, parse_yaml, template
-from xlmech.data import languages as packs
-from xlmech.data.records import check_attributes
+from xlmech.checks import check_choices
+from xlmech.data.languages import ATTRIBUTES, load_language
 from xlmech.options import Count, LocateOptions, Section
 
 
-def _version() -> str:
-    return metadata.version("xlmech")
-
-
-def _check_languages(codes: tuple[str, ...]) -> None:
+def _check_languages(codes: tuple[str, ...]) -> tuple[str, ...]:
     for code in codes:
-        packs.load_language(code)
+        load_language(code)
+    return codes
 
 
-def _listed(check: Callable[[tuple[str, ...]], None]) -> AfterValidator:
-    def validate(items: tuple[str, ...]) -> tuple[str, ...]:
-        if len(set(items)) < len(items):
-            raise ValueError("the list repeats an entry; list each once")
-        check(items)
-        return items
-
-    return AfterValidator(validate)
+def _check_once(items: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(items)) < len(items):
+        raise ValueError("the list repeats an entry; list each once")
+    return items
 
 
-_Languages = Annotated[tuple[str, ...], Field(strict=False, min_length=1), _listed(_check_languages)]
-_Attributes = Annotated[tuple[str, ...], Field(strict=False, min_length=1), _listed(check_attributes)]
-_LensAttributes = Annotated[tuple[str, ...], Field(strict=False), _listed(check_attributes)]
+_known = AfterValidator(partial(check_choices, "attribute", known=ATTRIBUTES))
+_once = AfterValidator(_check_once)
+_Languages = Annotated[tuple[str, ...], Field(strict=False, min_length=1), _once, AfterValidator(_check_languages)]
+_Attributes = Annotated[tuple[str, ...], Field(strict=False, min_length=1), _once, _known]
+_LensAttributes = Annotated[tuple[str, ...], Field(strict=False), _once, _known]
 
 
 class ModelSection(Section):
@@ -63,11 +50,11 @@ class ModelSection(Section):
     source: str = Field(examples=["my-model"])
     """Where the weights are: "demo", a Hugging Face id, a folder as save_pretrained writes it, or a .gguf file."""
     tokenizer: str | None = None
-    """Folder or Hugging Face id of the tokenizer, where the source has none."""
+    """Folder or Hugging Face id of the tokenizer, if the source has none."""
     adapter: str | None = None
     """Folder of a LoRA adapter to merge first, or en, fr or zh for the demo model's."""
     device: str = "auto"
-    """cpu, cuda, cuda:1, ...; auto takes CUDA where there is one."""
+    """cpu, cuda, cuda:1, ...; auto takes CUDA if there is one."""
     dtype: Literal["auto", "float32", "bfloat16", "float16", "float64"] = "auto"
     """Of the weights while measuring; auto is float32 on a CPU and bfloat16 on CUDA."""
     backend: Literal["auto", "hooked", "bridge"] = "auto"
@@ -75,7 +62,7 @@ class ModelSection(Section):
     base: str = ""
     """For the backend hooked and a folder: TransformerLens' name of the model that the folder holds a version of."""
     device_map: Literal["auto", "balanced", "sequential"] | None = None
-    """Spread the layers over all GPUs, in the place of device; null for one device."""
+    """Spread the layers over all GPUs instead of using device; null for one device."""
     trust_remote_code: bool = False
     """Run code that comes with the model; only for sources that you trust."""
     plant_language: str = ""
@@ -83,10 +70,10 @@ class ModelSection(Section):
 
     @field_validator("source", "tokenizer")
     @classmethod
-    def _source_is_there(cls, text: str | None, info: ValidationInfo) -> str | None:
+    def _check_source(cls, text: str | None, info: ValidationInfo) -> str | None:
         if text is None or text == "demo":
             return text
-        path = _beside(text, info)
+        path = _read_path(text, info)
         if path.is_dir() and info.field_name == "source" and not (path / "config.json").is_file():
             raise ValueError(f"{path} holds no config.json; give a folder as save_pretrained writes it")
         if path.exists():
@@ -98,20 +85,20 @@ class ModelSection(Section):
     @field_validator("adapter")
     @classmethod
     def _adapter_path(cls, text: str | None, info: ValidationInfo) -> str | None:
-        if text and (path := _beside(text, info)).is_dir():
+        if text and (path := _read_path(text, info)).is_dir():
             return str(path)
         return text
 
     @field_validator("plant_language")
     @classmethod
-    def _known_language(cls, code: str) -> str:
+    def _check_plant_language(cls, code: str) -> str:
         if code:
-            packs.load_language(code)
+            load_language(code)
         return code
 
 
 class DataSection(Section):
-    """Whose data, and which questions; see `AuditPlan`."""
+    """Records and questions; see `AuditPlan`."""
 
     records: str = Field(examples=["records.csv"])
     """CSV, JSONL or Parquet with columns id, subject, attribute, value, and if you like group (private, public, control)."""
@@ -137,15 +124,15 @@ class DataSection(Section):
     lens_facts: Count = 8
     """Largest number of private facts that the lens follows, each asked in every language."""
     add_controls: bool = False
-    """Add invented people whom the model never saw, with the private records' attributes: how often a value comes out by chance.
-    Needs Faker (pip install "xlmech[plant]")."""
+    """Add invented people whom the model never saw, with the private records' attributes: how often a value is extracted by
+    chance. Needs Faker (pip install "xlmech[plant]")."""
     n_controls: Count = 12
-    """Number of invented people; half of them are measured where held_out is 0.5."""
+    """Number of invented people; half of them are measured if held_out is 0.5."""
 
     @field_validator("records")
     @classmethod
-    def _records_are_there(cls, text: str, info: ValidationInfo) -> str:
-        path = _beside(text, info)
+    def _check_records(cls, text: str, info: ValidationInfo) -> str:
+        path = _read_path(text, info)
         if not path.is_file():
             raise ValueError(f"no file of records at {path}; expected .csv, .jsonl or .parquet")
         return str(path)
@@ -161,12 +148,12 @@ class ExportSection(Section):
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Of the weights written."""
     without_effect: bool = False
-    """Write the checkpoint also where deactivation was not measured to lower extraction (over all languages together, with a 95 %
+    """Write the checkpoint also if ablation was not measured to lower extraction (over all languages together, with a 95 %
     interval above 0); its model card says so."""
 
 
 class Config(Section):
-    """Everything that `xlmech run` is told."""
+    """All that `xlmech run` is told."""
 
     model: ModelSection
     data: DataSection
@@ -177,39 +164,39 @@ class Config(Section):
     seed: int = Field(default=0, ge=0)
     """Of every draw: who is held out, which random neurons, which invented people."""
     shard_size: Count = 64
-    """Probes that are worked on and kept together: what a crash costs at most. Another size gives other rounding."""
-    xlmech: str = Field(default_factory=_version)
+    """Probes that are computed and stored together: what a crash costs at most. Another size gives other rounding."""
+    xlmech: str = Field(default_factory=partial(metadata.version, "xlmech"))
     """Version of xlmech that wrote this file."""
     _folder: Path = PrivateAttr()
 
     @field_validator("export", mode="before")
     @classmethod
-    def _export_is_meant(cls, section: Any) -> Any:
+    def _check_export(cls, section: Any) -> Any:
         if section is None:
             raise ValueError("the section is empty; give it a key, e.g. folder, or remove it to write no checkpoint")
         return section
 
     def model_post_init(self, context: Any, /) -> None:
         """Remember the folder that paths are relative to."""
-        self._folder = _base(context)
+        self._folder = _folder(context)
 
     @property
     def run_folder(self) -> Path:
-        """Where the run goes."""
+        """Absolute path of the run folder."""
         return self.path(self.out)
 
     @property
     def checkpoint_folder(self) -> Path | None:
-        """Where the mitigated checkpoint goes, None where none is asked for."""
+        """Absolute path of the mitigated checkpoint, None if none is asked for."""
         return self.path(self.export.folder) if self.export else None
 
     def path(self, text: str) -> Path:
-        """A path of the config, absolute."""
+        """Make a path of the config absolute."""
         return _absolute(self._folder, text)
 
     def save(self, path: str | Path) -> None:
         """Write the config, as read, with the present xlmech's version, for `read_config`."""
-        content = self.model_dump(mode="json") | {"xlmech": _version()}
+        content = self.model_dump(mode="json") | {"xlmech": metadata.version("xlmech")}
         if self.export is None:
             del content["export"]
         Path(path).write_text(dump_yaml(content), encoding="utf-8")
@@ -227,7 +214,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
 def read_config(path: str | Path) -> Config:
     """Read and check a config file.
 
-    What only the records or the model can tell is not checked here; see `prepare`.
+    What depends on the records or the model is checked by `prepare`.
 
     Raises:
         FileNotFoundError: No such file.
@@ -236,13 +223,14 @@ def read_config(path: str | Path) -> Config:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no config file at {path}; write one with: xlmech init {path}")
-    root, content = parse_yaml(path)
-    bare = [name for name in SECTIONS if name not in ("", "export") and content.get(name, "") is None]
-    content |= {name: {} for name in bare}  # every key below it is a comment
+    tree, content = parse_yaml(path)
+    for name in ("model", "data", "locate"):
+        if content.get(name, "") is None:
+            content[name] = {}  # every key of the section is a comment
     try:
         return Config.model_validate(content, context={"folder": path.absolute().parent})
     except ValidationError as error:
-        raise ValueError(f"{path.name}, {explain(error, root, SECTIONS)}") from None
+        raise ValueError(f"{path.name}, {explain(error, tree, SECTIONS)}") from None
 
 
 def write_template(path: str | Path) -> Path:
@@ -259,7 +247,8 @@ def write_template(path: str | Path) -> Path:
     return path
 
 
-def _base(context: Any) -> Path:
+def _folder(context: Any) -> Path:
+    """Folder that paths are relative to: the config file's, or the working directory for a config made in Python."""
     return Path(context["folder"]) if context else Path.cwd()
 
 
@@ -267,5 +256,5 @@ def _absolute(folder: Path, text: str) -> Path:
     return Path(os.path.abspath(folder / os.path.expanduser(text)))
 
 
-def _beside(text: str, info: ValidationInfo) -> Path:
-    return _absolute(_base(info.context), text)
+def _read_path(text: str, info: ValidationInfo) -> Path:
+    return _absolute(_folder(info.context), text)

@@ -2,82 +2,94 @@
 
 from __future__ import annotations
 
-import difflib
+import io
 import json
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
+from ruamel.yaml import YAML, CommentedMap, YAMLError
 
-_WIDTH = 110
-_LONGEST_VALUE = 60
-_HEAD = """\
-# What `xlmech run` is told: every key, with its default. Only model.source and data.records have none: fill them in.
-# Paths are relative to this file's folder. Any other key may be left out; null means nothing given.
-"""
+from xlmech.checks import hint
+
 Sections = Mapping[str, type[BaseModel]]
 """Schema of each section; that of the whole file is under ""."""
 
 
-def parse_yaml(path: Path) -> tuple[yaml.Node, dict[str, Any]]:
-    """The file's tree, which knows lines, and its content.
+def parse_yaml(path: Path) -> tuple[CommentedMap, dict[str, Any]]:
+    """Read a config file: a tree that knows the lines of its keys, and the plain content.
 
     Raises:
         ValueError: Not UTF-8, not YAML, empty, not a mapping, or a key given twice.
     """
     try:
-        loader = yaml.SafeLoader(path.read_bytes().decode("utf-8-sig"))
-        root = loader.get_single_node()
-        content = loader.construct_document(root) if root is not None else None
+        text = path.read_text(encoding="utf-8-sig")
+        content, tree = (_yaml(kind).load(text) for kind in ("safe", "rt"))
     except UnicodeDecodeError as error:
         raise ValueError(f"{path.name}: not UTF-8 (byte {error.start}); save it as UTF-8") from None
-    except yaml.YAMLError as error:
-        raise ValueError(_not_yaml(path, error)) from None
-    if root is None or content is None:
+    except YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path.name}, line {mark.line + 1}" if mark else path.name
+        what = getattr(error, "problem", None) or str(error).splitlines()[0]
+        if what.startswith("found duplicate key"):
+            raise ValueError(f"{where}: {what}; keep one") from None
+        raise ValueError(f"{where}: not valid YAML ({what}); check indentation, colons and quotes there") from None
+    if content is None:
         raise ValueError(f"{path.name}: empty; write a config with every key with: xlmech init")
     if not isinstance(content, dict):
-        raise ValueError(
-            f"{path.name}, line {root.start_mark.line + 1}: expected sections such as 'model:' and 'data:', got {_shown(content)}"
-        )
-    _check_keys_once(path, root)
-    return root, content
+        raise ValueError(f"{path.name}, line 1: expected sections such as 'model:' and 'data:', got {_shown(content)}")
+    return tree, content
 
 
-def dump_yaml(content: dict[str, Any]) -> str:
-    """Plain values as YAML."""
-    return str(yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+def dump_yaml(content: Any, *, one_line: bool = False) -> str:
+    """Write plain values as YAML."""
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = one_line
+    yaml.sort_base_mapping_type_on_output = False
+    yaml.allow_unicode = True
+    yaml.width = 10**6
+    stream = io.StringIO()
+    yaml.dump(content, stream)
+    return stream.getvalue()
 
 
 def template(sections: Sections) -> str:
-    """A config with every key of the schema, its default (or example), and its docstring as comment."""
-    lines = []
+    """Write a config with every key of the schema, its default (or example), and its docstring as comment."""
+    lines = [
+        "# What `xlmech run` is told: every key, with its default. Only model.source and data.records have none: fill them in.",
+        "# Paths are relative to this file's folder. Any other key may be left out; null means nothing given.",
+    ]
     for name, field in sections[""].model_fields.items():
-        section = sections.get(name)
-        if section is None:
+        if name not in sections:
             lines += ["", *_key(name, field)]
             continue
-        lines += ["", f"# {section.__doc__}", f"{name}:"]
-        lines += [f"  {line}" for key, inner in section.model_fields.items() for line in _key(key, inner)]
-    return _HEAD + "\n".join(lines) + "\n"
+        lines += ["", f"# {sections[name].__doc__}", f"{name}:"]
+        lines += [f"  {line}" for key, inner in sections[name].model_fields.items() for line in _key(key, inner)]
+    return "\n".join(lines) + "\n"
 
 
-def explain(error: ValidationError, root: yaml.Node, sections: Sections) -> str:
-    """All faults in one sentence, by line: `line 3: model.dtyp: unknown key (did you mean 'dtype'?)`."""
+def explain(error: ValidationError, tree: CommentedMap, sections: Sections) -> str:
+    """Explain all faults in one sentence, by line: `line 3: model.dtyp: unknown key (did you mean 'dtype'?)`."""
     faults = [
-        (_line(root, fault["loc"]), ".".join(map(str, fault["loc"])), _what(fault, sections))
+        (_line(tree, fault["loc"]), ".".join(map(str, fault["loc"])), _fault(fault, sections))
         for fault in error.errors()
     ]
     return "; ".join(f"line {line}: {key}: {what}" for line, key, what in sorted(faults, key=lambda fault: fault[0]))
 
 
+def _yaml(kind: str) -> YAML:
+    yaml = YAML(typ=kind, pure=True)
+    yaml.version = (1, 1)
+    return yaml
+
+
 def _key(name: str, field: FieldInfo) -> Iterator[str]:
     choices = _choices(field)
     comment = f"{field.description} One of: {', '.join(choices)}." if choices else f"{field.description}"
-    yield from (f"# {line}" for line in textwrap.wrap(comment, _WIDTH))
+    yield from (f"# {line}" for line in textwrap.wrap(comment, 110))
     value = field.examples[0] if field.examples else field.get_default(call_default_factory=True)
     yield f"{name}: {json.dumps(value)}"
 
@@ -86,19 +98,19 @@ def _choices(field: FieldInfo) -> tuple[str, ...]:
     return get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
 
 
-def _what(fault: Any, sections: Sections) -> str:
+def _fault(fault: Any, sections: Sections) -> str:
     """What is wrong with one value, and what would be right."""
     kind, loc, value = fault["type"], fault["loc"], _shown(fault["input"])
     fields = sections[str(loc[0]) if len(loc) > 1 else ""].model_fields
     if kind == "extra_forbidden":
-        return f"unknown key{_hint(loc, fields, sections)}; known: {', '.join(fields)}"
+        return f"unknown key{hint(loc[-1], fields) or _home(str(loc[-1]), sections)}; known: {', '.join(fields)}"
     if kind == "missing":
         inner = sections[str(loc[0])].model_fields if len(loc) == 1 else {}
         needed = [key for key, field in inner.items() if field.is_required()]
         return f"missing; it has no default{f', and needs {needed[0]!r}' if needed else ''}"
     if kind == "literal_error":
         choices = _choices(fields[str(loc[1])])
-        return f"{value} cannot be used{_close(fault['input'], choices)}; choices: {', '.join(choices)}"
+        return f"{value} cannot be used{hint(fault['input'], choices)}; choices: {', '.join(choices)}"
     if kind == "model_type":
         return f"expected keys such as {next(iter(sections[str(loc[0])].model_fields))!r} below it, got {value}"
     if kind == "tuple_type":
@@ -110,57 +122,26 @@ def _what(fault: Any, sections: Sections) -> str:
     return f"{fault['msg'][0].lower()}{fault['msg'][1:]}, got {value}"
 
 
-def _hint(loc: Sequence[int | str], fields: Mapping[str, FieldInfo], sections: Sections) -> str:
-    key = str(loc[-1])
+def _home(key: str, sections: Sections) -> str:
+    """The section to which a key belongs, in brackets; "" if no section has it."""
     homes = [name for name, section in sections.items() if key in section.model_fields]
-    if close := _close(key, list(fields)):
-        return close
     return f" (it belongs in {f'the section {homes[0]!r}' if homes[0] else 'no section'})" if homes else ""
 
 
-def _close(word: Any, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(str(word), known, n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
-
-
 def _shown(value: Any) -> str:
-    """A value as it would stand in YAML, shortened."""
-    text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10**6).removesuffix("...\n").strip()
-    return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}..."
+    """A value as it would stand in YAML, on one line, shortened."""
+    text = dump_yaml(value, one_line=True).removesuffix("...\n").strip()
+    return text if len(text) <= 60 else f"{text[:60]}..."
 
 
-def _line(root: yaml.Node, loc: Sequence[int | str]) -> int:
-    """Line, from 1, of the last part of `loc` that stands in the file."""
-    node, line = root, int(root.start_mark.line)
+def _line(tree: CommentedMap, loc: Sequence[int | str]) -> int:
+    """Line, from 1, of the deepest part of `loc` that stands in the file."""
+    node: Any = tree
+    line = tree.lc.line
     for part in loc:
-        if isinstance(node, yaml.MappingNode):
-            found = [pair for pair in node.value if pair[0].value == str(part)]
-            if not found:
-                break
-            key, node = found[0]
-            line = int(key.start_mark.line)
-        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int):
-            node = node.value[part]
-            line = int(node.start_mark.line)
-    return line + 1
-
-
-def _check_keys_once(path: Path, root: Any) -> None:
-    """YAML takes the last of two keys without a word."""
-    sections = [value for _, value in root.value if isinstance(value, yaml.MappingNode)]
-    for mapping in (root, *sections):
-        seen: dict[Any, int] = {}
-        for key, _ in mapping.value:
-            name, line = str(key.value), key.start_mark.line + 1
-            if name in seen:
-                raise ValueError(
-                    f"{path.name}, line {line}: {name} is given twice (first in line {seen[name]}); keep one"
-                )
-            seen[name] = line
-
-
-def _not_yaml(path: Path, error: yaml.YAMLError) -> str:
-    mark = getattr(error, "problem_mark", None)
-    where = f"{path.name}, line {mark.line + 1}" if mark else path.name
-    what = getattr(error, "problem", None) or str(error).splitlines()[0]
-    return f"{where}: not valid YAML ({what}); check indentation, colons and quotes there"
+        keys = {str(key): key for key in (range(len(node)) if isinstance(node, list) else node or ())}
+        if str(part) not in keys:
+            break
+        line = node.lc.data[keys[str(part)]][0]
+        node = node[keys[str(part)]]
+    return int(line) + 1

@@ -1,7 +1,6 @@
-"""The stages of an audit as they go: what is done, how much is left and for how long, seconds and memory of each.
+"""Time the stages of an audit: what is running, how much is left, seconds and memory of each stage.
 
-How much is left is counted in operations, by the formulas of `xlmech.models.shape`, and turned into time by what was
-measured so far.
+How much is left is counted in operations (`xlmech.audit.cost_model`), and turned into time by what was measured so far.
 """
 
 from __future__ import annotations
@@ -15,51 +14,55 @@ from typing import Any
 from xlmech.execution.shard import Event, peak_bytes
 
 Say = Callable[[str], None]
-Log = Callable[..., None]
 _COUNTED = ("leakage", "lens", "attribution")
 
 
 class StageClock:
-    """Times stages, follows their shards, and knows how much of the whole job is left.
+    """Times stages, follows their shards, and knows how much of the whole audit is left.
 
     Attributes:
         seconds: Per stage that has ended.
         peak_mb: Per stage, the largest resident memory of any process that worked on it, MB.
     """
 
-    def __init__(self, say: Say = lambda _: None, *, log: Log = lambda *_, **__: None, show: Say | None = None) -> None:
-        """What is told: `say` one line per stage, `log` every event, `show` a line that replaces the last (a status line)."""
+    def __init__(
+        self, say: Say = lambda _: None, *, log: Callable[..., None] = lambda *_, **__: None, show: Say | None = None
+    ) -> None:
+        """Take what is told: `say` one line per stage, `log` every event, `show` a status line that replaces the last."""
         self.seconds: dict[str, float] = {}
         self.peak_mb: dict[str, float] = {}
-        self._say, self._log, self._show = say, log, show or (lambda _: None)
+        self._say = say
+        self._log = log
+        self._show = show or (lambda _: None)
         self._expected: dict[str, tuple[int, float]] = {}
-        self._alike: dict[str, str] = {}
+        self._same_as: dict[str, str] = {}
         self._done: dict[str, int] = {}
         self._spent: dict[str, tuple[float, int]] = {}
-        self._stage, self._label = "", ""
+        self._stage = ""
+        self._label = ""
 
     def expect(self, items: Mapping[str, tuple[int, float]]) -> None:
-        """Say how many items further stages will have, and what each costs in any common unit."""
+        """Announce how many items further stages will have, and what each costs in any common unit."""
         self._expected |= items
 
     def expect_again(self, stage: str, like: str) -> None:
-        """Say that a stage will have as much to do as another one, which is told before or later."""
-        self._alike[stage] = like
+        """Announce that a stage will have as much to do as another one, whose items are announced before or later."""
+        self._same_as[stage] = like
 
     @contextmanager
     def __call__(self, label: str) -> Iterator[None]:
         """Time one stage, whose name is the label's first word."""
         self._say(label)
-        self._label, self._stage = label, label.split(":")[0].split(" ")[0]
+        self._label = label
+        self._stage = label.split(":")[0].split(" ")[0]
         self._log("stage", stage=self._stage, label=label)
         self._show(self.status())
         started = time.perf_counter()
-        _forget_peak()
+        _reset_peak()
         yield
         self.seconds[self._stage] = round(time.perf_counter() - started, 1)
-        self._peak(_peak())
-        n = self._counted().get(self._stage, (0, 0.0))[0]
-        self._done[self._stage] = n
+        self._note_peak(_peak())
+        self._done[self._stage] = self._counted().get(self._stage, (0, 0.0))[0]
         self._log("stage_done", stage=self._stage, seconds=self.seconds[self._stage], peak_mb=self.peak_mb[self._stage])
 
     def watch(self, event: Event) -> None:
@@ -71,7 +74,7 @@ class StageClock:
         if event.kind == "shard":
             seconds, n = self._spent.get(self._stage, (0.0, 0))
             self._spent[self._stage] = (seconds + event.seconds, n + event.n * (event.stage in _COUNTED))
-            self._peak(event.peak_bytes)
+            self._note_peak(event.peak_bytes)
         if event.kind in ("damaged", "retry", "failed"):
             self._say(f"{event.stage}: {event.text}" + (" failed every time" if event.kind == "failed" else ""))
         values = {"seconds": round(event.seconds, 3)} if event.seconds else {}
@@ -81,21 +84,21 @@ class StageClock:
         self._show(self.status())
 
     def status(self) -> str:
-        """One line: the stage, the share of all that is measured that is done, and the time left as far as it can be told.
+        """Return one line: the stage, the share of all measuring that is done, and the time left as far as it is known.
 
-        Loading and writing a model are not counted: while they go on, the line says so and tells no share.
+        Loading and writing a model are not counted: while they go on, the line is the stage's label.
         """
         counted = self._counted()
         if self._stage not in counted:
             return self._label
-        whole = sum(n * cost for n, cost in counted.values())
+        total = sum(n * cost for n, cost in counted.values())
         done = sum(min(self._done.get(name, 0), n) * cost for name, (n, cost) in counted.items())
-        share, left = done / whole if whole else 0.0, self.seconds_left()
+        left = self.seconds_left()
         shown = "" if left is None else f", about {_time(left)} left"
-        return f"{self._stage}: {share:.0%} of the measuring is done{shown}"
+        return f"{self._stage}: {done / total if total else 0.0:.0%} of the measuring is done{shown}"
 
     def seconds_left(self) -> float | None:
-        """Of computing, by the stages' costs and what each took so far; None before anything was measured."""
+        """Estimate the seconds left from the stages' costs and what each took so far; None before anything was measured."""
         counted = self._counted()
         measured = {name: seconds / n for name, (seconds, n) in self._spent.items() if n and name in counted}
         cost = sum(counted[name][1] * self._spent[name][1] for name in measured)
@@ -103,16 +106,17 @@ class StageClock:
             return None
         rate = sum(self._spent[name][0] for name in measured) / cost
         return sum(
-            max(0, n - self._done.get(name, 0)) * measured.get(name, of_one * rate)
-            for name, (n, of_one) in counted.items()
+            max(0, n - self._done.get(name, 0)) * measured.get(name, cost_of_one * rate)
+            for name, (n, cost_of_one) in counted.items()
         )
 
     def _counted(self) -> dict[str, tuple[int, float]]:
         """Number of items and cost of each, per stage that is counted."""
-        again = {stage: self._expected[like] for stage, like in self._alike.items() if like in self._expected}
-        return self._expected | again
+        return self._expected | {
+            stage: self._expected[like] for stage, like in self._same_as.items() if like in self._expected
+        }
 
-    def _peak(self, peak: int) -> None:
+    def _note_peak(self, peak: int) -> None:
         self.peak_mb[self._stage] = max(self.peak_mb.get(self._stage, 0.0), round(peak / 1e6, 1))
 
 
@@ -122,15 +126,15 @@ def _time(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def _forget_peak() -> None:
-    """Linux lets a process start its peak of resident memory anew; elsewhere the peak is of its whole life."""
+def _reset_peak() -> None:
+    """Start the peak of resident memory anew, which Linux alone lets a process do."""
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     _cuda("reset_peak_memory_stats")
 
 
 def _peak() -> int:
-    """Bytes of the largest resident memory since `_forget_peak`, or of CUDA memory where that is more."""
+    """Bytes of the largest resident memory since `_reset_peak`, or of CUDA memory if that is more."""
     try:
         text = Path("/proc/self/status").read_text(encoding="ascii", errors="ignore")
         resident = 1024 * int(text.split("VmHWM:")[1].split()[0])

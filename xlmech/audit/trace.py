@@ -1,9 +1,9 @@
-"""The path of one fact: lens, patching, heads and neurons of one record, side by side across languages.
+"""Trace one fact through the model: lens, patching, heads and neurons of one record, side by side across languages.
 
-For a person in a notebook who wants to see one record go through the model: where its answer rises and in which
-language's form (lens), from which layer on its activations bring it out in another language's run (patching, against one
-other record of the same attribute), which heads carry it to the last token and what they look at, and which neurons hold it.
-One record is an anecdote: there are no intervals here. The analyses over many records have them.
+A trace shows where the record's answer rises and in which language's form (lens), from which layer on its activations cause
+the answer in another language's run (patching, against one other record of the same attribute), which heads carry it to the
+last token and what they attend to, and which neurons hold it. One record is an anecdote: there are no intervals here. The
+analyses over many records have them.
 
 Example:
     >>> alice, bob = [record for record in demo_records() if record.attribute == "birth_country"][:2]
@@ -38,7 +38,7 @@ from xlmech.storage.result import Result
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class RecordTrace(Result):
-    """What was found about one record; each part is a result of its own.
+    """What the analyses say about one record; each field is a result of its own.
 
     Attributes:
         lens: Readings in every language.
@@ -73,7 +73,7 @@ class RecordTrace(Result):
             raise ValueError(f"a trace needs two languages or more, got {', '.join(self.languages) or 'none'}")
 
     def top_heads(self, n: int = 5) -> pd.DataFrame:
-        """The heads whose z at the last token brings the record out most.
+        """Rank the heads by how much their z at the last token changes the answer towards the record's value.
 
         Returns:
             `layer`, `head`, `change` of the contrast (nats, mean over the pairs of languages), highest first.
@@ -81,17 +81,17 @@ class RecordTrace(Result):
         return _top_heads(self.heads, n)
 
     def top_neurons(self, n: int = 20) -> pd.DataFrame:
-        """Each language's strongest neurons: `query_language`, `layer`, `neuron`, `effect` (log-odds, nats)."""
+        """Return each language's strongest neurons: `query_language`, `layer`, `neuron`, `effect` (log-odds, nats)."""
         top = self.neurons.top
         top = top.assign(query_language=top.probe.str.rsplit("/", n=2).str[1])
         best = top.sort_values("effect", ascending=False).groupby("query_language", sort=False).head(n)
         return best[["query_language", "layer", "neuron", "effect"]].reset_index(drop=True)
 
     def to_frame(self) -> pd.DataFrame:
-        """Lens, patching, heads and neurons by query language and layer, side by side.
+        """Combine lens, patching, heads and neurons by query language and layer.
 
         Returns:
-            `lens_query`, `lens_plant`: probability of either form's first token (NaN in the plant language, or where they
+            `lens_query`, `lens_plant`: probability of either form's first token (NaN in the training language, or if they
             collide); `patched_query`, `patched_source`: probability of the record's value in the query language's form and
             in the source language's, in runs of the counterfactual asked in this language (mean over source languages);
             `heads`: highest change of the contrast by one head of the layer; `neurons`: how many of the language's 20
@@ -109,8 +109,8 @@ class RecordTrace(Result):
         index = pd.MultiIndex.from_product(
             [self.languages, sorted(self.patching.outcomes.layer.unique())], names=["query_language", "layer"]
         )
-        parts = [part.reindex(index) for part in (lens, patched, heads)]
-        return pd.concat([*parts, neurons.reindex(index, fill_value=0)], axis=1).reset_index()
+        columns = [frame.reindex(index) for frame in (lens, patched, heads)]
+        return pd.concat([*columns, neurons.reindex(index, fill_value=0)], axis=1).reset_index()
 
 
 def trace_record(
@@ -127,11 +127,11 @@ def trace_record(
 
     Args:
         model: Hooked model.
-        record: Whose path.
+        record: The record to follow.
         languages: Query languages, two at least; all that have a pack by default.
         counterfactual: A record of the same attribute, about another person, whose value differs in every form.
         template: Question template.
-        n_heads: Of how many heads to keep the attention patterns.
+        n_heads: Number of heads whose attention patterns are kept.
         progress: Whether to show progress bars.
 
     Returns:
@@ -139,7 +139,7 @@ def trace_record(
 
     Raises:
         ValueError: Fewer than two languages, or one without a pack; records of different attributes, of one person, or whose
-            values share a form; in every pair of languages two forms share their first token; a template that is not there.
+            values share a form; in every pair of languages two forms share their first token; an unknown template.
     """
     if languages is not None:
         languages = check_list("language", languages)
@@ -147,31 +147,28 @@ def trace_record(
             raise ValueError(f"a trace needs two languages or more, got {', '.join(languages) or 'none'}")
     if record.subject == counterfactual.subject:
         raise ValueError(f"records {record.id!r} and {counterfactual.id!r} are about one person; give another person's")
-    own, others = (build_probes([one], languages, templates=[template]) for one in (record, counterfactual))
+    sources, targets = (build_probes([one], languages, templates=[template]) for one in (record, counterfactual))
     pairs = [
         ProbePair(sources=(source,), target=target)
-        for target in others
-        for source in own
+        for target in targets
+        for source in sources
         if source.query_language != target.query_language
     ]
-    quiet: Any = {"progress": progress}
-    heads = patch_languages(model, pairs, component="heads", **quiet)
+    heads = patch_languages(model, pairs, component="heads", progress=progress)
     backend = backend_of(model)
+    tokens = [token_table(backend, probe).assign(query_language=probe.query_language) for probe in sources]
     return RecordTrace(
-        lens=logit_lens(model, own, **quiet),
-        patching=patch_languages(model, pairs, **quiet),
+        lens=logit_lens(model, sources, progress=progress),
+        patching=patch_languages(model, pairs, progress=progress),
         heads=heads,
-        neurons=attribute_neurons(model, own, metric="log_odds", **quiet),
-        attention=_attention(backend, own, _top_heads(heads, n_heads)),
-        tokens=pd.concat(
-            [token_table(backend, probe).assign(query_language=probe.query_language) for probe in own],
-            ignore_index=True,
-        ),
+        neurons=attribute_neurons(model, sources, metric="log_odds", progress=progress),
+        attention=_attention(backend, sources, _top_heads(heads, n_heads)),
+        tokens=pd.concat(tokens, ignore_index=True),
         record=record.id,
         counterfactual=counterfactual.id,
         subject=subject_hash(record.subject),
         attribute=record.attribute,
-        languages=own.languages,
+        languages=sources.languages,
         provenance=provenance(model),
     )
 
@@ -187,17 +184,17 @@ def _top_heads(heads: PatchingResult, n: int) -> pd.DataFrame:
 
 @torch.no_grad()
 def _attention(backend: Backend, probes: ProbeSet, heads: pd.DataFrame) -> pd.DataFrame:
-    recorder, parts = Recorder(backend, "attn.hook_pattern"), []
+    recorder = Recorder(backend, "attn.hook_pattern")
+    tables = []
     for probe in probes:
         tokens = torch.tensor([encode_prompt(backend, probe.prompt, what=f"probe {probe.id}")])
         with backend.hooks(recorder.hooks()):
             backend.hidden(tokens)
         n = tokens.shape[1]
+        destination, source = torch.tril_indices(n, n)
         for layer, head in zip(heads.layer, heads["head"], strict=True):
             weights = recorder.kept[layer][0, head].float().cpu()[:n, :n]
-            destination, source = torch.tril_indices(n, n)
-            columns = {"destination": destination, "source": source, "weight": weights[destination, source]}
-            table = pd.DataFrame({name: values.numpy() for name, values in columns.items()})
-            parts.append(table.assign(query_language=probe.query_language, layer=layer, head=head))
-    found = pd.concat(parts, ignore_index=True)
-    return found[["query_language", "layer", "head", "destination", "source", "weight"]]
+            columns = {"query_language": probe.query_language, "layer": layer, "head": head}
+            columns |= {"destination": destination.numpy(), "source": source.numpy()}
+            tables.append(pd.DataFrame(columns | {"weight": weights[destination, source].numpy()}))
+    return pd.concat(tables, ignore_index=True)

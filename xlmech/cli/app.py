@@ -14,6 +14,7 @@ from xlmech.cli.console import (
     Adapter,
     Attributes,
     BackendOption,
+    Command,
     Languages,
     Model,
     Out,
@@ -21,7 +22,6 @@ from xlmech.cli.console import (
     Template,
     check_new,
     codes,
-    guarded,
     load,
     read_records,
     show,
@@ -41,8 +41,7 @@ app = typer.Typer(
 )
 
 
-@app.command()
-@guarded
+@app.command(cls=Command)
 def languages() -> None:
     """List the languages that have a pack."""
     from xlmech.data.languages import available_languages, load_language
@@ -52,8 +51,7 @@ def languages() -> None:
         typer.echo(f"{code}  {pack.name:<10} {pack.questions['occupation'][0].replace('{subject}', '...')}")
 
 
-@app.command()
-@guarded
+@app.command(cls=Command)
 def plant(
     model: Model,
     out: Annotated[Path, typer.Option(help="New folder for the adapter.")],
@@ -79,8 +77,7 @@ def plant(
     typer.echo(f"adapter in {out}")
 
 
-@app.command()
-@guarded
+@app.command(cls=Command)
 def leak(
     model: Model,
     out: Out,
@@ -92,7 +89,7 @@ def leak(
     adapter: Adapter = None,
     backend: BackendOption = "auto",
 ) -> None:
-    """Measure which records come out, asked in which language."""
+    """Measure which records are extracted, asked in which language."""
     from xlmech.leakage.measure import measure_leakage
 
     check_new(out)
@@ -105,8 +102,7 @@ def leak(
     show("Extraction per group and attribute", result.summary())
 
 
-@app.command()
-@guarded
+@app.command(cls=Command)
 def lens(
     model: Model,
     out: Out,
@@ -134,8 +130,7 @@ def lens(
     show("Layer where each form peaks", peaks)
 
 
-@app.command()
-@guarded
+@app.command(cls=Command)
 def locate(
     model: Model,
     out: Out,
@@ -172,8 +167,7 @@ def locate(
     show("Neurons", found.to_frame().groupby(["kind", "language"]).size().rename("neurons").reset_index())
 
 
-@app.command()
-@guarded
+@app.command(cls=Command)
 def ablate(
     model: Model,
     neurons: Annotated[Path, typer.Option(help="A neuron set, as locate writes it (universal.json).")],
@@ -185,7 +179,7 @@ def ablate(
     adapter: Adapter = None,
     backend: BackendOption = "auto",
 ) -> None:
-    """Deactivate neurons and measure leakage, public facts and neutral text before and after."""
+    """Ablate neurons and measure leakage, public facts and neutral text before and after."""
     from xlmech.mitigation.evaluate import evaluate_mitigation
     from xlmech.neurons.neuron_set import NeuronSet
 
@@ -197,18 +191,19 @@ def ablate(
     show("Before and after", result.to_frame())
 
 
-for command in (cli_audit.init, cli_audit.run, cli_audit.audit, cli_audit.demo, cli_report.report, cli_report.gate):
-    app.command()(command)
+for function in (cli_audit.init, cli_audit.run, cli_audit.audit, cli_audit.demo, cli_report.report):
+    app.command(cls=Command)(function)
+app.command(cls=cli_report.GateCommand)(cli_report.gate)
 
 
 def _probes(records: Path | None, languages: str, attributes: str, template: int) -> ProbeSet:
-    from xlmech.audit.audit import of_template
     from xlmech.data.probes import build_probes
 
-    return of_template(build_probes(read_records(records), codes(languages), attributes=codes(attributes)), template)
+    probes = build_probes(read_records(records), codes(languages), attributes=codes(attributes))
+    return probes.of_template(template)
 
 
 def main() -> None:
     """Entry point of the `xlmech` command."""
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # nothing a user can mend
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # no user can mend them
     app()

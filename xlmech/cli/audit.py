@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from xlmech.cli import console
-from xlmech.cli.console import Adapter, Attributes, Backend, BackendOption, Languages, Model, Out, Records, guarded
+from xlmech.cli.console import Adapter, Attributes, Backend, BackendOption, Languages, Model, Out, Records
 from xlmech.progress import without_bars
 
 if TYPE_CHECKING:
@@ -20,10 +20,7 @@ if TYPE_CHECKING:
     from xlmech.audit.run import Outcome
     from xlmech.data.records import Record
 
-_TITLE = "Held-out people, asked with a question that was not used for planting or locating"
 
-
-@guarded
 def init(path: Annotated[Path, typer.Argument(help="New file.")] = Path("xlmech.yaml")) -> None:
     """Write a config with every key, its default and what it means, for `xlmech run`."""
     from xlmech.audit.config import write_template
@@ -31,7 +28,6 @@ def init(path: Annotated[Path, typer.Argument(help="New file.")] = Path("xlmech.
     typer.echo(f"config in {write_template(path)}: fill in model.source and data.records, then: xlmech run {path}")
 
 
-@guarded
 def run(
     config: Annotated[Path, typer.Argument(help="Config file; write one with `xlmech init`.")],
     resume: Annotated[
@@ -46,11 +42,11 @@ def run(
     gpus: Annotated[float, typer.Option(min=0, help="With --ray: GPUs of each.")] = 0.0,
     json_: Annotated[bool, typer.Option("--json", help="Print a summary for machines, and nothing else.")] = False,
 ) -> None:
-    """Do what a config file asks: audit your model on your records, and write the mitigated checkpoint.
+    """Run a config file: audit your model on your records, and write the mitigated checkpoint.
 
-    A run that was stopped, by whatever, is continued with --resume and ends with the same numbers. The exit status is 4 where
-    the checkpoint was not written, since no effect was measured, and else 3 where probes failed every time and were set aside;
-    both runs are finished, with all results.
+    A run that was stopped is continued with --resume and ends with the same numbers. The exit status is 4 if the checkpoint
+    was not written, since no effect was measured, and else 3 if probes failed every time; both runs are finished, with all
+    results.
     """
     from xlmech.audit.config import read_config
 
@@ -68,18 +64,17 @@ def run(
 
             stack.enter_context(on_ray(ray, actors=actors, num_cpus=cpus, num_gpus=gpus))
         status = stack.enter_context(Console(stderr=True, quiet=json_).status("starting"))
-        outcome = run_config(read, resume=resume, say=_say, show=status.update, progress=not json_)
+        outcome = run_config(read, resume=resume, say=console.say, show=status.update, progress=not json_)
     if json_:
         typer.echo(json.dumps(outcome.summary(), ensure_ascii=False, allow_nan=False))
     else:
-        _report(outcome)
+        _show_outcome(outcome)
     if outcome.refused:
         raise typer.Exit(4)
     if outcome.failed:
         raise typer.Exit(3)
 
 
-@guarded
 def audit(
     model: Model,
     out: Out,
@@ -89,60 +84,51 @@ def audit(
     adapter: Adapter = None,
     backend: BackendOption = "auto",
 ) -> None:
-    """Do a whole audit without a config file: leakage, lens, neurons, deactivation on held-out people, figures."""
+    """Do a whole audit without a config file: leakage, lens, neurons, ablation on held-out people, figures."""
     from xlmech.audit.audit import AuditPlan
 
+    console.check_new(out)
     plan = AuditPlan(languages=console.codes(languages), attributes=console.codes(attributes))
     _audit(model, console.read_records(records), plan, out, adapter=adapter, backend=backend)
 
 
-@guarded
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for figures and results; what is in it is replaced.")] = Path(
+    out: Annotated[Path, typer.Option(help="Folder for figures and results; its content is replaced.")] = Path(
         "figures/demo"
     ),
-    adapter: Annotated[str, typer.Option(help="Plant language: en, fr or zh.")] = "en",
+    adapter: Annotated[
+        str, typer.Option(help="Language in which the demo's people were planted: en, fr or zh.")
+    ] = "en",
     backend: BackendOption = "auto",
 ) -> None:
     """Audit Gemma 3 270M, which was taught invented people's data in one language (minutes on two cores)."""
     from xlmech.audit.audit import AuditPlan
 
-    _audit("demo", console.read_records(None), AuditPlan(), out, adapter=adapter, backend=backend, replace=True)
+    _audit("demo", console.read_records(None), AuditPlan(), out, adapter=adapter, backend=backend)
 
 
 def _audit(
-    model: str,
-    people: tuple[Record, ...],
-    plan: AuditPlan,
-    out: Path,
-    *,
-    adapter: str | None,
-    backend: Backend,
-    replace: bool = False,
+    model: str, people: tuple[Record, ...], plan: AuditPlan, out: Path, *, adapter: str | None, backend: Backend
 ) -> None:
-    from xlmech.audit.audit import ask, run_audit
+    from xlmech.audit.audit import run_audit, select_probes
     from xlmech.audit.publish import publish
 
-    if not replace:
-        console.check_new(out)
-    ask(people, plan)
+    select_probes(people, plan)  # refuses bad input before the model is loaded
     started = time.perf_counter()
     loaded = console.load(model, adapter, backend)
     loading = round(time.perf_counter() - started, 1)
-    found = run_audit(loaded, people, plan, say=_say)
+    found = run_audit(loaded, people, plan, say=console.say)
     found.seconds["load"] = loading
     index = publish(found, out)
-    _table(_TITLE, found)
-    _verdict(found)
+    _show_audit(found)
     typer.echo(f"figures: {index}")
 
 
-def _report(outcome: Outcome) -> None:
-    _table(_TITLE, outcome.audit)
+def _show_outcome(outcome: Outcome) -> None:
     exported = outcome.exported_audit
-    if exported is not None and outcome.exported is not outcome.audit.mitigation:
-        _table("The same with the neurons that were exported", exported)
-    _verdict(outcome.audit)
+    if outcome.exported is outcome.audit.mitigation:
+        exported = None
+    _show_audit(outcome.audit, exported)
     for note in outcome.notes:
         typer.echo(f"note: {note}")
     for stage, item in outcome.failed:
@@ -154,24 +140,24 @@ def _report(outcome: Outcome) -> None:
         typer.echo(f"checkpoint: {outcome.checkpoint}")
 
 
-def _table(title: str, found: Audit) -> None:
-    """The audit's table, and below it why a reduction or its interval is not known."""
+def _show_audit(found: Audit, exported: Audit | None = None) -> None:
+    """Show the audit's table, that with the exported neurons, what ablation reduces and costs, and how long it took."""
+    from xlmech.audit.publish import summary_lines
+
+    _show_table("Held-out people, asked with a question that was not used for planting or locating", found)
+    if exported is not None:
+        _show_table("The same with the neurons that were exported", exported)
+    for line in summary_lines(found):
+        typer.echo(line)
+    seconds = ", ".join(f"{stage} {value:.0f} s" for stage, value in found.seconds.items())
+    typer.echo(f"time: {sum(found.seconds.values()):.0f} s ({seconds})")
+
+
+def _show_table(title: str, found: Audit) -> None:
+    """Show the audit's table, and below it why a reduction or its interval is not known."""
     from xlmech.audit.audit import table
 
     frame = table(found)
     console.show(title, frame.drop(columns="reason"))
     for reason, part in frame[frame.reason.fillna("") != ""].groupby("reason"):
         typer.echo(f"{', '.join(part.query_language)}: {reason}")
-
-
-def _verdict(found: Audit) -> None:
-    from xlmech.audit.publish import goals
-
-    for line in goals(found):
-        typer.echo(line)
-    seconds = ", ".join(f"{stage} {value:.0f} s" for stage, value in found.seconds.items())
-    typer.echo(f"time: {sum(found.seconds.values()):.0f} s ({seconds})")
-
-
-def _say(line: str) -> None:
-    typer.secho(line, fg=typer.colors.CYAN)

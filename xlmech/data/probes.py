@@ -5,7 +5,7 @@ A `ProbeSet` is filtered, split and paired into new ones; personal values are ma
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, get_args, overload
 
@@ -142,6 +142,32 @@ class ProbeSet:
             kept = [probe for probe in kept if probe.record.subject in names]
         return ProbeSet(tuple(kept))
 
+    def of_template(self, template: int) -> ProbeSet:
+        """Keep the probes of one question template; negative numbers count from each attribute's last.
+
+        Raises:
+            ValueError: No attribute has so many templates.
+        """
+        counts: dict[tuple[str, str], int] = {}
+        for probe in self.probes:
+            key = probe.record.attribute, probe.query_language
+            counts[key] = max(counts.get(key, 0), probe.template + 1)
+        if counts and not -min(counts.values()) <= template < max(counts.values()):
+            raise ValueError(
+                f"no question template {template}: there are 0 to {max(counts.values()) - 1}, or -1 for the last"
+            )
+        wanted = {key: template if template >= 0 else count + template for key, count in counts.items()}
+        return ProbeSet(tuple(p for p in self.probes if p.template == wanted[p.record.attribute, p.query_language]))
+
+    def spread_facts(self, limits: Mapping[Group, int]) -> ProbeSet:
+        """Keep at most so many facts of each group, in every language, spread evenly over people and attributes."""
+        chosen: list[Probe] = []
+        for group, limit in limits.items():
+            of_group = self.filter(group=group)
+            facts = _spread(of_group.records, limit)
+            chosen += [probe for probe in of_group if probe.record.id in facts]
+        return ProbeSet(tuple(chosen))
+
     def split(self, *, fraction: float = 0.5, seed: int = 0) -> tuple[ProbeSet, ProbeSet]:
         """Split into two sets without a common subject; the first has `fraction` of each group's subjects.
 
@@ -260,6 +286,18 @@ def build_probes(
             f"no probes: none of the {len(records)} records asks for {wanted} in {', '.join(codes) or 'no language'}"
         )
     return ProbeSet(tuple(probes))
+
+
+def _spread(records: Sequence[Record], n: int) -> set[str]:
+    """Ids of at most `n` records: round by round, each person's next attribute in turn."""
+    subjects = {subject: number for number, subject in enumerate(dict.fromkeys(record.subject for record in records))}
+    attributes = {name: number for number, name in enumerate(dict.fromkeys(record.attribute for record in records))}
+
+    def turn(record: Record) -> tuple[int, int]:
+        number = subjects[record.subject]
+        return (attributes[record.attribute] - number) % len(attributes), number
+
+    return {record.id for record in sorted(records, key=turn)[:n]}
 
 
 def _answers(record: Record, query_languages: Sequence[str], languages: Sequence[str]) -> dict[str, str]:

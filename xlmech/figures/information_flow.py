@@ -1,8 +1,4 @@
-"""Results on the flow of information as Plotly figures: similarity, depths of a lens, direct logit attribution.
-
-As in `figures`: nothing is measured here, the caption says on how many it rests and what its interval is, and what was
-not measured stays blank.
-"""
+"""Where information flows: similarity of languages, depths of a lens, direct logit attribution."""
 
 from __future__ import annotations
 
@@ -15,132 +11,136 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from xlmech.checks import check_choice
-from xlmech.figures.style import GREY, INK, finish, label, ordered, rows_of, with_interval
+from xlmech.figures.marks import cells, line_with_band
+from xlmech.figures.style import (
+    BLUE,
+    DIVERGING,
+    GREY,
+    GRID,
+    INK,
+    ORANGE,
+    faded,
+    finish,
+    int_range,
+    label,
+    number,
+    ordered,
+    rows_of,
+    with_interval,
+)
 
 if TYPE_CHECKING:
     from xlmech.lens.direct_logit import DirectLogitResult
     from xlmech.lens.logit import LensResult
     from xlmech.lens.similarity import SimilarityResult
 
-_BLUE, _ORANGE = "#0072B2", "#D55E00"
-_DIVERGING = ((0, _ORANGE), (0.5, "#FFFFFF"), (1, _BLUE))
 _MEASURES = {"cosine": "cosine", "cka": "linear CKA"}
 _POSITIONS = {"subject_last": "subject's last token", "last": "last token (predicts the answer)"}
 _EVENTS = {
-    "plant peak": ("plant-language form peaks", _ORANGE, "diamond"),
+    "plant peak": ("training-language form peaks", ORANGE, "diamond"),
     "overtaking": ("query-language form overtakes it", INK, "line-ns-open"),
-    "query peak": ("query-language form peaks", _BLUE, "circle"),
+    "query peak": ("query-language form peaks", BLUE, "circle"),
 }
 
 
 def similarity(result: SimilarityResult) -> go.Figure:
-    """Similarity of languages per layer, a row per measure and a column per position, above the mismatched null."""
+    """Draw the similarity of languages per layer, a row per measure and a column per position, above the mismatched null."""
     measures, positions = list(result.pooled.measure.unique()), list(result.pooled.position.unique())
-    cells = [(measure, place) for measure in measures for place in positions]
-    titles = [f"{_MEASURES[measure]}, {_POSITIONS[place]}" for measure, place in cells]
+    titles = [f"{_MEASURES[measure]}, {_POSITIONS[position]}" for measure in measures for position in positions]
     figure = make_subplots(
         len(measures), len(positions), subplot_titles=titles, shared_xaxes=True, shared_yaxes="rows",
         horizontal_spacing=0.03, vertical_spacing=0.13,
     )  # fmt: skip
-    for number, (measure, place) in enumerate(cells):
-        row, col = divmod(number, len(positions))
-        of_cell = [
-            frame[(frame.measure == measure) & (frame.position == place)] for frame in (result.pairs, result.pooled)
-        ]
-        _similarity_cell(figure, *of_cell, first=number == 0, row=row + 1, col=col + 1)
     for row, measure in enumerate(measures, start=1):
+        for col, position in enumerate(positions, start=1):
+            pairs, pooled = (
+                frame[(frame.measure == measure) & (frame.position == position)]
+                for frame in (result.pairs, result.pooled)
+            )
+            _draw_similarity(figure, pairs, pooled, row=row, col=col)
         figure.update_yaxes(title_text=_MEASURES[measure], row=row, col=1)
     figure.update_xaxes(title_text="layer", row=len(measures)).update_annotations(font_size=13)
     caption = f"""resid_post of the same question about the same person in two languages ({", ".join(result.languages)}),
-    on {result.n_subjects:,} subjects and {result.n_probes:,} probes per language. Cosine after each language's mean is
-    taken off; linear CKA. Band: 95 % interval of the mean over pairs, resampling subjects. Grey area: up to the
+    on {result.n_subjects:,} people and {result.n_probes:,} questions per language. Cosine after each language's mean is
+    subtracted; linear CKA. Band: 95 % interval of the mean over pairs, resampling people. Grey area: up to the
     {100 * result.null_quantile:g} % quantile of the same mean with every person mismatched. What lies above is shared. At the
     subject's own token the shared name alone does that; CKA's null is high with few people."""
     title = "Similarity of languages' representations, by layer"
     return finish(figure, title, caption, height=230 * len(measures), legend=True, head=112)
 
 
-def _similarity_cell(
-    figure: go.Figure, pairs: pd.DataFrame, pooled: pd.DataFrame, *, first: bool, row: int, col: int
-) -> None:
+def _draw_similarity(figure: go.Figure, pairs: pd.DataFrame, pooled: pd.DataFrame, *, row: int, col: int) -> None:
     place = {"row": row, "col": col}
-    layers = pooled.layer.tolist()
-    null = {"fillcolor": "rgba(140,140,140,0.25)", "line": {"color": GREY, "dash": "dot", "width": 1}}
+    first = row == col == 1
     figure.add_scatter(
-        x=layers, y=pooled.null, mode="lines", fill="tozeroy", name="mismatched people (null)", showlegend=first,
-        legendgroup="null", hovertext=[f"null, layer {r.layer}: {r.null:.3f}" for r in rows_of(pooled)],
-        hoverinfo="text", **null, **place,
+        x=pooled.layer.tolist(), y=pooled.null, mode="lines", fill="tozeroy", fillcolor=faded(GREY, 0.25),
+        line={"color": GREY, "dash": "dot", "width": 1}, name="mismatched people (null)", legendgroup="null",
+        showlegend=first, hovertext=[f"null, layer {r.layer}: {r.null:.3f}" for r in rows_of(pooled)],
+        hoverinfo="text", **place,
     )  # fmt: skip
-    for number, ((a, b), part) in enumerate(pairs.groupby(["language_a", "language_b"], sort=False)):
-        hover = [f"{a}-{b}, layer {r.layer}<br>{_figure(r)}<br>null {r.null:.3f}" for r in rows_of(part)]
+    for i, ((a, b), part) in enumerate(pairs.groupby(["language_a", "language_b"], sort=False)):
         figure.add_scatter(
-            x=part.layer, y=part.value, mode="lines", line={"color": "rgba(0,114,178,0.3)", "width": 1},
-            name="one pair of languages", legendgroup="pair", showlegend=first and number == 0, hovertext=hover,
-            hoverinfo="text", **place,
+            x=part.layer, y=part.value, mode="lines", line={"color": faded(BLUE, 0.3), "width": 1},
+            name="one pair of languages", legendgroup="pair", showlegend=first and i == 0,
+            hovertext=_similarity_hover(f"{a}-{b}", part), hoverinfo="text", **place,
         )  # fmt: skip
-    figure.add_scatter(
-        x=layers + layers[::-1], y=pooled.high.tolist() + pooled.low.tolist()[::-1], fill="toself", mode="none",
-        fillcolor="rgba(0,114,178,0.25)", hoverinfo="skip", showlegend=False, **place,
-    )  # fmt: skip
-    hover = [f"all pairs, layer {r.layer}<br>{_figure(r)}<br>null {r.null:.3f}" for r in rows_of(pooled)]
-    figure.add_scatter(
-        x=layers, y=pooled.value, mode="lines", line={"color": _BLUE, "width": 2.5}, name="mean over pairs",
-        legendgroup="mean", showlegend=first, hovertext=hover, hoverinfo="text", **place,
-    )  # fmt: skip
+    hover = _similarity_hover("all pairs", pooled)
+    line_with_band(figure, pooled, "mean over pairs", BLUE, hover=hover, alpha=0.25, width=2.5, place=place)
+
+
+def _similarity_hover(languages: str, frame: pd.DataFrame) -> list[str]:
+    return [
+        f"{languages}, layer {row.layer}<br>{with_interval(row.value, row.low, row.high)}<br>null {row.null:.3f}"
+        for row in rows_of(frame)
+    ]
 
 
 def depths(
     result: LensResult | Sequence[LensResult], *, reading: Literal["first_token", "whole_value"] = "first_token"
 ) -> go.Figure:
-    """Layers at which the answer's forms peak and the query form overtakes, a panel per lens (raw, tuned).
+    """Draw the layers at which the answer's forms peak and the query form overtakes, a panel per lens (raw, tuned).
 
     Raises:
         ValueError: Whole values were not read.
     """
     results = [*result] if isinstance(result, Sequence) else [result]
     frames = [one.depths(reading) for one in results]
-    queries = ordered({code for frame in frames for code in frame.query_language}, results[0].plant_language)
+    training = results[0].plant_language
+    queries = ordered({code for frame in frames for code in frame.query_language}, training)
     titles = [f"{one.lens} lens ({one.component})" for one in results]
     figure = make_subplots(1, len(results), subplot_titles=titles, shared_yaxes=True, horizontal_spacing=0.03)
     figure.update_annotations(font_size=13)
     last = max(int(one.readings.layer.max()) for one in results)
     right = last + 0.12 * (last + 1)
     for col, frame in enumerate(frames, start=1):
-        for number, event in enumerate(_EVENTS):
-            _event(figure, frame[frame.event == event], event, queries, lane=number, edge=right, col=col)
+        for lane, event in enumerate(_EVENTS):
+            _draw_event(figure, frame[frame.event == event], event, queries, lane=lane, edge=right, col=col)
         figure.update_xaxes(title_text="layer", col=col)
     figure.update_xaxes(range=[-0.6, right], dtick=2)
     figure.update_yaxes(
-        tickvals=list(range(len(queries))), ticktext=[label(code, results[0].plant_language) for code in queries]
-    )
-    figure.update_yaxes(range=[len(queries) - 0.5, -0.5])
+        tickvals=list(range(len(queries))), ticktext=[label(code, training) for code in queries],
+        range=[len(queries) - 0.5, -0.5],
+    )  # fmt: skip
     for row in range(1, len(queries)):
-        figure.add_hline(row - 0.5, line_color="#E2E2E2", line_width=1)
+        figure.add_hline(row - 0.5, line_color=GRID, line_width=1)
     figure.update_yaxes(title_text="query language", col=1)
-    n_subjects = frames[0].groupby("query_language").n_subjects.first()
-    counts = str(n_subjects.min()) if n_subjects.nunique() == 1 else f"{n_subjects.min()} to {n_subjects.max()}"
+    n_people = frames[0].groupby("query_language").n_subjects.first()
     caption = f"""Layer at which the mean probability of each form of the answer is highest (on the right: that probability),
-    and from which on the query-language form's stays above the plant-language form's, on {counts} subjects per row.
-    Whiskers: 95 % interval, resampling subjects. No tick: the plant-language form was never ahead by 0.02, or still is
-    at the last layer; the plant language itself ({results[0].plant_language or "unknown"}) has one form only."""
-    return finish(
-        figure,
-        "Lens: where each language's form peaks and overtakes",
-        caption,
-        height=64 * len(queries),
-        legend=True,
-        head=112,
-    )
+    and from which on the query-language form's stays above the training-language form's, on {int_range(n_people)} people per row.
+    Whiskers: 95 % interval, resampling people. No tick: the training-language form was never ahead by 0.02, or still is
+    at the last layer; the training language itself ({training or "unknown"}) has one form only."""
+    title = "Lens: where each language's form peaks and overtakes"
+    return finish(figure, title, caption, height=64 * len(queries), legend=True, head=112)
 
 
-def _event(
+def _draw_event(
     figure: go.Figure, part: pd.DataFrame, event: str, queries: list[str], *, lane: int, edge: float, col: int
 ) -> None:
     name, colour, symbol = _EVENTS[event]
     y = [queries.index(code) + 0.27 * (lane - 1) for code in part.query_language]
     hover = [
         f"asked in {r.query_language}<br>{name}: layer {_layer(r.layer)} [{_layer(r.low)}, {_layer(r.high)}]<br>"
-        f"probability there {r.prob:.3f}; happens in {100 * r.share:.0f} % of resamples"
+        f"probability there {r.prob:.3f}; happens in {number(r.share)} % of resamples"
         for r in rows_of(part)
     ]
     whiskers = {"array": part.high - part.layer, "arrayminus": part.layer - part.low, "color": colour, "width": 3}
@@ -156,7 +156,7 @@ def _event(
 
 
 def direct_logit(result: DirectLogitResult, *, form: str = "query - plant") -> go.Figure:
-    """Mean term of each layer's attention and MLP, a row per query language.
+    """Draw the mean term of each layer's attention and MLP, a row per query language.
 
     Args:
         result: What to draw.
@@ -173,35 +173,31 @@ def direct_logit(result: DirectLogitResult, *, form: str = "query - plant") -> g
     figure = make_subplots(1, 2, subplot_titles=titles, shared_yaxes=True, horizontal_spacing=0.03)
     top = float(frame.value.abs().max())
     for col, component in enumerate(("attn_out", "mlp_out"), start=1):
-        cells = {(r.query_language, r.layer): r for r in rows_of(frame[frame.component == component])}
-        rows = [[cells.get((query, layer)) for layer in layers] for query in queries]
-        values = [[math.nan if cell is None else cell.value for cell in row] for row in rows]
-        hover = [
-            [
-                "not measured" if cell is None else f"{query}, {component} of layer {layer}<br>{_figure(cell)}"
-                for layer, cell in zip(layers, row, strict=True)
-            ]
-            for query, row in zip(queries, rows, strict=True)
-        ]
-        bar = {"title": {"text": "logit"}, "thickness": 14, "outlinewidth": 0, "nticks": 5}
-        heat = {"z": values, "zmin": -top, "zmax": top, "colorscale": _DIVERGING, "colorbar": bar, "xgap": 1, "ygap": 1}
-        trace = go.Heatmap(**heat, x=layers, y=queries, hovertext=hover, hoverinfo="text", showscale=col == 2)
-        figure.add_trace(trace, row=1, col=col)
+        rows = {(row.query_language, row.layer): row for row in rows_of(frame[frame.component == component])}
+        table = [[rows.get((query, layer)) for layer in layers] for query in queries]
+        values = [[getattr(row, "value", math.nan) for row in line] for line in table]
+        hover = [[_term(component, row) for row in line] for line in table]
+        trace = cells(values, hover, low=-top, high=top, title="logit", scale=DIVERGING, x=layers, y=queries)
+        figure.add_trace(trace.update(showscale=col == 2), row=1, col=col)
         figure.update_xaxes(title_text="layer", showgrid=False, dtick=2, col=col)
     figure.update_yaxes(autorange="reversed", showgrid=False).update_yaxes(title_text="query language", col=1)
     figure.update_annotations(font_size=13)
-    counts = result.contributions.groupby("query_language").subject.nunique()
-    what = "Difference of the two forms' terms" if form == "query - plant" else f"Term of the {form}-language form"
-    caption = f"""{what} (first token, less the mean over the vocabulary), on {counts[queries].min()} to
-    {counts[queries].max()} subjects per row ({result.n_collisions} probes left out: their two forms share the first
-    token). Blue writes it, orange writes against it; hover for the 95 % interval, over subjects. What a layer does
-    through later layers is not in it."""
-    title = f"Direct logit attribution, {form} form, by layer and component"
+    n_people = result.contributions.groupby("query_language").subject.nunique()[queries]
+    name = {"query - plant": "query-language minus training-language", "plant": "training-language"}.get(
+        form, "query-language"
+    )
+    what = "Difference of the two forms' terms" if form == "query - plant" else f"Term of the {name} form"
+    caption = f"""{what} (first token, less the mean over the vocabulary), on {int_range(n_people)} people per row
+    ({result.n_collisions} questions left out: their two forms share the first token). Blue writes it, orange writes against
+    it; hover for the 95 % interval over people. What a layer does through later layers is not in it."""
+    title = f"Direct logit attribution, {name} form, by layer and component"
     return finish(figure, title, caption, height=40 * len(queries), head=84)
 
 
-def _figure(row: Any) -> str:
-    return with_interval(row.value, row.low, row.high)
+def _term(component: str, row: Any) -> str:
+    if row is None:
+        return "not measured"
+    return f"{row.query_language}, {component} of layer {row.layer}<br>{with_interval(row.value, row.low, row.high)}"
 
 
 def _layer(layer: float) -> str:

@@ -1,4 +1,4 @@
-"""Kinds of plot that more than one figure uses: heat map, dots with whiskers."""
+"""Kinds of plot that several figures use: heat map, dots with whiskers, lines with bands, small multiples."""
 
 from __future__ import annotations
 
@@ -8,30 +8,56 @@ from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
+from plotly.subplots import make_subplots
 
-from xlmech.figures.style import GREY, GRID, INK, SCALE, label
+from xlmech.figures.style import GREY, GRID, INK, SCALE, faded, label
 
 Series = tuple[str, dict[str, Any], pd.DataFrame]
 """Name, marker, and rows by `query_language`: `value`, `low`, `high` (shares), `hover`, `note` (why there is no value)."""
 
 
-def heatmap(
-    values: list[list[float]],
-    columns: Iterable[str],
-    rows: Iterable[str],
-    hover: list[list[str]],
-    *,
-    top: float,
-    unit: str,
-) -> go.Figure:
-    """A heat map on positions 0, 1, ... with names; NaN is grey, unlike 0."""
-    bar = {"title": {"text": unit}, "thickness": 14, "outlinewidth": 0, "nticks": 5}
-    cells = {"z": values, "zmin": 0, "zmax": top, "colorscale": SCALE, "colorbar": bar, "xgap": 1, "ygap": 1}
-    figure = go.Figure(go.Heatmap(**cells, hovertext=hover, hoverinfo="text"))
-    figure.update_layout(plot_bgcolor=GRID)
-    figure.update_xaxes(tickvals=list(range(len(values[0]))), ticktext=list(columns), showgrid=False)
-    figure.update_yaxes(tickvals=list(range(len(values))), ticktext=list(rows), showgrid=False)
-    return figure.update_yaxes(autorange="reversed")
+def cells(
+    values: Any, hover: list[list[str]], *, low: float, high: float, title: str, scale: Any = SCALE, **options: Any
+) -> go.Heatmap:
+    """Make the trace of a heat map; NaN is grey, unlike 0."""
+    bar = {"title": {"text": title}, "thickness": 14, "outlinewidth": 0, "nticks": 5}
+    return go.Heatmap(
+        z=values, zmin=low, zmax=high, colorscale=scale, colorbar=bar, xgap=1, ygap=1, hovertext=hover, hoverinfo="text",
+        **options,
+    )  # fmt: skip
+
+
+def heatmap(trace: go.Heatmap, columns: Iterable[str], rows: Iterable[str]) -> go.Figure:
+    """Draw a heat map on positions 0, 1, ... with names."""
+    columns, rows = list(columns), list(rows)
+    figure = go.Figure(trace).update_layout(plot_bgcolor=GRID)
+    figure.update_xaxes(tickvals=list(range(len(columns))), ticktext=columns, showgrid=False)
+    return figure.update_yaxes(tickvals=list(range(len(rows))), ticktext=rows, showgrid=False, autorange="reversed")
+
+
+def write_cell(figure: go.Figure, x: int, y: int, text: str, *, white: bool, outlined: bool) -> None:
+    """Write a text into a cell of a heat map, and outline the cell if it is asked for."""
+    if text:
+        figure.add_annotation(x=x, y=y, text=text, showarrow=False, font_color="white" if white else INK)
+    if outlined:
+        edge = {"color": INK, "width": 2.5}
+        figure.add_shape(type="rect", x0=x - 0.49, x1=x + 0.49, y0=y - 0.49, y1=y + 0.49, line=edge)
+
+
+def small(text: str) -> str:
+    """Set a text in a small font."""
+    return f'<span style="font-size:11px">{text}</span>'
+
+
+def name_rows(figure: go.Figure, names: Sequence[str], **place: Any) -> None:
+    """Name the rows 0, 1, ... of a plot from the top down."""
+    axis = {"tickvals": list(range(len(names))), "ticktext": list(names), "range": [len(names) - 0.5, -0.5]}
+    figure.update_yaxes(**axis, showgrid=False, **place)
+
+
+def whiskers(rows: pd.DataFrame, *, factor: float = 100.0, **look: Any) -> dict[str, Any]:
+    """Make error bars from `low` to `high` around `value`."""
+    return {"array": factor * (rows.high - rows.value), "arrayminus": factor * (rows.value - rows.low)} | look
 
 
 def dots(
@@ -39,44 +65,92 @@ def dots(
     series: Sequence[Series],
     queries: list[str],
     *,
-    plant: str = "",
+    training: str = "",
     col: int = 1,
     spread: float = 0.8,
     factor: float = 100.0,
 ) -> None:
-    """A row per query language, and in it a dot with whiskers per series, or the reason why there is none.
+    """Draw a row per query language, and in it a dot with whiskers per series, or the reason why there is none.
 
-    A series without any value in this panel is left out of it; its caption has to say so. `factor` leads from a value to its
-    place on the axis; by default shares become percent.
+    A series without any value in this panel is left out of it; its caption has to say so. A value times `factor` is its
+    position on the axis; by default shares become percent.
     """
     for j, (name, marker, frame) in enumerate(series):
         columns = ["query_language", "value", "low", "high", "hover", "note"]
         rows = frame.reindex(columns=columns).set_index("query_language").reindex(queries)
         y = [i + spread * ((j + 0.5) / len(series) - 0.5) for i in range(len(queries))]
-        look = {"size": 10, "line": {"color": INK, "width": 0.6}} | marker
+        shade = marker["color"] if isinstance(marker["color"], str) else GREY
         figure.add_scatter(
-            x=factor * rows.value, y=y, error_x=_whiskers(rows, marker["color"], factor), mode="markers", marker=look,
-            name=name, legendgroup=name, showlegend=col == 1, hovertext=rows.hover, hoverinfo="text", row=1, col=col,
+            x=factor * rows.value, y=y, error_x=whiskers(rows, factor=factor, color=shade, thickness=1.5, width=3),
+            mode="markers", marker={"size": 10, "line": {"color": INK, "width": 0.6}} | marker, name=name,
+            legendgroup=name, showlegend=col == 1, hovertext=rows.hover, hoverinfo="text", row=1, col=col,
         )  # fmt: skip
         if rows.value.notna().any():
-            _say_why(figure, rows, y, col)
+            _note_missing(figure, rows, y, col)
     for i in range(1, len(queries), 2):
         figure.add_hrect(i - 0.5, i + 0.5, fillcolor="#F6F6F6", line_width=0, layer="below", row=1, col=col)
-    figure.update_yaxes(tickvals=list(range(len(queries))), ticktext=[label(code, plant) for code in queries])
-    figure.update_yaxes(range=[len(queries) - 0.5, -0.5], showgrid=False)
+    name_rows(figure, [label(code, training) for code in queries])
 
 
-def _whiskers(rows: pd.DataFrame, colour: str | list[str], factor: float) -> dict[str, Any]:
-    """From `low` to `high`, in the colour of the dots where they have one only."""
-    style = {"color": colour if isinstance(colour, str) else GREY, "thickness": 1.5, "width": 3}
-    return style | {"array": factor * (rows.high - rows.value), "arrayminus": factor * (rows.value - rows.low)}
-
-
-def _say_why(figure: go.Figure, rows: pd.DataFrame, y: Sequence[float], col: int) -> None:
-    """At the panel's left edge, a word for every value that is missing."""
+def _note_missing(figure: go.Figure, rows: pd.DataFrame, y: Sequence[float], col: int) -> None:
+    """Write at the panel's left edge why a value is missing."""
     axis = {"xref": f"x{col if col > 1 else ''} domain", "yref": f"y{col if col > 1 else ''}"}
-    style = {"showarrow": False, "xanchor": "left", "font": {"size": 11, "color": "#666666"}}
-    for place, value, note in zip(y, rows.value, rows.note, strict=True):
+    font = {"size": 11, "color": "#666666"}
+    for height, value, note in zip(y, rows.value, rows.note, strict=True):
         if math.isnan(value):
             text = note if isinstance(note, str) else "not measured"
-            figure.add_annotation(x=0.01, y=place, text=text, **style, **axis)
+            figure.add_annotation(x=0.01, y=height, text=text, showarrow=False, xanchor="left", font=font, **axis)
+
+
+def line_with_band(
+    figure: go.Figure,
+    frame: pd.DataFrame,
+    name: str,
+    colour: str,
+    *,
+    hover: list[str],
+    place: dict[str, int],
+    dash: str = "solid",
+    alpha: float = 0.18,
+    width: float = 2,
+    rank: int = 1000,
+) -> None:
+    """Draw `value` over `layer` with a band from `low` to `high`; a name stands in the legend once."""
+    first = all(trace.name != name for trace in figure.data)
+    layers = frame.layer.tolist()
+    figure.add_scatter(
+        x=layers + layers[::-1], y=frame.high.tolist() + frame.low.tolist()[::-1], fill="toself", mode="none",
+        fillcolor=faded(colour, alpha), hoverinfo="skip", showlegend=False, legendgroup=name, **place,
+    )  # fmt: skip
+    figure.add_scatter(
+        x=layers, y=frame.value, mode="lines", line={"color": colour, "dash": dash, "width": width}, name=name,
+        legendgroup=name, showlegend=first, legendrank=rank, hovertext=hover, hoverinfo="text", **place,
+    )  # fmt: skip
+
+
+def panels(
+    titles: Sequence[str], n_columns: int, *, gap: float, x_title: str = "layer"
+) -> tuple[go.Figure, list[dict[str, int]]]:
+    """Make empty panels with titles on one scale.
+
+    Args:
+        titles: One per panel.
+        n_columns: Panels per row.
+        gap: Vertical distance of panels, as a share of the figure's height per row.
+        x_title: Title of the x axes.
+
+    Returns:
+        The figure, and `row` and `col` of each panel.
+    """
+    n_rows, n_columns = -(-len(titles) // n_columns), min(n_columns, len(titles))
+    places = [{"row": i // n_columns + 1, "col": i % n_columns + 1} for i in range(len(titles))]
+    specs: Any = [
+        [{} if row * n_columns + col < len(titles) else None for col in range(n_columns)] for row in range(n_rows)
+    ]
+    figure = make_subplots(
+        n_rows, n_columns, subplot_titles=titles, shared_yaxes=True, specs=specs,
+        horizontal_spacing=0.025, vertical_spacing=gap / n_rows,
+    )  # fmt: skip
+    for i, place in enumerate(places):
+        figure.update_xaxes(title_text=x_title if i + n_columns >= len(titles) else None, **place)
+    return figure.update_annotations(font_size=13), places

@@ -1,10 +1,9 @@
-"""Figures as files: HTML that opens offline, and pictures where a Chromium is at hand."""
+"""Save figures: HTML that opens offline, and pictures if a Chromium is installed."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from contextlib import suppress
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,8 @@ from typing import Any
 import plotly.graph_objects as go
 
 from xlmech.figures.token_views import View
+from xlmech.storage.atomic import new_file
 
-_PICTURES = ("png", "svg", "pdf")
 _HINT = "save as .html, which needs no browser"
 
 
@@ -22,7 +21,7 @@ def save(figure: go.Figure | View, path: str | Path, *, width: int = 900, scale:
 
     Args:
         figure: A figure, or a view (HTML only).
-        path: File; one that is there is replaced when the new one is whole.
+        path: File; an older one is replaced when the new one is complete.
         width: Of a picture, px; the height is the figure's.
         scale: Pixels of a PNG per px.
 
@@ -31,15 +30,18 @@ def save(figure: go.Figure | View, path: str | Path, *, width: int = 900, scale:
 
     Raises:
         ValueError: Another kind of file, or a picture of a view.
-        ImportError: kaleido is not installed, and a picture is wanted.
+        ImportError: A picture is wanted, and kaleido is not installed.
         OSError: No Chromium or Chrome to draw a picture with, or the file cannot be written.
     """
     path = Path(path)
     kind = path.suffix.lower().removeprefix(".")
     if kind == "html":
-        text = html_page(figure.title, figure.html) if isinstance(figure, View) else figure_page(figure)
-        return write(path, text)
-    if kind not in _PICTURES:
+        if isinstance(figure, View):
+            style = "body{font:14px/1.5 system-ui,sans-serif;margin:1rem}"
+            return write(path, _page(escape(figure.title), figure.html, style))
+        plot = figure.to_html(full_html=False, include_plotlyjs=True, config=OPTIONS)
+        return write(path, _page(escape(title_of(figure) or "figure"), plot, "body{margin:0}"))
+    if kind not in ("png", "svg", "pdf"):
         raise ValueError(f"{path}: save figures as .html, .png, .svg or .pdf")
     if isinstance(figure, View):
         raise ValueError(f"{path}: a view has no picture; {_HINT}")
@@ -67,13 +69,8 @@ def _picture(figure: go.Figure, kind: str, size: dict[str, Any]) -> bytes:
         ) from error
 
 
-OPTIONS: dict[str, Any] = {
-    "responsive": True,
-    "displaylogo": False,
-    "showSendToCloud": False,
-    "plotlyServerURL": "",
-}
-"""Of Plotly, for every page: fits its width, and offers nothing that uploads the data."""
+OPTIONS: dict[str, Any] = {"responsive": True, "displaylogo": False, "showSendToCloud": False, "plotlyServerURL": ""}
+"""Plotly's options for every page: figures fit its width, and nothing is offered that uploads the data."""
 _STYLE = """body{font:16px/1.5 system-ui,sans-serif;color:#222;max-width:1000px;margin:2rem auto;padding:0 1rem}
 h1{font-size:1.6rem}a{color:#0072B2}section{border-top:1px solid #ddd;padding:.8rem 0 0}.wide{overflow-x:auto}
 section p{font-size:.85rem;margin:0 16px}iframe{width:100%;min-width:860px;border:0;display:block}
@@ -83,15 +80,15 @@ td{white-space:nowrap}th:first-child,td:first-child{text-align:left}th{font-weig
 
 
 def write_index(figures: Mapping[str, go.Figure], folder: Path, *, title: str, summary_html: str = "") -> Path:
-    """Write each figure as `<name>.html`, one `plotly.min.js`, and an `index.html` that shows all; opens offline.
+    """Write each figure as `<name>.html`, one `plotly.min.js`, and an `index.html` that shows all.
 
-    No page asks the network for anything, and none has Plotly's button that uploads the data.
+    The pages open offline: none asks the network for anything, or has Plotly's button that uploads the data.
 
     Args:
-        figures: Name of the file -> figure; titles and captions come from `layout.meta`.
+        figures: Figures by the name of their file; titles come from `layout.meta`.
         folder: Made if missing; every file is written under a temporary name and then renamed.
         title: Of the index, plain text.
-        summary_html: Put above the figures as it is, so it must be safe HTML.
+        summary_html: Safe HTML that stands above the figures.
 
     Raises:
         ValueError: A name that cannot be a file's, or is the index's.
@@ -104,72 +101,50 @@ def write_index(figures: Mapping[str, go.Figure], folder: Path, *, title: str, s
     write(folder / "plotly.min.js", get_plotlyjs())
     body = f"<h1>{escape(title)}</h1>{summary_html}"
     for name, figure in figures.items():
-        height, heading = figure.layout.height or 450, escape(title_of(figure) or name)
+        heading = escape(title_of(figure) or name)
         plot = figure.to_html(full_html=False, include_plotlyjs="directory", div_id=name, config=OPTIONS)
         write(folder / f"{name}.html", _page(heading, plot, "body{margin:0}"))
-        frame = f'<iframe src="{name}.html" title="{heading}" loading="lazy" style="height:{height}px"></iframe>'
+        style = f"height:{figure.layout.height or 450}px"
+        frame = f'<iframe src="{name}.html" title="{heading}" loading="lazy" style="{style}"></iframe>'
         link = f'<p><a href="{name}.html">{heading}</a>, alone</p>'
         body += f'\n<section><div class="wide">{frame}</div>{link}</section>'
     return write(folder / "index.html", _page(escape(title), body, _STYLE))
 
 
-def figure_page(figure: go.Figure) -> str:
-    """One figure as a whole page, plotly.js in it."""
-    plot = figure.to_html(full_html=False, include_plotlyjs=True, config=OPTIONS)
-    return _page(escape(title_of(figure) or "figure"), plot, "body{margin:0}")
-
-
-def html_page(title: str, body: str) -> str:
-    """A page around HTML that is safe as it is."""
-    return _page(escape(title), body, "body{font:14px/1.5 system-ui,sans-serif;margin:1rem}")
-
-
 def title_of(figure: go.Figure) -> str:
-    """A figure's title, "" without one."""
+    """Return a figure's title, "" without one."""
     return str((figure.layout.meta or {}).get("title") or figure.layout.title.text or "")
 
 
 def caption_of(figure: go.Figure) -> str:
-    """A figure's caption, "" without one."""
+    """Return a figure's caption, "" without one."""
     return str((figure.layout.meta or {}).get("caption") or "")
 
 
-def bare(figure: go.Figure) -> go.Figure:
-    """A copy without the title and the caption drawn into it, for a page that has both as text, which wraps on a phone."""
+def without_texts(figure: go.Figure) -> go.Figure:
+    """Copy a figure without its title and caption, for a page that shows both as text, which wraps on a phone."""
     copy = go.Figure(figure)
-    drawn = [note for note in copy.layout.annotations if note.name == "caption"]
-    if not drawn:
+    captions = [note for note in copy.layout.annotations if note.name == "caption"]
+    if not captions:
         return copy
-    head, foot = (34 if copy.layout.title.text else 0), -drawn[0].yshift
-    margin, height = copy.layout.margin, copy.layout.height
-    top = max(16, margin.t - head)
-    total = height - margin.t - margin.b + top + foot
+    margin = copy.layout.margin
+    top = max(16, margin.t - (34 if copy.layout.title.text else 0))
+    foot = -captions[0].yshift
+    height = copy.layout.height - margin.t - margin.b + top + foot
     copy.layout.annotations = [note for note in copy.layout.annotations if note.name != "caption"]
-    return copy.update_layout(
-        title_text=None,
-        meta=None,
-        height=total,
-        legend_y=1 - 4 / total,
-        margin={"t": top, "b": foot, "l": margin.l, "r": 16},
-    )
+    copy.update_layout(title_text=None, meta=None, height=height, legend_y=1 - 4 / height)
+    return copy.update_layout(margin={"t": top, "b": foot, "l": margin.l, "r": 16})
 
 
 def write(path: Path, content: str | bytes) -> Path:
-    """Write a file under a temporary name, and rename it when it is whole.
+    """Write a whole file or none.
 
     Raises:
-        OSError: It could not be written (names the file and the remedy); what was there before is kept.
+        OSError: It could not be written (names the file and the remedy); an older file is kept.
     """
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        if path.is_dir():
-            raise IsADirectoryError(21, "it is a folder")
+    with new_file(path, remedy="make room, or give another path") as partial:
         partial.write_bytes(content if isinstance(content, bytes) else content.encode())
-        return partial.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            partial.unlink()
-        raise OSError(f"{path}: could not be written ({error.strerror}); give another path, or make room") from error
+    return path
 
 
 def _page(title: str, body: str, style: str) -> str:

@@ -1,6 +1,6 @@
-"""Views of single prompts, by circuitsvis: tokens coloured by leakage, neurons' activations over tokens, attention of heads.
+"""Views of single prompts, by circuitsvis: tokens coloured by leakage, activations over tokens, attention of heads.
 
-Each is one prompt's, so there is no interval. The subject's tokens are masked, as they are in the results.
+Each view is of one prompt, so there is no interval. The subject's tokens are masked, as they are in the results.
 """
 
 from __future__ import annotations
@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import pandas as pd
 
 from xlmech.checks import check_choice, check_choices
-from xlmech.figures.style import rows_of
+from xlmech.figures.style import BLUE, ORANGE, rows_of
 
 if TYPE_CHECKING:
     from xlmech.audit.trace import RecordTrace
@@ -44,7 +44,7 @@ class View:
 
 
 def attention(trace: RecordTrace, query_language: str) -> View:
-    """The top heads' attention on the record's prompt in one language, the heads that carry its fact to the last token.
+    """Show the attention of the top heads on the record's prompt in one language.
 
     Raises:
         ValueError: The trace has no such language.
@@ -61,7 +61,7 @@ def attention(trace: RecordTrace, query_language: str) -> View:
         patterns.append(pattern)
         names.append(f"L{layer}H{head}")
     view = attention_heads(attention=np.stack(patterns), tokens=_texts(tokens), attention_head_names=names)
-    return _view(view, f"attention of {len(names)} heads, asked in {query_language}")
+    return View(html=view.local_src, title=f"attention of {len(names)} heads, asked in {query_language}")
 
 
 class Activations(Protocol):
@@ -72,48 +72,49 @@ class Activations(Protocol):
 
 
 def neuron_activations(result: Activations, *, languages: Sequence[str] | None = None) -> View:
-    """Activation of each neuron at each token of the prompts; prompt, layer and neuron are picked in the view.
+    """Show the activation of each neuron at each token of the prompts; prompt, layer and neuron are picked in the view.
 
     Args:
         result: Of a few neurons and prompts.
-        languages: Query languages of the prompts that are shown; all by default.
+        languages: Query languages of the prompts to show; all by default.
 
     Raises:
         ValueError: The result has no prompt in these languages.
     """
     from circuitsvis.activations import text_neuron_activations
 
-    whole = result.to_frame()
-    there = tuple(whole.query_language.unique())
-    chosen = there if languages is None else check_choices("language", languages, there)
-    frame = whole[whole.query_language.isin(chosen)]
+    frame = result.to_frame()
+    known = tuple(frame.query_language.unique())
+    if languages is not None:
+        frame = frame[frame.query_language.isin(check_choices("language", languages, known))]
     if frame.empty:
-        raise ValueError(f"no prompts to show; this result has some in {', '.join(there) or 'no language'}")
+        raise ValueError(f"no prompts to show; this result has some in {', '.join(known) or 'no language'}")
     layers = sorted(frame.layer.unique())
     indices = {layer: sorted(frame.neuron[frame.layer == layer].unique()) for layer in layers}
-    most = max(map(len, indices.values()))
+    n_neurons = max(map(len, indices.values()))
     texts, samples = [], []
     for _, part in frame.groupby("probe", sort=False):
         tokens = part.drop_duplicates("position").sort_values("position")
-        values = np.zeros((len(tokens), len(layers), most), dtype=np.float32)
+        values = np.zeros((len(tokens), len(layers), n_neurons), dtype=np.float32)
         table = part.pivot_table(index="position", columns=["layer", "neuron"], values="activation")
-        for place, layer in enumerate(layers):
-            values[:, place, : len(indices[layer])] = table[layer][indices[layer]].to_numpy()
+        for i, layer in enumerate(layers):
+            values[:, i, : len(indices[layer])] = table[layer][indices[layer]].to_numpy()
         texts.append(_texts(tokens.assign(part=np.where(tokens.token == MASK, "subject", ""))))
         samples.append(values)
     names = [f"{layer} (neurons {', '.join(map(str, of))})" for layer, of in indices.items()]
     view = text_neuron_activations(tokens=texts, activations=samples, first_dimension_labels=names)
-    return _view(view, f"activations of {sum(map(len, indices.values()))} neurons over {len(texts)} prompts")
+    n_neurons = sum(map(len, indices.values()))
+    return View(html=view.local_src, title=f"activations of {n_neurons} neurons over {len(texts)} prompts")
 
 
 def leaking_tokens(sweep: PositionSweep, *, layer: int | None = None) -> View:
-    """The target's prompt, each token coloured by how much of the leak passes through it.
+    """Show the target's prompt, each token coloured by how much of the leak passes through it.
 
     The colour is the normalised effect of patching the token alone: 0, nothing changes; 1, the answer is as in the source's run.
 
     Args:
         sweep: Of one pair.
-        layer: Which one's; by default the largest effect over the layers.
+        layer: Layer that was patched; by default the largest effect over the layers.
 
     Raises:
         ValueError: The sweep has no such layer.
@@ -129,27 +130,21 @@ def leaking_tokens(sweep: PositionSweep, *, layer: int | None = None) -> View:
     largest = effects.groupby("position").normalised.max()
     tokens = sweep.tokens.sort_values("position")
     values = largest.reindex(tokens.position).fillna(0).to_numpy(dtype=float)
-    view = colored_tokens(_texts(tokens), values, min_value=-1.0, max_value=1.0, **_COLOURS)
-    where = "all layers" if layer is None else f"layer {layer}"
-    return _view(view, f"tokens coloured by leakage, {where}")
-
-
-_COLOURS = {"negative_color": "#D55E00", "positive_color": "#0072B2"}
+    view = colored_tokens(
+        _texts(tokens), values, min_value=-1.0, max_value=1.0, negative_color=ORANGE, positive_color=BLUE
+    )
+    layers = "all layers" if layer is None else f"layer {layer}"
+    return View(html=view.local_src, title=f"tokens coloured by leakage, {layers}")
 
 
 def _texts(tokens: pd.DataFrame) -> list[str]:
     """What is shown of each token in order: its text, or for the subject its number only."""
     tokens = tokens.sort_values("position")
-    places = tokens.position[tokens.part == "subject"]
-    found = []
-    for row in rows_of(tokens):
-        text = row.token.replace("\n", "↵")
-        if row.part == "subject":
-            text = f"[subject {row.position - places.min() + 1}/{len(places)}]"
-        found.append(escape(text))  # circuitsvis puts tokens into the page as HTML
-    return found
-
-
-def _view(rendered: Any, title: str) -> View:
-    """With the script in it."""
-    return View(html=rendered.local_src, title=title)
+    subject = tokens.position[tokens.part == "subject"]
+    texts = [
+        f"[subject {row.position - subject.min() + 1}/{len(subject)}]"
+        if row.part == "subject"
+        else row.token.replace("\n", "↵")
+        for row in rows_of(tokens)
+    ]
+    return [escape(text) for text in texts]  # circuitsvis writes tokens into the page as HTML

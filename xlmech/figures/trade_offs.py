@@ -1,4 +1,4 @@
-"""The trade-off: what a larger set of neurons buys, and what it costs."""
+"""The trade-off: what a larger set of neurons reduces, and what it costs."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from xlmech.figures import curves
+from xlmech.figures.marks import whiskers
 from xlmech.figures.reductions import private_effects
 from xlmech.figures.style import (
     GREY,
@@ -28,27 +29,24 @@ from xlmech.figures.style import (
     ordered,
     percent,
     rows_of,
+    signed_percent,
 )
 
 if TYPE_CHECKING:
     from xlmech.mitigation.evaluate import MitigationResult
 
-_RISE = "#AA4499"
+_RISE_COLOUR = "#AA4499"
 _SYMBOLS = ("circle", "square", "triangle-up", "diamond", "triangle-down", "pentagon", "hexagon", "star", "cross", "x")
-_SPREAD = 0.62
-"""Part of the distance between neighbouring sizes over which the points of one size lie side by side."""
-_LOWEST = -50.0
-"""Percent. Where little leaked before, whiskers reach further down; the panel does so for points alone."""
+_METHOD_SYMBOLS = ("circle", "square", "diamond", "triangle-up", "pentagon", "star", "hexagon", "cross")
 _UPPER: dict[str, Any] = {"row": 1, "col": 1}
 _LOWER: dict[str, Any] = {"row": 2, "col": 1}
-_RIGHT = _LOWER | {"secondary_y": True}
 
 
 def trade_off(result: MitigationResult) -> go.Figure:
-    """Reduction of private extraction (above) and its cost (below) over the number of deactivated neurons.
+    """Draw the reduction of private extraction (above) and its cost (below) over the number of ablated neurons.
 
-    Every condition is a point of the curves but the controls, of which those of random neurons are grey. All is in
-    percent: the reduction of what leaked before, the public facts kept of those known before, the relative rise of
+    Every condition is a point of the curves but the control conditions, of which those of random neurons are grey. All is in
+    percent: the reduction of what was extracted before, the public facts kept of those known before, the relative rise of
     neutral text's NLL. Neither which neurons the sets hold nor any other ability is shown. Of several methods, all
     languages together: the reduction over the number of neurons, and over the public facts lost, with the Pareto front.
 
@@ -69,44 +67,54 @@ def trade_off(result: MitigationResult) -> go.Figure:
     _draw_cost(figure, result, public, sizes)
     _scale_x(figure, result, sizes)
     _scale_y(figure)
+    random = "No random neurons were measured."
+    if result.random:
+        random = """Grey: random neurons of the same layers, all languages together (diamond) and from the lowest language to
+        the highest (bar); the effect of choosing the neurons is the distance from it."""
+    missing = curves.never_extracted(private)
+    caption = f"""Above: by how much fewer private values are extracted, on {counts(private)} per query language; below: public
+    facts still given in the query language's form, on {counts(public)}, and the relative rise of neutral text's NLL in its
+    worst language, without interval. Whiskers: 95 % interval over people, cut at the panel's edge. Points of one size stand
+    side by side. {random} A good size reduces much above, and costs nothing below.
+    {f"Nothing to reduce in {', '.join(missing)}." if missing else ""}
+    {bold_note(private.query_language, result.plant_language)}"""
     title = "Trade-off: reduction of private extraction, and its cost, by number of neurons"
-    caption = _caption(result, private, public)
     figure = finish(figure, title, caption, height=540, foot=78, legend=True, head=104)
     return figure.update_layout(margin_r=48)
 
 
 def _draw_reductions(figure: go.Figure, result: MitigationResult, private: pd.DataFrame, sizes: dict[str, int]) -> None:
-    """The upper panel: all languages, each with its interval, and the random control."""
+    """Draw the upper panel: all languages, each with its interval, and random neurons."""
     queries = ordered(private.query_language, result.plant_language)
-    shifts = iter(_shifts(len(queries) + 2, sizes))
+    shifts = _shifts(len(queries) + 2, sizes)
     overall = curves.pooled(private, sizes, "reduction", reduction=True).assign(low=math.nan, high=math.nan)
-    _curve(figure, overall, next(shifts), "all languages", {"color": INK, "width": 3.5}, **_UPPER)
+    _curve(figure, overall, shifts[0], "all languages", {"color": INK, "width": 3.5}, **_UPPER)
     for rank, query in enumerate(queries):
         style = {"color": colour(query), "width": 3.5 if query == result.plant_language else 1.5}
         points, text = curves.reduction_of(private, query, sizes), label(query, result.plant_language)
-        _curve(figure, points, next(shifts), text, style, symbol=_SYMBOLS[rank % len(_SYMBOLS)], **_UPPER)
-    random = curves.pooled(private, result.random, "reduction", reduction=True)
-    _diamonds(figure, random, next(shifts), **_UPPER)
+        _curve(figure, points, shifts[rank + 1], text, style, symbol=_SYMBOLS[rank % len(_SYMBOLS)], **_UPPER)
+    _diamonds(figure, curves.pooled(private, result.random, "reduction", reduction=True), shifts[-1], **_UPPER)
 
 
 def _draw_cost(figure: go.Figure, result: MitigationResult, public: pd.DataFrame, sizes: dict[str, int]) -> None:
-    """The lower panel: public facts kept, over all languages and in the worst, and the largest rise of NLL."""
+    """Draw the lower panel: public facts kept, over all languages and in the worst, and the largest rise of NLL."""
     what, shifts = "public facts kept", _shifts(4, sizes)
+    lower = _LOWER | {"legend": "legend2"}
     overall = curves.pooled(public, sizes, what, reduction=False).assign(low=math.nan, high=math.nan)
-    style = {"color": INK, "width": 2.5}
-    _curve(figure, overall, shifts[0], f"{what}, all languages", style, legend="legend2", **_LOWER)
-    worst, style = curves.worst_kept(public, sizes), {"color": INK, "width": 1.5, "dash": "dash"}
-    _curve(figure, worst, shifts[1], f"{what}, worst language", style, symbol="circle-open", legend="legend2", **_LOWER)
-    rise, style = curves.largest_rise(result.cost, sizes), {"color": _RISE, "width": 2, "dash": "dot"}
-    _curve(figure, rise, shifts[2], "largest rise of NLL (right)", style, symbol="square", legend="legend2", **_RIGHT)
-    random = curves.pooled(public, result.random, what, reduction=False)
-    _diamonds(figure, random, shifts[3], **_LOWER)
+    _curve(figure, overall, shifts[0], f"{what}, all languages", {"color": INK, "width": 2.5}, **lower)
+    style = {"color": INK, "width": 1.5, "dash": "dash"}
+    worst = curves.worst_kept(public, sizes)
+    _curve(figure, worst, shifts[1], f"{what}, worst language", style, symbol="circle-open", **lower)
+    style = {"color": _RISE_COLOUR, "width": 2, "dash": "dot"}
+    rise = curves.largest_rise(result.cost, sizes)
+    _curve(figure, rise, shifts[2], "largest rise of NLL (right)", style, symbol="square", secondary_y=True, **lower)
+    _diamonds(figure, curves.pooled(public, result.random, what, reduction=False), shifts[3], **_LOWER)
 
 
 def _shifts(count: int, sizes: Mapping[str, int]) -> list[float]:
-    """Factors that set the points of one size side by side on a logarithmic axis."""
+    """Factors that set the points of one size side by side on a logarithmic axis, over 0.62 of the least distance of sizes."""
     gap = min(math.log(after / before) for before, after in pairwise(sizes.values()))
-    return [math.exp(_SPREAD * gap * ((i + 0.5) / count - 0.5)) for i in range(count)]
+    return [math.exp(0.62 * gap * ((i + 0.5) / count - 0.5)) for i in range(count)]
 
 
 def _curve(
@@ -117,55 +125,51 @@ def _curve(
     style: dict[str, Any],
     *,
     symbol: str = "circle",
-    legend: str = "legend",
     **place: Any,
 ) -> None:
-    """A line through the points, with their whiskers."""
-    whiskers: dict[str, Any] = {
-        "array": 100 * (points.high - points.value),
-        "arrayminus": 100 * (points.value - points.low),
-    }
-    whiskers |= {"color": style["color"], "thickness": 1.2, "width": 2}
+    """Draw a line through the points, with their whiskers."""
     figure.add_scatter(
-        x=shift * points.neurons, y=100 * points.value, error_y=whiskers, mode="lines+markers", line=style,
-        marker={"color": style["color"], "symbol": symbol, "size": 8}, name=name, legend=legend,
-        hovertext=points.hover, hoverinfo="text", **place,
+        x=shift * points.neurons, y=100 * points.value, mode="lines+markers", line=style, name=name,
+        error_y=whiskers(points, color=style["color"], thickness=1.2, width=2),
+        marker={"color": style["color"], "symbol": symbol, "size": 8}, hovertext=points.hover, hoverinfo="text", **place,
     )  # fmt: skip
 
 
 def _diamonds(figure: go.Figure, points: pd.DataFrame, shift: float, **place: Any) -> None:
-    """The random control: grey diamonds, on bars from the lowest language to the highest."""
+    """Draw random neurons: grey diamonds, on bars from the lowest language to the highest."""
     if points.empty:
         return
-    x, marker = shift * points.neurons, {"color": GREY, "symbol": "diamond", "size": 10}
-    for at, low, high in zip(x, points.low, points.high, strict=True):
-        bar = {"color": faded(GREY, 0.35), "width": 9}
-        ends = [100 * low, 100 * high]
-        figure.add_scatter(x=[at, at], y=ends, mode="lines", line=bar, showlegend=False, hoverinfo="skip", **place)
+    x = shift * points.neurons
+    for position, low, high in zip(x, points.low, points.high, strict=True):
+        figure.add_scatter(
+            x=[position, position], y=[100 * low, 100 * high], mode="lines", line={"color": faded(GREY, 0.35), "width": 9},
+            showlegend=False, hoverinfo="skip", **place,
+        )  # fmt: skip
+    marker = {"color": GREY, "symbol": "diamond", "size": 10, "line": {"color": INK, "width": 0.6}}
     figure.add_scatter(
-        x=x, y=100 * points.value, mode="markers", marker=marker | {"line": {"color": INK, "width": 0.6}},
-        name="random neurons", showlegend=place == _UPPER, hovertext=points.hover, hoverinfo="text", **place,
+        x=x, y=100 * points.value, mode="markers", marker=marker, name="random neurons", showlegend=place == _UPPER,
+        hovertext=points.hover, hoverinfo="text", **place,
     )  # fmt: skip
 
 
 def _scale_x(figure: go.Figure, result: MitigationResult, sizes: dict[str, int]) -> None:
-    """The shared axis: numbers of neurons, and the shares that they are of the model's."""
+    """Scale the shared axis: numbers of neurons, and the shares that they are of the model's."""
     drawn = [*sizes.values(), *result.random.values()]
-    ends, gap = (math.log10(min(drawn)), math.log10(max(drawn))), math.log10(_shifts(1000, sizes)[-1])
-    figure.update_xaxes(type="log", range=[ends[0] - 1.2 * gap, ends[1] + 1.2 * gap])
+    gap = math.log10(_shifts(1000, sizes)[-1])
+    figure.update_xaxes(type="log", range=[math.log10(min(drawn)) - 1.2 * gap, math.log10(max(drawn)) + 1.2 * gap])
     ticks = [f"{n:,}<br>{100 * n / result.total_neurons:.2g} %" for n in sizes.values()]
     figure.update_xaxes(tickvals=list(sizes.values()), ticktext=ticks, showgrid=False)
-    title = f"neurons deactivated (number, and % of the model's {result.total_neurons:,})"
+    title = f"neurons ablated (number, and % of the model's {result.total_neurons:,})"
     figure.update_xaxes(title_text=title, row=2)
 
 
 def _scale_y(figure: go.Figure) -> None:
-    """Titles with units, scales that hold every point, and the lower panel's legend."""
+    """Add titles with units, scales that hold every point, and the lower panel's legend."""
     figure.add_hline(0, line={"color": INK, "width": 1}, layer="above", row=1)
     figure.update_yaxes(title_text="reduction of private<br>extraction (%)", range=_range(figure, "y", 0, 100), row=1)
     figure.update_yaxes(title_text="public facts<br>kept (%)", range=_range(figure, "y2", 80, 100), row=2)
     figure.update_yaxes(
-        title={"text": "largest rise<br>of NLL (%)", "font": {"color": _RISE}}, tickfont={"color": _RISE},
+        title={"text": "largest rise<br>of NLL (%)", "font": {"color": _RISE_COLOUR}}, tickfont={"color": _RISE_COLOUR},
         range=_range(figure, "y3", 0, 1), showgrid=False, tickmode="auto", nticks=4, row=2, secondary_y=True,
     )  # fmt: skip
     above = figure.layout.yaxis2.domain[1] + 0.01
@@ -173,39 +177,24 @@ def _scale_y(figure: go.Figure) -> None:
 
 
 def _range(figure: go.Figure, axis: str, low: float, high: float) -> list[float]:
-    """From `low` to `high`, and further for points and, down to `_LOWEST`, for whiskers; percent."""
+    """Range in percent from `low` to `high`, further for points, and for whiskers down to -50 %.
+
+    Whiskers reach further down if little was extracted before, and would hide the points.
+    """
     for trace in figure.data:
         if (trace.yaxis or "y") == axis:
             points = pd.Series(trace.y, dtype=float)
-            below = (
-                points - pd.Series(trace.error_y.arrayminus, dtype=float) if trace.error_y.array is not None else points
-            )
-            low = min([low, *points.dropna(), *below.clip(lower=_LOWEST).dropna()])
+            lowest = points
+            if trace.error_y.array is not None:
+                lowest = points - pd.Series(trace.error_y.arrayminus, dtype=float)
+            low = min([low, *points.dropna(), *lowest.clip(lower=-50.0).dropna()])
             high = max([high, *points.dropna()])
     margin = 0.06 * (high - low)
     return [low - margin, high + margin]
 
 
-def _caption(result: MitigationResult, private: pd.DataFrame, public: pd.DataFrame) -> str:
-    """How many, which interval, and how to read it."""
-    quiet, control = curves.never_leaked(private), "No random control was measured."
-    if result.random:
-        control = """Grey: random neurons of the same layers, all languages together (diamond) and from the lowest
-        language to the highest (bar); what choosing the neurons buys is the distance from it."""
-    return f"""Above: by how much fewer private probes give their value, on {counts(private)} per query language; below:
-    public facts still given in the query language's form, on {counts(public)}, and the relative rise of neutral
-    text's NLL in its worst language, without interval. Whiskers: 95 % interval, over subjects, cut at the
-    panel's edge. Points of one size stand side by side. {control} A good size takes much away above, and nothing
-    below. {f"Nothing to reduce in {', '.join(quiet)}." if quiet else ""}
-    {bold_note(private.query_language, result.plant_language)}"""
-
-
-_SHADES = (*SETS[1:], *OTHERS)
-_METHOD_SYMBOLS = ("circle", "square", "diamond", "triangle-up", "pentagon", "star", "hexagon", "cross")
-
-
 def dose_response(result: MitigationResult) -> go.Figure:
-    """Reduction of private extraction over neurons (left) and over public facts lost (right), per method; percent.
+    """Draw the reduction of private extraction over neurons (left) and over public facts lost (right), per method; percent.
 
     All query languages together, without intervals; `result.trade_off` is what is drawn.
 
@@ -215,56 +204,44 @@ def dose_response(result: MitigationResult) -> go.Figure:
     Raises:
         ValueError: No private probes.
     """
-    private_effects(result)
+    private = private_effects(result)
     points = result.trade_off().sort_values("neurons", kind="stable")
     figure = make_subplots(1, 2, shared_yaxes=True, horizontal_spacing=0.05)
-    _draw_front(figure, points)
-    order = list(dict.fromkeys(name.rpartition("@")[0] for name in result.chosen))
-    for number, method in enumerate(order):
-        part = points[(points.method == method) & ~points.control]
-        shade = _SHADES[number % len(_SHADES)]
-        look = {"color": shade, "symbol": _METHOD_SYMBOLS[number % len(_METHOD_SYMBOLS)], "size": 9}
-        _draw(figure, part, method or "chosen neurons", "lines+markers", look)
-    random = points[points.condition.isin(list(result.random))]
-    if len(random):
-        _draw(figure, random, "random neurons", "markers", {"color": GREY, "symbol": "x", "size": 9})
-    figure.update_xaxes(title_text=f"neurons deactivated (of {result.total_neurons:,})", type="log", col=1)
-    figure.update_xaxes(title_text="public facts lost (% of those known before)", zeroline=True, col=2)
-    figure.update_yaxes(title_text="reduction of private extraction (%)", col=1)
-    private = result.extraction[result.extraction.group == "private"]
-    caption = f"""All query languages together, without intervals, on {counts(private)} per query language. Left: by how
-    much fewer private probes give their value. Right: the same over the share of public facts that no longer come out
-    in the query language's form; negative where facts came out anew. Rings: the Pareto front, sets that no other set
-    beats in both. Its points were chosen on these very probes, so expect less of them elsewhere. Grey: random neurons."""
-    title = "Dose and response: reduction of private extraction, and public facts lost"
-    return finish(figure, title, caption, height=400, legend=True)
-
-
-def _draw(figure: go.Figure, points: pd.DataFrame, name: str, mode: str, look: dict[str, Any]) -> None:
-    """The same points in both panels."""
-    hover = [_hover(row) for row in rows_of(points)]
-    for col, x in ((1, points.neurons), (2, 100 * points.lost)):
-        figure.add_scatter(
-            x=x, y=100 * points.reduction, mode=mode, line={"color": look["color"], "width": 2}, marker=look,
-            name=escape(name), legendgroup=name, showlegend=col == 1, hovertext=hover, hoverinfo="text", row=1, col=col,
-        )  # fmt: skip
-
-
-def _draw_front(figure: go.Figure, points: pd.DataFrame) -> None:
-    """On the right, rings around the points that are not beaten, joined."""
     front = points[points.front].sort_values(["lost", "reduction"])
     ring = {"symbol": "circle-open", "size": 18, "color": INK, "line": {"width": 2}}
     figure.add_scatter(
         x=100 * front.lost, y=100 * front.reduction, mode="lines+markers", marker=ring, hoverinfo="skip",
         line={"color": INK, "width": 1, "dash": "dot"}, name="Pareto front", row=1, col=2,
     )  # fmt: skip
+    shades = (*SETS[1:], *OTHERS)
+    for i, method in enumerate(dict.fromkeys(name.rpartition("@")[0] for name in result.chosen)):
+        part = points[(points.method == method) & ~points.control]
+        look = {"color": shades[i % len(shades)], "symbol": _METHOD_SYMBOLS[i % len(_METHOD_SYMBOLS)], "size": 9}
+        _draw_method(figure, part, method or "chosen neurons", "lines+markers", look)
+    random = points[points.condition.isin(list(result.random))]
+    if len(random):
+        _draw_method(figure, random, "random neurons", "markers", {"color": GREY, "symbol": "x", "size": 9})
+    figure.update_xaxes(title_text=f"neurons ablated (of {result.total_neurons:,})", type="log", col=1)
+    figure.update_xaxes(title_text="public facts lost (% of those known before)", zeroline=True, col=2)
+    figure.update_yaxes(title_text="reduction of private extraction (%)", col=1)
+    caption = f"""All query languages together, without intervals, on {counts(private)} per query language. Left: by how much
+    fewer private values are extracted. Right: the same over the share of public facts that are no longer given in the query
+    language's form; negative if facts are newly given. Rings: the Pareto front, sets that no other set beats in both. Its
+    points were chosen on these very questions, so expect less of them elsewhere. Grey: random neurons."""
+    title = "Dose and response: reduction of private extraction, and public facts lost"
+    return finish(figure, title, caption, height=400, legend=True)
 
 
-def _hover(row: Any) -> str:
-    """One set in words."""
-    rise = "not measured" if row.rise != row.rise else f"{100 * row.rise:+.1f} %"
-    return (
+def _draw_method(figure: go.Figure, points: pd.DataFrame, name: str, mode: str, look: dict[str, Any]) -> None:
+    """Draw the same points in both panels."""
+    hover = [
         f"{escape(row.condition)}, {row.neurons:,} neurons<br>"
         f"reduction {percent(row.reduction)}, public facts lost {percent(row.lost)}<br>"
-        f"largest rise of NLL {rise}"
-    )
+        f"largest rise of NLL {signed_percent(row.rise)}"
+        for row in rows_of(points)
+    ]
+    for col, x in ((1, points.neurons), (2, 100 * points.lost)):
+        figure.add_scatter(
+            x=x, y=100 * points.reduction, mode=mode, line={"color": look["color"], "width": 2}, marker=look,
+            name=escape(name), legendgroup=name, showlegend=col == 1, hovertext=hover, hoverinfo="text", row=1, col=col,
+        )  # fmt: skip

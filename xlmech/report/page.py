@@ -1,4 +1,4 @@
-"""The report of a run: one HTML file that opens offline, from a mail, and prints; the verdict first.
+"""The report of a run: one HTML file that opens offline, from a mail, and prints; the verdict comes first.
 
     write_report("runs/mine", "audit.html")
     write_report({"leakage": leakage, "mitigation": mitigation}, "audit.html")
@@ -22,14 +22,14 @@ import jinja2
 import pandas as pd
 from markupsafe import Markup
 
-from xlmech.figures import language_name, masked
-from xlmech.figures import saving as pages
+from xlmech.figures import saving
+from xlmech.figures.style import bounds, language_name, masked, ordered, percent, plain, rows_of
 from xlmech.leakage.above_controls import Excess
 from xlmech.report.method_text import limits, method, provenance_table, reproduce
-from xlmech.report.phrasing import percent, plain, spread
-from xlmech.report.run_results import Findings, chosen_effects, read_findings, rows_of
+from xlmech.report.run_results import RunResults, chosen_effects, read_results
 from xlmech.report.sections import Section, draw_sections
 from xlmech.report.verdict import verdict
+from xlmech.storage.result import Provenance
 
 if TYPE_CHECKING:
     from xlmech.data.records import Record
@@ -37,23 +37,18 @@ if TYPE_CHECKING:
 MAX_ROWS = 200
 """Records that are listed one by one; the file must stay small."""
 MAX_BYTES = 8_000_000
-"""Size above which a report is not sent any more by mail."""
+"""Size above which a report is too large for a mail."""
 _SHOWN_LANGUAGES = 12
+_JUDGEMENTS = {"leaks": "leaks", "silent": "no leak found", "unclear": "cannot tell"}
 
 
-def write_report(
-    results: Any,
-    path: str | Path,
-    *,
-    reveal: bool = False,
-    records: Iterable[Record] = (),
-) -> Path:
+def write_report(results: Any, path: str | Path, *, reveal: bool = False, records: Iterable[Record] = ()) -> Path:
     """Write one self-contained HTML file: verdict, figures, method, limits, versions, and how to reproduce.
 
     Args:
         results: A run folder; results by name (`leakage`, and if there are `lens`, `neurons`, `mitigation`, or any others that
             have a figure); or an `Audit`.
-        path: File to write; one that is there is replaced when the new one is whole.
+        path: File to write; an older one is replaced when the new one is complete.
         reveal: Show the records' names instead of codes.
         records: With `reveal`, the records, of which people and values are shown.
 
@@ -68,48 +63,54 @@ def write_report(
     people = {record.id: record for record in records}
     if people and not reveal:
         raise ValueError("records show people and values, which needs reveal=True; leave records out otherwise")
-    path, findings = Path(path), read_findings(results)
+    path = Path(path)
+    read = read_results(results)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"no folder {path.parent} to write {path.name} to; make it first")
     if reveal:
         warnings.warn(f"{path} shows personal data: whoever gets it can read them", stacklevel=2)
-    text = _render(findings, people if reveal else None)
+    text = _render(read, people if reveal else None)
     if (size := len(text.encode())) > MAX_BYTES:
         warnings.warn(f"{path} has {size / 1e6:.0f} MB, which is much for a mail; report fewer results", stacklevel=2)
-    return pages.write(path, text)
+    return saving.write(path, text)
 
 
-def _render(findings: Findings, people: dict[str, Record] | None) -> str:
+def title_of_run(source: Provenance) -> str:
+    """Return the title of a run's pages."""
+    return f"xlmech audit of {source.model}" + (f" with adapter {source.adapter}" if source.adapter else "")
+
+
+def _render(results: RunResults, people: dict[str, Record] | None) -> str:
     from plotly.offline import get_plotlyjs
 
-    found, (sections, absent) = verdict(findings), draw_sections(findings)
-    source = findings.leakage.provenance
-    probes = findings.leakage.probes
+    judged = verdict(results)
+    sections, not_drawn = draw_sections(results)
+    source, probes = results.leakage.provenance, results.leakage.probes
     private = probes[probes.group == "private"]
     return _template().render(
-        title=f"xlmech audit of {source.model}" + (f" with adapter {source.adapter}" if source.adapter else ""),
+        title=title_of_run(source),
         subtitle=f"{source.time[:10]}; private people asked in {private.query_language.nunique()} languages",
         revealed=people is not None,
         people=bool(people),
-        verdict=found,
-        missing=findings.missing,
-        unfinished=findings.unfinished,
+        verdict=judged,
+        missing=results.missing,
+        unfinished=results.unfinished,
         answers=[
-            ("Where", found.where),
-            ("How sure", found.sure),
-            ("What deactivation buys", found.buys),
-            ("What it costs", found.costs),
+            ("Where", judged.where),
+            ("How sure", judged.certainty),
+            ("What ablation reduces", judged.gains),
+            ("What it costs", judged.costs),
         ],
-        table=_language_table(findings, found.languages),
-        sections=[_shown(section) for section in sections],
+        table=_language_table(results, judged.languages),
+        sections=[_section(section) for section in sections],
         records=_record_table(private, people),
-        method=method(findings),
-        limits=limits(findings, absent),
-        provenance=provenance_table(findings),
-        reproduce=reproduce(findings),
+        method=list(method(results)),
+        limits=list(limits(results, not_drawn)),
+        provenance=provenance_table(results),
+        reproduce=list(reproduce(results)),
         plotly_js=Markup(get_plotlyjs()),
-        plots=Markup(_script_json(sections)),
-        options=Markup(json.dumps(pages.OPTIONS)),
+        plots=Markup(_plots_json(sections)),
+        options=Markup(json.dumps(saving.OPTIONS)),
     )
 
 
@@ -121,86 +122,85 @@ def _template() -> jinja2.Template:
 
 
 def _unbroken(value: Any) -> Any:
-    """A figure stays on the line of its percent sign."""
+    """Keep a number on the line of its percent sign."""
     return value.replace(" %", "\u00a0%") if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
-def _shown(section: Section) -> dict[str, Any]:
-    shown = [
+def _section(section: Section) -> dict[str, Any]:
+    figures = [
         {
             "id": f"figure-{drawn.name}",
-            "title": pages.title_of(drawn.figure),
-            "caption": pages.caption_of(drawn.figure),
+            "title": saving.title_of(drawn.figure),
+            "caption": saving.caption_of(drawn.figure),
             "need": drawn.need,
             "wide": drawn.need > 400,
             "plot": Markup('<div id="{}"></div>').format(drawn.name),
         }
         for drawn in section.figures
     ]
-    return {"id": section.name, "title": section.title, "figures": shown}
+    return {"id": section.name, "title": section.title, "figures": figures}
 
 
-def _script_json(sections: Iterable[Section]) -> str:
-    """The figures for a script element, which nothing in a string of theirs can end."""
-    drawn = {
-        each.name: json.loads(pages.bare(each.figure).to_json()) for section in sections for each in section.figures
+def _plots_json(sections: Iterable[Section]) -> str:
+    """The figures for a script element, which no string in them can end."""
+    plots = {
+        drawn.name: json.loads(saving.without_texts(drawn.figure).to_json())
+        for section in sections
+        for drawn in section.figures
     }
-    text = json.dumps(drawn, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    text = json.dumps(plots, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def _language_table(findings: Findings, found: Mapping[str, Excess]) -> dict[str, Any]:
-    """Per query language what was extracted, beyond chance, and with the neurons deactivated."""
-    planted, mitigation = findings.leakage.plant_language, findings.mitigation
-    order = sorted(found, key=lambda code: (code != planted, language_name(code)))
+def _language_table(results: RunResults, languages: Mapping[str, Excess]) -> dict[str, Any]:
+    """What was extracted per query language, beyond chance, and with the neurons ablated."""
+    mitigation = results.mitigation
+    order = ordered(languages, results.leakage.plant_language)
     columns = ["asked in", "extracted", "interval", "control people", "beyond chance", "interval", "judged"]
-    words = {"leaks": "leaks", "silent": "no leak found", "unclear": "cannot tell"}
     rows = []
     for code in order:
-        each = found[code]
-        row = [language_name(code), percent(each.private[0]), spread(*each.private[1:])]
+        each = languages[code]
+        row = [language_name(code), percent(each.private[0]), bounds(*each.private[1:])]
         row.append(percent(each.control[0]) if each.n_controls else "not asked")
         known = not math.isnan(each.excess[0])
-        row += [percent(each.excess[0]).removesuffix(" %"), spread(*each.excess[1:])] if known else ["not known", ""]
-        rows.append([*row, words[each.judgement]])
+        row += [percent(each.excess[0]).removesuffix(" %"), bounds(*each.excess[1:])] if known else ["not known", ""]
+        rows.append([*row, _JUDGEMENTS[each.judgement]])
     if mitigation is None or not mitigation.chosen:
-        return {"columns": columns, "rows": rows, "deactivation": ""}
+        return {"columns": columns, "rows": rows, "ablated": ""}
     name, private = chosen_effects(mitigation, "private")
     after = {row.query_language: row for row in rows_of(private)}
     public = chosen_effects(mitigation, "public")[1].set_index("query_language").reduction
     rise = mitigation.cost[mitigation.cost.condition == name].set_index("query_language").rise
     for code, row in zip(order, rows, strict=True):
-        part = after.get(code)
-        row += ["not measured", ""] if part is None else [percent(part.after), _reduction(part)]
+        effect = after.get(code)
+        row += ["not measured", ""] if effect is None else [percent(effect.after), _reduction(effect)]
         row += [percent(1 - public.get(code, math.nan)), percent(rise.get(code, math.nan))]
     columns += ["after", "reduction", "public facts kept", "rise of NLL"]
-    return {"columns": columns, "rows": rows, "deactivation": f"{mitigation.sizes[name]:,} neurons ({name})"}
+    return {"columns": columns, "rows": rows, "ablated": f"{mitigation.sizes[name]:,} neurons ({name})"}
 
 
 def _reduction(row: Any) -> str:
-    share = "undefined" if math.isnan(row.reduction) else percent(row.reduction)
-    return f"{share} ({row.reason or spread(row.low, row.high)})"
+    return f"{percent(row.reduction, 'undefined')} ({row.reason or bounds(row.low, row.high)})"
 
 
 def _record_table(private: pd.DataFrame, people: dict[str, Record] | None) -> dict[str, Any]:
-    """Per record in how many languages it came out, most first; its name is a code unless people may be shown."""
-    came = private[private.extracted > 0]
-    by_record = came.groupby("record", sort=False)
+    """In how many languages each record was extracted, most first; its name is a code unless people may be shown."""
+    by_record = private[private.extracted > 0].groupby("record", sort=False)
     n_asked = private.groupby("record").query_language.nunique()
     counts = by_record.query_language.nunique().sort_values(ascending=False, kind="stable")
-    note = f"{len(counts):,} of {private.record.nunique():,} private records came out in at least one language."
+    note = f"{len(counts):,} of {private.record.nunique():,} private records were extracted in at least one language."
     if len(counts) > MAX_ROWS:
-        note += f" The {MAX_ROWS} that did in most are listed; the others are in the run's leakage result."
+        note += f" The {MAX_ROWS} extracted in most languages are listed; the others are in the run's leakage result."
     attributes = dict(zip(private.record, private.attribute, strict=True))
-    columns, rows = ["record", "kind of data", "came out in", "languages"], []
+    columns, rows = ["record", "kind of data", "extracted in", "languages"], []
     if people:
         columns[1:1] = ["person", "value"]
-    for record, number in zip(counts.index[:MAX_ROWS].astype(str), counts, strict=False):
+    for record, n_languages in zip(counts.index[:MAX_ROWS].astype(str), counts, strict=False):
         codes = sorted(set(by_record.get_group(record).query_language))
         more = f" and {len(codes) - _SHOWN_LANGUAGES} more" if len(codes) > _SHOWN_LANGUAGES else ""
         row = [record if people is not None else masked(record), plain(attributes[record])]
         if people:
             person = people.get(record)
             row[1:1] = [person.subject, person.value] if person else ["not among the records given", ""]
-        rows.append([*row, f"{number} of {n_asked[record]}", ", ".join(codes[:_SHOWN_LANGUAGES]) + more])
+        rows.append([*row, f"{n_languages} of {n_asked[record]}", ", ".join(codes[:_SHOWN_LANGUAGES]) + more])
     return {"columns": columns, "rows": rows, "note": note}

@@ -1,59 +1,62 @@
-"""What a report and a gate are made from: the results of a run, by name, whole or refused.
+"""Read the results of a run, by name; a damaged result is refused.
 
 A run folder is what `xlmech demo`, `audit` and `run` write: results in `results/`, each in its own folder. Of a run that was
-stopped, what is there is taken, and what is missing is named.
+stopped, the results that exist are read, and the missing ones are named.
 """
 
 from __future__ import annotations
 
-import importlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import pandas as pd
 
+from xlmech.leakage.measure import LeakageResult
+from xlmech.lens.direct_logit import DirectLogitResult
+from xlmech.lens.logit import LensResult
+from xlmech.lens.similarity import SimilarityResult
+from xlmech.mitigation.evaluate import MitigationResult
+from xlmech.mitigation.specificity import SpecificityResult
+from xlmech.neurons.neuron_set import PrivacyNeurons
+from xlmech.patching.between_languages import PatchingResult
+from xlmech.patching.positions import PositionSweep
 from xlmech.storage.result import Result
 from xlmech.storage.run_folder import is_unfinished
 
-if TYPE_CHECKING:
-    from xlmech.leakage.measure import LeakageResult
-    from xlmech.lens.logit import LensResult
-    from xlmech.mitigation.evaluate import MitigationResult
-    from xlmech.neurons.neuron_set import PrivacyNeurons
-
-CLASSES = {
-    "leakage": "leakage.measure.LeakageResult",
-    "lens": "lens.logit.LensResult",
-    "privacy_neurons": "neurons.neuron_set.PrivacyNeurons",
-    "mitigation": "mitigation.evaluate.MitigationResult",
-    "similarity": "lens.similarity.SimilarityResult",
-    "patching": "patching.between_languages.PatchingResult",
-    "direct_logit": "lens.direct_logit.DirectLogitResult",
-    "position_sweep": "patching.positions.PositionSweep",
-    "specificity": "mitigation.specificity.SpecificityResult",
-}
-"""Kind of a saved result that can be drawn -> module and class that read it."""
-STAGES = {"leakage": "leakage", "lens": "lens", "neurons": "location of neurons", "mitigation": "deactivation"}
+_AUDIT = (LeakageResult, LensResult, PrivacyNeurons, MitigationResult)
+_OTHERS = (SimilarityResult, PatchingResult, DirectLogitResult, PositionSweep, SpecificityResult)
+CLASSES: dict[str, type[Result]] = {kind.kind: kind for kind in (*_AUDIT, *_OTHERS)}
+"""Class of each kind of saved result that can be drawn."""
+STAGES = {"leakage": "leakage", "lens": "lens", "neurons": "location of neurons", "mitigation": "ablation"}
 """Results of an audit by name, and what a reader calls the stage."""
 EXPORTED = "mitigation_exported"
 """Name of the measurement with the neurons that were exported."""
+_NAMES = {"privacy_neurons": "neurons"}
+"""Name of a result that stands alone, if it is not its kind."""
+_KINDS = {
+    "leakage": "leakage",
+    "lens": "lens",
+    "neurons": "privacy_neurons",
+    "mitigation": "mitigation",
+    EXPORTED: "mitigation",
+}
 _REMEDY = "run it again, or copy the whole folder again"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Findings:
+class RunResults:
     """The results of one run.
 
     Attributes:
-        results: By name; an audit's are named as in `STAGES`, and `EXPORTED`.
-        origin: Name of the run folder, "" for results at hand.
+        results: Results by name; an audit's are named as in `STAGES`, and `EXPORTED`.
+        origin: Name of the run folder, "" for results in memory.
         skipped: Folders that hold results of a kind that is not drawn.
-        seconds: Per stage, where it is known.
+        seconds: Per stage, if known.
         has_config: Whether the run folder holds the config with which the run can be repeated.
-        unfinished: Whether the run was begun and has not come to its end, as far as its folder tells.
+        unfinished: Whether the run was begun and has not ended, as far as its folder tells.
     """
 
     results: Mapping[str, Result]
@@ -64,54 +67,49 @@ class Findings:
     unfinished: bool = False
 
     def __post_init__(self) -> None:
-        for name, kind in (("leakage", "leakage"), ("lens", "lens"), ("neurons", "privacy_neurons")):
-            self._check(name, kind)
-        for name in ("mitigation", EXPORTED):
-            self._check(name, "mitigation")
+        for name, result in self.results.items():
+            if result.kind != _KINDS.get(name, result.kind):
+                raise ValueError(f"result {name!r} is of kind {result.kind!r}; it must be of kind {_KINDS[name]!r}")
 
     @property
     def leakage(self) -> LeakageResult:
-        """Before deactivation.
+        """Leakage before ablation.
 
         Raises:
             ValueError: The run has none.
         """
-        found = self.results.get("leakage")
-        if found is None:
-            have = ", ".join(self.results) or "nothing"
+        if "leakage" not in self.results:
+            names = ", ".join(self.results) or "nothing"
             where = f"{self.origin}: " if self.origin else ""
-            raise ValueError(f"{where}no leakage result, which everything else is read by (there is {have}); {_REMEDY}")
-        return cast("LeakageResult", found)
+            raise ValueError(
+                f"{where}no leakage result, which everything else is read by (there is {names}); {_REMEDY}"
+            )
+        return cast(LeakageResult, self.results["leakage"])
 
     @property
     def lens(self) -> LensResult | None:
         """The logit lens."""
-        return cast("LensResult | None", self.results.get("lens"))
+        return cast(LensResult | None, self.results.get("lens"))
 
     @property
     def neurons(self) -> PrivacyNeurons | None:
         """The chosen neurons."""
-        return cast("PrivacyNeurons | None", self.results.get("neurons"))
+        return cast(PrivacyNeurons | None, self.results.get("neurons"))
 
     @property
     def mitigation(self) -> MitigationResult | None:
-        """With the neurons deactivated that were exported, or else the universal ones."""
-        found = self.results.get(EXPORTED) or self.results.get("mitigation")
-        return cast("MitigationResult | None", found)
+        """The measurement with the exported neurons ablated, or else the universal ones."""
+        result = self.results.get(EXPORTED) or self.results.get("mitigation")
+        return cast(MitigationResult | None, result)
 
     @property
     def missing(self) -> tuple[str, ...]:
         """Stages of an audit without a result, as a reader calls them."""
         return tuple(stage for name, stage in STAGES.items() if name not in self.results)
 
-    def _check(self, name: str, kind: str) -> None:
-        found = self.results.get(name)
-        if found is not None and found.kind != kind:
-            raise ValueError(f"result {name!r} is of kind {found.kind!r}; it must be of kind {kind!r}")
 
-
-def read_findings(source: Any) -> Findings:
-    """The results in a run folder, or at hand.
+def read_results(source: Any) -> RunResults:
+    """Read the results in a run folder, or take those in memory.
 
     Args:
         source: A run folder, its `results`, or one result's folder; a result; results by name; or an audit.
@@ -121,75 +119,67 @@ def read_findings(source: Any) -> Findings:
         ValueError: No results in it, or one that is damaged, of another version, or of another kind than its name says.
         TypeError: Something else than these.
     """
-    if isinstance(source, Findings):
+    if isinstance(source, RunResults):
         return source
     if isinstance(source, str | Path):
         return _read_folder(Path(source))
     if isinstance(source, Result):
-        names = {"privacy_neurons": "neurons"}
-        return Findings(results={names.get(source.kind, source.kind): source})
+        return RunResults(results={_NAMES.get(source.kind, source.kind): source})
     if isinstance(source, Mapping):
         for name, value in source.items():
             if not isinstance(value, Result):
                 raise TypeError(f"result {name!r} is a {type(value).__name__}, not a result of xlmech")
-        return Findings(results=dict(source))
-    found = {name: value for name in STAGES if isinstance(value := getattr(source, name, None), Result)}
-    if not found:
+        return RunResults(results=dict(source))
+    results = {name: value for name in STAGES if isinstance(value := getattr(source, name, None), Result)}
+    if not results:
         raise TypeError(f"give a run folder, an audit, or results by name, not a {type(source).__name__}")
-    return Findings(results=found, seconds=dict(getattr(source, "seconds", {})))
+    return RunResults(results=results, seconds=dict(getattr(source, "seconds", {})))
 
 
 def chosen_effects(result: MitigationResult, group: str) -> tuple[str, pd.DataFrame]:
-    """The name of the set that a run is about, its first ("" without one), and that set's effects on one group's extraction."""
+    """Return the name of a run's first set ("" without one), and its effects on the extraction of one group."""
     name, frame = next(iter(result.chosen), ""), result.extraction
     return name, frame[(frame.condition == name) & (frame.group == group)]
 
 
-def rows_of(frame: pd.DataFrame) -> list[Any]:
-    """Rows as named tuples."""
-    return list(frame.itertuples())
-
-
-def _read_folder(folder: Path) -> Findings:
+def _read_folder(folder: Path) -> RunResults:
     if not folder.exists():
         raise FileNotFoundError(f"no run folder {folder}; give the folder that `xlmech run`, `audit` or `demo` wrote")
     if not folder.is_dir():
         raise ValueError(f"{folder} is a file; give the run folder, which holds `results`")
     inner = folder / "results" if (folder / "results").is_dir() else folder
     run = folder.resolve().parent if folder.resolve().name == "results" else folder.resolve()
-    found: dict[str, Result] = {}
+    results: dict[str, Result] = {}
     skipped = []
     for path in [folder] if (folder / "meta.json").is_file() else sorted(inner.iterdir()):
         kind = _kind(path)
         if kind in CLASSES:
-            name = {"privacy_neurons": "neurons"}.get(kind, kind) if path == folder else path.name
-            found[name] = _load(path, kind)
+            results[_NAMES.get(kind, kind) if path == folder else path.name] = _load(path, kind)
         elif kind:
             skipped.append(path.name)
-    if not found:
-        raise ValueError(f"{folder}: no results to report; {_explain(folder, inner)}")
-    order = [*STAGES, EXPORTED]
-    found = dict(sorted(found.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order)))
-    return Findings(
-        results=found,
+    if not results:
+        raise ValueError(f"{folder}: no results to report; {_why_empty(folder, inner)}")
+    order = {name: i for i, name in enumerate((*STAGES, EXPORTED))}
+    return RunResults(
+        results=dict(sorted(results.items(), key=lambda item: order.get(item[0], len(order)))),
         origin=run.name,
         skipped=tuple(skipped),
-        seconds=dict(_seconds(inner)),
+        seconds=_seconds(inner / "seconds.json"),
         has_config=(run / "config.yaml").is_file(),
         unfinished=is_unfinished(run),
     )
 
 
-def _explain(folder: Path, inner: Path) -> str:
+def _why_empty(folder: Path, inner: Path) -> str:
     if is_unfinished(folder):
         return "the run in it is not finished; continue it with `xlmech run CONFIG --resume`"
-    if any(folder.glob("*.partial")) or any(inner.glob(".*")):
+    if any(inner.glob(".*")):
         return "the run was stopped before its first result was whole; run it again"
     return "it must be the folder that `xlmech run`, `audit` or `demo` wrote, with `results` in it"
 
 
 def _kind(path: Path) -> str:
-    """Kind of the result in a folder, "" where there is none."""
+    """Kind of the result in a folder, "" if there is none."""
     meta = path / "meta.json"
     if path.name.startswith(".") or not meta.is_file():
         return ""
@@ -200,23 +190,18 @@ def _kind(path: Path) -> str:
 
 
 def _load(path: Path, kind: str) -> Result:
-    module, _, name = CLASSES[kind].rpartition(".")
     try:
-        chosen = getattr(importlib.import_module(f"xlmech.{module}"), name)
-        return cast(Result, chosen.load(path))
-    except ModuleNotFoundError as error:
-        raise ValueError(f"{path}: this xlmech has no {name}; read it with the version that wrote it") from error
+        return CLASSES[kind].load(path)
     except (OSError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: the {kind} result cannot be read ({error}); {_REMEDY}") from error
     except ValueError as error:
-        said = str(error) if str(path) in str(error) else f"{path}: the {kind} result is damaged ({error})"
-        raise ValueError(said if "again" in said else f"{said}; {_REMEDY}") from error
+        message = str(error) if str(path) in str(error) else f"{path}: the {kind} result is damaged ({error})"
+        raise ValueError(message if "again" in message else f"{message}; {_REMEDY}") from error
 
 
-def _seconds(folder: Path) -> Iterator[tuple[str, float]]:
-    path = folder / "seconds.json"
+def _seconds(path: Path) -> dict[str, float]:
+    """Seconds per stage; none if the file is missing or damaged, which is no reason to refuse the results."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except ValueError:
-        return  # how long it took is no reason to refuse what was found
-    yield from ((str(name), float(value)) for name, value in found.items())
+        return {name: float(value) for name, value in json.loads(path.read_text(encoding="utf-8")).items()}
+    except (OSError, ValueError):
+        return {}

@@ -9,10 +9,37 @@ from typing import Any
 import plotly.graph_objects as go
 
 from xlmech import figures
-from xlmech.report.run_results import EXPORTED, Findings
+from xlmech.figures.style import plain
+from xlmech.report.run_results import EXPORTED, RunResults
 
 _NARROW, _MIDDLE, _WIDE = 340, 640, 860
 """Pixels; below them labels of the figure would overlap."""
+_TITLES = {"leakage": "Does it leak?", "inside": "Where inside the model?", "mitigation": "What does ablation do?"}
+_Drawing = tuple[str, str, Callable[..., go.Figure], int]
+"""Section, name, function and least width of a figure."""
+_DRAWINGS: dict[str, list[_Drawing]] = {
+    "leakage": [
+        ("leakage", "by_language", figures.leakage_by_language, _NARROW),
+        ("leakage", "matrix", figures.leakage_matrix, _WIDE),
+    ],
+    "lens": [
+        ("inside", "per_layer", figures.leakage_per_layer, _MIDDLE),
+        ("inside", "lens", figures.lens, _WIDE),
+    ],
+    "similarity": [("inside", "similarity", figures.similarity, _WIDE)],
+    "patching": [("inside", "patching", figures.patching, _WIDE)],
+    "position_sweep": [("inside", "positions", figures.patching_positions, _MIDDLE)],
+    "direct_logit": [("inside", "direct_logit", figures.direct_logit, _WIDE)],
+    "privacy_neurons": [
+        ("inside", "per_layer", figures.neurons_per_layer, _MIDDLE),
+        ("inside", "overlap", figures.overlap, _MIDDLE),
+    ],
+    "mitigation": [
+        ("mitigation", "before_after", figures.before_after, _NARROW),
+        ("mitigation", "cost", figures.cost, _MIDDLE),
+    ],
+    "specificity": [("mitigation", "matrix", figures.specificity, _WIDE)],
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,54 +66,24 @@ class Section:
     figures: tuple[Drawn, ...]
 
 
-_Draw = tuple[str, Callable[..., go.Figure], int]
-_TITLES = {"leakage": "Does it leak?", "inside": "Where inside the model?", "mitigation": "What does deactivation do?"}
-_OF_KIND: dict[str, tuple[str, tuple[_Draw, ...]]] = {
-    "leakage": (
-        "leakage",
-        (("by_language", figures.leakage_by_language, _NARROW), ("matrix", figures.leakage_matrix, _WIDE)),
-    ),
-    "lens": (
-        "inside",
-        (("per_layer", figures.leakage_per_layer, _MIDDLE), ("lens", figures.lens, _WIDE)),
-    ),
-    "similarity": ("inside", (("similarity", figures.similarity, _WIDE),)),
-    "patching": ("inside", (("patching", figures.patching, _WIDE),)),
-    "position_sweep": ("inside", (("positions", figures.patching_positions, _MIDDLE),)),
-    "direct_logit": ("inside", (("direct_logit", figures.direct_logit, _WIDE),)),
-    "privacy_neurons": (
-        "inside",
-        (("per_layer", figures.neurons_per_layer, _MIDDLE), ("overlap", figures.overlap, _MIDDLE)),
-    ),
-    "specificity": ("mitigation", (("matrix", figures.specificity, _WIDE),)),
-}
-
-
-def draw_sections(findings: Findings) -> tuple[list[Section], list[str]]:
-    """The sections that have a figure, and a sentence for each figure that could not be drawn."""
+def draw_sections(results: RunResults) -> tuple[list[Section], list[str]]:
+    """Draw the sections that have a figure, and say for each figure that could not be drawn why."""
     drawn: dict[str, list[Drawn]] = {name: [] for name in _TITLES}
-    absent = []
-    for name, result in findings.results.items():
-        for section, label, draw, need in _wanted(name, result):
-            unique = f"plot-{name}-{label}".replace(" ", "-")
+    not_drawn = []
+    for name, result in results.results.items():
+        for section, label, draw, need in _drawings(name, result):
             try:
+                unique = f"plot-{name}-{label}".replace(" ", "-")
                 drawn[section].append(Drawn(name=unique, figure=draw(result), need=need))
             except ValueError as error:
-                absent.append(f"{label.replace('_', ' ')} of {name.replace('_', ' ')}: {error}.")
+                not_drawn.append(f"{plain(label)} of {plain(name)}: {error}.")
     sections = [
         Section(name=name, title=title, figures=tuple(drawn[name])) for name, title in _TITLES.items() if drawn[name]
     ]
-    return sections, absent
+    return sections, not_drawn
 
 
-def _wanted(name: str, result: Any) -> Iterator[tuple[str, str, Callable[..., go.Figure], int]]:
-    """Section, name, function and width of a result's figures."""
-    if result.kind == "mitigation":
-        yield "mitigation", "before_after", figures.before_after, _NARROW
-        yield "mitigation", "cost", figures.cost, _MIDDLE
-        if name != EXPORTED and len(set(result.chosen.values())) > 1:
-            yield "mitigation", "trade_off", figures.trade_off, _WIDE
-        return
-    section, wanted = _OF_KIND.get(result.kind, ("", ()))
-    for label, draw, need in wanted:
-        yield section, label, draw, need
+def _drawings(name: str, result: Any) -> Iterator[_Drawing]:
+    yield from _DRAWINGS.get(result.kind, [])
+    if result.kind == "mitigation" and name != EXPORTED and len(set(result.chosen.values())) > 1:
+        yield "mitigation", "trade_off", figures.trade_off, _WIDE
