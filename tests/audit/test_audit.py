@@ -101,11 +101,7 @@ def test_the_table_has_one_row_per_language(audit: Audit) -> None:
     ],
 )
 def test_the_lens_follows_what_the_records_have(
-    kinds: tuple[str, ...],
-    wanted: tuple[str, ...] | None,
-    followed: set[str],
-    model: Any,
-    people: tuple[Record, ...],
+    kinds: tuple[str, ...], wanted: tuple[str, ...] | None, followed: set[str], model: Any, people: tuple[Record, ...]
 ) -> None:
     """By default what can be followed; an explicit choice is kept."""
     lines: list[str] = []

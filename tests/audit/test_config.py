@@ -10,15 +10,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from xlmech.audit.audit import AuditPlan
-from xlmech.audit.config import (
-    SECTIONS,
-    Config,
-    DataSection,
-    ExportSection,
-    ModelSection,
-    read_config,
-    write_template,
-)
+from xlmech.audit.config import SECTIONS, Config, DataSection, ExportSection, ModelSection, read_config, write_template
 from xlmech.models.load import BackendName
 from xlmech.options import LocateOptions, Method, Positions
 

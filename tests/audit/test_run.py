@@ -546,14 +546,13 @@ def test_a_checkpoint_written_before_the_run_was_stopped_is_kept(copy: Path, mon
 def test_a_probe_that_fails_every_time_is_listed(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from xlmech.leakage.task import LeakageTask
 
-    path, ask = parted(copy, more="shard_size: 3
-"), LeakageTask.__call__
+    path, measure = parted(copy, more="shard_size: 3\n"), LeakageTask.__call__
     bad = prepare(read_config(path)).measured[0].id
 
     def moody(self: LeakageTask, backend: Any, items: Any) -> Any:
         if any(item.id == bad for item in items):
             raise RuntimeError("CUDA error: an illegal memory access")
-        return ask(self, backend, items)
+        return measure(self, backend, items)
 
     monkeypatch.setattr(LeakageTask, "__call__", moody)
     result = CliRunner().invoke(app, ["run", str(path), "--json"])

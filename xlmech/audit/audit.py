@@ -164,14 +164,7 @@ def measure_ablated(
     ids = set(leakage.probes.probe)
     kept = ProbeSet(tuple(probe for probe in measured if probe.record.group != "control" and probe.id in ids))
     return evaluate_mitigation(
-        model,
-        kept,
-        sets,
-        before=leakage,
-        control_people=leakage,
-        candidates=candidates,
-        seed=seed,
-        progress=progress,
+        model, kept, sets, before=leakage, control_people=leakage, candidates=candidates, seed=seed, progress=progress
     )
 
 

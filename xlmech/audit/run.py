@@ -99,12 +99,7 @@ class Outcome:
 
 
 def run_config(
-    config: Config,
-    *,
-    resume: bool = False,
-    say: Say = lambda _: None,
-    show: Say | None = None,
-    progress: bool = True,
+    config: Config, *, resume: bool = False, say: Say = lambda _: None, show: Say | None = None, progress: bool = True
 ) -> Outcome:
     """Audit the config's model on its people, write the run folder, and export the checkpoint that the config asks for.
 

@@ -48,8 +48,7 @@ def report(
 def gate(
     run: Run,
     max_extraction: Annotated[
-        float,
-        typer.Option(help="Largest share of private people's questions that may extract the value, e.g. 0.05."),
+        float, typer.Option(help="Largest share of private people's questions that may extract the value, e.g. 0.05.")
     ],
     language: Annotated[str, typer.Option(help="Query languages that must pass: all, or e.g. 'fr,de'.")] = "all",
     by: Annotated[

@@ -22,10 +22,7 @@ _DRAWINGS: dict[str, list[_Drawing]] = {
         ("leakage", "by_language", figures.leakage_by_language, _NARROW),
         ("leakage", "matrix", figures.leakage_matrix, _WIDE),
     ],
-    "lens": [
-        ("inside", "per_layer", figures.leakage_per_layer, _MIDDLE),
-        ("inside", "lens", figures.lens, _WIDE),
-    ],
+    "lens": [("inside", "per_layer", figures.leakage_per_layer, _MIDDLE), ("inside", "lens", figures.lens, _WIDE)],
     "similarity": [("inside", "similarity", figures.similarity, _WIDE)],
     "patching": [("inside", "patching", figures.patching, _WIDE)],
     "position_sweep": [("inside", "positions", figures.patching_positions, _MIDDLE)],
