@@ -6,11 +6,12 @@ where it starts to differ: at the entry of its layer (at the exit, where the res
 of the prompt's clean row. Variants of layer l are not run below it. The prompts' clean rows run along, so each variant has its
 unperturbed counterpart from the same batch.
 
-`replace`, `replace_where`, `add`, `interpolate` and `ablate_units` make interventions. Each takes the hook point, its layer (None
-outside the layers), what to do, and a slice of the positions that are run; tensors are broadcast.
+`replace`, `replace_where`, `add`, `interpolate` and `ablate_units` make interventions. Each takes the hook point, its layer
+(None outside the layers), what to do, and a slice of the positions that are run; tensors are broadcast.
 
     edits = [replace("mlp.hook_post", layer, values[layer][None, :, None]) for layer in range(backend.n_layers)]
-    states = run_rows(backend, tokens, edits, past=past)     # states.edited[layer]: (prompt, variant, position, d_model)
+    states = run_rows(backend, tokens, edits, past=past)
+    states.edited[layer]  # (prompt, variant, position, d_model)
 """
 
 from __future__ import annotations
@@ -52,11 +53,12 @@ class Rows:
     then: tuple[Rows, ...] = ()
 
     def __post_init__(self) -> None:
-        for later in self.then:
-            if later.n != self.n or later.layer is None or later.layer <= (-1 if self.layer is None else self.layer):
+        own_layer = -1 if self.layer is None else self.layer
+        for other in self.then:
+            if other.n != self.n or other.layer is None or other.layer <= own_layer:
                 raise ValueError(
                     f"interventions on the rows of layer {self.layer} need {self.n} variants and a later layer, got "
-                    f"{later.n} at layer {later.layer}"
+                    f"{other.n} at layer {other.layer}"
                 )
         if self.n < 1:
             raise ValueError(f"rows at {self.component} of layer {self.layer} need at least one variant, got {self.n}")

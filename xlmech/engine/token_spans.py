@@ -44,9 +44,9 @@ def segments(backend: Backend, probe: Probe) -> dict[str, range]:
 def aligned_positions(backend: Backend, source: Probe, target: Probe, span: Span) -> list[tuple[int, int]]:
     """Align two prompts: for each target position in `span`, return (target, source) positions that correspond.
 
-    The last tokens correspond, and the subjects' last tokens. Longer spans are aligned part by part (see `segments`). Parts with
-    equally many tokens are aligned one by one. Otherwise the source token at the same relative place is taken, so that the first
-    tokens and the last tokens correspond; a single target token gets the source's last. All target positions are covered; a
+    The last tokens correspond, and the subjects' last tokens. Longer spans are aligned part by part (see `segments`). Parts
+    with equally many tokens are aligned one by one. Otherwise the source token at the same relative place is taken, so that the
+    first tokens and the last tokens correspond; a single target token gets the source's last. All target positions are covered; a
     source token may be used twice or not at all.
 
     Raises:
