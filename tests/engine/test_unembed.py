@@ -141,9 +141,9 @@ def test_a_chunk_equals_the_plain_product(n_rows: int, n_tokens: int, width: int
     bias = torch.randn(n_tokens) if with_bias else None
     wanted = hidden.double() @ weight.double().T + (0 if bias is None else bias)
     columns = padded_columns(hidden, torch.float32)
-    found = chunk_logits(weight, columns, bias, torch.float32)[:, :n_rows].T
+    found = chunk_logits(weight, columns, bias, None, torch.float32)[:, :n_rows].T
     torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=1e-4)
-    part = chunk_logits(weight, columns[:, n_rows // 2 :], bias, torch.float32)[:, : n_rows - n_rows // 2].T
+    part = chunk_logits(weight, columns[:, n_rows // 2 :], bias, None, torch.float32)[:, : n_rows - n_rows // 2].T
     torch.testing.assert_close(part.double(), wanted[n_rows // 2 :], rtol=1e-5, atol=1e-4)
 
 

@@ -86,17 +86,8 @@ def sample(
     """Draw several continuations of every prompt, each token from the model's own distribution.
 
     Every draw inverts the cumulative distribution at one uniform number, so two models (one of them ablated) are sampled with the
-    same numbers.
-
-    Args:
-        backend: The model; hooks that are on it stay active at every step.
-        prompts: Token ids.
-        sampling: Number of samples, temperature and seed.
-        names: A name for each prompt, such as its probe's id. Draws depend on it and not on the prompt's place in the list.
-        max_new_tokens: Longest continuation.
-        stop_token: Ends a continuation, and is not part of it; the end-of-text token always does.
-        batch_size: Rows at a time, at first; one prompt's answers share a batch.
-        progress: Label of a progress bar; none without.
+    same numbers. These depend on the prompt's name (such as its probe's id) and not on its place in the list. One prompt's
+    answers share a batch. Other arguments are as of `generate`.
 
     Returns:
         New tokens of every sample, per prompt, in the prompts' order.

@@ -128,7 +128,7 @@ def _add_later_tokens(
 
 @torch.no_grad()
 def sequence_nll(
-    backend: Backend, sequences: Sequence[Sequence[int]], *, batch_size: int = BATCH_SIZE, progress: str = ""
+    backend: Backend, sequences: Sequence[Sequence[int]], *, batch_size: int = BATCH_SIZE
 ) -> tuple[Float[torch.Tensor, " sequence"], list[int]]:
     """Compute the (sequence,) negative log-likelihood (nats, summed over the tokens after the first) and these tokens' number."""
     states: list[torch.Tensor] = [torch.empty(0)] * len(sequences)
@@ -138,7 +138,7 @@ def sequence_nll(
         for row, index in enumerate(indices):
             states[index] = hidden[row, :-1]
 
-    run_batched(sequences, run, batch_size=batch_size, progress=progress)
+    run_batched(sequences, run, batch_size=batch_size)
     n_tokens = [len(sequence) - 1 for sequence in sequences]
     targets = torch.tensor([token for sequence in sequences for token in sequence[1:]])
     # Texts of other lengths share a pass over the vocabulary, token by token.

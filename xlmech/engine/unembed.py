@@ -66,7 +66,7 @@ def token_logit(
     dtype = accumulator(hidden)
     rows = hidden if targets.ndim == 1 else hidden[:, None]
     logits = torch.linalg.vecdot(unembed[targets].to(dtype), rows.to(dtype))
-    return soft_cap(logits if bias is None else logits + bias[targets], softcap)
+    return _soft_cap(logits if bias is None else logits + bias[targets], softcap)
 
 
 def token_logits(
@@ -100,7 +100,7 @@ def greedy_tokens(
 
 
 class _TokenLogProb(torch.autograd.Function):
-    """log softmax(soft_cap(hidden @ unembed.T + bias))[targets] per row, for a frozen unembedding."""
+    """log softmax(_soft_cap(hidden @ unembed.T + bias))[targets] per row, for a frozen unembedding."""
 
     @staticmethod
     def forward(  # noqa: D102
@@ -147,9 +147,9 @@ def _normaliser(
     """
     columns, dtype, n_rows = padded_columns(hidden, unembed.dtype), accumulator(hidden), len(hidden)
     stride = max(1, len(unembed) // CHUNK)
-    spread = chunk_logits(unembed[::stride], columns, None if bias is None else bias[::stride], dtype)
+    spread = chunk_logits(unembed[::stride], columns, None if bias is None else bias[::stride], softcap, dtype)
     lower_bound = torch.nn.functional.pad(lower_bound, (0, columns.shape[1] - n_rows), value=-torch.inf)
-    first_reference = torch.maximum(soft_cap(spread, softcap).logsumexp(0), lower_bound)
+    first_reference = torch.maximum(spread.logsumexp(0), lower_bound)
     reference, total = first_reference, torch.zeros_like(first_reference, dtype=torch.float64)
     mean = torch.zeros(columns.shape, dtype=dtype, device=hidden.device) if gradient else None
     allowed = 0.0 if exact else _SKIPPED_ROUNDINGS * torch.finfo(dtype).eps
@@ -194,7 +194,7 @@ def _refine_likely(
     """Compute again in `logits`, without the rounding to the weights' lower precision, tokens that are likely in some row."""
     likely = ((logits - reference).amax(1) > _LIKELY).nonzero()[:, 0]
     again = weight[likely].to(logits.dtype) @ columns.to(logits.dtype)
-    logits[likely] = soft_cap(again if bias is None else again + bias[likely, None], softcap)
+    logits[likely] = _soft_cap(again if bias is None else again + bias[likely, None], softcap)
 
 
 # One chunk
@@ -213,23 +213,23 @@ def padded_columns(hidden: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 
 def chunk_logits(
-    weight: torch.Tensor, columns: torch.Tensor, bias: torch.Tensor | None, dtype: torch.dtype
+    weight: torch.Tensor, columns: torch.Tensor, bias: torch.Tensor | None, softcap: float | None, dtype: torch.dtype
 ) -> Float[torch.Tensor, "token row"]:
-    """Compute (token, row) logits of one chunk before the soft-cap; this orientation is the fast one for tall chunks."""
+    """Compute (token, row) logits of one chunk; this orientation is the fast one for tall chunks."""
     if by_onednn(columns) and not (torch.is_grad_enabled() and (weight.requires_grad or columns.requires_grad)):
         logits = product(weight, columns.T).to(dtype)
     else:
         logits = (weight @ columns).to(dtype)
-    return logits if bias is None else logits + bias[:, None]
+    return _soft_cap(logits if bias is None else logits + bias[:, None], softcap)
 
 
-def soft_cap(logits: torch.Tensor, softcap: float | None) -> torch.Tensor:
+def _soft_cap(logits: torch.Tensor, softcap: float | None) -> torch.Tensor:
     """Bound logits by the soft-cap c: c * tanh(logits / c)."""
     return logits if softcap is None else softcap * torch.tanh(logits / softcap)
 
 
 def _soft_cap_slope(capped: torch.Tensor, softcap: float | None) -> torch.Tensor:
-    """Return the derivative of `soft_cap` by its argument, from its result."""
+    """Return the derivative of `_soft_cap` by its argument, from its result."""
     return torch.ones_like(capped) if softcap is None else 1 - (capped / softcap) ** 2
 
 
@@ -239,7 +239,7 @@ def _chunks(
     """Yield the first token, unembedding, bias and (token, row) logits of each chunk of the vocabulary."""
     for start in range(0, len(unembed), CHUNK):
         weight, part = unembed[start : start + CHUNK], None if bias is None else bias[start : start + CHUNK]
-        yield start, weight, part, soft_cap(chunk_logits(weight, columns, part, dtype), softcap)
+        yield start, weight, part, chunk_logits(weight, columns, part, softcap, dtype)
 
 
 def _weighted_sums(weight: torch.Tensor, shares: torch.Tensor) -> Float[torch.Tensor, "d_model row"]:

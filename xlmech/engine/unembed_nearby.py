@@ -25,7 +25,6 @@ from xlmech.engine.unembed import (
     accumulator,
     chunk_logits,
     padded_columns,
-    soft_cap,
     token_log_prob,
     token_logit,
     token_logits,
@@ -155,7 +154,7 @@ def _normaliser(
         tokens = likely.tokens[start : start + CHUNK]
         weight, stop = unembed.index_select(0, tokens), start + len(tokens)
         part = None if likely.bias is None else likely.bias[tokens]
-        logits = soft_cap(chunk_logits(weight, columns[:, first:], part, dtype), likely.softcap)
+        logits = chunk_logits(weight, columns[:, first:], part, likely.softcap, dtype)
         total[first:] += (logits[:, : len(hidden) - first] - likely.normaliser).exp_().sum(0)
         if likely.mean is not None:
             partial_mean += (likely.log_probs[start:stop].exp().to(weight.dtype) @ weight).to(dtype)

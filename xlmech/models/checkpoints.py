@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,24 +25,31 @@ _CAUSAL = ("CausalLM", "LMHeadModel", "ConditionalGeneration")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Checkpoint:
-    """A causal language model with its tokenizer, and where both come from.
+class Source:
+    """Where a loaded model came from; `load_model` puts it on the model as `xlmech_source`.
 
     Attributes:
-        model: transformers model, in evaluation mode, adapter merged.
-        tokenizer: Its tokenizer.
         name: The demo's or hub id as given, a folder's or file's name, or the model's own.
         revision: Commit of the hub or hash of the GGUF file, "" where unknown.
         adapter: Name of the merged adapter, "" without one.
         plant_language: Training language of the adapter's private records, "" where unknown.
+        tokenizer: As loaded: TransformerLens reconfigures its copy (it prepends BOS where transformers would not).
+        recipe: Arguments of `load_model` by which another process can load the same model, None where there are none.
     """
 
-    model: Any
-    tokenizer: Any
     name: str
     revision: str = ""
     adapter: str = ""
     plant_language: str = ""
+    tokenizer: Any = field(default=None, repr=False)
+    recipe: dict[str, Any] | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint(Source):
+    """A causal language model of transformers, in evaluation mode, adapter merged, with its tokenizer and source."""
+
+    model: Any
 
 
 def load_checkpoint(
@@ -57,11 +64,10 @@ def load_checkpoint(
 ) -> Checkpoint:
     """Load a transformers model and tokenizer from any source that `xlmech.load_model` takes.
 
-    Of a multimodal checkpoint the text part is loaded. `free_memory` is a device and its free bytes, which the weights must fit.
+    `free_memory` is a device and its free bytes, which the weights must fit.
 
     Raises:
-        ValueError: Not a causal language model, weights that are missing, of another model, NaN or infinite, no tokenizer or
-            another model's, or an adapter that is incomplete or for another base.
+        ValueError: As `load_model`.
         FileNotFoundError: A path that does not exist.
         OSError: A truncated or wrong GGUF file, or a full disk.
         ImportError: A package that the demo, a GGUF file or an adapter needs is missing; names the extra.

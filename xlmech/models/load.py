@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import fields
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,29 +16,13 @@ import torch
 
 from xlmech.checks import check_choice
 from xlmech.models.backends import backend_of, is_hooked
-from xlmech.models.checkpoints import DEMO_BASE, Checkpoint, load_checkpoint, shipped_adapters
+from xlmech.models.checkpoints import DEMO_BASE, Checkpoint, Source, load_checkpoint, shipped_adapters
 from xlmech.models.reference import check_reference, check_unembedding, reference_of
 from xlmech.models.shape import BYTES
 from xlmech.models.weight_checks import first_line
 from xlmech.storage.result import Provenance
 
 BackendName = Literal["auto", "hooked", "bridge"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Source:
-    """Where a loaded model came from; `load_model` puts it on the model as `xlmech_source`.
-
-    The tokenizer is kept too, because TransformerLens reconfigures its copy (it prepends BOS where transformers would not), and
-    as `recipe` the arguments of `load_model` by which another process can load the same model, None where there are none.
-    """
-
-    name: str
-    revision: str = ""
-    adapter: str = ""
-    plant_language: str = ""
-    tokenizer: Any = field(default=None, repr=False)
-    recipe: dict[str, Any] | None = field(default=None, repr=False)
 
 
 def load_model(
@@ -112,15 +96,11 @@ def load_model(
     else:
         model = _bridge(checkpoint, None if is_spread else target, precision)
     model.eval().requires_grad_(False)
+    recipe = _recipe(source, adapter, tokenizer=tokenizer, device=device, dtype=dtype, backend=kind, base=base,
+                     trust_remote_code=trust_remote_code)  # fmt: skip
     model.xlmech_source = Source(
-        name=checkpoint.name,
-        revision=checkpoint.revision,
-        adapter=checkpoint.adapter,
-        plant_language=checkpoint.plant_language,
-        tokenizer=checkpoint.tokenizer,
-        recipe=_recipe(source, adapter, tokenizer=tokenizer, device=device, dtype=dtype, backend=kind, base=base,
-                       trust_remote_code=trust_remote_code),
-    )  # fmt: skip
+        **{one.name: getattr(checkpoint, one.name) for one in fields(Source)} | {"recipe": recipe}
+    )
     check_reference(backend_of(model), reference)
     return model
 
