@@ -55,7 +55,7 @@ def test_float32_agreement_with_transformers(demo: Any, probes: ProbeSet) -> Non
         with torch.no_grad():
             wanted = plain(tokens).logits[0]
             hidden, _ = backend.hidden(tokens)
-            found = token_logits(hidden[0], backend.unembed, **backend.readout)
+            found = token_logits(hidden[0], backend.unembed, **backend.unembed_options)
         assert float((found - wanted).abs().max() / wanted.abs().max()) < 1e-4
         assert found.argmax(-1).tolist() == wanted.argmax(-1).tolist()
 

@@ -13,7 +13,7 @@ from transformer_lens.patching import generic_activation_patch, layer_pos_patch_
 from xlmech.data.pairs import ProbePair
 from xlmech.data.probes import Probe, ProbeSet, build_probes
 from xlmech.data.readers import demo_records
-from xlmech.engine.token_spans import aligned_positions, segments
+from xlmech.engine.token_spans import aligned_positions, prompt_spans
 from xlmech.lens.logit import logit_lens
 from xlmech.models.backends import backend_of
 from xlmech.models.load import load_model
@@ -120,7 +120,7 @@ def test_patching_by_layer_and_position_agrees_between_prompts_of_one_length(dem
         ProbePair(sources=(one,), target=two)
         for one in english
         for two in english
-        if one.record.value != two.record.value and segments(backend, one) == segments(backend, two)
+        if one.record.value != two.record.value and prompt_spans(backend, one) == prompt_spans(backend, two)
     ]
     pair = _clear(demo, pairs)[0]
     sweep = patch_positions(demo, pair, progress=False).outcomes.set_index(["outcome", "layer", "position"]).log_prob

@@ -18,7 +18,7 @@ from xlmech.execution.resume import current_plan, resumable
 from xlmech.models.ablation_state import ASKED_LANGUAGE, active_ablations
 from xlmech.models.backends import backend_of
 from xlmech.models.load import model_name
-from xlmech.models.sequence_positions import following
+from xlmech.models.sequence_positions import follow_positions
 from xlmech.neurons.ablation import ablate, asking
 from xlmech.neurons.neuron_set import NeuronSet
 from xlmech.scopes import OpenBlocks
@@ -111,7 +111,7 @@ def test_none_can_hold_inside_a_value() -> None:
 
 
 class Hooked(torch.nn.Module):
-    """What `following` sees of a HookedTransformer."""
+    """What `follow_positions` sees of a HookedTransformer."""
 
     def forward(self, tokens: torch.Tensor, places: list[Any]) -> list[Any]:
         return [place.of(tokens).tolist() for place in places]
@@ -120,7 +120,7 @@ class Hooked(torch.nn.Module):
 def test_following_a_hooked_transformer_ends_in_any_order() -> None:
     network = Hooked()
     backend: Any = SimpleNamespace(name="hooked", model=network)
-    first, second = following(backend), following(backend)
+    first, second = follow_positions(backend), follow_positions(backend)
     one, two = first.__enter__(), second.__enter__()
     tokens = torch.zeros(1, 3)
     assert network.forward(tokens, [one, two]) == [[[0, 1, 2]]] * 2

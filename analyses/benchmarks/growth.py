@@ -62,7 +62,8 @@ def point(work: str, prompts: int, length: int, layers: int, vocabulary: int) ->
 
     from xlmech import load_model
     from xlmech.engine.batching import run_forced
-    from xlmech.engine.generate import answer_log_probs, generate
+    from xlmech.engine.generate import generate
+    from xlmech.engine.score import answer_log_probs
     from xlmech.models.backends import NEURON_HOOK, backend_of
     from xlmech.neurons.attribution.effects import integrated_gradients
 

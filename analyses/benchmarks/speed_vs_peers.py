@@ -35,7 +35,7 @@ from scipy.stats import spearmanr
 from xlmech import build_probes, demo_records, load_model, logit_lens, measure_leakage
 from xlmech.data.probes import ProbeSet
 from xlmech.engine.batching import Forced, Recorder, run_forced
-from xlmech.engine.interventions import replace, run_rows
+from xlmech.engine.interventions import replace, run_interventions
 from xlmech.engine.unembed import token_log_prob
 from xlmech.figures import TEMPLATE
 from xlmech.models.backends import NEURON_HOOK, Backend, backend_of
@@ -281,10 +281,10 @@ def sweep(case: Case, positions: range) -> torch.Tensor:
             replace("hook_resid_post", layer, given[layer, place][None, None, None], positions=slice(0, 1))
             for layer in range(backend.n_layers)
         ]
-        states = run_rows(backend, case.prompt[:, place:n], rows, past=past.until(place))
+        states = run_interventions(backend, case.prompt[:, place:n], rows, past=past.until(place))
         last.append(torch.cat([edited[0, :, -1] for edited in states.edited]))
     hidden = torch.cat([clean[1:, -1], *last])
-    scores = token_log_prob(hidden, backend.unembed, torch.full((len(hidden),), case.target), **backend.readout)
+    scores = token_log_prob(hidden, backend.unembed, torch.full((len(hidden),), case.target), **backend.unembed_options)
     unchanged = [scores[0].expand(backend.n_layers)] * sum(place < common for place in positions)
     return torch.stack([*unchanged, *scores[1:].split(backend.n_layers)], dim=1)
 
@@ -406,7 +406,9 @@ def bfloat16(case: Case, repeats: int) -> dict[str, float]:
     def log_prob(backend: Backend) -> float:
         with torch.no_grad():
             hidden, _ = backend.hidden(case.prompt)
-            return float(token_log_prob(hidden[:, -1], backend.unembed, torch.tensor([case.target]), **backend.readout))
+            return float(
+                token_log_prob(hidden[:, -1], backend.unembed, torch.tensor([case.target]), **backend.unembed_options)
+            )
 
     *times, found, wanted = in_turn(lambda: attribute(low), lambda: attribute(case.backend), repeats)
     *exact_times, _, _ = in_turn(lambda: ablate(low), lambda: ablate(case.backend), repeats)

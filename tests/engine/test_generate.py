@@ -10,7 +10,8 @@ from helpers.tiny_models import D_VOCAB
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from xlmech.engine.generate import answer_log_probs, generate, run_prompts, sequence_nll
+from xlmech.engine.generate import generate, run_prompts
+from xlmech.engine.score import answer_log_probs, sequence_nll
 from xlmech.models.backends import backend_of
 
 

@@ -13,7 +13,15 @@ from helpers.tiny_models import ALL_ARCHITECTURES, D_VOCAB, HOOKED, N_LAYERS, Ke
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from xlmech.engine.interventions import Rows, ablate_units, add, interpolate, replace, replace_where, run_rows
+from xlmech.engine.interventions import (
+    Intervention,
+    add,
+    interpolate,
+    replace,
+    replace_units,
+    replace_where,
+    run_interventions,
+)
 from xlmech.engine.unembed import token_log_prob
 from xlmech.models.backends import Backend, backend_of
 from xlmech.models.load import load_model
@@ -61,7 +69,7 @@ def _random(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
-def _edits(backend: Backend, component: str, layer: int, start: int) -> list[tuple[Rows, list[Edit]]]:
+def _edits(backend: Backend, component: str, layer: int, start: int) -> list[tuple[Intervention, list[Edit]]]:
     """Groups of rows of every kind, each with what a plain hook would do for its variants."""
     width = backend.d_mlp if component == "mlp.hook_post" else backend.d_model
     values, delta = _random(1, 2, 1, width, seed=layer), _random(1, 2, 1, width, seed=layer + 9)
@@ -100,7 +108,7 @@ def _edits(backend: Backend, component: str, layer: int, start: int) -> list[tup
         (replace(component, layer, values, positions=first), [put(0), put(1)]),
         (add(component, layer, delta), [plus(0), plus(1)]),
         (interpolate(component, layer, base, shares), [towards(0), towards(1)]),
-        (ablate_units(component, layer, units), [without(0), without(1)]),
+        (replace_units(component, layer, units), [without(0), without(1)]),
     ]
 
 
@@ -112,7 +120,7 @@ def test_every_intervention_equals_the_full_sequence_loop(backend: Backend, comp
     _, past = backend.hidden(tokens[:, :start])
     cases = [case for layer in reversed(range(N_LAYERS)) for case in _edits(backend, component, layer, start)]
     with torch.no_grad():
-        states = run_rows(backend, tokens[:, start:], [rows for rows, _ in cases], past=past)
+        states = run_interventions(backend, tokens[:, start:], [rows for rows, _ in cases], past=past)
     clean = _plain(backend, tokens[0], backend.hook_name(component, 0), lambda value: value)
     torch.testing.assert_close(states.clean[0], clean[start:], rtol=1e-9, atol=1e-9)
     for (rows, edits), found in zip(cases, states.edited, strict=True):
@@ -138,7 +146,7 @@ def test_several_prompts_of_any_shape(
     values = [_random(n_prompts, n, length, backend.d_mlp, seed=layer) for layer, n in enumerate(variants)]
     groups = [replace("mlp.hook_post", layer, value) for layer, value in enumerate(values)]
     with torch.no_grad():
-        states = run_rows(backend, tokens[:, start:], groups, past=past)
+        states = run_interventions(backend, tokens[:, start:], groups, past=past)
     assert states.clean.shape == (n_prompts, length, backend.d_model)
     for layer, value in enumerate(values):
         assert states.edited[layer].shape == (n_prompts, variants[layer], length, backend.d_model)
@@ -159,7 +167,7 @@ def test_parts_are_replaced_and_later_layers_too(backend: Backend) -> None:
     values = _random(2, 1, 2, backend.d_mlp)
     one, two = (replace_where("mlp.hook_post", layer, mask, values, positions=slice(2, 4)) for layer in (0, 2))
     with torch.no_grad():
-        (found,) = run_rows(backend, tokens, [dataclasses.replace(one, then=(two,))]).edited
+        (found,) = run_interventions(backend, tokens, [dataclasses.replace(one, later=(two,))]).edited
     for prompt in range(2):
         for variant in range(2):
 
@@ -175,9 +183,9 @@ def test_parts_are_replaced_and_later_layers_too(backend: Backend) -> None:
 
 def test_heads_and_hook_points_outside_the_layers(backend: Backend) -> None:
     tokens, heads = _tokens(1, 6), torch.tensor([[0, 3], [1, 2]])
-    groups = [ablate_units("attn.hook_z", 1, heads), add("hook_embed", None, _random(1, 1, 1, backend.d_model))]
+    groups = [replace_units("attn.hook_z", 1, heads), add("hook_embed", None, _random(1, 1, 1, backend.d_model))]
     with torch.no_grad():
-        z, embed = run_rows(backend, tokens, groups).edited
+        z, embed = run_interventions(backend, tokens, groups).edited
     for variant in range(2):
 
         def without(value: torch.Tensor, chosen: torch.Tensor = heads[variant]) -> torch.Tensor:
@@ -195,7 +203,7 @@ def test_float32_agrees_too(tokenizer: Any) -> None:
     for dtype in (torch.float64, torch.float32):
         values = torch.tensor(_random(1, 3, 1, 64).tolist(), dtype=dtype)
         with torch.no_grad():
-            states = run_rows(_load(KINDS[0], tokenizer, dtype), tokens, [replace("mlp.hook_post", 1, values)])
+            states = run_interventions(_load(KINDS[0], tokenizer, dtype), tokens, [replace("mlp.hook_post", 1, values)])
         found.append(states.edited[0].double())
     assert (found[0] - found[1]).norm() / found[0].norm() < 1e-4
 
@@ -206,9 +214,9 @@ def test_gradients_equal_finite_differences(backend: Backend) -> None:
     values = _random(1, 2, 1, backend.d_mlp).requires_grad_()
 
     def score(these: torch.Tensor) -> torch.Tensor:
-        states = run_rows(backend, tokens[:, 8:], [replace("mlp.hook_post", 0, these)], past=past).edited[0]
+        states = run_interventions(backend, tokens[:, 8:], [replace("mlp.hook_post", 0, these)], past=past).edited[0]
         hidden = states[0, :, 0]
-        return token_log_prob(hidden, backend.unembed, target[0].expand(len(hidden)), **backend.readout)
+        return token_log_prob(hidden, backend.unembed, target[0].expand(len(hidden)), **backend.unembed_options)
 
     (gradient,) = torch.autograd.grad(score(values)[1], values)
     assert not gradient[:, 0].any(), "rows do not touch each other"
@@ -221,21 +229,21 @@ def test_gradients_equal_finite_differences(backend: Backend) -> None:
 def test_replacing_an_activation_by_itself_changes_nothing(backend: Backend) -> None:
     tokens = _tokens(2, 10)
     with torch.no_grad():
-        states = run_rows(backend, tokens, [interpolate("hook_resid_post", 1, torch.zeros(1), torch.zeros(1))])
+        states = run_interventions(backend, tokens, [interpolate("hook_resid_post", 1, torch.zeros(1), torch.zeros(1))])
     torch.testing.assert_close(states.edited[0][:, 0], states.clean, rtol=1e-12, atol=1e-12)
 
 
 def test_bad_interventions(backend: Backend) -> None:
     with pytest.raises(ValueError, match=r"no hook point 'mlp\.hook_experts' in layer 0; it has .*mlp\.hook_post"):
-        run_rows(backend, _tokens(1, 3), [add("mlp.hook_experts", 0, torch.zeros(1, 1, 1, 4))])
+        run_interventions(backend, _tokens(1, 3), [add("mlp.hook_experts", 0, torch.zeros(1, 1, 1, 4))])
     with pytest.raises(ValueError, match="no hook point 'hook_nowhere'"):
-        run_rows(backend, _tokens(1, 3), [add("hook_nowhere", None, torch.zeros(1, 1, 1, 4))])
+        run_interventions(backend, _tokens(1, 3), [add("hook_nowhere", None, torch.zeros(1, 1, 1, 4))])
     with pytest.raises(ValueError, match="at least one variant, got 0"):
         add("mlp.hook_post", 0, torch.zeros(1, 0, 1, 4))
     first, two = add("mlp.hook_post", 1, torch.zeros(1, 1, 1, 4)), add("mlp.hook_post", 2, torch.zeros(1, 2, 1, 4))
     for later in (first, two):
         with pytest.raises(ValueError, match="on the rows of layer 1 need 1 variants and a later layer, got"):
-            dataclasses.replace(first, then=(later,))
+            dataclasses.replace(first, later=(later,))
     assert not any(point.fwd_hooks for point in backend.model.hook_dict.values()), "hooks are gone after an error"
 
 
@@ -258,7 +266,7 @@ def test_neurons_of_experts_are_refused_and_their_residual_stream_is_not(tokeniz
         with pytest.raises(ValueError, match="layer 0 is a mixture of experts.*hook_attn_out and hook_mlp_out work"):
             backend.hook_name(component, 0)
     rows = [replace("hook_resid_post", layer, torch.ones(1, 2, 1, 32)) for layer in range(2)]
-    states = run_rows(backend, torch.tensor([[2, 7, 8]]), rows)
+    states = run_interventions(backend, torch.tensor([[2, 7, 8]]), rows)
     assert states.edited[1].shape == (1, 2, 3, 32)
     torch.testing.assert_close(states.edited[1], backend.final_norm(torch.ones(1, 2, 3, 32).double()))
 
@@ -272,7 +280,7 @@ def test_what_works_in_a_mixture_of_experts_works(component: str, module: str, t
     backend = backend_of(load_model(_experts(), tokenizer=tokenizer, backend="bridge", dtype="float64"))
     plain = _experts().model
     with torch.no_grad():
-        states = run_rows(backend, tokens, [add(component, layer, change) for layer in range(2)])
+        states = run_interventions(backend, tokens, [add(component, layer, change) for layer in range(2)])
         torch.testing.assert_close(states.clean, plain(tokens).last_hidden_state)
         for layer, found in enumerate(states.edited):
             handle = (

@@ -16,9 +16,10 @@ import xlmech.engine.batching
 import xlmech.models.load
 from xlmech.data.probes import ProbeSet, build_probes
 from xlmech.engine.batching import run_forced
-from xlmech.engine.generate import generate, sequence_nll
+from xlmech.engine.generate import generate
 from xlmech.engine.record import activation_moments
 from xlmech.engine.sampling import Sampling
+from xlmech.engine.score import sequence_nll
 from xlmech.leakage.measure import measure_leakage
 from xlmech.lens.direct_logit import direct_logit_attribution
 from xlmech.lens.logit import logit_lens

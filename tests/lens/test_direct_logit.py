@@ -12,8 +12,9 @@ import torch
 from helpers.tiny_models import N_LAYERS, tiny
 
 from xlmech.data.probes import ProbeSet
+from xlmech.engine.norm import FrozenNorm
 from xlmech.lens import direct_logit
-from xlmech.lens.direct_logit import DirectLogitResult, FrozenNorm, direct_logit_attribution
+from xlmech.lens.direct_logit import DirectLogitResult, direct_logit_attribution
 from xlmech.models.backends import backend_of
 from xlmech.models.load import load_model
 from xlmech.models.tokens import encode_answer

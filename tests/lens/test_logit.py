@@ -15,7 +15,7 @@ from helpers.tiny_models import tiny
 from xlmech.data.languages import load_language, value_keys
 from xlmech.data.probes import ProbeSet, build_probes
 from xlmech.data.records import Record
-from xlmech.engine.generate import answer_log_probs
+from xlmech.engine.score import answer_log_probs
 from xlmech.lens import logit as lens_module
 from xlmech.lens.logit import LensResult, followed_attributes, logit_lens
 from xlmech.models.backends import backend_of

@@ -27,7 +27,7 @@ BRIDGED = tuple(name for name in ALL_ARCHITECTURES if name != "falcon" or not HA
 
 def _logits(backend: Any, tokens: torch.Tensor, past: KeyValues | None = None) -> torch.Tensor:
     hidden, _ = backend.hidden(tokens, past)
-    return token_logits(hidden.flatten(0, 1), backend.unembed, **backend.readout).view(*tokens.shape, -1)
+    return token_logits(hidden.flatten(0, 1), backend.unembed, **backend.unembed_options).view(*tokens.shape, -1)
 
 
 @pytest.mark.parametrize("architecture", BRIDGED)

@@ -17,7 +17,7 @@ from helpers.tiny_models import D_MLP, N_LAYERS
 from xlmech.data.pairs import OUTCOMES, ProbePair
 from xlmech.data.probes import Probe, ProbeSet, build_probes
 from xlmech.data.records import MASK, Record
-from xlmech.engine.token_spans import aligned_positions, segments
+from xlmech.engine.token_spans import aligned_positions, prompt_spans
 from xlmech.metrics.intervals import mean_interval
 from xlmech.models.backends import Backend, backend_of
 from xlmech.neurons.neuron_set import NeuronSet
@@ -394,7 +394,7 @@ def test_collisions_are_left_out_and_counted(model: Any, probes: ProbeSet) -> No
 def test_positions_are_aligned_part_by_part(backend: Backend, pairs: tuple[ProbePair, ...]) -> None:
     for pair in pairs:
         (source,), target = pair.sources, pair.target
-        ours, theirs = segments(backend, target), segments(backend, source)
+        ours, theirs = prompt_spans(backend, target), prompt_spans(backend, source)
         found = dict(aligned_positions(backend, source, target, "all"))
         assert list(found) == list(range(len(backend.tokenizer(target.prompt).input_ids)))
         for part in ours:

@@ -163,8 +163,3 @@ def _extend(
         states, past = backend.hidden(torch.tensor([[tokens[number]] for number in alive]), past)
         hidden = states[:, -1]
     return written
-
-
-# Until their callers import from there.
-from xlmech.engine.score import answer_log_probs as answer_log_probs  # noqa: E402
-from xlmech.engine.score import sequence_nll as sequence_nll  # noqa: E402

@@ -6,11 +6,11 @@ where it starts to differ: at the entry of its layer (at the exit, where the res
 of the prompt's clean row. Variants of layer l are not run below it. The prompts' clean rows run along, so each variant has its
 unperturbed counterpart from the same batch.
 
-`replace`, `replace_where`, `add`, `interpolate` and `ablate_units` make interventions. Each takes the hook point, its layer
+`replace`, `replace_where`, `add`, `interpolate` and `replace_units` make interventions. Each takes the hook point, its layer
 (None outside the layers), what to do, and a slice of the positions that are run; tensors are broadcast.
 
     edits = [replace("mlp.hook_post", layer, values[layer][None, :, None]) for layer in range(backend.n_layers)]
-    states = run_rows(backend, tokens, edits, past=past)
+    states = run_interventions(backend, tokens, edits, past=past)
     states.edited[layer]  # (prompt, variant, position, d_model)
 """
 
@@ -31,16 +31,16 @@ Edit = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rows:
+class Intervention:
     """An edit of the activation at one hook point, in one or several variants.
 
     Attributes:
         component: Hook point within the layer, e.g. `mlp.hook_post`; a full name, e.g. `hook_embed`, where `layer` is None.
         layer: Layer of the hook point, None outside the layers.
-        n: Number of variants; each is a row per prompt.
+        n_variants: Number of variants; each is a row per prompt.
         edit: Takes the (prompt, variant, position, ...) activation of these rows and returns the one that replaces it, for the
             positions that are run. Differentiable in the tensors that it closes over.
-        then: Interventions on the same variants at later layers, without a `then` of their own.
+        later: Interventions on the same variants at later layers, without a `later` of their own.
 
     Raises:
         ValueError: No variants, or a later intervention with another number of variants or not at a later layer.
@@ -48,24 +48,26 @@ class Rows:
 
     component: str
     layer: int | None
-    n: int
+    n_variants: int
     edit: Edit
-    then: tuple[Rows, ...] = ()
+    later: tuple[Intervention, ...] = ()
 
     def __post_init__(self) -> None:
         own_layer = -1 if self.layer is None else self.layer
-        for other in self.then:
-            if other.n != self.n or other.layer is None or other.layer <= own_layer:
+        for other in self.later:
+            if other.n_variants != self.n_variants or other.layer is None or other.layer <= own_layer:
                 raise ValueError(
-                    f"interventions on the rows of layer {self.layer} need {self.n} variants and a later layer, got "
-                    f"{other.n} at layer {other.layer}"
+                    f"interventions on the rows of layer {self.layer} need {self.n_variants} variants and a later layer, got "
+                    f"{other.n_variants} at layer {other.layer}"
                 )
-        if self.n < 1:
-            raise ValueError(f"rows at {self.component} of layer {self.layer} need at least one variant, got {self.n}")
+        if self.n_variants < 1:
+            raise ValueError(
+                f"rows at {self.component} of layer {self.layer} need at least one variant, got {self.n_variants}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
-class RowStates:
+class InterventionStates:
     """Final hidden states (after the final norm) of a run with interventions.
 
     Attributes:
@@ -77,9 +79,11 @@ class RowStates:
     edited: tuple[torch.Tensor, ...]
 
 
-def replace(component: str, layer: int | None, values: torch.Tensor, *, positions: slice = slice(None)) -> Rows:
+def replace(component: str, layer: int | None, values: torch.Tensor, *, positions: slice = slice(None)) -> Intervention:
     """Replace the activation by (prompt or 1, variant, position or 1, ...) `values`."""
-    return Rows(component=component, layer=layer, n=values.shape[1], edit=_at(positions, lambda _: values))
+    return Intervention(
+        component=component, layer=layer, n_variants=values.shape[1], edit=_at(positions, lambda _: values)
+    )
 
 
 def replace_where(
@@ -89,7 +93,7 @@ def replace_where(
     values: torch.Tensor,
     *,
     positions: slice = slice(None),
-) -> Rows:
+) -> Intervention:
     """Replace the masked part of the activation by (prompt or 1, variant or 1, position or 1, ...) `values`.
 
     `mask` is (variant, position or 1, ...): other heads, neurons or positions in each variant.
@@ -98,12 +102,14 @@ def replace_where(
     def masked(old: torch.Tensor) -> torch.Tensor:
         return torch.where(mask.to(old.device), values.to(old.dtype), old)
 
-    return Rows(component=component, layer=layer, n=len(mask), edit=_at(positions, masked))
+    return Intervention(component=component, layer=layer, n_variants=len(mask), edit=_at(positions, masked))
 
 
-def add(component: str, layer: int | None, values: torch.Tensor, *, positions: slice = slice(None)) -> Rows:
+def add(component: str, layer: int | None, values: torch.Tensor, *, positions: slice = slice(None)) -> Intervention:
     """Add (prompt or 1, variant, position or 1, ...) `values` to the activation."""
-    return Rows(component=component, layer=layer, n=values.shape[1], edit=_at(positions, lambda old: old + values))
+    return Intervention(
+        component=component, layer=layer, n_variants=values.shape[1], edit=_at(positions, lambda old: old + values)
+    )
 
 
 def interpolate(
@@ -113,24 +119,24 @@ def interpolate(
     shares: Float[torch.Tensor, " variant"],
     *,
     positions: slice = slice(None),
-) -> Rows:
+) -> Intervention:
     """Move the activation by each variant's share of the way to `towards`: 0 leaves it, 1 replaces it."""
 
     def move(old: torch.Tensor) -> torch.Tensor:
         weights = shares.to(old.dtype).view(-1, *[1] * (old.ndim - 2))
         return torch.lerp(old, towards.to(old.dtype).expand_as(old), weights.expand_as(old))
 
-    return Rows(component=component, layer=layer, n=len(shares), edit=_at(positions, move))
+    return Intervention(component=component, layer=layer, n_variants=len(shares), edit=_at(positions, move))
 
 
-def ablate_units(
+def replace_units(
     component: str,
     layer: int | None,
     units: Int[torch.Tensor, "variant ..."],
     *,
     to: Float[torch.Tensor, " unit"] | float = 0.0,
     positions: slice = slice(None),
-) -> Rows:
+) -> Intervention:
     """Replace (variant,) single units or (variant, k) sets of units by `to`, a value per unit or one for all.
 
     Units are numbered in the first dimension after the positions: neurons of `mlp.hook_post`, heads of `attn.hook_z`.
@@ -144,7 +150,7 @@ def ablate_units(
         value = torch.as_tensor(to, dtype=old.dtype, device=old.device).expand(width).view(width, *trailing)
         return torch.where(mask.view(len(chosen), 1, width, *trailing), value, old)
 
-    return Rows(component=component, layer=layer, n=len(chosen), edit=_at(positions, set_units))
+    return Intervention(component=component, layer=layer, n_variants=len(chosen), edit=_at(positions, set_units))
 
 
 def _at(positions: slice, new: Edit) -> Edit:
@@ -162,13 +168,13 @@ def _at(positions: slice, new: Edit) -> Edit:
     return edit
 
 
-def run_rows(
+def run_interventions(
     backend: Backend,
     tokens: Int[torch.Tensor, "prompt position"],
-    interventions: Sequence[Rows],
+    interventions: Sequence[Intervention],
     *,
     past: KeyValues | None = None,
-) -> RowStates:
+) -> InterventionStates:
     """Run prompts and every variant of every intervention on them as one batch.
 
     Args:
@@ -184,10 +190,10 @@ def run_rows(
     with backend.hooks(batch.hooks()):
         hidden, _ = backend.hidden(batch.first_tokens(tokens), None if past is None else batch.expand(past))
     edited = [
-        hidden[rows].view(len(tokens), intervention.n, *hidden.shape[1:])
+        hidden[rows].view(len(tokens), intervention.n_variants, *hidden.shape[1:])
         for intervention, rows in zip(interventions, batch.slices, strict=True)
     ]
-    return RowStates(clean=hidden[: len(tokens)], edited=tuple(edited))
+    return InterventionStates(clean=hidden[: len(tokens)], edited=tuple(edited))
 
 
 class _Batch:
@@ -197,11 +203,11 @@ class _Batch:
     embedding (also where the model does not let rows join later). `slices[i]` are its rows.
     """
 
-    def __init__(self, backend: Backend, interventions: Sequence[Rows], n_prompts: int) -> None:
+    def __init__(self, backend: Backend, interventions: Sequence[Intervention], n_prompts: int) -> None:
         self.backend = backend
         self.interventions = interventions
         self.n_prompts = n_prompts
-        n_embedded = sum(one.n for one in interventions if one.layer is None)
+        n_embedded = sum(one.n_variants for one in interventions if one.layer is None)
         first_layer = backend.first_joinable_layer(n_prompts * (1 + n_embedded))
         joins = [-1 if one.layer is None else 2 * one.layer + (one.component == RESID_POST) for one in interventions]
         self.joins = [join if join >= 2 * first_layer else -1 for join in joins]
@@ -209,7 +215,7 @@ class _Batch:
         self.slices = [slice(0)] * len(joins)
         stop = n_prompts
         for number in self.order:
-            start, stop = stop, stop + n_prompts * interventions[number].n
+            start, stop = stop, stop + n_prompts * interventions[number].n_variants
             self.slices[number] = slice(start, stop)
 
     def first_tokens(self, tokens: torch.Tensor) -> torch.Tensor:
@@ -237,17 +243,17 @@ class _Batch:
             joining = self._prompts(range(join, join + 1))[self.n_prompts :]
             hooks.append((name, _joining_hook(joining)))
         for number in self.order:
-            for intervention in (self.interventions[number], *self.interventions[number].then):
+            for intervention in (self.interventions[number], *self.interventions[number].later):
                 hooks.append((self._hook_name(intervention), self._editing_hook(intervention, self.slices[number])))
         return hooks
 
     def _prompts(self, joins: range) -> torch.Tensor:
         """Number the (row,) prompts of the clean rows and of the rows that join within `joins`."""
         prompts = torch.arange(self.n_prompts, device=self.backend.device)
-        variants = [self.interventions[number].n for number in self.order if self.joins[number] in joins]
+        variants = [self.interventions[number].n_variants for number in self.order if self.joins[number] in joins]
         return torch.cat([prompts, *(prompts.repeat_interleave(n) for n in variants)])
 
-    def _hook_name(self, intervention: Rows) -> str:
+    def _hook_name(self, intervention: Intervention) -> str:
         component = intervention.component
         if intervention.layer is not None:
             return self.backend.hook_name(component, intervention.layer)
@@ -255,9 +261,9 @@ class _Batch:
             raise ValueError(f"this model has no hook point {component!r}; give its layer, or one of model.hook_dict")
         return component
 
-    def _editing_hook(self, intervention: Rows, rows: slice) -> HookFunction:
+    def _editing_hook(self, intervention: Intervention, rows: slice) -> HookFunction:
         def edit(value: torch.Tensor, hook: Any) -> torch.Tensor:  # noqa: ARG001 (TransformerLens passes it by name)
-            old = value[rows].view(self.n_prompts, intervention.n, *value.shape[1:])
+            old = value[rows].view(self.n_prompts, intervention.n_variants, *value.shape[1:])
             new = intervention.edit(old).to(value.dtype).flatten(0, 1)
             return torch.cat([value[: rows.start], new, value[rows.stop :]])
 

@@ -36,7 +36,7 @@ def forced_log_prob(
     tokens = targets.to(backend.device).expand(hidden.shape[:2]).flatten()
     size = rows_per_pass or max(1, len(states))
     scores = [
-        token_log_prob(part, backend.unembed, wanted, **backend.readout)
+        token_log_prob(part, backend.unembed, wanted, **backend.unembed_options)
         for part, wanted in zip(torch.split(states, size), torch.split(tokens, size), strict=True)
     ]
     return torch.cat(scores).view(hidden.shape[:2]).sum(1)
@@ -101,7 +101,7 @@ def _first_tokens(
     hidden, past = run_prompts(backend, prompts)
     firsts = [torch.tensor([answer[0] for answer in of_prompt]) for of_prompt in answers]
     targets = torch.nn.utils.rnn.pad_sequence(firsts, batch_first=True).to(backend.device)
-    scores = token_log_prob(hidden, backend.unembed, targets, **backend.readout).cpu()
+    scores = token_log_prob(hidden, backend.unembed, targets, **backend.unembed_options).cpu()
     return [row[: len(of_prompt)].clone() for row, of_prompt in zip(scores, answers, strict=True)], past
 
 

@@ -9,23 +9,23 @@ from xlmech.data.probes import Probe
 from xlmech.models.backends import Backend
 from xlmech.models.tokens import encode_prompt, masked_prompt, subject_tokens, token_offsets
 
-Place = Literal["subject_last", "last"]
+Position = Literal["subject_last", "last"]
 Span = Literal["subject_last", "last", "subject", "all"]
 
 
-def token_position(backend: Backend, probe: Probe, place: Place) -> int:
+def token_position(backend: Backend, probe: Probe, place: Position) -> int:
     """Find the position of the subject's last token, or of the last token of all, in the encoded prompt.
 
     Raises:
         ValueError: Another `place`, or as `subject_tokens`.
     """
-    check_choice("position", place, Place)
+    check_choice("position", place, Position)
     if place == "last":
         return len(encode_prompt(backend, probe.prompt, what=f"probe {probe.id}")) - 1
     return subject_tokens(backend, probe)[-1]
 
 
-def segments(backend: Backend, probe: Probe) -> dict[str, range]:
+def prompt_spans(backend: Backend, probe: Probe) -> dict[str, range]:
     """Find the positions of the prompt's parts: `special` tokens in front, `before` the subject, `subject`, `after` it.
 
     Raises:
@@ -44,7 +44,7 @@ def segments(backend: Backend, probe: Probe) -> dict[str, range]:
 def aligned_positions(backend: Backend, source: Probe, target: Probe, span: Span) -> list[tuple[int, int]]:
     """Align two prompts: for each target position in `span`, return (target, source) positions that correspond.
 
-    The last tokens correspond, and the subjects' last tokens. Longer spans are aligned part by part (see `segments`). Parts
+    The last tokens correspond, and the subjects' last tokens. Longer spans are aligned part by part (see `prompt_spans`). Parts
     with equally many tokens are aligned one by one. Otherwise the source token at the same relative place is taken, so that the
     first tokens and the last tokens correspond; a single target token gets the source's last. All target positions are covered; a
     source token may be used twice or not at all.
@@ -55,7 +55,7 @@ def aligned_positions(backend: Backend, source: Probe, target: Probe, span: Span
     check_choice("position", span, Span)
     if span in ("last", "subject_last"):
         return [(token_position(backend, target, span), token_position(backend, source, span))]
-    targets, sources = segments(backend, target), segments(backend, source)
+    targets, sources = prompt_spans(backend, target), prompt_spans(backend, source)
     pairs: list[tuple[int, int]] = []
     for part in ["subject"] if span == "subject" else targets:
         if len(targets[part]) and not len(sources[part]):

@@ -6,8 +6,8 @@ tokens' part of the normaliser can be from its value in the clean row, so only t
 Invariant: for every row, the tokens that are left out change the normaliser by at most 8 roundings of the dtype
 (`LikelyTokens.n_needed` has the bound). `exact=True` takes the whole vocabulary.
 
-    likely = likely_tokens(clean, unembed, **backend.readout)
-    changed_log_prob(hidden, likely, targets)  # token_log_prob(hidden, unembed, targets, **backend.readout), to rounding
+    likely = likely_tokens(clean, unembed, **backend.unembed_options)
+    changed_log_prob(hidden, likely, targets)  # token_log_prob(hidden, unembed, targets, **backend.unembed_options), to rounding
 """
 
 from __future__ import annotations
@@ -165,6 +165,3 @@ def _normaliser(
             total[first:last] += change[first:last] @ (likely.mean.to(dtype) - partial_mean)
         first = max(first, last)
     return likely.normaliser + total.log()
-
-
-nearby, near_log_prob = likely_tokens, changed_log_prob  # until their callers use these names

@@ -16,8 +16,9 @@ import torch
 from xlmech.data import languages as packs
 from xlmech.data.probes import ANSWER_END, Probe, ProbeSet
 from xlmech.data.records import Record
-from xlmech.engine.generate import answer_log_probs, generate, sample
+from xlmech.engine.generate import generate, sample
 from xlmech.engine.sampling import Sampling
+from xlmech.engine.score import answer_log_probs
 from xlmech.metrics import matching, ranking
 from xlmech.models.backends import Backend
 from xlmech.models.tokens import EncodedProbe, check_room, encode_answer

@@ -13,7 +13,7 @@ Example:
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -24,6 +24,7 @@ from jaxtyping import Float
 
 from xlmech.data.probes import ProbeSet
 from xlmech.engine.batching import BATCH_SIZE, Recorder, run_batched
+from xlmech.engine.norm import FrozenNorm
 from xlmech.lens.candidates import describe, encode_with_forms, form_kind
 from xlmech.metrics import intervals
 from xlmech.models.backends import Backend, backend_of
@@ -144,55 +145,6 @@ def direct_logit_attribution(
         plant_language=planted,
         provenance=provenance(model),
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class FrozenNorm:
-    """A final norm as an affine map, once its scale is given: (x [- mean of x]) * gain / scale + offset.
-
-    Attributes:
-        gain: (d_model,)
-        offset: (d_model,)
-        centres: Whether x's mean is taken off (LayerNorm).
-    """
-
-    gain: Float[torch.Tensor, " d_model"]
-    offset: Float[torch.Tensor, " d_model"]
-    centres: bool
-
-    @classmethod
-    @torch.no_grad()
-    def of(cls, backend: Backend, module: Callable[[torch.Tensor], torch.Tensor] | None = None) -> FrozenNorm:
-        """Of the final norm, or another: found by passing known vectors through it, whichever way it keeps its weights."""
-        size, like, through = backend.d_model, backend.unembed, module or backend.final_norm
-
-        def norm(vector: torch.Tensor) -> torch.Tensor:
-            return through(vector.to(like)[None, None])[0, 0].double()
-
-        odd = torch.arange(size) % 2 == 1
-        # Zero mean and no zero; so large that the norm's epsilon is nothing beside it.
-        known = torch.where(odd, -1e4, 1e4 * odd.sum() / (~odd).sum()).to(like).double()
-        offset = norm(torch.zeros(size))
-        gain = (norm(known) - offset) * known.square().mean().sqrt() / known
-        flat = norm(torch.ones(size)) - offset
-        return cls(gain=gain, offset=offset, centres=bool(flat.abs().max() < 1e-3 * gain.abs().max()))
-
-    def over_scale(self, backend: Backend, resid: Float[torch.Tensor, " d_model"]) -> Float[torch.Tensor, " d_model"]:
-        """(d_model,) gain / scale, the scale being the model's own at `resid`.
-
-        Raises:
-            ValueError: The norm is not such a map at `resid`.
-        """
-        stream = resid.double()
-        shape = (stream - stream.mean() if self.centres else stream) * self.gain
-        made = backend.final_norm(resid[None, None])[0, 0].double() - self.offset
-        scale = shape.square().sum() / (shape @ made)
-        if not (made - shape / scale).norm() < _TOLERANCE * made.norm():
-            raise ValueError(
-                f"the final norm ({type(backend.model.ln_final).__name__}) is neither a LayerNorm nor an RMSNorm, so its "
-                "scale cannot be held; direct logit attribution is not defined for this model"
-            )
-        return self.gain / scale
 
 
 def _check_whole(summed: Float[torch.Tensor, "row d_model"], stream: Float[torch.Tensor, "row d_model"]) -> None:

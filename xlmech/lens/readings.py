@@ -113,7 +113,7 @@ def first_token_rows(
         cells = [(index, layer, place) for layer in range(len(activations)) for index, place in places]
         for start in range(0, len(cells), _ROWS_PER_READOUT):
             these = cells[start : start + _ROWS_PER_READOUT]
-            logits = token_logits(hidden[start : start + len(these)], backend.unembed, **backend.readout)
+            logits = token_logits(hidden[start : start + len(these)], backend.unembed, **backend.unembed_options)
             found = _look_up(logits.contiguous(), [items[index] for index, _, _ in these], own_tokens, plant_language)
             for (index, layer, place), readings in zip(these, found, strict=True):
                 common = describe(items[index].probe) | {"layer": layer, "position": place}
@@ -189,7 +189,7 @@ def _answer_log_probs(
     with backend.hooks(recorder.hooks()):
         _, past = backend.hidden(torch.tensor([list(prompt)]))
     last = torch.cat([reader.hidden(activation[:, -1], layer) for layer, activation in enumerate(recorder.kept)])
-    first_log_probs = token_logits(last, backend.unembed, **backend.readout).log_softmax(-1)
+    first_log_probs = token_logits(last, backend.unembed, **backend.unembed_options).log_softmax(-1)
     totals = first_log_probs[:, [answer[0] for answer in answers]]
 
     def add(tokens: torch.Tensor, indices: list[int]) -> None:
@@ -202,7 +202,7 @@ def _answer_log_probs(
         hidden = torch.cat(layers)
         scores = torch.cat(
             [
-                token_log_prob(rows, backend.unembed, wanted, **backend.readout)
+                token_log_prob(rows, backend.unembed, wanted, **backend.unembed_options)
                 for rows, wanted in zip(
                     torch.split(hidden, _ROWS_PER_WALK), torch.split(targets, _ROWS_PER_WALK), strict=True
                 )

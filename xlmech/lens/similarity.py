@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from xlmech.checks import check_choice, check_choices
 from xlmech.data.probes import Probe, ProbeSet
 from xlmech.engine.batching import BATCH_SIZE, Recorder, run_batched
-from xlmech.engine.token_spans import Place, token_position
+from xlmech.engine.token_spans import Position, token_position
 from xlmech.metrics import resampling
 from xlmech.metrics.similarity import centred_cosine, linear_cka, permuted_cka
 from xlmech.models.backends import Backend, backend_of
@@ -74,7 +74,7 @@ class SimilarityResult(Result):
         """One row per measure, pair of languages, position and layer."""
         return self.pairs
 
-    def shared_layers(self, *, measure: Measure = "cosine", position: Place = "last") -> dict[str, tuple[int, ...]]:
+    def shared_layers(self, *, measure: Measure = "cosine", position: Position = "last") -> dict[str, tuple[int, ...]]:
         """Layers where the interval's lower bound exceeds the null's quantile.
 
         Both are stricter than a permutation test alone (`value` above `null`), and with few people CKA seldom passes:
@@ -101,7 +101,7 @@ def representation_similarity(
     model: Any,
     probes: ProbeSet,
     *,
-    positions: Sequence[Place] = ("subject_last", "last"),
+    positions: Sequence[Position] = ("subject_last", "last"),
     n_null: int = 200,
     null_quantile: float = 0.95,
     seed: int = 0,
@@ -131,7 +131,7 @@ def representation_similarity(
         ValueError: No two languages with a common probe; an unknown position; a subject that is not found in the tokens;
             an attribute and template about which too few people are asked; a quantile outside 0 to 1.
     """
-    positions = check_choices("position", positions, Place)
+    positions = check_choices("position", positions, Position)
     if not 0 < null_quantile < 1:
         raise ValueError(f"null_quantile must be between 0 and 1, not {null_quantile}")
     rows = _aligned(probes)
@@ -216,7 +216,7 @@ def _read(
     backend: Backend,
     rows: list[_Row],
     languages: Sequence[str],
-    positions: Sequence[Place],
+    positions: Sequence[Position],
     *,
     batch_size: int,
     progress: bool,

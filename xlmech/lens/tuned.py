@@ -231,7 +231,7 @@ def _descend(
 def _likely_tokens(backend: Backend, last: Float[torch.Tensor, "position d_model"]) -> torch.Tensor:
     """Tokens that are among the likeliest few at some position."""
     parts = [
-        token_logits(backend.final_norm(part), backend.unembed, **backend.readout).topk(_TOP).indices.flatten()
+        token_logits(backend.final_norm(part), backend.unembed, **backend.unembed_options).topk(_TOP).indices.flatten()
         for part in torch.split(last, _ROWS_PER_READOUT)
     ]
     return torch.tensor(sorted(set(torch.cat(parts).tolist())), device=last.device)
@@ -266,7 +266,7 @@ def divergence(
     """One row per layer: mean KL divergence (nats) of the raw and the tuned reading from the last layer's."""
 
     def read(resid: torch.Tensor) -> torch.Tensor:
-        return token_logits(backend.final_norm(resid), backend.unembed, **backend.readout).log_softmax(-1)
+        return token_logits(backend.final_norm(resid), backend.unembed, **backend.unembed_options).log_softmax(-1)
 
     wanted = read(states[-1])
     rows = []

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import pandas as pd
 
 from xlmech.data import languages as packs
-from xlmech.engine.generate import sequence_nll
+from xlmech.engine.score import sequence_nll
 from xlmech.execution.resume import run_task
 from xlmech.models.backends import Backend
 from xlmech.neurons.attribution.neutral_text import LanguageTexts

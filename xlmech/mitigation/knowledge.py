@@ -16,7 +16,7 @@ from xlmech.checks import check_list
 from xlmech.data import languages as packs
 from xlmech.data.probes import PROMPT_FORMAT
 from xlmech.engine.batching import BATCH_SIZE
-from xlmech.engine.generate import answer_log_probs
+from xlmech.engine.score import answer_log_probs
 from xlmech.metrics import intervals, ranking
 from xlmech.models.backends import backend_of
 from xlmech.models.load import provenance

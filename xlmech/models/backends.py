@@ -92,7 +92,7 @@ class Backend(ABC):
         return self.model.ln_final(resid)  # type: ignore[no-any-return]
 
     @property
-    def readout(self) -> dict[str, Any]:
+    def unembed_options(self) -> dict[str, Any]:
         """Keyword arguments of the functions in `xlmech.engine.unembed`."""
         return {"bias": self.unembed_bias, "softcap": self.softcap}
 

@@ -16,7 +16,7 @@ from jaxtyping import Int
 from xlmech.models.backends import Backend
 
 
-class Places:
+class SequencePositions:
     """Positions of the forward pass that is running: how many are in its cache, and which are padding."""
 
     _start: int | None = None
@@ -60,16 +60,16 @@ class Places:
 
 
 @contextmanager
-def following(backend: Backend) -> Iterator[Places]:
+def follow_positions(backend: Backend) -> Iterator[SequencePositions]:
     """Follow every forward pass in the block; nothing is left on the model after it."""
-    positions = Places()
+    positions = SequencePositions()
     follow = _follow_bridge if backend.name == "bridge" else _follow_hooked
     with follow(backend.model, positions):
         yield positions
 
 
 @contextmanager
-def _follow_bridge(model: Any, positions: Places) -> Iterator[None]:
+def _follow_bridge(model: Any, positions: SequencePositions) -> Iterator[None]:
     """Follow by hooks of PyTorch around the transformers model below the head, which every way of running passes through."""
     network = model.original_model
     trunk = getattr(network, network.base_model_prefix)
@@ -89,7 +89,7 @@ def _follow_bridge(model: Any, positions: Places) -> Iterator[None]:
 
 
 @contextmanager
-def _follow_hooked(model: Any, positions: Places) -> Iterator[None]:
+def _follow_hooked(model: Any, positions: SequencePositions) -> Iterator[None]:
     """Follow by a wrapper of `forward`, one for all open blocks: HookedTransformer's generation bypasses PyTorch's hooks."""
     wrapper = vars(model).get("forward")
     if not isinstance(wrapper, _FollowedForward):
@@ -112,7 +112,7 @@ class _FollowedForward:
         """`instance_forward` is the `forward` set on the model itself, None where it has its class's."""
         self.instance_forward = instance_forward
         self.forward = forward
-        self.followers: list[Places] = []
+        self.followers: list[SequencePositions] = []
 
     def __call__(self, *args: Any, **options: Any) -> Any:
         cache, mask = options.get("past_kv_cache"), options.get("attention_mask")

@@ -28,7 +28,7 @@ from xlmech.data.languages import available_languages
 from xlmech.models.ablation_state import ASKED_LANGUAGE, record_ablation
 from xlmech.models.backends import NEURON_HOOK, Backend, backend_of
 from xlmech.models.load import model_name
-from xlmech.models.sequence_positions import Places, following
+from xlmech.models.sequence_positions import SequencePositions, follow_positions
 from xlmech.neurons.neuron_set import NeuronSet, PrivacyNeurons
 from xlmech.options import Mode
 
@@ -95,7 +95,11 @@ def ablate(
         chosen.check_model(model_name(backend.model), backend.n_layers, backend.d_mlp)
     how = _checked(backend, mode, factor, values, std, seed, positions)
     _warn_of_whole_layers(sets, how)
-    with following(backend) if mode == "noise" or positions is not None else nullcontext(Places()) as places:
+    with (
+        follow_positions(backend)
+        if mode == "noise" or positions is not None
+        else nullcontext(SequencePositions()) as places
+    ):
         hooks = [
             (backend.hook_name(NEURON_HOOK, layer), _hook(how, layer, indices, language, places))
             for language, chosen in sets.items()
@@ -212,7 +216,9 @@ def _warn_of_whole_layers(sets: Mapping[str, NeuronSet], how: _How) -> None:
         )
 
 
-def _hook(how: _How, layer: int, indices: list[int], language: str, places: Places) -> Callable[..., torch.Tensor]:
+def _hook(
+    how: _How, layer: int, indices: list[int], language: str, places: SequencePositions
+) -> Callable[..., torch.Tensor]:
     chosen: torch.Tensor | None = None
     noise = _noise_of(how.seed, layer, indices)
 
@@ -234,7 +240,12 @@ def _hook(how: _How, layer: int, indices: list[int], language: str, places: Plac
 
 
 def _replacement(
-    how: _How, layer: int, chosen: torch.Tensor, old: torch.Tensor, noise: Callable[[int], torch.Tensor], places: Places
+    how: _How,
+    layer: int,
+    chosen: torch.Tensor,
+    old: torch.Tensor,
+    noise: Callable[[int], torch.Tensor],
+    places: SequencePositions,
 ) -> torch.Tensor:
     """(row, position, neuron) what stands in place of the chosen neurons' activations."""
     if how.mode == "scale" and how.factor:

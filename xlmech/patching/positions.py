@@ -18,7 +18,7 @@ import torch
 from xlmech.data.pairs import ProbePair
 from xlmech.data.probes import Probe
 from xlmech.data.records import MASK
-from xlmech.engine.token_spans import segments
+from xlmech.engine.token_spans import prompt_spans
 from xlmech.models.backends import Backend, backend_of
 from xlmech.models.load import provenance
 from xlmech.models.tokens import encode_probe
@@ -135,6 +135,6 @@ def token_table(backend: Backend, probe: Probe) -> pd.DataFrame:
             "part": part,
             "token": MASK if part == "subject" else backend.tokenizer.decode([tokens[place]]),
         }
-        for part, places in segments(backend, probe).items()
+        for part, places in prompt_spans(backend, probe).items()
         for place in places
     )

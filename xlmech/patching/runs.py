@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 
 from xlmech.data.pairs import ProbePair
 from xlmech.engine.batching import Recorder, drain, rows_that_fit, run_batched
-from xlmech.engine.interventions import Rows, replace_where, run_rows
+from xlmech.engine.interventions import Intervention, replace_where, run_interventions
 from xlmech.engine.unembed import token_log_prob
 from xlmech.models.backends import Backend
 
@@ -72,16 +72,16 @@ class Sweep:
     masks: dict[int, Bool[torch.Tensor, "variant ..."]]
     onward: bool = False
 
-    def rows(self, layers: Sequence[int], values: torch.Tensor, positions: slice) -> list[Rows]:
+    def rows(self, layers: Sequence[int], values: torch.Tensor, positions: slice) -> list[Intervention]:
         """Rows of these layers; values are (prompt, layer of the model, position, ...)."""
 
-        def of(layer: int) -> Rows:
+        def of(layer: int) -> Intervention:
             return replace_where(self.hook, layer, self.masks[layer], values[:, layer, None], positions=positions)
 
-        def later(layer: int) -> tuple[Rows, ...]:
+        def later(layer: int) -> tuple[Intervention, ...]:
             return tuple(of(other) for other in sorted(self.masks) if other > layer) if self.onward else ()
 
-        return [dataclasses.replace(of(layer), then=later(layer)) for layer in layers]
+        return [dataclasses.replace(of(layer), later=later(layer)) for layer in layers]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,7 +222,7 @@ def _run(
     fit = rows_that_fit(backend, tokens.shape[1] - start, start) // len(items)
     parts: list[torch.Tensor] = []
     for layers in _chunks(sweep, fit):
-        states = run_rows(backend, tokens[:, start:], sweep.rows(layers, values, span), past=past)
+        states = run_interventions(backend, tokens[:, start:], sweep.rows(layers, values, span), past=past)
         parts += [
             *([] if parts else [states.clean[:, None, -n_read:]]),
             *(one[:, :, -n_read:] for one in states.edited),
@@ -254,7 +254,7 @@ def first_tokens(
     """Log-probability (nats) of each outcome's first tokens, together; differentiable in `hidden`."""
     tokens = list(dict.fromkeys(token for tokens in item.firsts for token in tokens))
     targets = torch.tensor(tokens, device=hidden.device).expand(len(hidden), -1)
-    scores = token_log_prob(hidden, backend.unembed, targets, **backend.readout)
+    scores = token_log_prob(hidden, backend.unembed, targets, **backend.unembed_options)
     columns = [[tokens.index(token) for token in of] for of in item.firsts]
     return torch.stack([scores[:, of].logsumexp(1) for of in columns], dim=1)
 
@@ -265,7 +265,11 @@ def _forced(
     """Sum over a form's tokens, read at the last positions, each of which predicts one."""
     read = hidden[:, -len(form) :]
     targets: Int[torch.Tensor, " read"] = torch.tensor(form, device=hidden.device).repeat(len(read))
-    return token_log_prob(read.flatten(0, 1), backend.unembed, targets, **backend.readout).view(len(read), -1).sum(1)
+    return (
+        token_log_prob(read.flatten(0, 1), backend.unembed, targets, **backend.unembed_options)
+        .view(len(read), -1)
+        .sum(1)
+    )
 
 
 def _of_outcomes(item: PatchedPrompt, scores: dict[Form, torch.Tensor]) -> Float[torch.Tensor, "row outcome"]:

@@ -96,4 +96,6 @@ def _answer_loss(backend: Backend, samples: Sequence[tuple[str, str]]) -> torch.
     )
     hidden, _ = backend.hidden(tokens)
     predicting = hidden[predicts.to(hidden.device)]
-    return -token_log_prob(predicting, backend.unembed.detach(), targets.to(backend.device), **backend.readout).mean()
+    return -token_log_prob(
+        predicting, backend.unembed.detach(), targets.to(backend.device), **backend.unembed_options
+    ).mean()

@@ -13,7 +13,7 @@ from scipy.stats import spearmanr
 
 from xlmech.data.probes import ProbeSet
 from xlmech.engine.batching import run_forced
-from xlmech.engine.generate import answer_log_probs
+from xlmech.engine.score import answer_log_probs
 from xlmech.models.backends import backend_of
 from xlmech.models.load import load_model
 from xlmech.models.tokens import encode_probe, subject_tokens

@@ -13,7 +13,7 @@ from torch.nn.functional import softplus
 
 from xlmech.data.probes import ProbeSet, build_probes
 from xlmech.data.records import Record
-from xlmech.engine.generate import sequence_nll
+from xlmech.engine.score import sequence_nll
 from xlmech.models.backends import backend_of
 from xlmech.models.load import load_model
 from xlmech.neurons.ablation import ablate

@@ -17,9 +17,9 @@ from einops import einsum
 from jaxtyping import Float, Int
 
 from xlmech.engine.batching import Forced, drain, rows_that_fit
-from xlmech.engine.interventions import Rows, RowStates, ablate_units, replace, run_rows
+from xlmech.engine.interventions import Intervention, InterventionStates, replace, replace_units, run_interventions
 from xlmech.engine.unembed import token_log_prob, token_logit
-from xlmech.engine.unembed_nearby import near_log_prob, nearby
+from xlmech.engine.unembed_nearby import changed_log_prob, likely_tokens
 from xlmech.metrics.attribution import completeness_error, of_log_prob
 from xlmech.metrics.quadrature import Quadrature, Rule, quadrature
 from xlmech.models.backends import NEURON_HOOK, Backend
@@ -36,8 +36,8 @@ def token_metric(
 ) -> Float[torch.Tensor, " row"]:
     """(row,) metric of each row's target token: nats for `log_prob` and `log_odds`, a share for `prob`, `logit` as it is."""
     if metric == "logit":
-        return token_logit(hidden, backend.unembed, targets, **backend.readout)
-    return of_log_prob(token_log_prob(hidden, backend.unembed, targets, **backend.readout), metric)
+        return token_logit(hidden, backend.unembed, targets, **backend.unembed_options)
+    return of_log_prob(token_log_prob(hidden, backend.unembed, targets, **backend.unembed_options), metric)
 
 
 def integrated_gradients(
@@ -159,7 +159,7 @@ def _integrate(
     return total, own - torch.stack([of_layer[0] for of_layer in others])
 
 
-def _differentiable(layers: Sequence[int]) -> tuple[list[torch.Tensor], Rows]:
+def _differentiable(layers: Sequence[int]) -> tuple[list[torch.Tensor], Intervention]:
     """One row without a change, and what its layers' activations will be once it has run, to differentiate by."""
     kept: list[torch.Tensor] = []
 
@@ -169,13 +169,15 @@ def _differentiable(layers: Sequence[int]) -> tuple[list[torch.Tensor], Rows]:
         )  # the first starts the graph, the others are in it
         return kept[-1]
 
-    first, *others = (Rows(component=NEURON_HOOK, layer=layer, n=1, edit=keep) for layer in sorted(layers))
-    return kept, dataclasses.replace(first, then=tuple(others))
+    first, *others = (
+        Intervention(component=NEURON_HOOK, layer=layer, n_variants=1, edit=keep) for layer in sorted(layers)
+    )
+    return kept, dataclasses.replace(first, later=tuple(others))
 
 
-def _run_window(backend: Backend, forced: Forced, window: range, rows: Sequence[Rows]) -> RowStates:
+def _run_window(backend: Backend, forced: Forced, window: range, rows: Sequence[Intervention]) -> InterventionStates:
     past = forced.past.until(window.start) if window.start else None
-    return run_rows(backend, forced.tokens[window.start : window.stop][None], rows, past=past)
+    return run_interventions(backend, forced.tokens[window.start : window.stop][None], rows, past=past)
 
 
 def _scores(
@@ -223,7 +225,7 @@ def exact_effects(
             for number in chosen:
                 by_layer.setdefault(pairs[number][0], []).append(number)
             rows = [
-                ablate_units(NEURON_HOOK, layer, neurons[numbers, 1], to=base[layer], positions=window.changed)
+                replace_units(NEURON_HOOK, layer, neurons[numbers, 1], to=base[layer], positions=window.changed)
                 for layer, numbers in by_layer.items()
             ]
             states = _run_window(backend, forced, window.run, rows)
@@ -243,7 +245,11 @@ def _losses(backend: Backend, forced: Forced, window: range, read: range, metric
     clean = _run_window(backend, forced, window, []).clean[0]
     places = [place - window.start for place in read]
     targets = forced.tokens[read.start + 1 : read.stop + 1].to(clean.device)
-    known = [] if metric == "logit" else [nearby(clean[place], backend.unembed, **backend.readout) for place in places]
+    known = (
+        []
+        if metric == "logit"
+        else [likely_tokens(clean[place], backend.unembed, **backend.unembed_options) for place in places]
+    )
 
     def score(hidden: torch.Tensor) -> torch.Tensor:
         total = torch.zeros(len(hidden), dtype=torch.promote_types(hidden.dtype, torch.float32), device=hidden.device)
@@ -252,7 +258,7 @@ def _losses(backend: Backend, forced: Forced, window: range, read: range, metric
             if metric == "logit":
                 total += token_metric(backend, metric, hidden[:, place], wanted)
             else:
-                total += of_log_prob(near_log_prob(hidden[:, place], known[number], wanted), metric)
+                total += of_log_prob(changed_log_prob(hidden[:, place], known[number], wanted), metric)
         return total
 
     own = score(clean[None])

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 
 from xlmech.engine.batching import Forced, Recorder, run_batched, run_forced
-from xlmech.engine.generate import answer_log_probs
+from xlmech.engine.score import answer_log_probs
 from xlmech.models.backends import NEURON_HOOK, Backend
 from xlmech.models.tokens import EncodedProbe, n_special
 from xlmech.neurons.attribution.accumulator import Tally

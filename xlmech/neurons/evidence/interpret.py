@@ -13,7 +13,7 @@ from jaxtyping import Float
 from xlmech.data.probes import Probe, ProbeSet
 from xlmech.data.records import MASK
 from xlmech.engine.batching import Recorder
-from xlmech.lens.direct_logit import FrozenNorm
+from xlmech.engine.norm import FrozenNorm
 from xlmech.models.backends import NEURON_HOOK, Backend, backend_of
 from xlmech.models.load import model_name, provenance
 from xlmech.models.tokens import encode_prompt, subject_tokens

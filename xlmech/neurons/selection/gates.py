@@ -99,6 +99,6 @@ def _sums(backend: Backend, batch: Sequence[Sample]) -> tuple[Float[torch.Tensor
     rows, columns = torch.tensor(places, device=backend.device).T
     hidden, _ = backend.hidden(tokens)
     targets = torch.tensor([token for _, forced in batch for token in forced], device=backend.device)
-    each = token_log_prob(hidden[rows, columns], backend.unembed, targets, **backend.readout)
+    each = token_log_prob(hidden[rows, columns], backend.unembed, targets, **backend.unembed_options)
     total = torch.zeros(len(batch), dtype=each.dtype, device=each.device).index_add(0, rows, each)
     return total, torch.bincount(rows, minlength=len(batch))

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from xlmech.data.probes import ProbeSet
-from xlmech.engine.generate import answer_log_probs
+from xlmech.engine.score import answer_log_probs
 from xlmech.models.backends import Backend
 from xlmech.models.tokens import check_room, encode_forms, encode_probe
 

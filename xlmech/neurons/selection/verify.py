@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from xlmech.data.probes import ProbeSet
 from xlmech.engine.batching import run_forced
-from xlmech.engine.generate import answer_log_probs
+from xlmech.engine.score import answer_log_probs
 from xlmech.models.backends import NEURON_HOOK, Backend, backend_of
 from xlmech.models.load import model_name, provenance
 from xlmech.models.tokens import encode_probe
