@@ -15,6 +15,7 @@ from helpers.toy_results import TOY, growing, leakage, lens_result, methods, mit
 
 from xlmech import figures
 from xlmech.figures import style as _style
+from xlmech.figures import wording
 from xlmech.lens.logit import LensResult
 from xlmech.mitigation.evaluate import MitigationResult
 
@@ -268,7 +269,7 @@ def test_nothing_is_offered_that_uploads_the_data() -> None:
 
 
 def test_languages_have_one_order_and_captions_even_lines() -> None:
-    assert _style.ordered(["zh", "fr", "en", "zh", "ar"], "fr", "sw") == ["fr", "ar", "zh", "en"]
+    assert wording.ordered(["zh", "fr", "en", "zh", "ar"], "fr", "sw") == ["fr", "ar", "zh", "en"]
     assert _style.wrapped("short") == ["short"]
     lines = _style.wrapped("word " * 30)
     assert len(lines) == 2 and abs(len(lines[0]) - len(lines[1])) <= 5

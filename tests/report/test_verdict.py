@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from helpers.toy_results import leakage, lens_result, mitigation, neurons
 
-from xlmech.figures.style import bounds, counted, interval, joined, number, percent, points, signed_percent, span
+from xlmech.figures.wording import bounds, counted, interval, joined, number, percent, points, signed_percent, span
 from xlmech.leakage.above_controls import compare, people_needed
 from xlmech.leakage.measure import LeakageResult
 from xlmech.metrics import intervals

@@ -11,7 +11,7 @@ import pandas as pd
 from xlmech import figures
 from xlmech.audit.audit import Audit, table
 from xlmech.figures.saving import write_index
-from xlmech.figures.style import bounds, language_name, ordered, percent, signed_percent
+from xlmech.figures.wording import bounds, language_name, ordered, percent, signed_percent
 from xlmech.report.mitigation_text import costs, gains
 from xlmech.report.page import title_of_run
 from xlmech.storage.atomic import new_folder

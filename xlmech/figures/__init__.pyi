@@ -16,11 +16,11 @@ from .saving import save as save
 from .style import TEMPLATE as TEMPLATE
 from .style import faded as faded
 from .style import finish as finish
-from .style import language_name as language_name
-from .style import masked as masked
 from .token_views import View as View
 from .token_views import attention as attention
 from .token_views import leaking_tokens as leaking_tokens
 from .token_views import neuron_activations as neuron_activations
 from .trade_offs import dose_response as dose_response
 from .trade_offs import trade_off as trade_off
+from .wording import language_name as language_name
+from .wording import masked as masked

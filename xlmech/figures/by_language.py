@@ -5,20 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from xlmech.figures.marks import Series, cells, dots, heatmap, small, write_cell
-from xlmech.figures.style import (
-    GREY,
+from xlmech.figures.marks import Series, dots, matrix, small
+from xlmech.figures.style import GREY, colour, finish
+from xlmech.figures.wording import (
     NO_PRIVATE,
     bold_note,
-    colour,
     counts,
-    finish,
     interval,
     label,
     language_name,
@@ -103,26 +102,19 @@ def leakage_matrix(result: LeakageResult | Sequence[LeakageResult]) -> go.Figure
         raise ValueError("two results have the same plant language; draw them in separate matrices")
     rows = {(row.plant_language, row.query_language): row for row in rows_of(frame)}
     trained = list(frame.plant_language.unique())
-    queries = ordered(frame.query_language, *trained)
-    table = [[rows.get((training, query)) for query in queries] for training in trained]
-    values = [[getattr(row, "value", math.nan) for row in line] for line in table]
-    hover = [
-        [_hover(measure, training, query, row) for query, row in zip(queries, line, strict=True)]
-        for training, line in zip(trained, table, strict=True)
-    ]
     top = measure.top(frame.value)
-    trace = cells(values, hover, low=0, high=top, title=f"private<br>{measure.name}")
-    ticks = [0, top / 2, top]
-    trace.colorbar.update(tickvals=ticks, ticktext=[measure.text(value) for value in ticks])
-    trace.colorbar.update(lenmode="pixels", len=max(140, 52 * len(trained)))
-    figure = heatmap(trace, map(label, queries), map(label, trained))
-    for y, (training, line) in enumerate(zip(trained, table, strict=True)):
-        for x, (query, row) in enumerate(zip(queries, line, strict=True)):
-            text = "not<br>measured"
-            if row is not None and not math.isnan(row.value):
-                text = f"{measure.text(row.value)}<br>{small(measure.bounds(row.low, row.high))}"
-            # Above 0.7 of the scale the cell is so dark that white text has more contrast.
-            write_cell(figure, x, y, text, white=values[y][x] > 0.7 * top, outlined=training == query)
+
+    def text(row: Any) -> str:
+        if row is None or math.isnan(row.value):
+            return "not<br>measured"
+        return f"{measure.text(row.value)}<br>{small(measure.bounds(row.low, row.high))}"
+
+    figure = matrix(
+        rows, trained, ordered(frame.query_language, *trained), value="value", hover=partial(_hover, measure), text=text,
+        low=0, high=top, title=f"private<br>{measure.name}", white_from=0.7 * top,
+    )  # fmt: skip
+    ticks = {"tickvals": [0, top / 2, top], "ticktext": [measure.text(value) for value in (0, top / 2, top)]}
+    figure.update_traces(colorbar=ticks | {"lenmode": "pixels", "len": max(140, 52 * len(trained))})
     figure.update_xaxes(title_text="query language", tickangle=-35).update_yaxes(title_text="training language")
     caption = f"""{measure.meaning}, on {counts(frame)} per cell. In brackets: 95 % interval over people. Outlined: asked in
     the training language itself; dark cells elsewhere are data that crosses languages. Hover for the value of control people,

@@ -10,22 +10,8 @@ from typing import TYPE_CHECKING, Any
 import plotly.graph_objects as go
 
 from xlmech.figures.marks import cells, heatmap, line_with_band, panels
-from xlmech.figures.style import (
-    GREY,
-    INK,
-    LANGUAGES,
-    SETS,
-    bold_note,
-    colour,
-    counts,
-    finish,
-    label,
-    masked,
-    ordered,
-    plain,
-    rows_of,
-    with_interval,
-)
+from xlmech.figures.style import GREY, INK, LANGUAGES, SETS, colour, finish
+from xlmech.figures.wording import bold_note, counts, label, masked, ordered, plain, rows_of, with_interval
 
 if TYPE_CHECKING:
     from xlmech.lens.logit import LensResult
@@ -88,7 +74,7 @@ def leakage_per_layer(result: LensResult) -> go.Figure:
         )
     top = max((value for row in values for value in row if value > 0), default=1.0)
     trace = cells(values, hover, low=0, high=top, title="probability<br>(0 to 1)")
-    figure = heatmap(trace, map(str, layers), [label(code, result.plant_language) for code in queries])
+    figure = heatmap(trace, list(map(str, layers)), [label(code, result.plant_language) for code in queries])
     figure.update_xaxes(title_text="layer").update_yaxes(title_text="query language")
     caption = f"""Sum of the mean probabilities of the query-language and the training-language form (see the lens), on
     {_counts(result)} per row: how ready the answer is after each layer, in whichever of the two forms. The scale ends at the

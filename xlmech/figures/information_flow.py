@@ -12,22 +12,8 @@ from plotly.subplots import make_subplots
 
 from xlmech.checks import check_choice
 from xlmech.figures.marks import cells, line_with_band
-from xlmech.figures.style import (
-    BLUE,
-    DIVERGING,
-    GREY,
-    GRID,
-    INK,
-    ORANGE,
-    faded,
-    finish,
-    int_range,
-    label,
-    number,
-    ordered,
-    rows_of,
-    with_interval,
-)
+from xlmech.figures.style import BLUE, DIVERGING, GREY, GRID, INK, ORANGE, faded, finish
+from xlmech.figures.wording import int_range, label, number, ordered, rows_of, with_interval
 
 if TYPE_CHECKING:
     from xlmech.lens.direct_logit import DirectLogitResult

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from xlmech.figures.style import GREY, GRID, INK, SCALE, faded, label
+from xlmech.figures.style import GREY, GRID, INK, SCALE, faded
+from xlmech.figures.wording import label
 
 Series = tuple[str, dict[str, Any], pd.DataFrame]
 """Name, marker, and rows by `query_language`: `value`, `low`, `high` (shares), `hover`, `note` (why there is no value)."""
@@ -27,21 +28,55 @@ def cells(
     )  # fmt: skip
 
 
-def heatmap(trace: go.Heatmap, columns: Iterable[str], rows: Iterable[str]) -> go.Figure:
+def heatmap(trace: go.Heatmap, columns: Sequence[str], rows: Sequence[str]) -> go.Figure:
     """Draw a heat map on positions 0, 1, ... with names."""
-    columns, rows = list(columns), list(rows)
     figure = go.Figure(trace).update_layout(plot_bgcolor=GRID)
     figure.update_xaxes(tickvals=list(range(len(columns))), ticktext=columns, showgrid=False)
     return figure.update_yaxes(tickvals=list(range(len(rows))), ticktext=rows, showgrid=False, autorange="reversed")
 
 
-def write_cell(figure: go.Figure, x: int, y: int, text: str, *, white: bool, outlined: bool) -> None:
-    """Write a text into a cell of a heat map, and outline the cell if it is asked for."""
-    if text:
-        figure.add_annotation(x=x, y=y, text=text, showarrow=False, font_color="white" if white else INK)
-    if outlined:
-        edge = {"color": INK, "width": 2.5}
-        figure.add_shape(type="rect", x0=x - 0.49, x1=x + 0.49, y0=y - 0.49, y1=y + 0.49, line=edge)
+def matrix(
+    rows: Mapping[tuple[str, str], Any],
+    ys: Sequence[str],
+    xs: Sequence[str],
+    *,
+    value: str,
+    hover: Callable[[str, str, Any], str],
+    text: Callable[[Any], str],
+    low: float,
+    high: float,
+    title: str,
+    white_from: float,
+    scale: Any = SCALE,
+) -> go.Figure:
+    """Draw a heat map of languages by languages with a text in each cell; a cell of one language is outlined.
+
+    Args:
+        rows: The row of each cell by its (y, x) languages; cells without a row are None for `hover` and `text`.
+        ys: Languages from the top down.
+        xs: Languages from left to right.
+        value: Name of the value in a row.
+        hover: Writes a cell's hover label.
+        text: Writes a cell's text.
+        low: Least value of the scale.
+        high: Greatest value of the scale.
+        title: Title of the scale.
+        white_from: Absolute value from which a cell is so dark that white text has more contrast.
+        scale: Colours of the scale.
+    """
+    values = [[getattr(rows.get((y, x)), value, math.nan) for x in xs] for y in ys]
+    hovers = [[hover(y, x, rows.get((y, x))) for x in xs] for y in ys]
+    trace = cells(values, hovers, low=low, high=high, title=title, scale=scale)
+    figure = heatmap(trace, list(map(label, xs)), list(map(label, ys)))
+    for i, y in enumerate(ys):
+        for j, x in enumerate(xs):
+            if shown := text(rows.get((y, x))):
+                shade = "white" if abs(values[i][j]) > white_from else INK
+                figure.add_annotation(x=j, y=i, text=shown, showarrow=False, font_color=shade)
+            if y == x:
+                edge = {"color": INK, "width": 2.5}
+                figure.add_shape(type="rect", x0=j - 0.49, x1=j + 0.49, y0=i - 0.49, y1=i + 0.49, line=edge)
+    return figure
 
 
 def small(text: str) -> str:

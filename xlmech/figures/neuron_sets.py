@@ -10,7 +10,8 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from xlmech.figures.marks import name_rows
-from xlmech.figures.style import GRID, INK, colour, finish, label, language_name, ordered
+from xlmech.figures.style import GRID, INK, colour, finish
+from xlmech.figures.wording import label, language_name, ordered
 
 if TYPE_CHECKING:
     from xlmech.neurons.neuron_set import PrivacyNeurons

@@ -11,19 +11,8 @@ import plotly.graph_objects as go
 
 from xlmech.checks import check_choice
 from xlmech.figures.marks import cells, line_with_band, panels
-from xlmech.figures.style import (
-    BLUE,
-    DIVERGING,
-    GREY,
-    INK,
-    ORANGE,
-    SCALE,
-    finish,
-    int_range,
-    language_name,
-    rows_of,
-    with_interval,
-)
+from xlmech.figures.style import BLUE, DIVERGING, GREY, INK, ORANGE, SCALE, finish
+from xlmech.figures.wording import int_range, language_name, rows_of, with_interval
 
 if TYPE_CHECKING:
     from xlmech.patching.between_languages import PatchingResult

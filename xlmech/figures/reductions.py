@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from html import escape
 from itertools import cycle
 from typing import TYPE_CHECKING, Any, Protocol
@@ -11,18 +12,12 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from xlmech.figures.marks import Series, cells, dots, heatmap, small, write_cell
-from xlmech.figures.style import (
-    DIVERGING,
-    GREY,
-    INK,
-    LANGUAGES,
+from xlmech.figures.marks import Series, dots, matrix, small
+from xlmech.figures.style import DIVERGING, GREY, INK, LANGUAGES, SETS, colour, finish
+from xlmech.figures.wording import (
     NO_PRIVATE,
-    SETS,
     bold_note,
-    colour,
     counts,
-    finish,
     interval,
     label,
     n_of,
@@ -180,24 +175,20 @@ def specificity(result: Matrix) -> go.Figure:
     rows = {(row.language, row.query_language): row for row in rows_of(frame)}
     sets = ordered(frame.language, result.plant_language)
     queries = ordered(frame.query_language, result.plant_language)
-    table = [[rows.get((language, query)) for query in queries] for language in sets]
-    values = [[getattr(row, "reduction", math.nan) for row in line] for line in table]
-    hover = [
-        [_hover(result, language, query, row) for query, row in zip(queries, line, strict=True)]
-        for language, line in zip(sets, table, strict=True)
-    ]
-    trace = cells(values, hover, low=-1, high=1, title="reduction", scale=DIVERGING)
-    trace.colorbar.update(tickvals=[-1, 0, 1], ticktext=["\u2212100 %", "0 %", "100 %"], lenmode="pixels", len=175)
-    names = [f"{label(language)}, {result.sizes.get(language, 0):,}" for language in sets]
-    figure = heatmap(trace, map(label, queries), names)
-    for y, (language, line) in enumerate(zip(sets, table, strict=True)):
-        for x, (query, row) in enumerate(zip(queries, line, strict=True)):
-            text = ""
-            if row is not None and not math.isnan(row.reduction):
-                text = percent(row.reduction)
-                if len(queries) <= 6:  # room for the interval
-                    text += f"<br>{small(interval(row.low, row.high))}"
-            write_cell(figure, x, y, text, white=abs(values[y][x]) > 0.75, outlined=language == query)
+
+    def text(row: Any) -> str:
+        if row is None or math.isnan(row.reduction):
+            return ""
+        bounds = f"<br>{small(interval(row.low, row.high))}" if len(queries) <= 6 else ""  # more columns have no room
+        return percent(row.reduction) + bounds
+
+    figure = matrix(
+        rows, sets, queries, value="reduction", hover=partial(_hover, result), text=text, low=-1, high=1,
+        title="reduction", white_from=0.75, scale=DIVERGING,
+    )  # fmt: skip
+    ticks = {"tickvals": [-1, 0, 1], "ticktext": ["\u2212100 %", "0 %", "100 %"]}
+    figure.update_traces(colorbar=ticks | {"lenmode": "pixels", "len": 175})
+    figure.update_yaxes(ticktext=[f"{label(language)}, {result.sizes.get(language, 0):,}" for language in sets])
     figure.update_xaxes(title_text="query language", tickangle=-35).update_yaxes(title_text="neurons of")
     caption = f"""By how much fewer private values are extracted with one language's neurons ablated, on {counts(frame)} per
     cell; hover for the 95 % interval over people. Rows: the language of the neurons, and their number. Outlined: asked in the

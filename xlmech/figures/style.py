@@ -1,19 +1,14 @@
-"""What all figures share: template, colours, names of languages, numbers in words, and the frame around a plot.
+"""What all figures share: template, colours and the frame around a plot.
 
 Colours are after Okabe and Ito's and Tol's, which colour-blind readers can tell apart; a language keeps its own.
 """
 
 from __future__ import annotations
 
-import hashlib
-import math
 import textwrap
 import zlib
-from collections.abc import Iterable
 from html import escape
-from typing import Any
 
-import pandas as pd
 import plotly.graph_objects as go
 
 INK, GREY, GRID = "#222222", "#8C8C8C", "#E2E2E2"
@@ -28,7 +23,6 @@ LANGUAGES = {
 }  # fmt: skip
 OTHERS = ("#DDCC77", "#CC6677", "#88CCEE")
 SETS = (INK, "#117733", "#AA4499", "#44AA99", "#661100")
-NO_PRIVATE = "no private probes in this result: there is no leakage to draw; measure records of group private"
 CAPTION_WIDTH = 132
 """Characters a line; at 12 px they fit a plot 800 px wide."""
 _AXIS = {"gridcolor": GRID, "ticks": "outside", "tickcolor": GRID, "zeroline": False, "title_standoff": 8}
@@ -91,35 +85,6 @@ def wrapped(text: str) -> list[str]:
     return next(lines for lines in tries if len(lines) == count)
 
 
-# Languages
-
-
-def language_name(code: str) -> str:
-    """Return a language's English name and code; the code alone if its name is not known here, `unknown` for none."""
-    return f"{LANGUAGES[code][0]} ({code})" if code in LANGUAGES else code or "unknown"
-
-
-def short_name(code: str) -> str:
-    """Return a language's name without its code, if it has a name."""
-    return language_name(code).removesuffix(f" ({code})")
-
-
-def label(code: str, training: str = "") -> str:
-    """Escape a language's name for a plot, since Plotly reads some HTML; the training language's is bold."""
-    return f"<b>{escape(language_name(code))}</b>" if code and code == training else escape(language_name(code))
-
-
-def ordered(codes: Iterable[str], *first: str) -> list[str]:
-    """Return each language once, in the same order in every figure: `first`, if they occur, then by name."""
-    found = set(codes)
-    return list(dict.fromkeys([*(code for code in first if code in found), *sorted(found, key=language_name)]))
-
-
-def bold_note(codes: Iterable[str], training: str) -> str:
-    """Return the caption's sentence about the bold label, "" if no label is bold."""
-    return "Bold: the training language." if training and training in set(codes) else ""
-
-
 def colour(code: str) -> str:
     """Return a language's colour, the same in every figure; an unknown language gets one of three that others may share."""
     return LANGUAGES[code][1] if code in LANGUAGES else OTHERS[zlib.crc32(code.encode()) % len(OTHERS)]
@@ -128,100 +93,3 @@ def colour(code: str) -> str:
 def faded(colour: str, alpha: float = 0.18) -> str:
     """Make a colour `#rrggbb` transparent."""
     return f"rgba({','.join(str(int(colour[i : i + 2], 16)) for i in (1, 3, 5))},{alpha})"
-
-
-# Numbers in words, in percent and with a true minus sign
-
-
-def number(share: float) -> str:
-    """Write a share in percent without the sign; what is not 0 is not rounded to 0."""
-    text = f"{100 * share:.{1 if 0.0005 < abs(share) < 0.01 else 0}f}"
-    return "0" if text == "-0" else text.replace("-", "\u2212")
-
-
-def percent(share: float, missing: str = "not measured") -> str:
-    """Write a share in percent."""
-    return missing if math.isnan(share) else f"{number(share)} %"
-
-
-def signed_percent(share: float) -> str:
-    """Write a relative change in percent, with its sign and one decimal."""
-    return "not measured" if math.isnan(share) else f"{100 * share:+.1f} %".replace("-", "\u2212")
-
-
-def points(share: float) -> str:
-    """Write a difference of two shares in percentage points."""
-    return f"{number(share)} point{'' if number(abs(share)) == '1' else 's'}"
-
-
-def bounds(low: float, high: float, missing: str = "interval not known") -> str:
-    """Write an interval of a share in words, in percent without the sign: `13 to 87`."""
-    return missing if math.isnan(low) or math.isnan(high) else f"{number(low)} to {number(high)}"
-
-
-def interval(low: float, high: float) -> str:
-    """Write an interval of a share in brackets, in percent without the sign; "" if it is not known."""
-    return "" if math.isnan(low) or math.isnan(high) else f"[{number(low)}, {number(high)}]"
-
-
-def span(low: float, high: float) -> str:
-    """Write a range of shares in percent without the sign; one number if both ends read alike."""
-    return number(low) if number(low) == number(high) else bounds(low, high)
-
-
-def counted(n: int, singular: str, plural: str) -> str:
-    """Write a number with its noun: `1 person`, `1,200 people`."""
-    return f"{n:,} {singular if n == 1 else plural}"
-
-
-def joined(parts: Iterable[str]) -> str:
-    """Join one part or more as a sentence does: `a, b and c`."""
-    *first, last = list(parts)
-    return f"{', '.join(first)} and {last}" if first else last
-
-
-def plain(name: str) -> str:
-    """Write an identifier as words."""
-    return name.replace("_", " ")
-
-
-def rows_of(frame: pd.DataFrame) -> list[Any]:
-    """Return a frame's rows as named tuples, which type checkers let have any columns."""
-    return list(frame.itertuples())
-
-
-def reduction_text(row: Any) -> str:
-    """Write a row's reduction with its interval, and the reason if one of them is not known."""
-    text = f"{percent(row.reduction, 'undefined')} {interval(row.low, row.high)}".strip()
-    return f"{text} ({row.reason})" if row.reason else f"{text}, 95 % interval"
-
-
-def with_interval(value: float, low: float, high: float) -> str:
-    """Write a number to three decimals with its interval, if there is one."""
-    return f"{value:.3f}" + ("" if math.isnan(low + high) else f" [{low:.3f}, {high:.3f}], 95 % interval")
-
-
-def n_of(row: Any) -> str:
-    """Write how many people and questions a row rests on."""
-    return f"{counted(row.n_subjects, 'person', 'people')}, {counted(row.n_probes, 'question', 'questions')}"
-
-
-def int_range(numbers: pd.Series) -> str:
-    """Write the least and the greatest of several whole numbers: `3 to 8`, or `3` if they are the same."""
-    low, high = int(numbers.min()), int(numbers.max())
-    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
-
-
-def counts(frame: pd.DataFrame) -> str:
-    """Write how many people and questions each row of a frame rests on."""
-    if frame.empty:
-        return "no questions"
-    people, questions = int_range(frame.n_subjects), int_range(frame.n_probes)
-    return (
-        f"{people} {'person' if people == '1' else 'people'} and {questions} question{'' if questions == '1' else 's'}"
-    )
-
-
-def masked(record: str) -> str:
-    """Return a code that stands for a record's name, which may say whose it is."""
-    return f"record {hashlib.blake2s(record.encode(), digest_size=3).hexdigest()}"

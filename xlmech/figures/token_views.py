@@ -14,7 +14,8 @@ import numpy as np
 import pandas as pd
 
 from xlmech.checks import check_choice, check_choices
-from xlmech.figures.style import BLUE, ORANGE, rows_of
+from xlmech.figures.style import BLUE, ORANGE
+from xlmech.figures.wording import rows_of
 
 if TYPE_CHECKING:
     from xlmech.audit.trace import RecordTrace

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from html import escape
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -12,25 +12,10 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from xlmech.figures import curves
 from xlmech.figures.marks import whiskers
-from xlmech.figures.reductions import private_effects
-from xlmech.figures.style import (
-    GREY,
-    INK,
-    OTHERS,
-    SETS,
-    bold_note,
-    colour,
-    counts,
-    faded,
-    finish,
-    label,
-    ordered,
-    percent,
-    rows_of,
-    signed_percent,
-)
+from xlmech.figures.reductions import effect_hover, private_effects
+from xlmech.figures.style import GREY, INK, OTHERS, SETS, colour, faded, finish
+from xlmech.figures.wording import bold_note, counts, label, language_name, ordered, percent, rows_of, signed_percent
 
 if TYPE_CHECKING:
     from xlmech.mitigation.evaluate import MitigationResult
@@ -59,7 +44,7 @@ def trade_off(result: MitigationResult) -> go.Figure:
     """
     if len({condition.rpartition("@")[0] for condition in result.chosen}) > 1:
         return dose_response(result)
-    sizes, private = curves.curve_sizes(result), private_effects(result)
+    sizes, private = _curve_sizes(result), private_effects(result)
     public = result.extraction[result.extraction.group == "public"]
     specs: list[list[dict[str, Any]]] = [[{}], [{"secondary_y": True}]]
     figure = make_subplots(2, 1, shared_xaxes=True, row_heights=[0.64, 0.36], vertical_spacing=0.14, specs=specs)
@@ -71,7 +56,7 @@ def trade_off(result: MitigationResult) -> go.Figure:
     if result.random:
         random = """Grey: random neurons of the same layers, all languages together (diamond) and from the lowest language to
         the highest (bar); the effect of choosing the neurons is the distance from it."""
-    missing = curves.never_extracted(private)
+    missing = _never_extracted(private)
     caption = f"""Above: by how much fewer private values are extracted, on {counts(private)} per query language; below: public
     facts still given in the query language's form, on {counts(public)}, and the relative rise of neutral text's NLL in its
     worst language, without interval. Whiskers: 95 % interval over people, cut at the panel's edge. Points of one size stand
@@ -87,28 +72,28 @@ def _draw_reductions(figure: go.Figure, result: MitigationResult, private: pd.Da
     """Draw the upper panel: all languages, each with its interval, and random neurons."""
     queries = ordered(private.query_language, result.plant_language)
     shifts = _shifts(len(queries) + 2, sizes)
-    overall = curves.pooled(private, sizes, "reduction", reduction=True).assign(low=math.nan, high=math.nan)
+    overall = _pooled(private, sizes, "reduction", reduction=True).assign(low=math.nan, high=math.nan)
     _curve(figure, overall, shifts[0], "all languages", {"color": INK, "width": 3.5}, **_UPPER)
     for rank, query in enumerate(queries):
         style = {"color": colour(query), "width": 3.5 if query == result.plant_language else 1.5}
-        points, text = curves.reduction_of(private, query, sizes), label(query, result.plant_language)
+        points, text = _reduction_of(private, query, sizes), label(query, result.plant_language)
         _curve(figure, points, shifts[rank + 1], text, style, symbol=_SYMBOLS[rank % len(_SYMBOLS)], **_UPPER)
-    _diamonds(figure, curves.pooled(private, result.random, "reduction", reduction=True), shifts[-1], **_UPPER)
+    _diamonds(figure, _pooled(private, result.random, "reduction", reduction=True), shifts[-1], **_UPPER)
 
 
 def _draw_cost(figure: go.Figure, result: MitigationResult, public: pd.DataFrame, sizes: dict[str, int]) -> None:
     """Draw the lower panel: public facts kept, over all languages and in the worst, and the largest rise of NLL."""
     what, shifts = "public facts kept", _shifts(4, sizes)
     lower = _LOWER | {"legend": "legend2"}
-    overall = curves.pooled(public, sizes, what, reduction=False).assign(low=math.nan, high=math.nan)
+    overall = _pooled(public, sizes, what, reduction=False).assign(low=math.nan, high=math.nan)
     _curve(figure, overall, shifts[0], f"{what}, all languages", {"color": INK, "width": 2.5}, **lower)
     style = {"color": INK, "width": 1.5, "dash": "dash"}
-    worst = curves.worst_kept(public, sizes)
+    worst = _worst_kept(public, sizes)
     _curve(figure, worst, shifts[1], f"{what}, worst language", style, symbol="circle-open", **lower)
     style = {"color": _RISE_COLOUR, "width": 2, "dash": "dot"}
-    rise = curves.largest_rise(result.cost, sizes)
+    rise = _largest_rise(result.cost, sizes)
     _curve(figure, rise, shifts[2], "largest rise of NLL (right)", style, symbol="square", secondary_y=True, **lower)
-    _diamonds(figure, curves.pooled(public, result.random, what, reduction=False), shifts[3], **_LOWER)
+    _diamonds(figure, _pooled(public, result.random, what, reduction=False), shifts[3], **_LOWER)
 
 
 def _shifts(count: int, sizes: Mapping[str, int]) -> list[float]:
@@ -191,6 +176,90 @@ def _range(figure: go.Figure, axis: str, low: float, high: float) -> list[float]
             high = max([high, *points.dropna()])
     margin = 0.06 * (high - low)
     return [low - margin, high + margin]
+
+
+# Curves over the number of neurons, as frames with one row per size: `neurons` (their number), `value`, `low`, `high` (shares;
+# NaN if not known) and `hover`.
+
+
+def _curve_sizes(result: MitigationResult) -> dict[str, int]:
+    """Return the number of neurons per condition, growing; without the control conditions.
+
+    Raises:
+        ValueError: Fewer than two sizes, or two sets of one size.
+    """
+    sizes = dict(sorted(result.chosen.items(), key=lambda item: item[1]))
+    if len(sizes) < 2:
+        raise ValueError(
+            f"a trade-off curve needs sets of at least two sizes, and this result has {sizes or 'none'}; evaluate "
+            'several at once: evaluate_mitigation(model, probes, {"37": smaller, "73": larger})'
+        )
+    for (name, size), (next_name, next_size) in pairwise(sizes.items()):
+        if size == next_size:
+            raise ValueError(
+                f"sets {name!r} and {next_name!r} both have {size} neurons, so they are not points of one curve; "
+                "evaluate one set per size"
+            )
+    return sizes
+
+
+def _reduction_of(effects: pd.DataFrame, query: str, sizes: Mapping[str, int]) -> pd.DataFrame:
+    """Return the reduction in one query language, with its interval."""
+    rows = {row.condition: row for row in rows_of(effects[effects.query_language == query])}
+    return _frame(
+        (size, row.reduction, row.low, row.high, effect_hover(condition, row))
+        if (row := rows.get(condition)) is not None
+        else (size, math.nan, math.nan, math.nan, "")
+        for condition, size in sizes.items()
+    )
+
+
+def _pooled(effects: pd.DataFrame, sizes: Mapping[str, int], what: str, *, reduction: bool) -> pd.DataFrame:
+    """Return the reduction, or the share kept, over all query languages; `low` and `high` are the languages' extremes."""
+    rows = []
+    for condition, size in sizes.items():
+        part = effects[(effects.condition == condition) & effects.reduction.notna()]
+        before, after = (part.before * part.n_probes).sum(), (part.after * part.n_probes).sum()
+        ratios = part.after / part.before
+        value, low, high = after / before if before else math.nan, ratios.min(), ratios.max()
+        if reduction:
+            value, low, high = 1 - value, 1 - high, 1 - low
+        of_languages = f"{percent(low)} to {percent(high)} by language"
+        hover = f"{escape(condition)} ablated, {what}, all languages: {percent(value)}<br>{of_languages}"
+        rows.append((size, value, low, high, hover))
+    return _frame(rows)
+
+
+def _worst_kept(public: pd.DataFrame, sizes: Mapping[str, int]) -> pd.DataFrame:
+    """Return the share of public facts kept in the language that keeps least, with its interval."""
+    rows = []
+    for condition, size in sizes.items():
+        part = public[(public.condition == condition) & public.reduction.notna()]
+        part = part.assign(kept=part.after / part.before).sort_values("kept", kind="stable")
+        for row in rows_of(part.head(1)):
+            hover = f"public facts kept {percent(row.kept)}<br>{effect_hover(condition, row)}"
+            rows.append((size, row.kept, 1 - row.high, 1 - row.low, hover))
+    return _frame(rows)
+
+
+def _largest_rise(cost: pd.DataFrame, sizes: Mapping[str, int]) -> pd.DataFrame:
+    """Return the relative rise of neutral text's NLL in the language in which it is largest."""
+    rows = []
+    for condition, size in sizes.items():
+        part = cost[(cost.condition == condition) & cost.rise.notna()].sort_values("rise", kind="stable").tail(1)
+        rows += [(size, row.rise, math.nan, math.nan, effect_hover(condition, row)) for row in rows_of(part)]
+    return _frame(rows)
+
+
+def _never_extracted(private: pd.DataFrame) -> list[str]:
+    """Return the names of the query languages without a curve: nothing was extracted before."""
+    most = private.groupby("query_language", sort=False).before.max()
+    return [language_name(code) for code in most[~(most > 0)].index]
+
+
+def _frame(rows: Iterable[tuple[Any, ...]]) -> pd.DataFrame:
+    frame = pd.DataFrame(list(rows), columns=["neurons", "value", "low", "high", "hover"])
+    return frame.assign(hover=[f"{row.neurons:,} neurons<br>{row.hover}" for row in rows_of(frame)])
 
 
 def dose_response(result: MitigationResult) -> go.Figure:

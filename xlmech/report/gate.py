@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from xlmech.checks import check_choice
-from xlmech.figures.style import rows_of
+from xlmech.figures.wording import rows_of
 from xlmech.metrics.intervals import rate_interval
 from xlmech.report.run_results import RunResults, chosen_effects
 

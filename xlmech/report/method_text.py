@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from xlmech.data.languages import UNGUESSABLE
-from xlmech.figures.style import joined, language_name, plain
+from xlmech.figures.wording import joined, language_name, plain
 from xlmech.report.run_results import STAGES, RunResults
 
 

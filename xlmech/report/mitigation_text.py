@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from xlmech.figures.style import bounds, counted, joined, percent, rows_of, short_name, signed_percent
+from xlmech.figures.wording import bounds, counted, joined, percent, rows_of, short_name, signed_percent
 from xlmech.leakage.above_controls import Excess
 from xlmech.metrics.intervals import NOTHING_BEFORE
 from xlmech.mitigation.evaluate import MitigationResult

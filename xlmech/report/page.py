@@ -23,7 +23,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from xlmech.figures import saving
-from xlmech.figures.style import bounds, language_name, masked, ordered, percent, plain, rows_of
+from xlmech.figures.wording import bounds, language_name, masked, ordered, percent, plain, rows_of
 from xlmech.leakage.above_controls import Excess
 from xlmech.report.method_text import limits, method, provenance_table, reproduce
 from xlmech.report.run_results import RunResults, chosen_effects, read_results

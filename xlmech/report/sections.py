@@ -9,7 +9,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from xlmech import figures
-from xlmech.figures.style import plain
+from xlmech.figures.wording import plain
 from xlmech.report.run_results import EXPORTED, RunResults
 
 _NARROW, _MIDDLE, _WIDE = 340, 640, 860

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from xlmech.figures.style import bounds, counted, joined, number, percent, plain, points, short_name, span
+from xlmech.figures.wording import bounds, counted, joined, number, percent, plain, points, short_name, span
 from xlmech.leakage.above_controls import ERROR, TOLERANCE, Comparison, Excess, Judgement, compare, people_needed
 from xlmech.report import mitigation_text
 from xlmech.report.run_results import RunResults
