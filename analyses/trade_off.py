@@ -16,7 +16,8 @@ import outputs
 import torch
 
 from xlmech import EvaluateOptions, demo_records, dose_response, figures, load_model
-from xlmech.audit.audit import Audit, AuditPlan, select_probes
+from xlmech.audit.audit import Audit, select_probes
+from xlmech.audit.plan import AuditPlan
 from xlmech.data.probes import ProbeSet
 from xlmech.neurons.neuron_set import select_universal
 

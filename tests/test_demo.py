@@ -8,7 +8,8 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
-from xlmech.audit.audit import AuditPlan, select_probes
+from xlmech.audit.audit import select_probes
+from xlmech.audit.plan import AuditPlan
 from xlmech.data.probes import ProbeSet, build_probes
 from xlmech.data.readers import demo_records
 from xlmech.engine.batching import run_forced

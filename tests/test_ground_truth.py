@@ -17,7 +17,8 @@ import torch
 from helpers.tiny_models import D_MLP, D_MODEL, D_VOCAB, tiny
 from typer.testing import CliRunner
 
-from xlmech.audit.audit import AuditPlan, run_audit
+from xlmech.audit.audit import run_audit
+from xlmech.audit.plan import AuditPlan
 from xlmech.cli.app import app
 from xlmech.data.probes import ProbeSet, build_probes
 from xlmech.data.readers import save_records

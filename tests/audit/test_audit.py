@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from xlmech.audit.audit import Audit, AuditPlan, run_audit, select_probes, table
+from xlmech.audit.audit import Audit, run_audit, select_probes, table
+from xlmech.audit.plan import AuditPlan
 from xlmech.audit.publish import publish, summary_lines
 from xlmech.data.languages import load_language
 from xlmech.data.probes import ProbeSet, build_probes
@@ -109,7 +109,7 @@ def test_the_lens_follows_what_the_records_have(
     plan = AuditPlan(
         languages=("en", "fr"), locate_facts=2, measure_facts=2, other_facts=1, locate=LocateOptions(n_neurons=1)
     )
-    plan = plan if wanted is None else replace(plan, lens_attributes=wanted)
+    plan = plan.updated(lens_attributes=wanted)
     found = run_audit(model, given, plan, say=lines.append, progress=False)
     assert (set(found.lens.readings.attribute) if found.lens is not None else set()) == followed
     assert any(f" questions on {', '.join(followed)}, every layer" in line for line in lines) is bool(followed)
@@ -124,7 +124,7 @@ def test_an_audit_without_anything_to_follow_goes_on(
         languages=("fr", "es"), locate_facts=2, measure_facts=2, other_facts=1, locate=LocateOptions(n_neurons=1)
     )
     assert run_audit(model, given, plan, progress=False).lens is None
-    explicit = replace(plan, lens_attributes=("id_number",))
+    explicit = plan.updated(lens_attributes=("id_number",))
     assert run_audit(model, given, explicit, progress=False).lens is None
 
 

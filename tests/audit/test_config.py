@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 from ruamel.yaml import YAML
 
-from xlmech.audit.audit import AuditPlan
 from xlmech.audit.config import SECTIONS, Config, DataSection, ExportSection, ModelSection, read_config, write_template
+from xlmech.audit.plan import AuditPlan
 from xlmech.models.load import BackendName
 from xlmech.options import LocateOptions, Method, Positions
 
@@ -54,7 +53,7 @@ def test_the_template_is_every_key_and_its_default(folder: Path) -> None:
 def test_the_defaults_and_choices_are_those_of_the_library(folder: Path) -> None:
     config = read_config(written(folder, LEAST))
     given = config.data.model_dump() | {"locate": config.locate, "seed": config.seed}
-    shared = {item.name: item.default for item in fields(AuditPlan) if item.name in given}
+    shared = {name: field.default for name, field in AuditPlan.model_fields.items()}
     assert set(shared) >= {"languages", "held_out", "locate", "seed"}
     assert {name: given[name] for name in shared} == shared
     for section, key, choices in (

@@ -1,8 +1,8 @@
 from .audit import Audit as Audit
-from .audit import AuditPlan as AuditPlan
 from .audit import run_audit as run_audit
 from .config import Config as Config
 from .config import read_config as read_config
+from .plan import AuditPlan as AuditPlan
 from .run import Outcome as Outcome
 from .run import run_config as run_config
 from .trace import RecordTrace as RecordTrace

@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 
 from xlmech.audit.cost_model import CONDITIONS, operations
+from xlmech.audit.plan import AuditPlan
 from xlmech.audit.stage_clock import Say, StageClock
 from xlmech.data.probes import ProbeSet, build_probes
 from xlmech.data.records import Record
@@ -24,40 +25,6 @@ from xlmech.models.backends import backend_of
 from xlmech.models.shape import shape_of
 from xlmech.neurons.neuron_set import NeuronSet, PrivacyNeurons
 from xlmech.neurons.selection.locate import check_probes, locate_privacy_neurons
-from xlmech.options import LocateOptions
-
-
-@dataclass(frozen=True, kw_only=True)
-class AuditPlan:
-    """What an audit measures. The defaults are the demo's.
-
-    Attributes:
-        languages: Query languages; all that have a pack by default.
-        attributes: Attributes asked for; those of the records by default.
-        held_out: Share of each group's people who do not choose the neurons, and are measured.
-        locate_template: Question template by which neurons are located.
-        measure_template: Question template by which leakage is measured; the last (-1) is not used for planting.
-        locate_facts: Largest number of facts per group that locate neurons, each asked in every language.
-        measure_facts: Largest number of held-out private facts that are measured, each asked in every language.
-        other_facts: The same for held-out public, and for control facts.
-        lens_attributes: Attributes whose forms the lens follows; by default those that it can follow (`followed_attributes`).
-        lens_facts: Largest number of private facts that the lens follows, each asked in every language.
-        locate: How neurons are chosen.
-        seed: Of every draw.
-    """
-
-    languages: tuple[str, ...] | None = None
-    attributes: tuple[str, ...] | None = None
-    held_out: float = 0.5
-    locate_template: int = 0
-    measure_template: int = -1
-    locate_facts: int = 20
-    measure_facts: int = 16
-    other_facts: int = 8
-    lens_attributes: tuple[str, ...] | None = None
-    lens_facts: int = 8
-    locate: LocateOptions = LocateOptions()
-    seed: int = 0
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
-from xlmech.audit.audit import AuditPlan, select_probes
+from xlmech.audit.audit import select_probes
 from xlmech.audit.config import Config
+from xlmech.audit.plan import AuditPlan, Selection
 from xlmech.data.languages import ATTRIBUTES
 from xlmech.data.probes import ProbeSet
 from xlmech.data.readers import load_records
@@ -58,8 +59,8 @@ def prepare(config: Config, *, resume: bool = False) -> Prepared:
         people += invent_controls(
             people, data.n_controls, attributes=data.attributes, planted=planted, seed=config.seed
         )
-    options = data.model_dump() | {"locate": config.locate, "seed": config.seed}
-    plan = AuditPlan(**{item.name: options[item.name] for item in fields(AuditPlan)})
+    selection = data.model_dump(include=set(Selection.model_fields))
+    plan = AuditPlan(**selection, locate=config.locate, seed=config.seed)
     probes, measured, locating = select_probes(people, plan)
     return Prepared(
         people=people, plan=plan, measured=measured, notes=tuple(_missing(probes, measured, locating, plan))

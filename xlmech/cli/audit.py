@@ -16,7 +16,8 @@ from xlmech.cli.console import Adapter, Attributes, Backend, BackendOption, Lang
 from xlmech.progress import without_bars
 
 if TYPE_CHECKING:
-    from xlmech.audit.audit import Audit, AuditPlan
+    from xlmech.audit.audit import Audit
+    from xlmech.audit.plan import AuditPlan
     from xlmech.audit.run import Outcome
     from xlmech.data.records import Record
 
@@ -85,7 +86,7 @@ def audit(
     backend: BackendOption = "auto",
 ) -> None:
     """Do a whole audit without a config file: leakage, lens, neurons, ablation on held-out people, figures."""
-    from xlmech.audit.audit import AuditPlan
+    from xlmech.audit.plan import AuditPlan
 
     console.check_new(out)
     plan = AuditPlan(languages=console.codes(languages), attributes=console.codes(attributes))
@@ -102,7 +103,7 @@ def demo(
     backend: BackendOption = "auto",
 ) -> None:
     """Audit Gemma 3 270M, which was taught invented people's data in one language (minutes on two cores)."""
-    from xlmech.audit.audit import AuditPlan
+    from xlmech.audit.plan import AuditPlan
 
     _audit("demo", console.read_records(None), AuditPlan(), out, adapter=adapter, backend=backend)
 

@@ -13,8 +13,8 @@ import pytest
 import torch
 from helpers.tiny_models import D_MLP, N_LAYERS, tiny
 
-from xlmech.audit.audit import AuditPlan
 from xlmech.audit.config import Config
+from xlmech.audit.plan import AuditPlan
 from xlmech.cli import app as cli
 from xlmech.data.probes import ProbeSet, build_probes
 from xlmech.data.records import Record
