@@ -33,7 +33,7 @@ def random_neurons(
     *,
     magnitudes: Float[torch.Tensor, "layer neuron"] | None = None,
     bins: int = 10,
-    count: int | None = None,
+    n_neurons: int | None = None,
     seed: int = 0,
 ) -> NeuronSet:
     """As many random neurons in every layer as `like` has, none of them in it: the control of a set.
@@ -42,19 +42,19 @@ def random_neurons(
         like: The set to match.
         magnitudes: As of `mean_magnitudes`; then as many in every quantile bin of each layer's magnitudes, too.
         bins: Number of these bins, equally full.
-        count: Number of neurons; that of `like` by default. More are drawn in rounds that each match `like`; what is left of
+        n_neurons: Number of neurons; that of `like` by default. More are drawn in rounds that each match `like`; what is left of
             the last round is a random part of one.
         seed: Of the draw.
 
     Raises:
-        ValueError: An empty set, a bin with too few others, magnitudes of another shape, `bins` or `count` below 1.
+        ValueError: An empty set, a bin with too few others, magnitudes of another shape, `bins` or `n_neurons` below 1.
     """
-    wanted = len(like) if count is None else count
-    _check(like, magnitudes, bins, wanted)
+    n_neurons = len(like) if n_neurons is None else n_neurons
+    _check(like, magnitudes, bins, n_neurons)
     bin_of = np.zeros((like.n_layers, like.d_mlp), dtype=int)
     if magnitudes is not None:
         bin_of = magnitudes.cpu().argsort(1).argsort(1).numpy() * bins // like.d_mlp
-    rng, n_rounds = np.random.default_rng(seed), -(-wanted // len(like))
+    rng, n_rounds = np.random.default_rng(seed), -(-n_neurons // len(like))
     rounds: list[list[Neuron]] = [[] for _ in range(n_rounds)]
     for layer, indices in like.by_layer().items():
         for number in np.unique(bin_of[layer, indices]):
@@ -63,20 +63,20 @@ def random_neurons(
             if len(others) < n_chosen * n_rounds:
                 raise ValueError(
                     f"layer {layer}: {n_chosen * n_rounds} random neurons to draw from {len(others)} that match and are not in "
-                    "the set; use fewer bins, a smaller set or a smaller count"
+                    "the set; use fewer bins, a smaller set or a smaller n_neurons"
                 )
             taken = rng.permutation(others)[: n_chosen * n_rounds].reshape(n_rounds, n_chosen)
             for drawn, some in zip(rounds, taken.tolist(), strict=True):
                 drawn += [(layer, index) for index in some]
     order = [drawn[index] for drawn in rounds for index in rng.permutation(len(drawn))]
-    return NeuronSet(frozenset(order[:wanted]), like.n_layers, like.d_mlp, like.model)
+    return NeuronSet(frozenset(order[:n_neurons]), like.n_layers, like.d_mlp, like.model)
 
 
-def _check(like: NeuronSet, magnitudes: torch.Tensor | None, bins: int, count: int) -> None:
+def _check(like: NeuronSet, magnitudes: torch.Tensor | None, bins: int, n_neurons: int) -> None:
     if not len(like):
         raise ValueError("the set to match is empty: there is nothing to draw")
-    if count < 1 or not 1 <= bins <= like.d_mlp:
-        raise ValueError(f"count must be 1 or more and bins from 1 to {like.d_mlp}, got {count} and {bins}")
+    if n_neurons < 1 or not 1 <= bins <= like.d_mlp:
+        raise ValueError(f"n_neurons must be 1 or more and bins from 1 to {like.d_mlp}, got {n_neurons} and {bins}")
     shape = (like.n_layers, like.d_mlp)
     if magnitudes is not None and tuple(magnitudes.shape) != shape:
         raise ValueError(

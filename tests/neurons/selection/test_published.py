@@ -355,11 +355,11 @@ def test_random_neurons_match_magnitudes() -> None:
         assert bins(found) == bins(LIKE) and not found.neurons & LIKE.neurons
 
 
-@pytest.mark.parametrize("count", [1, 3, 4, 6, 10])
-def test_random_neurons_of_another_count(count: int) -> None:
-    found = random_neurons(LIKE, count=count)
-    by_layer, rounds = Counter(layer for layer, _ in found), count // 4
-    assert len(found) == count and not found.neurons & LIKE.neurons
+@pytest.mark.parametrize("n_neurons", [1, 3, 4, 6, 10])
+def test_random_neurons_of_another_number(n_neurons: int) -> None:
+    found = random_neurons(LIKE, n_neurons=n_neurons)
+    by_layer, rounds = Counter(layer for layer, _ in found), n_neurons // 4
+    assert len(found) == n_neurons and not found.neurons & LIKE.neurons
     assert by_layer[0] >= 3 * rounds and by_layer[2] >= rounds and by_layer[1] == 0
 
 
@@ -380,9 +380,9 @@ def test_magnitudes_are_means_over_the_prompts_tokens(llama: Any, probes: ProbeS
     ("like", "options", "message"),
     [
         (NeuronSet(frozenset(), N_LAYERS, D_MLP), {}, "the set to match is empty"),
-        (LIKE, {"count": 0}, "count must be 1 or more and bins from 1 to 64, got 0 and 10"),
+        (LIKE, {"n_neurons": 0}, "n_neurons must be 1 or more and bins from 1 to 64, got 0 and 10"),
         (LIKE, {"bins": 65}, "bins from 1 to 64, got 4 and 65"),
-        (LIKE, {"count": 4 * 30}, "layer 0: 90 random neurons to draw from 61 that match.*; use fewer bins"),
+        (LIKE, {"n_neurons": 4 * 30}, "layer 0: 90 random neurons to draw from 61 that match.*; use fewer bins"),
         (LIKE, {"magnitudes": torch.rand(N_LAYERS, D_MLP), "bins": 64}, "1 random neurons to draw from 0 that match"),
         (
             LIKE,
