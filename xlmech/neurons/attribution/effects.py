@@ -63,6 +63,7 @@ def integrated_gradients(
     Returns:
         (layer, neuron) attributions summed over the answer's tokens, and the completeness error per layer of that sum.
     """
+    base = base.to(backend.device)
     base = base[:, None] if base.ndim == 2 else base
     base = base.expand(-1, len(forced.tokens), -1)
     total, difference = torch.zeros_like(base[:, 0]), torch.zeros_like(base[:, 0, 0])
@@ -214,6 +215,7 @@ def exact_effects(
     Returns:
         (chosen,) F(a) - F(a with the neuron at its baseline), summed over the answer's tokens.
     """
+    base = base.to(backend.device)
     if neurons is None:
         neurons = torch.cartesian_prod(torch.arange(backend.n_layers), torch.arange(backend.d_mlp))
     pairs, total = neurons.tolist(), torch.zeros(len(neurons), dtype=base.dtype, device=base.device)
@@ -278,6 +280,7 @@ def gradient_x_activation(
     `pairs` are (prompt, answer) of one common length; rows of a batch do not touch each other, so that one backward pass
     serves them all.
     """
+    base = base.to(backend.device)
     places = [
         (row, len(prompt) - 1 + number) for row, (prompt, answer) in enumerate(pairs) for number in range(len(answer))
     ]
