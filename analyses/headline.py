@@ -56,7 +56,7 @@ from xlmech.models.backends import NEURON_HOOK, backend_of
 from xlmech.models.tokens import encode_probe
 from xlmech.neurons.attribution.baselines import zero_baseline
 from xlmech.neurons.attribution.effects import exact_effects
-from xlmech.neurons.neuron_set import PrivacyNeurons
+from xlmech.neurons.privacy_neurons import PrivacyNeurons
 from xlmech.neurons.selection.leak_check import answer_margins
 
 RESULTS = outputs.RESULTS / "headline"

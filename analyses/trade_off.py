@@ -19,7 +19,7 @@ from xlmech import EvaluateOptions, demo_records, dose_response, figures, load_m
 from xlmech.audit.audit import Audit, select_probes
 from xlmech.audit.plan import AuditPlan
 from xlmech.data.probes import ProbeSet
-from xlmech.neurons.neuron_set import select_universal
+from xlmech.neurons.selection.rules import select_universal
 
 SHARES = (0.0005, 0.002, 0.004, 0.008)
 NEUTRAL_SENTENCES = 5

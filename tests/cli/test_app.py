@@ -23,7 +23,8 @@ from xlmech.data.probes import build_probes
 from xlmech.data.readers import save_records
 from xlmech.data.records import Record
 from xlmech.leakage.measure import LeakageResult
-from xlmech.neurons.neuron_set import NeuronSet, PrivacyNeurons
+from xlmech.neurons.neuron_set import NeuronSet
+from xlmech.neurons.privacy_neurons import PrivacyNeurons
 
 COMMANDS = {"languages", "plant", "leak", "lens", "locate", "ablate", "init", "run", "audit", "demo", "report", "gate"}
 MODEL_COMMANDS = ("leak", "lens", "locate", "ablate", "audit")

@@ -22,7 +22,7 @@ from xlmech import figures
 from xlmech.data.records import MASK
 from xlmech.figures import style, token_views
 from xlmech.mitigation.evaluate import MitigationResult
-from xlmech.neurons.neuron_set import PrivacyNeurons
+from xlmech.neurons.privacy_neurons import PrivacyNeurons
 
 BAD = "</script><script>alert(1)</script>"
 

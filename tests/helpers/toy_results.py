@@ -10,7 +10,8 @@ import torch
 from xlmech.leakage.measure import LeakageResult
 from xlmech.lens.logit import LensResult
 from xlmech.mitigation.evaluate import MitigationResult
-from xlmech.neurons.neuron_set import PrivacyNeurons, chosen_frame
+from xlmech.neurons.privacy_neurons import PrivacyNeurons
+from xlmech.neurons.selection.rules import chosen_frame
 from xlmech.storage.result import Provenance
 
 TOY = Provenance(model="toy")

@@ -15,7 +15,9 @@ from xlmech.models.backends import NEURON_HOOK, backend_of
 from xlmech.models.load import model_name
 from xlmech.models.tokens import encode_prompt
 from xlmech.neurons.ablation import ablate, asking
-from xlmech.neurons.neuron_set import NeuronSet, PrivacyNeurons, chosen_frame
+from xlmech.neurons.neuron_set import NeuronSet
+from xlmech.neurons.privacy_neurons import PrivacyNeurons
+from xlmech.neurons.selection.rules import chosen_frame
 from xlmech.storage.result import Provenance
 
 TOKENS = torch.tensor([[2, 7, 8, 9, 11]])

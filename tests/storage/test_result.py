@@ -16,7 +16,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from xlmech.leakage.measure import LeakageResult
-from xlmech.neurons.neuron_set import NeuronSet, PrivacyNeurons, chosen_frame
+from xlmech.neurons.neuron_set import NeuronSet
+from xlmech.neurons.privacy_neurons import PrivacyNeurons
+from xlmech.neurons.selection.rules import chosen_frame
 from xlmech.storage.result import SCHEMA_VERSION, Provenance, Result, versions
 
 SOURCE = Provenance(

@@ -23,7 +23,8 @@ from xlmech.lens.logit import LensResult, followed_attributes, logit_lens
 from xlmech.mitigation.evaluate import MitigationResult, evaluate_mitigation
 from xlmech.models.backends import backend_of
 from xlmech.models.shape import shape_of
-from xlmech.neurons.neuron_set import NeuronSet, PrivacyNeurons
+from xlmech.neurons.neuron_set import NeuronSet
+from xlmech.neurons.privacy_neurons import PrivacyNeurons
 from xlmech.neurons.selection.locate import check_probes, locate_privacy_neurons
 
 

@@ -14,7 +14,7 @@ from xlmech.figures.style import GRID, INK, colour, finish
 from xlmech.figures.wording import label, language_name, ordered
 
 if TYPE_CHECKING:
-    from xlmech.neurons.neuron_set import PrivacyNeurons
+    from xlmech.neurons.privacy_neurons import PrivacyNeurons
 
 
 def neurons_per_layer(result: PrivacyNeurons) -> go.Figure:

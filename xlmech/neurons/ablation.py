@@ -29,7 +29,8 @@ from xlmech.models.ablation_state import ASKED_LANGUAGE, record_ablation
 from xlmech.models.backends import NEURON_HOOK, Backend, backend_of
 from xlmech.models.load import model_name
 from xlmech.models.sequence_positions import SequencePositions, follow_positions
-from xlmech.neurons.neuron_set import NeuronSet, PrivacyNeurons
+from xlmech.neurons.neuron_set import NeuronSet
+from xlmech.neurons.privacy_neurons import PrivacyNeurons
 from xlmech.options import Mode
 
 _NOISE_BLOCK = 64

@@ -1,4 +1,4 @@
-"""Sets of neurons and how they are chosen from attributions. Runs no model.
+"""Sets of neurons. Runs no model.
 
 A neuron (layer, index) is an entry of the MLP's hidden activation that multiplies W_out: `blocks.{layer}.mlp.hook_post`.
 """
@@ -8,17 +8,14 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pandas as pd
-import torch
-from jaxtyping import Bool, Float
 
-from xlmech.options import LocateOptions, Rule
-from xlmech.storage.result import Result
+from xlmech.metrics.similarity import jaccard
 
 Neuron = tuple[int, int]
 
@@ -156,148 +153,10 @@ def _from_csv(text: str) -> dict[str, Any]:
     return {"model": model, "n_layers": n_layers, "d_mlp": d_mlp, "neurons": pairs}
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class PrivacyNeurons(Result):
-    """Universal and language-specific privacy neurons, and the scores they were chosen by.
-
-    Attributes:
-        languages: Query languages, the order of `scores`.
-        scores: (language, layer, neuron) private minus public normalised attribution; minus infinity where a neuron was spared.
-        chosen: One row per chosen neuron: `kind` (`universal` or `specific`), `language` ("" for universal), `layer`,
-            `neuron`, `score` (by which it was ranked).
-        rule: Selection rule.
-        model: Name of the model.
-        options: The `LocateOptions` they were chosen with; empty where an earlier version saved the result.
-    """
-
-    kind: ClassVar[str] = "privacy_neurons"
-    languages: tuple[str, ...]
-    scores: torch.Tensor
-    chosen: pd.DataFrame
-    rule: str
-    model: str = ""
-    options: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def universal(self) -> NeuronSet:
-        """Neurons that act in every language."""
-        return self._set(self.chosen[self.chosen.kind == "universal"])
-
-    @property
-    def specific(self) -> dict[str, NeuronSet]:
-        """Per language, neurons that act in it and in no other."""
-        of_kind = self.chosen[self.chosen.kind == "specific"]
-        return {language: self._set(of_kind[of_kind.language == language]) for language in self.languages}
-
-    @property
-    def union(self) -> NeuronSet:
-        """All chosen neurons: the universal and every language's."""
-        return self._set(self.chosen)
-
-    def to_frame(self) -> pd.DataFrame:
-        """One row per chosen neuron."""
-        return self.chosen
-
-    def __repr__(self) -> str:
-        counts = ", ".join(f"{language} {len(neurons)}" for language, neurons in self.specific.items())
-        return f"PrivacyNeurons({len(self.universal)} universal; specific: {counts})"
-
-    def _set(self, rows: pd.DataFrame) -> NeuronSet:
-        pairs = frozenset(zip(rows.layer.astype(int).tolist(), rows.neuron.astype(int).tolist(), strict=True))
-        return NeuronSet(pairs, self.scores.shape[1], self.scores.shape[2], self.model)
-
-
-def candidates(
-    mean: Float[torch.Tensor, "language layer neuron"],
-    share: Float[torch.Tensor, "language layer neuron"],
-    *,
-    n_neurons: int,
-    min_share: float,
-) -> Bool[torch.Tensor, "language layer neuron"]:
-    """(language, layer, neuron) whether a neuron is a language's candidate: by share of probes, or among the top k by mean.
-
-    Args:
-        mean: Mean attribution, with the public facts' subtracted where they are to be; only positive ones are candidates.
-        share: Share of probes in which a neuron stands out, with the public facts' subtracted alike.
-        n_neurons: A language's candidates by mean.
-        min_share: From this share of probes on.
-    """
-    mean = mean.masked_fill(mean.isnan(), -torch.inf)
-    order = mean.flatten(1).topk(min(n_neurons, mean[0].numel()), dim=1).indices
-    top = torch.zeros_like(mean.flatten(1), dtype=torch.bool).scatter_(1, order, True).view_as(mean)
-    return (top | (share >= min_share)) & (mean > 0)
-
-
-def select_universal(
-    scores: Float[torch.Tensor, "language layer neuron"],
-    *,
-    rule: Rule,
-    n_neurons: int,
-    is_candidate: Bool[torch.Tensor, "language layer neuron"],
-) -> list[tuple[int, int, float]]:
-    """(layer, neuron, score), best first: at most `n_neurons` with a positive score.
-
-    Rules `min` and `entropy` rank by the minimum over languages; `intersection` ranks every language's common candidates by
-    their mean.
-    """
-    if rule in ("min", "entropy"):
-        return _top(scores.amin(0), n_neurons)
-    if rule == "intersection":
-        return _top(torch.where(is_candidate.all(0), scores.mean(0), -torch.inf), n_neurons)
-    raise ValueError(f"unknown rule {rule!r}; use 'min', 'intersection' or 'entropy'")
-
-
-def select_specific(
-    scores: Float[torch.Tensor, "language layer neuron"],
-    language: int,
-    *,
-    n_neurons: int,
-    is_candidate: Bool[torch.Tensor, "language layer neuron"],
-    rule: Rule = "min",
-    max_entropy: float = LocateOptions().max_entropy,
-) -> list[tuple[int, int, float]]:
-    """(layer, neuron, score), best first: one language's own neurons, ranked by its score.
-
-    Own are a language's candidates that no other language has. With rule `entropy` they are its candidates whose score is
-    highest in it, and whose positive scores, divided by their sum over languages, have an entropy of at most `max_entropy`
-    nats: another language may have them among its candidates, with little of the score. Neither proves that deactivation acts
-    in that language only; `evaluate_mitigation` tells.
-
-    Source:
-        Entropy over languages: LAPE (Tang et al. 2024, arXiv:2402.16438), there of activation probabilities.
-    """
-    if rule == "entropy":
-        positive = scores.clamp_min(0)
-        entropy = torch.special.entr(positive / positive.sum(0)).sum(
-            0
-        )  # NaN, which is no entropy, without a positive score
-        own = is_candidate[language] & (scores.argmax(0) == language) & (entropy <= max_entropy)
-    else:
-        own = is_candidate[language] & (is_candidate.sum(0) == 1)
-    return _top(torch.where(own, scores[language], -torch.inf), n_neurons)
-
-
-def chosen_frame(rows: Iterable[tuple[str, str, Sequence[tuple[int, int, float]]]]) -> pd.DataFrame:
-    """The frame of `PrivacyNeurons.chosen` from (kind, language, neurons)."""
-    found = [(kind, language, *neuron) for kind, language, neurons in rows for neuron in neurons]
-    return pd.DataFrame(found, columns=["kind", "language", "layer", "neuron", "score"])
-
-
 def overlap(sets: Mapping[str, NeuronSet]) -> pd.DataFrame:
-    """Jaccard overlap of every pair of sets: 1 the same, 0 disjoint, NaN where both are empty."""
-    names = list(sets)
+    """Compute the Jaccard overlap of every pair of sets: 1 the same, 0 disjoint, NaN where both are empty."""
     values = [
-        [len(sets[a] & sets[b]) / len(sets[a] | sets[b]) if len(sets[a] | sets[b]) else float("nan") for b in names]
-        for a in names
+        [jaccard(first.neurons, first._same_model(second).neurons) for second in sets.values()]
+        for first in sets.values()
     ]
-    return pd.DataFrame(values, index=names, columns=names)
-
-
-def _top(scores: Float[torch.Tensor, "layer neuron"], k: int) -> list[tuple[int, int, float]]:
-    ranked = scores.masked_fill(scores.isnan(), -torch.inf)  # NaN would rank first
-    found = ranked.flatten().topk(min(k, scores.numel()))
-    return [
-        (index // scores.shape[1], index % scores.shape[1], score)
-        for index, score in zip(found.indices.tolist(), found.values.tolist(), strict=True)
-        if score > 0
-    ]
+    return pd.DataFrame(values, index=list(sets), columns=list(sets))

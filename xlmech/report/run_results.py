@@ -20,7 +20,7 @@ from xlmech.lens.logit import LensResult
 from xlmech.lens.similarity import SimilarityResult
 from xlmech.mitigation.evaluate import MitigationResult
 from xlmech.mitigation.specificity import SpecificityResult
-from xlmech.neurons.neuron_set import PrivacyNeurons
+from xlmech.neurons.privacy_neurons import PrivacyNeurons
 from xlmech.patching.between_languages import PatchingResult
 from xlmech.patching.positions import PositionSweep
 from xlmech.storage.result import Result

@@ -22,7 +22,9 @@ from xlmech.mitigation.export.down_projection import down_projections
 from xlmech.mitigation.export.manifest import MANIFEST, Manifest, _sha256, load_manifest
 from xlmech.models.load import load_model
 from xlmech.neurons.ablation import ablate
-from xlmech.neurons.neuron_set import NeuronSet, PrivacyNeurons, chosen_frame
+from xlmech.neurons.neuron_set import NeuronSet
+from xlmech.neurons.privacy_neurons import PrivacyNeurons
+from xlmech.neurons.selection.rules import chosen_frame
 from xlmech.storage.result import Provenance
 
 TOKENS = torch.tensor([[2, 7, 8, 9, 11, 40, 100]])

@@ -15,7 +15,9 @@ from helpers.toy_attribution import BIG, CODES, made
 from xlmech.data.probes import ProbeSet
 from xlmech.neurons.attribution.attribute import attribute_neurons
 from xlmech.neurons.evidence.stability import StabilityResult, chosen_again, pool_of, selection_stability
-from xlmech.neurons.neuron_set import NeuronSet, PrivacyNeurons, chosen_frame, overlap, select_universal
+from xlmech.neurons.neuron_set import NeuronSet, overlap
+from xlmech.neurons.privacy_neurons import PrivacyNeurons
+from xlmech.neurons.selection.rules import chosen_frame, select_universal
 from xlmech.storage.result import Provenance
 
 

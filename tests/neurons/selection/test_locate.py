@@ -28,7 +28,8 @@ from xlmech.neurons.attribution import task
 from xlmech.neurons.attribution.attribute import attribute_neurons
 from xlmech.neurons.attribution.neutral_text import needed_for_text
 from xlmech.neurons.evidence.stability import pool_of, selection_stability
-from xlmech.neurons.neuron_set import NeuronSet, PrivacyNeurons
+from xlmech.neurons.neuron_set import NeuronSet
+from xlmech.neurons.privacy_neurons import PrivacyNeurons
 from xlmech.neurons.selection.leak_check import answer_margins
 from xlmech.neurons.selection.locate import locate_privacy_neurons
 from xlmech.neurons.selection.minimal_set import FewestNeurons

@@ -173,7 +173,7 @@ def test_save_and_load(verified: VerifiedNeurons, tmp_path: Any) -> None:
     again = VerifiedNeurons.load(tmp_path / "v")
     pd.testing.assert_frame_equal(again.to_frame(), verified.to_frame())
     assert again.kept == verified.kept and repr(again) == repr(verified)
-    assert repr(again) == f"VerifiedNeurons({len(verified.kept)} of 7 neurons help)"
+    assert again.headline() == {"kept": f"{len(verified.kept)} of 7 neurons help"}
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from xlmech.metrics import intervals, resampling
+from xlmech.metrics.similarity import jaccard
 from xlmech.neurons.attribution.attribute import AttributionResult
 from xlmech.neurons.evidence.subject_scores import SubjectScores
 from xlmech.neurons.neuron_set import NeuronSet
@@ -51,7 +52,7 @@ def set_overlap(first: Mapping[str, NeuronSet], second: Mapping[str, NeuronSet])
 
 def _shared(name: str, other: str, one: NeuronSet, two: NeuronSet) -> dict[str, object]:
     shared, null = len(one & two), _null(one, two)
-    expected, union = float(np.arange(len(null)) @ null), len(one | two)
+    expected = float(np.arange(len(null)) @ null)
     return {
         "first": name,
         "second": other,
@@ -60,7 +61,7 @@ def _shared(name: str, other: str, one: NeuronSet, two: NeuronSet) -> dict[str, 
         "shared": shared,
         "expected": expected,
         "ratio": shared / expected if expected else float("nan"),
-        "jaccard": shared / union if union else float("nan"),
+        "jaccard": jaccard(one.neurons, two.neurons),
         "p_more": min(1.0, float(null[shared:].sum())),
         "p_less": min(1.0, float(null[: shared + 1].sum())),
     }
@@ -124,12 +125,12 @@ def language_overlap(
         p_less=(1 + (permuted <= observed).sum(0)) / (1 + n_permutations),
     )  # fmt: skip
     n_layers, d_mlp = found.mean.shape[1:]
-    sets = [NeuronSet(frozenset((int(u) // d_mlp, int(u) % d_mlp) for u in units), n_layers, d_mlp) for units in chosen]
+    sets = [NeuronSet(frozenset(divmod(unit, d_mlp) for unit in units), n_layers, d_mlp) for units in chosen]
     more = [set_overlap({"": a}, {"": b}).p_more.item() for a, b in combinations(sets, 2)]
     return frame.assign(p_more=[*more, float("nan")])
 
 
-def _top_units(scores: SubjectScores, order: NDArray[np.intp], n_neurons: int) -> list[NDArray[np.int64]]:
+def _top_units(scores: SubjectScores, order: NDArray[np.intp], n_neurons: int) -> list[set[int]]:
     """Per language, its top units, each subject's languages in the (subject, language) order given."""
     order = np.broadcast_to(order, (scores.n_subjects, scores.counts.shape[1]))
     rows = np.arange(scores.n_subjects)[:, None]
@@ -137,14 +138,12 @@ def _top_units(scores: SubjectScores, order: NDArray[np.intp], n_neurons: int) -
     with np.errstate(invalid="ignore", divide="ignore"):
         means = np.nan_to_num(sums / counts[:, None])
     best = np.argsort(-means, axis=1, kind="stable")[:, :n_neurons]
-    return [scores.units[units[mean[units] > 0]] for units, mean in zip(best, means, strict=True)]
+    return [set(scores.units[units[mean[units] > 0]].tolist()) for units, mean in zip(best, means, strict=True)]
 
 
-def _jaccards(chosen: Sequence[NDArray[np.int64]]) -> NDArray[np.float64]:
-    """(pair,) overlap of every two; 0 where both are empty."""
-    shared = [len(np.intersect1d(a, b, assume_unique=True)) for a, b in combinations(chosen, 2)]
-    sizes = [len(a) + len(b) for a, b in combinations(chosen, 2)]
-    return np.array([n / max(1, size - n) for n, size in zip(shared, sizes, strict=True)])
+def _jaccards(chosen: Sequence[set[int]]) -> NDArray[np.float64]:
+    """(pair,) Jaccard overlap of every two sets; 0 where both are empty."""
+    return np.nan_to_num([jaccard(first, second) for first, second in combinations(chosen, 2)])
 
 
 def layer_spread(sets: Mapping[str, NeuronSet]) -> pd.DataFrame:

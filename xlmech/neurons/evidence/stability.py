@@ -23,9 +23,11 @@ import torch
 from numpy.typing import NDArray
 
 from xlmech.metrics import resampling
+from xlmech.metrics.similarity import jaccard
 from xlmech.neurons.attribution.attribute import AttributionResult
 from xlmech.neurons.evidence.subject_scores import SubjectScores
-from xlmech.neurons.neuron_set import NeuronSet, PrivacyNeurons, overlap
+from xlmech.neurons.neuron_set import NeuronSet, overlap
+from xlmech.neurons.privacy_neurons import PrivacyNeurons
 from xlmech.options import CONTRAST
 from xlmech.storage.result import Result
 
@@ -128,7 +130,7 @@ def selection_stability(
         counts.update(again)
         halves = [rng.permutation(n) < n // 2 for n in chooser.sizes]
         first, second = (chooser.choose([(half == side).astype(float) for half in halves]) for side in (True, False))
-        rows += [("subjects", "", draw, _jaccard(again, whole)), ("halves", "", draw, _jaccard(first, second))]
+        rows += [("subjects", "", draw, jaccard(again, whole)), ("halves", "", draw, jaccard(first, second))]
         rows += _compared(alone, weights, draw)
     d_mlp = private.mean.shape[2]
     found = [(*divmod(unit, d_mlp), unit in whole, count / n_draws) for unit, count in counts.items()]
@@ -166,12 +168,12 @@ def chosen_again(sets: Mapping[str, NeuronSet]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["layer", "neuron", "share"])
 
 
-def pool_of(located: PrivacyNeurons, size: int) -> NeuronSet:
-    """The `size` neurons that rule `min` ranks highest, none spared: a pool to track, of which a choice could have been made."""
+def pool_of(located: PrivacyNeurons, n_neurons: int) -> NeuronSet:
+    """Take the neurons that rule `min` ranks highest and that are not spared: a pool to track in attribution."""
     lowest = located.scores.amin(0)
     lowest = lowest.masked_fill(lowest.isnan(), -torch.inf)
-    best = lowest.flatten().topk(min(size, int(lowest.isfinite().sum()))).indices.tolist()
-    pairs = frozenset((unit // lowest.shape[1], unit % lowest.shape[1]) for unit in best)
+    best = lowest.flatten().topk(min(n_neurons, int(lowest.isfinite().sum()))).indices.tolist()
+    pairs = frozenset(divmod(unit, lowest.shape[1]) for unit in best)
     return NeuronSet(pairs, lowest.shape[0], lowest.shape[1], located.model)
 
 
@@ -209,7 +211,7 @@ class _Chooser:
     """Rule `min` on the sum of several parts' scores."""
 
     def __init__(self, parts: Sequence[SubjectScores], n_neurons: int) -> None:
-        self._parts, self._top_k = parts, n_neurons
+        self._parts, self._n_neurons = parts, n_neurons
         self.sizes = [part.n_subjects for part in parts]
         self._units = np.unique(np.concatenate([part.units for part in parts]))
         self._at = [np.searchsorted(self._units, part.units) for part in parts]
@@ -223,7 +225,7 @@ class _Chooser:
             scores[np.isnan(means).any(1)] = np.nan
         there = scores[~np.isnan(scores).any(1)]
         lowest = there.min(0) if len(there) else np.zeros(len(self._units))
-        order = np.argsort(-lowest, kind="stable")[: self._top_k]
+        order = np.argsort(-lowest, kind="stable")[: self._n_neurons]
         return frozenset(int(self._units[place]) for place in order if lowest[place] > 0)
 
 
@@ -232,8 +234,4 @@ def _compared(
 ) -> list[tuple[str, str, int, float]]:
     """Rows of every pair of templates, each choosing by itself."""
     chosen = {one: chooser.choose(weights) for one, chooser in alone.items()}
-    return [("templates", f"{a} and {b}", draw, _jaccard(chosen[a], chosen[b])) for a, b in combinations(chosen, 2)]
-
-
-def _jaccard(first: _Choice, second: _Choice) -> float:
-    return len(first & second) / len(first | second) if first | second else float("nan")
+    return [("templates", f"{a} and {b}", draw, jaccard(chosen[a], chosen[b])) for a, b in combinations(chosen, 2)]

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from xlmech.data.probes import ProbeSet
-from xlmech.neurons.neuron_set import PrivacyNeurons
+from xlmech.neurons.privacy_neurons import PrivacyNeurons
 from xlmech.neurons.selection.minimal_set import fewest_neurons
 from xlmech.neurons.selection.verify import verify_neurons
 

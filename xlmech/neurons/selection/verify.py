@@ -75,8 +75,9 @@ class VerifiedNeurons(Result):
         """One row per neuron: a ranking for `fewest_neurons`."""
         return self.effects
 
-    def __repr__(self) -> str:
-        return f"VerifiedNeurons({int(self.effects.kept.sum())} of {len(self.effects)} neurons help)"
+    def headline(self) -> dict[str, str]:
+        """Map `kept` to how many neurons of the shortlist help."""
+        return {"kept": f"{int(self.effects.kept.sum())} of {len(self.effects)} neurons help"}
 
 
 def verify_neurons(

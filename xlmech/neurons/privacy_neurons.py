@@ -1,0 +1,64 @@
+"""Privacy neurons: the result of `locate_privacy_neurons`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import pandas as pd
+import torch
+
+from xlmech.neurons.neuron_set import NeuronSet
+from xlmech.storage.result import Result
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PrivacyNeurons(Result):
+    """Universal and language-specific privacy neurons, and the scores they were chosen by.
+
+    Attributes:
+        languages: Query languages, the order of `scores`.
+        scores: (language, layer, neuron) private minus public normalised attribution; minus infinity where a neuron was spared.
+        chosen: One row per chosen neuron: `kind` (`universal` or `specific`), `language` ("" for universal), `layer`,
+            `neuron`, `score` (by which it was ranked).
+        rule: Selection rule.
+        model: Name of the model.
+        options: The `LocateOptions` they were chosen with; empty where an earlier version saved the result.
+    """
+
+    kind: ClassVar[str] = "privacy_neurons"
+    languages: tuple[str, ...]
+    scores: torch.Tensor
+    chosen: pd.DataFrame
+    rule: str
+    model: str = ""
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def universal(self) -> NeuronSet:
+        """Neurons that act in every language."""
+        return self._set(self.chosen[self.chosen.kind == "universal"])
+
+    @property
+    def specific(self) -> dict[str, NeuronSet]:
+        """Per language, neurons that act in it and in no other."""
+        of_kind = self.chosen[self.chosen.kind == "specific"]
+        return {language: self._set(of_kind[of_kind.language == language]) for language in self.languages}
+
+    @property
+    def union(self) -> NeuronSet:
+        """All chosen neurons: the universal and every language's."""
+        return self._set(self.chosen)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per chosen neuron."""
+        return self.chosen
+
+    def headline(self) -> dict[str, str]:
+        """Map each kind of neuron to how many were chosen."""
+        counts = ", ".join(f"{language} {len(neurons)}" for language, neurons in self.specific.items())
+        return {"universal": f"{len(self.universal)} neurons", "specific": counts}
+
+    def _set(self, rows: pd.DataFrame) -> NeuronSet:
+        pairs = frozenset(zip(rows.layer.astype(int).tolist(), rows.neuron.astype(int).tolist(), strict=True))
+        return NeuronSet(pairs, self.scores.shape[1], self.scores.shape[2], self.model)
