@@ -426,7 +426,8 @@ def attribution(bench: Bench, model: Any, shape: Shape) -> dict[str, Work]:
 
 def leakage(bench: Bench, model: Any, shape: Shape, probes: ProbeSet) -> dict[str, Any]:
     """Extraction and exposure of all probes; random weights never stop, so that every answer has the greatest length."""
-    from xlmech.leakage.task import candidate_forms, longest_answer
+    from xlmech.data.candidates import candidate_forms
+    from xlmech.leakage.task import longest_answer
 
     backend = backend_of(model)
     room = longest_answer(backend, candidate_forms(probes, None))

@@ -311,7 +311,7 @@ def patching(case: Case, repeats: int, quick: bool, model: str) -> Iterator[Row]
 
 def leakage(model: Any, probes: ProbeSet, repeats: int, quick: bool) -> Iterator[Row]:
     """480 questions: greedy answers, and the rank among the occupations' forms in the plant and the query language."""
-    from xlmech.leakage.measure import candidate_forms
+    from xlmech.data.candidates import candidate_forms
 
     plain = model.original_model
     records = demo_records()

@@ -23,9 +23,8 @@ import torch
 from xlmech.checks import check_list
 from xlmech.data.pairs import ProbePair
 from xlmech.data.probes import ProbeSet, build_probes
-from xlmech.data.records import Record
+from xlmech.data.records import Record, subject_hash
 from xlmech.engine.batching import Recorder
-from xlmech.leakage.measure import subject_hash
 from xlmech.lens.logit import LensResult, logit_lens
 from xlmech.models.backends import Backend, backend_of
 from xlmech.models.load import provenance

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, Literal
 
@@ -64,3 +65,8 @@ class Record(BaseModel):
 def check_attributes(attributes: Iterable[str]) -> None:
     """Raise ValueError, naming the known ones, unless every attribute is known."""
     check_choices("attribute", attributes, ATTRIBUTES)
+
+
+def subject_hash(subject: str) -> str:
+    """Return what stands for a person's name in results."""
+    return hashlib.blake2s(subject.encode(), digest_size=4).hexdigest()

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import pandas as pd
 
 from xlmech.checks import check_choice, check_choices
+from xlmech.data.candidates import candidate_forms
 from xlmech.data.languages import available_languages
 from xlmech.data.probes import ProbeSet
 from xlmech.data.records import Group, Record
@@ -21,8 +22,6 @@ from xlmech.engine.batching import BATCH_SIZE
 from xlmech.engine.sampling import Sampling
 from xlmech.execution.resume import in_order, run_task
 from xlmech.leakage.task import LeakageTask, longest_answer
-from xlmech.leakage.task import candidate_forms as candidate_forms
-from xlmech.leakage.task import subject_hash as subject_hash
 from xlmech.metrics import intervals
 from xlmech.models.backends import backend_of
 from xlmech.models.load import plant_language, provenance

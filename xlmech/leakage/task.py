@@ -1,12 +1,8 @@
-"""Measure leakage on any shard of the probes: encoded probes and the candidates' forms in, a row per probe out.
-
-The forms of all candidates are collected once, by `candidate_forms`.
-"""
+"""Measure leakage on any shard of the probes: encoded probes and the candidates' forms in, a row per probe out."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -14,8 +10,9 @@ import pandas as pd
 import torch
 
 from xlmech.data import languages as packs
-from xlmech.data.probes import ANSWER_END, Probe, ProbeSet
-from xlmech.data.records import Record
+from xlmech.data.candidates import Forms, all_forms
+from xlmech.data.probes import ANSWER_END, Probe
+from xlmech.data.records import subject_hash
 from xlmech.engine.generate import generate, sample
 from xlmech.engine.sampling import Sampling
 from xlmech.engine.score import answer_log_probs
@@ -24,8 +21,6 @@ from xlmech.models.backends import Backend
 from xlmech.models.tokens import EncodedProbe, check_room, encode_answer
 from xlmech.options import Measure
 
-Forms = dict[str, dict[str, dict[str, str]]]
-"""Attribute -> value -> language -> form."""
 _NUMERIC = ("phone", "id_number")
 
 
@@ -73,7 +68,7 @@ class LeakageTask:
         else:
             written = sample(backend, prompts, self.sampling, names=[item.id for item in items], **options)
         spaces = {code: packs.load_language(code).spaces for code in packs.available_languages()}
-        others = {attribute: _all_forms(values) for attribute, values in self.candidates.items()}
+        others = {attribute: all_forms(values) for attribute, values in self.candidates.items()}
         rows = []
         for probe, answers in zip((item.probe for item in items), written, strict=True):
             texts = {backend.tokenizer.decode(tokens, skip_special_tokens=True) for tokens in answers}
@@ -134,13 +129,8 @@ def longest_answer(backend: Backend, candidates: Forms) -> int:
     return 1 + max(
         len(encode_answer(backend, form, what=f"a form of {attribute}"))
         for attribute, values in candidates.items()
-        for form in _all_forms(values)
+        for form in all_forms(values)
     )
-
-
-def subject_hash(subject: str) -> str:
-    """What stands for a person's name in results."""
-    return hashlib.blake2s(subject.encode(), digest_size=4).hexdigest()
 
 
 def describe(probes: Iterable[Probe]) -> pd.DataFrame:
@@ -164,29 +154,9 @@ def _found_languages(probe: Probe, text: str, others: Iterable[str], spaces: dic
     return matching.find_form(text, probe.answers, others=others, spaces=spaces, drop_separators=separators)
 
 
-def candidate_forms(probes: ProbeSet, records: Iterable[Record] | None) -> dict[str, dict[str, dict[str, str]]]:
-    """Attribute -> value -> language -> form, of every candidate: the packs' values, and those of `records` and `probes`."""
-    codes = packs.available_languages()
-    found: dict[str, dict[str, dict[str, str]]] = {attribute: {} for attribute in probes.attributes}
-    for attribute, values in found.items():
-        for key in packs.value_keys(attribute):
-            values[key] = {code: form for code in codes if (form := packs.load_language(code).form(attribute, key))}
-    for record in (*(records or ()), *probes.records):
-        if record.attribute in found:
-            forms = {code: form for code in codes if (form := record.form(code))}
-            found[record.attribute][record.value] = forms
-    for probe in probes:
-        found[probe.record.attribute][probe.record.value] |= probe.answers
-    return found
-
-
-def _all_forms(values: Mapping[str, Mapping[str, str]]) -> set[str]:
-    return {form for forms in values.values() for form in forms.values()}
-
-
 def _forms_of_candidates(
     probe: Probe,
-    candidates: dict[str, dict[str, dict[str, str]]],
+    candidates: Forms,
     form_languages: Sequence[str] | None,
     planted: str,
 ) -> dict[str, list[str]]:

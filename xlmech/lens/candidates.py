@@ -10,7 +10,7 @@ import torch
 from xlmech.checks import check_choices
 from xlmech.data import languages as packs
 from xlmech.data.probes import Probe, ProbeSet
-from xlmech.leakage.measure import subject_hash
+from xlmech.data.records import subject_hash
 from xlmech.models.backends import Backend
 from xlmech.models.tokens import EncodedProbe, encode_answer, encode_forms, encode_probe
 

@@ -14,10 +14,11 @@ import pandas as pd
 
 from xlmech.checks import check_choices
 from xlmech.data import languages as packs
+from xlmech.data.candidates import candidate_forms
 from xlmech.data.probes import ProbeSet
 from xlmech.data.records import Record
 from xlmech.engine.record import ActivationMoments, activation_moments
-from xlmech.leakage.measure import LeakageResult, candidate_forms, measure_leakage
+from xlmech.leakage.measure import LeakageResult, measure_leakage
 from xlmech.mitigation import reduction as reductions
 from xlmech.mitigation.conditions import (
     Condition,

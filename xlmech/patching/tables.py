@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from xlmech.data.pairs import ProbePair
-from xlmech.leakage.measure import subject_hash
+from xlmech.data.records import subject_hash
 from xlmech.metrics import intervals, resampling
 from xlmech.patching.plan import contrast
 from xlmech.patching.runs import Donated, PatchedPrompt, Sweep

@@ -21,9 +21,9 @@ from jaxtyping import Float
 
 from xlmech.checks import check_choice
 from xlmech.data.probes import ProbeSet
+from xlmech.data.records import subject_hash
 from xlmech.engine.batching import BATCH_SIZE
 from xlmech.execution.resume import in_order, run_task
-from xlmech.leakage.measure import subject_hash
 from xlmech.models.backends import Backend, backend_of
 from xlmech.models.load import model_name, provenance
 from xlmech.models.tokens import EncodedProbe, encode_probe

@@ -1,0 +1,32 @@
+"""Candidates: the values that an attribute may have, and how each language writes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from xlmech.data import languages as packs
+from xlmech.data.probes import ProbeSet
+from xlmech.data.records import Record
+
+Forms = dict[str, dict[str, dict[str, str]]]
+"""Attribute -> value -> language -> form."""
+
+
+def candidate_forms(probes: ProbeSet, records: Iterable[Record] | None) -> Forms:
+    """Collect the forms of every candidate: the language packs' values, and those of `records` and `probes`."""
+    codes = packs.available_languages()
+    forms: Forms = {attribute: {} for attribute in probes.attributes}
+    for attribute, values in forms.items():
+        for key in packs.value_keys(attribute):
+            values[key] = {code: form for code in codes if (form := packs.load_language(code).form(attribute, key))}
+    for record in (*(records or ()), *probes.records):
+        if record.attribute in forms:
+            forms[record.attribute][record.value] = {code: form for code in codes if (form := record.form(code))}
+    for probe in probes:
+        forms[probe.record.attribute][probe.record.value] |= probe.answers
+    return forms
+
+
+def all_forms(values: Mapping[str, Mapping[str, str]]) -> set[str]:
+    """Return the forms of all of an attribute's values, in any language."""
+    return {form for forms in values.values() for form in forms.values()}
