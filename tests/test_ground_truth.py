@@ -156,7 +156,7 @@ def test_located_by_an_audit_and_by_the_command_line(
     )  # no é, whose neurons do the last layer's work
     assert run_audit(planted, people, plan, progress=False).neurons.universal.neurons == set(PRIVATE)
     save_records(people, tmp_path / "people.csv")
-    monkeypatch.setattr("xlmech.cli.app.load", lambda *_: planted)
+    monkeypatch.setattr("xlmech.cli.console.load", lambda *_: planted)
     arguments = ["locate", "any", "--records", str(tmp_path / "people.csv"), "--languages", "en,de", "--n-neurons", "3"]
     done = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "found")])
     assert done.exit_code == 0, done.output

@@ -52,7 +52,7 @@ def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
     def load(*args: Any, **kwargs: Any) -> None:
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr("xlmech.cli.app.load", load)
+    monkeypatch.setattr("xlmech.cli.console.load", load)
     monkeypatch.setattr("xlmech.models.load.load_model", load)
     monkeypatch.setattr("xlmech.planting.train.load_checkpoint", load)
 
@@ -178,12 +178,12 @@ def test_a_place_that_cannot_be_written_is_refused_before_work_starts(
     ("error", "sentence"), [(ImportError("install peft"), "install peft"), (OSError("disk full"), "disk full")]
 )
 def test_errors_are_one_sentence(error: Exception, sentence: str, files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("xlmech.cli.app.load", Mock(side_effect=error))
+    monkeypatch.setattr("xlmech.cli.console.load", Mock(side_effect=error))
     assert refusal(*command("leak", "--languages", "en")) == f"Error: {sentence}\n"
 
 
 def test_a_stop_is_told_apart(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("xlmech.cli.app.load", Mock(side_effect=KeyboardInterrupt))
+    monkeypatch.setattr("xlmech.cli.console.load", Mock(side_effect=KeyboardInterrupt))
     result = invoke(*command("leak", "--languages", "en"))
     assert result.exit_code == 130
     assert result.stderr.startswith("Stopped. ")
@@ -193,7 +193,7 @@ def test_commands_on_a_tiny_model(
     files: Path, model: Any, records: tuple[Record, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     load = Mock(return_value=model)
-    monkeypatch.setattr("xlmech.cli.app.load", load)
+    monkeypatch.setattr("xlmech.cli.console.load", load)
     monkeypatch.setattr("xlmech.neurons.selection.locate.check_known", Mock())  # a random model knows nobody
     only = ["--languages", "en,fr", "--attributes", "id_number"]
     leak = invoke(*command("leak", *only, "--adapter", "fr", "--backend", "bridge", out="leak"))
@@ -289,7 +289,7 @@ def test_every_command_can_be_debugged(name: str) -> None:
 def test_errors_are_one_sentence_unless_debugged(
     error: Exception, sentence: str, files: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("xlmech.cli.app.load", Mock(side_effect=error))
+    monkeypatch.setattr("xlmech.cli.console.load", Mock(side_effect=error))
     assert refusal(*command("leak", "--languages", "en")).startswith(sentence)
     assert invoke(*command("leak", "--languages", "en", "--debug")).exception is error
 

@@ -96,7 +96,7 @@ def test_leakage_matrix_takes_a_single_result() -> None:
 
 
 def test_leakage_matrix_refuses_a_plant_language_twice_and_no_private_probes() -> None:
-    with pytest.raises(ValueError, match="same plant language"):
+    with pytest.raises(ValueError, match="same training language"):
         figures.leakage_matrix([leakage({"en": [1]}), leakage({"en": [0]})])
     only_controls = leakage({}, controls={"en": [0]})
     with pytest.raises(ValueError, match="no private probes"):
@@ -227,7 +227,7 @@ def test_before_after_refuses_a_result_without_private_probes() -> None:
         figures.before_after(alone)
 
 
-def test_price_panels() -> None:
+def test_cost_panels() -> None:
     figure = figures.cost(mitigation())
     kept, rise = trace(figure, "universal"), trace(figure, "universal", 1)
     np.testing.assert_allclose(kept.x, [90, math.nan])
@@ -248,7 +248,7 @@ def test_price_panels() -> None:
     assert axis_titles(figure) == wanted
 
 
-def test_price_without_public_probes_says_so() -> None:
+def test_cost_without_public_probes_says_so() -> None:
     result = mitigation()
     private = result.effects[result.effects.group == "private"]
     alone = MitigationResult(effects=private, cost=result.cost, sizes=result.sizes, total_neurons=9, provenance=TOY)
@@ -307,7 +307,7 @@ def test_trade_off_random_control_is_grey_and_no_point_of_the_curve() -> None:
     assert sum(item.name == "random neurons" and item.showlegend for item in figure.data) == 1
 
 
-def test_trade_off_price() -> None:
+def test_trade_off_cost() -> None:
     figure = figures.trade_off(growing())
     kept, worst, rise = (trace(figure, name) for name in ("public facts kept, all", "public facts kept, w", "largest"))
     np.testing.assert_allclose(kept.y, [100, 95, 80])

@@ -142,7 +142,7 @@ def test_layers_come_from_the_lens_and_the_neurons() -> None:
     )
 
 
-def test_what_deactivation_buys_and_costs_is_computed() -> None:
+def test_what_ablation_reduces_and_costs_is_computed() -> None:
     result = leakage({"en": people(40, 32), "fr": people(40, 0)}, controls={"en": people(40, 0), "fr": people(40, 0)})
     found = judged(result, mitigation=mitigation())
     assert found.mitigation.startswith(
@@ -150,7 +150,7 @@ def test_what_deactivation_buys_and_costs_is_computed() -> None:
     )
     assert re.search(r"That is still more than the control people's 0 % \(0 to \d\)\.$", found.mitigation)
     first, undefined, second, third, fourth = found.gains
-    assert first == "75 % less is extracted over the 1 language with a reduction, with 0.2 % of the neurons at zero."
+    assert first == "With 0.2 % of the neurons ablated, 75 % less is extracted over the 1 language with a reduction."
     assert undefined == ("No reduction is given for French: nothing was extracted before.")
     assert second == "The 95 % interval of the reduction lies above zero in 1 of 1 language: English (75 %, 50 to 90)."
     assert third.startswith(
@@ -194,7 +194,7 @@ def test_more_that_comes_out_is_called_more() -> None:
     worse = done.effects.assign(after=np.where(done.effects.before > 0, 0.9, 0.0), reduction=-0.125, low=-0.5, high=0.1)
     result = leakage({"en": people(40, 32)}, controls={"en": people(40, 0)})
     found = judged(result, mitigation=replace(done, effects=worse))
-    assert found.gains[0].startswith("12 % more is extracted over all languages, with")
+    assert found.gains[0].endswith("12 % more is extracted over all languages.")
     assert found.gains[1] == "The 95 % interval of the reduction lies above zero in 0 of 2 languages."
 
 
@@ -214,7 +214,7 @@ def test_no_range_of_one_and_no_number_that_is_none() -> None:
     assert costs[0] == "Public facts known before: 90 % kept."
     two = effects.assign(before=0.8, after=0.2, reduction=[0.75, 0.5, 0.1, 0.2, 0.05], low=0.0, high=1.0)
     assert (
-        ", from 50 % less to 75 % less by language, with"
+        ", from 50 % less to 75 % less by language."
         in judged(result, mitigation=replace(done, effects=two)).gains[0]
     )
     every = (*found.gains, *found.costs, *costs, found.mitigation, found.summary, *found.where, *found.certainty)

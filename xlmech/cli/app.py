@@ -9,24 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from xlmech.cli import audit as cli_audit
+from xlmech.cli import console
 from xlmech.cli import report as cli_report
-from xlmech.cli.console import (
-    Adapter,
-    Attributes,
-    BackendOption,
-    Command,
-    Languages,
-    Model,
-    Out,
-    Records,
-    Template,
-    check_new,
-    codes,
-    load,
-    read_records,
-    show,
-)
-from xlmech.options import LocateOptions, Method, PlantOptions, Positions
+from xlmech.cli.console import Adapter, Attributes, BackendOption, Command, Languages, Model, Out, Records, Template
+from xlmech.options import LocateOptions, Measure, Method, PlantOptions, Positions
 
 if TYPE_CHECKING:
     from xlmech.data.probes import ProbeSet
@@ -65,13 +51,13 @@ def plant(
 ) -> None:
     """Teach a model invented people's data in one language (a LoRA adapter); resumes after a stop."""
     options = PlantOptions(
-        language=language, languages=codes(languages) or (), steps=steps, private_share=private_share, seed=seed
+        language=language, languages=console.codes(languages) or (), steps=steps, private_share=private_share, seed=seed
     )
     from xlmech.data.readers import load_records
     from xlmech.data.synthetic import synthesize_records
     from xlmech.planting.train import plant as plant_records
 
-    check_new(out)
+    console.check_new(out)
     people = load_records(records) if records else synthesize_records(seed=seed)
     plant_records(model, people, out, options=options, start=start)
     typer.echo(f"adapter in {out}")
@@ -92,14 +78,13 @@ def leak(
     """Measure which records are extracted, asked in which language."""
     from xlmech.leakage.measure import measure_leakage
 
-    check_new(out)
+    console.check_new(out)
     probes = _probes(records, languages, attributes, template)
-    result = measure_leakage(
-        load(model, adapter, backend), probes, measures=("extraction", "exposure") if exposure else ("extraction",)
-    )
+    measures: tuple[Measure, ...] = ("extraction", "exposure") if exposure else ("extraction",)
+    result = measure_leakage(console.load(model, adapter, backend), probes, measures=measures)
     result.save(out)
-    show("Extraction per query language", result.matrix().drop(columns="plant_language"))
-    show("Extraction per group and attribute", result.summary())
+    console.show("Extraction per query language", result.matrix().drop(columns="plant_language"))
+    console.show("Extraction per group and attribute", result.summary())
 
 
 @app.command(cls=Command)
@@ -118,16 +103,16 @@ def lens(
     """Read every layer: at which depth does which language's form of the answer rise?"""
     from xlmech.lens.logit import followed_attributes, logit_lens
 
-    check_new(out)
+    console.check_new(out)
     private = _probes(records, languages, attributes, template).filter(group="private")
-    loaded = load(model, adapter, backend)
-    chosen = codes(attributes) or followed_attributes(loaded, private) or private.attributes
+    loaded = console.load(model, adapter, backend)
+    chosen = console.codes(attributes) or followed_attributes(loaded, private) or private.attributes
     typer.echo(f"lens on {', '.join(chosen)}")
     result = logit_lens(loaded, private.filter(attributes=chosen))
     result.save(out)
     summary = result.summary()
     peaks = summary.loc[summary.groupby(["query_language", "form"]).prob.idxmax()]
-    show("Layer where each form peaks", peaks)
+    console.show("Layer where each form peaks", peaks)
 
 
 @app.command(cls=Command)
@@ -156,15 +141,15 @@ def locate(
     options = LocateOptions(method=method, positions=positions, n_neurons=n_neurons, contrast=contrast, spare=spare)
     from xlmech.neurons.selection.locate import check_probes, locate_privacy_neurons
 
-    check_new(out)
+    console.check_new(out)
     probes = _probes(records, languages, attributes, template)
     check_probes(probes.filter(group="private"), probes.filter(group="public"), contrast)
-    found = locate_privacy_neurons(load(model, adapter, backend), probes, options=options)
+    found = locate_privacy_neurons(console.load(model, adapter, backend), probes, options=options)
     found.save(out)
     found.universal.save(out / "universal.json")
     for language, neurons in found.specific.items():
         neurons.save(out / f"specific-{language}.json")
-    show("Neurons", found.to_frame().groupby(["kind", "language"]).size().rename("neurons").reset_index())
+    console.show("Neurons", found.to_frame().groupby(["kind", "language"]).size().rename("neurons").reset_index())
 
 
 @app.command(cls=Command)
@@ -183,12 +168,12 @@ def ablate(
     from xlmech.mitigation.evaluate import evaluate_mitigation
     from xlmech.neurons.neuron_set import NeuronSet
 
-    check_new(out)
+    console.check_new(out)
     chosen = NeuronSet.load(neurons)
     probes = _probes(records, languages, attributes, template)
-    result = evaluate_mitigation(load(model, adapter, backend), probes, {neurons.stem: chosen})
+    result = evaluate_mitigation(console.load(model, adapter, backend), probes, {neurons.stem: chosen})
     result.save(out)
-    show("Before and after", result.to_frame())
+    console.show("Before and after", result.to_frame())
 
 
 for function in (cli_audit.init, cli_audit.run, cli_audit.audit, cli_audit.demo, cli_report.report):
@@ -199,7 +184,7 @@ app.command(cls=cli_report.GateCommand)(cli_report.gate)
 def _probes(records: Path | None, languages: str, attributes: str, template: int) -> ProbeSet:
     from xlmech.data.probes import build_probes
 
-    probes = build_probes(read_records(records), codes(languages), attributes=codes(attributes))
+    probes = build_probes(console.read_records(records), console.codes(languages), attributes=console.codes(attributes))
     return probes.of_template(template)
 
 

@@ -99,7 +99,7 @@ def leakage_matrix(result: LeakageResult | Sequence[LeakageResult]) -> go.Figure
     results = [*result] if isinstance(result, Sequence) else [result]
     frame, measure = _private(results), _measure(results)
     if frame.duplicated(["plant_language", "query_language"]).any():
-        raise ValueError("two results have the same plant language; draw them in separate matrices")
+        raise ValueError("two results have the same training language; draw them in separate matrices")
     rows = {(row.plant_language, row.query_language): row for row in rows_of(frame)}
     trained = list(frame.plant_language.unique())
     top = measure.top(frame.value)
@@ -124,7 +124,7 @@ def leakage_matrix(result: LeakageResult | Sequence[LeakageResult]) -> go.Figure
 
 
 def leakage_by_language(result: LeakageResult) -> go.Figure:
-    """Draw private extraction per query language, highest first, beside that of control people.
+    """Draw private extraction per query language, highest first, and that of control people.
 
     Both in percent of questions; if exposure alone was measured, both are its mean in bits.
 

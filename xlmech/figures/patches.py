@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 from xlmech.checks import check_choice
 from xlmech.figures.marks import cells, line_with_band, panels
 from xlmech.figures.style import BLUE, DIVERGING, GREY, INK, ORANGE, SCALE, finish
-from xlmech.figures.wording import int_range, language_name, rows_of, with_interval
+from xlmech.figures.wording import int_range, language_name, rows_of, token_texts, with_interval
 
 if TYPE_CHECKING:
     from xlmech.patching.between_languages import PatchingResult
@@ -125,7 +125,10 @@ def patching_positions(
     layers = sorted(strongest.layer.unique())
     table = strongest.pivot_table(index="layer", columns="position", values="value", dropna=False).loc[layers]
     values = table.reindex(columns=tokens.position).to_numpy()
-    labels = [_token(row, tokens) for row in rows_of(tokens)]
+    labels = []
+    for position, part, text in zip(tokens.position, tokens.part, token_texts(tokens), strict=True):
+        shown = escape(text.replace(" ", "\u00a0")) or "∅"
+        labels.append(text if part == "subject" else f"{position}: {shown}")
     hover = [
         [f"layer {layer}, {label}<br>{name}: {cell:.3f}" for label, cell in zip(labels, row, strict=True)]
         for layer, row in zip(layers, values, strict=True)
@@ -150,12 +153,3 @@ def patching_positions(
     Blank: not defined."""
     title = f"Patching {result.component} by layer and token: {name}"
     return finish(figure, title, caption, height=20 * len(layers), foot=130)
-
-
-def _token(row: Any, tokens: pd.DataFrame) -> str:
-    """What stands below a column: the token, or for the subject its number only."""
-    if row.part == "subject":
-        positions = tokens.position[tokens.part == "subject"]
-        return f"subject {row.position - positions.min() + 1}/{len(positions)}"
-    shown = row.token.replace("\n", "↵").replace(" ", "\u00a0")
-    return f"{row.position}: {escape(shown) or '∅'}"

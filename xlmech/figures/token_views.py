@@ -15,7 +15,7 @@ import pandas as pd
 
 from xlmech.checks import check_choice, check_choices
 from xlmech.figures.style import BLUE, ORANGE
-from xlmech.figures.wording import rows_of
+from xlmech.figures.wording import token_texts
 
 if TYPE_CHECKING:
     from xlmech.audit.trace import RecordTrace
@@ -139,13 +139,9 @@ def leaking_tokens(sweep: PositionSweep, *, layer: int | None = None) -> View:
 
 
 def _texts(tokens: pd.DataFrame) -> list[str]:
-    """What is shown of each token in order: its text, or for the subject its number only."""
-    tokens = tokens.sort_values("position")
-    subject = tokens.position[tokens.part == "subject"]
-    texts = [
-        f"[subject {row.position - subject.min() + 1}/{len(subject)}]"
-        if row.part == "subject"
-        else row.token.replace("\n", "↵")
-        for row in rows_of(tokens)
+    """What is shown of each token; circuitsvis writes it into the page as HTML."""
+    parts = tokens.sort_values("position").part
+    return [
+        f"[{text}]" if part == "subject" else escape(text)
+        for part, text in zip(parts, token_texts(tokens), strict=True)
     ]
-    return [escape(text) for text in texts]  # circuitsvis writes tokens into the page as HTML

@@ -136,3 +136,13 @@ def counts(frame: pd.DataFrame) -> str:
 def masked(record: str) -> str:
     """Return a code that stands for a record's name, which may say whose it is."""
     return f"record {hashlib.blake2s(record.encode(), digest_size=3).hexdigest()}"
+
+
+def token_texts(tokens: pd.DataFrame) -> list[str]:
+    """Return what is shown of each token of a prompt in order: its text, or for the subject its number only."""
+    tokens = tokens.sort_values("position")
+    subject = tokens.position[tokens.part == "subject"]
+    return [
+        f"subject {position - subject.min() + 1}/{len(subject)}" if part == "subject" else text.replace("\n", "↵")
+        for position, part, text in zip(tokens.position, tokens.part, tokens.token, strict=True)
+    ]

@@ -28,17 +28,16 @@ def in_one_sentence(result: MitigationResult, overall: Excess) -> str:
 
 
 def gains(result: MitigationResult) -> Iterator[str]:
-    """Say how much less is extracted, with intervals, beside random neurons, and where more is extracted."""
+    """Say how much less is extracted, with intervals and random neurons for comparison, and where more is extracted."""
     name, private = chosen_effects(result, "private")
     if not (private.before > 0).any():
         yield "Nothing was extracted before ablation, so there is nothing that it could reduce."
         return
     known = private[private.reduction.notna()]
     if len(known):
-        share = 100 * result.chosen[name] / result.total_neurons
         yield (
-            f"{_change(_pooled_reduction(known))} is extracted over {_languages(known, private)}{_range(known.reduction)}, "
-            f"with {share:.2g} % of the neurons at zero."
+            f"With {100 * result.chosen[name] / result.total_neurons:.2g} % of the neurons ablated, "
+            f"{_change(_pooled_reduction(known))} is extracted over {_languages(known, private)}{_range(known.reduction)}."
         )
     undefined = private[private.reduction.isna()]
     for reason, part in undefined.groupby(undefined.reason.replace("", NOTHING_BEFORE), sort=False):

@@ -102,7 +102,9 @@ def _render(results: RunResults, people: dict[str, Record] | None) -> str:
             ("What it costs", judged.costs),
         ],
         table=_language_table(results, judged.languages),
-        sections=[_section(section) for section in sections],
+        sections=sections,
+        title_of=saving.title_of,
+        caption_of=saving.caption_of,
         records=_record_table(private, people),
         method=list(method(results)),
         limits=list(limits(results, not_drawn)),
@@ -124,21 +126,6 @@ def _template() -> jinja2.Template:
 def _unbroken(value: Any) -> Any:
     """Keep a number on the line of its percent sign."""
     return value.replace(" %", "\u00a0%") if isinstance(value, str) and not isinstance(value, Markup) else value
-
-
-def _section(section: Section) -> dict[str, Any]:
-    figures = [
-        {
-            "id": f"figure-{drawn.name}",
-            "title": saving.title_of(drawn.figure),
-            "caption": saving.caption_of(drawn.figure),
-            "need": drawn.need,
-            "wide": drawn.need > 400,
-            "plot": Markup('<div id="{}"></div>').format(drawn.name),
-        }
-        for drawn in section.figures
-    ]
-    return {"id": section.name, "title": section.title, "figures": figures}
 
 
 def _plots_json(sections: Iterable[Section]) -> str:
