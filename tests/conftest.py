@@ -34,6 +34,12 @@ def model(tokenizer: Any) -> Any:
     return load_model(tiny("gemma3").double(), tokenizer=tokenizer, dtype=torch.float64)
 
 
+@pytest.fixture(scope="module")
+def demo() -> Any:
+    """The demo's real model, a minute to load: for slow tests."""
+    return load_model("demo", dtype="float32", device="cpu")
+
+
 @pytest.fixture(scope="session")
 def records() -> tuple[Record, ...]:
     people = [

@@ -18,7 +18,6 @@ from xlmech.leakage.measure import measure_leakage
 from xlmech.lens.logit import logit_lens
 from xlmech.models.backends import NEURON_HOOK, backend_of
 from xlmech.models.checkpoints import load_checkpoint, shipped_adapters
-from xlmech.models.load import load_model
 from xlmech.models.tokens import encode_probe, encode_prompt
 from xlmech.neurons.ablation import ablate
 from xlmech.neurons.attribution.attribute import attribute_neurons
@@ -35,11 +34,6 @@ def _all_threads() -> Any:
     torch.set_num_threads(2)
     yield
     torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="module")
-def demo() -> Any:
-    return load_model("demo", dtype="float32", device="cpu")
 
 
 @pytest.fixture(scope="module")

@@ -13,14 +13,8 @@ from xlmech.lens.direct_logit import direct_logit_attribution
 from xlmech.lens.logit import logit_lens
 from xlmech.lens.similarity import representation_similarity
 from xlmech.lens.tuned import train_tuned_lens
-from xlmech.models.load import load_model
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def demo() -> Any:
-    return load_model("demo", dtype="float32", device="cpu")
 
 
 @pytest.fixture(scope="module")

@@ -16,17 +16,11 @@ from xlmech.data.readers import demo_records
 from xlmech.engine.token_spans import aligned_positions, prompt_spans
 from xlmech.lens.logit import logit_lens
 from xlmech.models.backends import backend_of
-from xlmech.models.load import load_model
 from xlmech.models.tokens import encode_answer, encode_prompt
 from xlmech.patching.between_languages import patch_languages
 from xlmech.patching.positions import patch_positions
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def demo() -> Any:
-    return load_model("demo", dtype="float32", device="cpu")
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from xlmech.data.probes import ProbeSet
 from xlmech.engine.batching import BATCH_SIZE, Recorder, run_batched
@@ -34,7 +34,7 @@ from xlmech.storage.result import Result
 
 _TOLERANCE = 2e-2
 _KEYS = ["query_language", "component", "layer", "form"]
-_Directions = tuple[Float[torch.Tensor, "token d_model"], Float[torch.Tensor, " token"]]
+_Mean = tuple[Float[torch.Tensor, "1 d_model"], Float[torch.Tensor, "1"]]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -160,7 +160,7 @@ def _check_whole(summed: Float[torch.Tensor, "row d_model"], stream: Float[torch
 def _attribute(
     backend: Backend,
     norm: FrozenNorm,
-    mean: _Directions,
+    mean: _Mean,
     item: EncodedProbe,
     planted: str,
     stack: Float[torch.Tensor, "term d_model"],
@@ -199,13 +199,15 @@ def _attribute(
     return rows, totals
 
 
-def _mean_direction(backend: Backend) -> _Directions:
+def _mean_direction(backend: Backend) -> _Mean:
     """(1, d_model) unembedding and (1,) bias, each the mean over the vocabulary, in float64."""
     mean, bias = backend.unembed.mean(0, dtype=torch.float64), backend.unembed_bias
     return mean[None], mean.new_zeros(1) if bias is None else bias.double().mean()[None]
 
 
-def _directions(backend: Backend, tokens: torch.Tensor, mean: _Directions) -> _Directions:
+def _directions(
+    backend: Backend, tokens: Int[torch.Tensor, " token"], mean: _Mean
+) -> tuple[Float[torch.Tensor, "token+1 d_model"], Float[torch.Tensor, " token+1"]]:
     """Unembedding and bias of the tokens, and as a last row their mean over the vocabulary, in float64."""
     rows, bias = backend.unembed[tokens].double(), backend.unembed_bias
     own = rows.new_zeros(len(rows)) if bias is None else bias[tokens].double()
