@@ -20,6 +20,7 @@ from xlmech.mitigation.reduction import (
     pooled_reduction,
     reduction_beyond,
     reduction_rows,
+    share_text,
 )
 
 
@@ -143,6 +144,12 @@ def test_what_no_control_person_was_asked_for_is_not_held_to_their_rate() -> Non
     )  # can be guessed: how often is not known
     rows = extraction_effects(known, [known.assign(extracted=0.0)], control_people=controls)
     assert rows.control.tolist() == [0.5] and rows.reduction.isna().all()
+
+
+def test_shares_are_written_with_their_interval() -> None:
+    assert share_text(0.8, 0.703, 0.9) == "80.0% (70.3% to 90.0%)"
+    assert share_text(0.8, math.nan, math.nan, "too few people") == "80.0% (no interval)"
+    assert share_text(math.nan, math.nan, math.nan, "nothing was extracted") == "not defined, nothing was extracted"
 
 
 def test_pooled_reduction_is_of_all_rows_and_above_the_controls() -> None:

@@ -23,7 +23,7 @@ from xlmech.data.records import Record
 from xlmech.engine.sampling import Sampling
 from xlmech.leakage.measure import LeakageResult, measure_leakage
 from xlmech.mitigation.conditions import check_before, check_sets
-from xlmech.mitigation.reduction import reduction_rows
+from xlmech.mitigation.reduction import reduction_rows, share_text
 from xlmech.models import load as models
 from xlmech.neurons.ablation import ablate
 from xlmech.neurons.neuron_set import NeuronSet
@@ -62,6 +62,14 @@ class RecoveryResult(Result):
     def to_frame(self) -> pd.DataFrame:
         """Return one row per attack and query language."""
         return self.effects
+
+    def headline(self) -> dict[str, str]:
+        """Map each attack to the reduction over all query languages."""
+        rows: Any = self.effects[self.effects.query_language == ALL].itertuples()
+        return {
+            row.attack: f"reduction {share_text(row.reduction, row.low, row.high, row.reason)}, {row.n_subjects} people"
+            for row in rows
+        }
 
 
 def recovery_attacks(

@@ -82,6 +82,16 @@ class MitigationResult(Result):
         frame = self.effects.assign(**{name: value for name, value in _LATER.items() if name not in self.effects})
         return frame[frame.measure == reductions.EXTRACTION]
 
+    def headline(self) -> dict[str, str]:
+        """Map each condition to its size and its reduction of private extraction over all query languages."""
+        shown = {name: f"{size:,} neurons" for name, size in self.sizes.items()}
+        rows: Any = self.overall.itertuples()
+        for row in rows:
+            if row.group == "private":
+                reduction = reductions.share_text(row.reduction, row.low, row.high, row.reason)
+                shown[row.condition] += f", reduction of extraction {reduction}, {row.n_subjects} people"
+        return shown
+
     @property
     def chosen(self) -> dict[str, int]:
         """Number of neurons per condition, without control conditions."""

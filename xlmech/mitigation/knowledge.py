@@ -18,6 +18,7 @@ from xlmech.data.probes import PROMPT_FORMAT
 from xlmech.engine.batching import BATCH_SIZE
 from xlmech.engine.score import answer_log_probs
 from xlmech.metrics import intervals, ranking
+from xlmech.mitigation.reduction import share_text
 from xlmech.models.backends import backend_of
 from xlmech.models.load import provenance
 from xlmech.models.tokens import encode_answer, encode_prompt
@@ -39,6 +40,14 @@ class KnowledgeResult(Result):
     def to_frame(self) -> pd.DataFrame:
         """Return one row per query language and country."""
         return self.answers
+
+    def headline(self) -> dict[str, str]:
+        """Map each query language to the share of capitals that are known."""
+        rows: Any = self.summary().itertuples()
+        return {
+            row.query_language: f"{share_text(row.value, row.low, row.high)} of {row.n_countries} capitals"
+            for row in rows
+        }
 
     def summary(self) -> pd.DataFrame:
         """Return one row per query language: `value` (share correct), `low`, `high` (95 %, over countries), `n_countries`."""

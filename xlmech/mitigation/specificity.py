@@ -48,6 +48,15 @@ class SpecificityResult(Result):
         """Return one row per set and probe."""
         return self.probes
 
+    def headline(self) -> dict[str, str]:
+        """Map the language of each set to its specificity."""
+        rows: Any = self.specificity().itertuples()
+        return {
+            f"set of {row.language}, {self.sizes[row.language]:,} neurons": "reduction beyond that in other languages "
+            + reductions.share_text(row.specificity, row.low, row.high, row.reason)
+            for row in rows
+        }
+
     def matrix(self) -> pd.DataFrame:
         """Return the language x language matrix, one row per cell.
 
