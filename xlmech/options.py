@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-__all__ = ["AttackOptions", "EvaluateOptions", "LocateOptions", "PlantOptions"]
+__all__ = ["AttackOptions", "AttributeOptions", "EvaluateOptions", "LocateOptions", "PlantOptions"]
 
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -38,8 +38,8 @@ class Section(BaseModel):
         return type(self)(**self.model_dump(exclude_unset=True) | given)
 
 
-class LocateOptions(Section):
-    """How neurons are chosen; see `locate_privacy_neurons`."""
+class AttributeOptions(Section):
+    """How answers are attributed to neurons; see `attribute_neurons`."""
 
     method: Method = "gradient_x_activation"
     """Attribution method; integrated_gradients is slower, exact far slower."""
@@ -53,6 +53,21 @@ class LocateOptions(Section):
     """Nodes of the integral of integrated_gradients inside the path."""
     max_answer_tokens: Count | None = None
     """Attribute only the first so many tokens of each answer; null for whole answers."""
+    threshold: float = Field(default=0.1, gt=0, lt=1)
+    """A probe counts towards a neuron's share above this part of the probe's largest attribution."""
+
+    @model_validator(mode="after")
+    def _baseline_fits_method(self) -> Self:
+        if self.baseline != "mean" and self.method != "integrated_gradients":
+            raise ValueError(
+                f"baseline is of integrated_gradients only; {self.method} estimates what ablation does, so leave it out"
+            )
+        return self
+
+
+class LocateOptions(AttributeOptions):
+    """How neurons are chosen; see `locate_privacy_neurons`."""
+
     rule: Rule = "min"
     """How scores of several languages become one choice."""
     n_neurons: Count | None = None
@@ -63,22 +78,16 @@ class LocateOptions(Section):
     """Share of the model's neurons that is not chosen because neutral text needs them most; 0 for none."""
     iterate: Count = 1
     """Number of rounds, in which n_neurons is found in equal parts, the neurons found so far ablated."""
-    threshold: float = Field(default=0.1, gt=0, lt=1)
-    """A probe counts towards a neuron's share above this part of the probe's largest attribution."""
     min_share: float = Field(default=0.5, gt=0, le=1)
     """A neuron is a language's candidate from this share of its probes on."""
     max_entropy: float = Field(default=0.4, ge=0)
     """Bound of rule entropy, nats; 0.4 is about that of a score of which 0.86 lies in one language of two."""
 
     @model_validator(mode="after")
-    def _fits_together(self) -> Self:
+    def _rounds_fit_number(self) -> Self:
         if self.n_neurons is not None and self.iterate > self.n_neurons:
             raise ValueError(
                 f"iterate must be at most n_neurons, got {self.iterate} rounds for {self.n_neurons} neurons"
-            )
-        if self.baseline != "mean" and self.method != "integrated_gradients":
-            raise ValueError(
-                f"baseline is of integrated_gradients only; {self.method} estimates what ablation does, so leave it out"
             )
         return self
 

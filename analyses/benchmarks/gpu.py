@@ -43,6 +43,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from xlmech import (
+    AttributeOptions,
     attribute_neurons,
     build_probes,
     demo_records,
@@ -399,7 +400,9 @@ def attribution(bench: Bench, model: Any, shape: Shape) -> dict[str, Work]:
         } | bench.share(operations, timed["seconds"], dtype)  # fmt: skip
 
     def whole() -> dict[str, Any]:
-        timed = bench.timed(lambda: attribute_neurons(model, few, metric="log_prob", progress=False))
+        timed = bench.timed(
+            lambda: attribute_neurons(model, few, options=AttributeOptions(metric="log_prob"), progress=False)
+        )
         return row(timed, encoded(backend, few))
 
     def batch(n: int) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from xlmech.data.probes import ProbeSet, build_probes
 from xlmech.leakage.measure import measure_leakage
 from xlmech.lens.logit import logit_lens
 from xlmech.neurons.attribution.attribute import attribute_neurons
+from xlmech.options import AttributeOptions
 from xlmech.patching.between_languages import patch_languages
 from xlmech.storage.result import Result
 
@@ -39,8 +40,9 @@ def analyses(model: Any, probes: ProbeSet) -> Iterator[Result]:
     )
     yield patch_languages(model, pairs, whole_values=True, progress=False)
     yield attribute_neurons(model, probes, progress=False)
-    path: dict[str, Any] = {"method": "integrated_gradients", "controls": probes, "positions": "last", "nodes": 8}
-    yield attribute_neurons(model, probes.filter(languages=["fr"]), progress=False, **path)
+    path = AttributeOptions(method="integrated_gradients", positions="last", nodes=8)
+    french = probes.filter(languages=["fr"])
+    yield attribute_neurons(model, french, options=path, baseline_probes=probes, progress=False)
 
 
 @dataclass(frozen=True, kw_only=True)

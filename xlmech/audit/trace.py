@@ -30,6 +30,7 @@ from xlmech.models.backends import Backend, backend_of
 from xlmech.models.load import provenance
 from xlmech.models.tokens import encode_prompt
 from xlmech.neurons.attribution.attribute import AttributionResult, attribute_neurons
+from xlmech.options import AttributeOptions
 from xlmech.patching.between_languages import PatchingResult, patch_languages
 from xlmech.patching.positions import token_table
 from xlmech.storage.result import Result
@@ -160,7 +161,7 @@ def trace_record(
         lens=logit_lens(model, sources, progress=progress),
         patching=patch_languages(model, pairs, progress=progress),
         heads=heads,
-        neurons=attribute_neurons(model, sources, metric="log_odds", progress=progress),
+        neurons=attribute_neurons(model, sources, options=AttributeOptions(metric="log_odds"), progress=progress),
         attention=_attention(backend, sources, _top_heads(heads, n_heads)),
         tokens=pd.concat(tokens, ignore_index=True),
         record=record.id,

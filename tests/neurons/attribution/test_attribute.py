@@ -24,11 +24,12 @@ from xlmech.neurons.attribution.baselines import warn_if_incomplete
 from xlmech.neurons.attribution.effects import exact_effects, gradient_x_activation, integrated_gradients
 from xlmech.neurons.attribution.task import MeanActivationTask
 from xlmech.neurons.neuron_set import NeuronSet
+from xlmech.options import AttributeOptions
 
 
 def test_result_holds_means_and_top_neurons_of_its_probes(model: Any, probes: ProbeSet) -> None:
     private = probes.filter(group="private")
-    found = attribute_neurons(model, private, metric="log_prob", progress=False)
+    found = attribute_neurons(model, private, options=AttributeOptions(metric="log_prob"), progress=False)
     backend = backend_of(model)
     zero = torch.zeros(backend.n_layers, backend.d_mlp, dtype=torch.float64)
     normalised = []
@@ -84,9 +85,8 @@ def test_the_path_from_a_mean_leaves_special_tokens_where_they_are(gentle: Any, 
     task = MeanActivationTask(positions="all", progress=False)
     sums = task(backend, [encode_probe(backend, probe) for probe in control])
     mean = sums["sum"] / sums["n"]
-    found = attribute_neurons(
-        gentle, few, method="integrated_gradients", controls=control, nodes=60, metric="log_prob", progress=False
-    )
+    options = AttributeOptions(method="integrated_gradients", nodes=60, metric="log_prob")
+    found = attribute_neurons(gentle, few, options=options, baseline_probes=control, progress=False)
     assert (found.baseline, found.mode) == ("mean", "") and (found.completeness.error < 1e-3).all()
     encoded = encode_probe(backend, few[0])
     prompt, answer = encoded.prompt, encoded.answer
@@ -106,7 +106,9 @@ def test_by_default_it_is_what_ablation_takes(gentle: Any, probes: ProbeSet, mod
     values = None if mode == "zero" else torch.full((N_LAYERS, D_MLP), 0.02, dtype=torch.float64)
     given: dict[str, Any] = {} if mode == "zero" else {"mode": mode, "values": values}
     every = NeuronSet(frozenset((layer, index) for layer in range(N_LAYERS) for index in range(D_MLP)), N_LAYERS, D_MLP)
-    exact = attribute_neurons(gentle, few, method="exact", track=every, progress=False, **given)
+    exact = attribute_neurons(
+        gentle, few, options=AttributeOptions(method="exact"), track=every, progress=False, **given
+    )
     estimate = attribute_neurons(gentle, few, track=every, progress=False, **given)
     assert (estimate.mode, estimate.baseline, estimate.positions) == (mode, "", "all")
     for probe in few:
@@ -130,44 +132,65 @@ def test_the_trap_of_a_norm_after_the_mlp_is_explained(tokenizer: Any, probes: P
     )
     few = probes.filter(group="private", languages=["en"], attributes=["birth_country"])
     controls = probes.filter(group="control")
-    options: dict[str, Any] = {"method": "integrated_gradients", "positions": "last", "progress": False}
+    path = AttributeOptions(method="integrated_gradients", positions="last")
     with pytest.warns(UserWarning, match="norm after the MLP.*baseline='mean'"):
-        zero = attribute_neurons(backend.model, few, baseline="zero", **options)
+        zero = attribute_neurons(backend.model, few, options=path.updated(baseline="zero"), progress=False)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        mean = attribute_neurons(backend.model, few, controls=controls, nodes=8, **options)
+        mean = attribute_neurons(
+            backend.model, few, options=path.updated(nodes=8), baseline_probes=controls, progress=False
+        )
     assert mean.completeness.error.median() < 0.05 < zero.completeness.error.median()
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("options", "message"),
     [
-        ({"method": "guess"}, "unknown method 'guess'"),
-        ({"positions": "some"}, "unknown positions 'some'"),
-        ({"metric": "loss"}, "unknown metric 'loss'; use 'auto', 'log_prob', 'prob', 'logit', 'log_odds'"),
-        ({"nodes": 0}, "nodes must be at least 1"),
-        ({"threshold": 1.5}, "threshold between 0 and 1"),
-        ({"method": "integrated_gradients", "baseline": "median"}, "unknown baseline 'median'"),
-        (
-            {"method": "integrated_gradients", "baseline": torch.zeros(2, 64)},
-            r"a baseline must be finite, of shape .layer, neuron. .3, 64., got .2, 64.",
-        ),
-        ({"method": "integrated_gradients", "mode": "mean"}, "mode and values are of an intervention"),
-        ({"method": "integrated_gradients"}, "there are no control probes: pass controls="),
+        ({"method": "guess"}, "method\n.*'gradient_x_activation', 'integrated_gradients' or 'exact'"),
+        ({"positions": "some"}, "positions\n.*'all', 'subject' or 'last'"),
+        ({"metric": "loss"}, "metric\n.*'auto', 'log_prob', 'prob', 'logit' or 'log_odds'"),
+        ({"nodes": 0}, "nodes\n.*greater than or equal to 1"),
+        ({"threshold": 1.5}, "threshold\n.*less than 1"),
+        ({"method": "integrated_gradients", "baseline": "median"}, "baseline\n.*'mean' or 'zero'"),
         (
             {"baseline": "zero"},
-            "baseline is of integrated gradients only: gradient_x_activation estimates what ablation does",
+            "baseline is of integrated_gradients only; gradient_x_activation estimates what ablation does",
         ),
-        ({"method": "exact", "baseline": "mean"}, "baseline is of integrated gradients only: exact estimates"),
-        ({"mode": "mean"}, "mode='mean' replaces by values=, which no other mode takes; see activation_moments"),
-        ({"values": torch.zeros(3, 64)}, "mode='mean' replaces by values=, which no other mode takes"),
-        ({"mode": "noise"}, "unknown mode 'noise'; use 'zero', 'mean'"),
-        ({"max_answer_tokens": 0}, "max_answer_tokens must be at least 1, or None for whole answers; got 0"),
+        ({"max_answer_tokens": 0}, "max_answer_tokens\n.*greater than or equal to 1"),
     ],
 )
-def test_bad_arguments(model: Any, probes: ProbeSet, arguments: dict[str, Any], message: str) -> None:
+def test_bad_options(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        attribute_neurons(model, probes, progress=False, **arguments)
+        AttributeOptions(**options)
+
+
+@pytest.mark.parametrize(
+    ("method", "arguments", "message"),
+    [
+        (
+            "integrated_gradients",
+            {"baseline_values": torch.zeros(2, 64)},
+            r"baseline_values must be finite, of shape .layer, neuron. .3, 64., got .2, 64.",
+        ),
+        ("integrated_gradients", {"mode": "mean"}, "mode and values are of an intervention"),
+        ("integrated_gradients", {}, "there are no such probes: give some"),
+        (
+            "exact",
+            {"baseline_values": torch.zeros(3, 64)},
+            "baseline_values are of integrated gradients only: exact estimates what ablation does",
+        ),
+        (
+            "exact",
+            {"mode": "mean"},
+            "mode='mean' replaces by values=, which no other mode takes; see activation_moments",
+        ),
+        ("exact", {"values": torch.zeros(3, 64)}, "mode='mean' replaces by values=, which no other mode takes"),
+        ("exact", {"mode": "noise"}, "unknown mode 'noise'; use 'zero', 'mean'"),
+    ],
+)
+def test_bad_arguments(model: Any, probes: ProbeSet, method: Any, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        attribute_neurons(model, probes, options=AttributeOptions(method=method), progress=False, **arguments)
 
 
 def test_the_warning_is_of_the_median() -> None:
@@ -196,10 +219,11 @@ def test_saturated_probes_are_attributed_by_log_odds(
         likely[probe.id] = float(logs[range(len(answer)), answer].mean().exp())
     bound = sorted(likely.values())[len(likely) // 2]
     monkeypatch.setattr(attribution, "SATURATED", bound * (1 + 1e-9))
-    options: dict[str, Any] = {"nodes": 8, "positions": "last", "controls": probes.filter(group="control")}
+    options = AttributeOptions(nodes=8, positions="last")
+    given: dict[str, Any] = {"baseline_probes": probes.filter(group="control"), "progress": False}
     for method in ("gradient_x_activation", "integrated_gradients"):
         found = {
-            metric: attribute_neurons(model, few, method=method, metric=metric, progress=False, **options)  # type: ignore[arg-type]
+            metric: attribute_neurons(model, few, options=options.updated(method=method, metric=metric), **given)
             for metric in ("auto", "log_prob", "log_odds")
         }
         assert set(found["auto"].saturated) == {probe for probe, prob in likely.items() if prob > bound * (1 + 1e-9)}
@@ -221,9 +245,11 @@ def test_the_subjects_tokens_are_attributed(model: Any, probes: ProbeSet, method
     few = probes.filter(group="private", attributes=["id_number"])[:4]
     backend = backend_of(model)
     base = torch.full((backend.n_layers, backend.d_mlp), 0.05, dtype=torch.float64)
-    start = {"baseline": base} if method == "integrated_gradients" else {"mode": "mean", "values": base}
-    options: dict[str, Any] = {"method": method, "nodes": 90, "max_answer_tokens": 2, **start}
-    found = attribute_neurons(model, few, positions="subject", progress=False, **options)
+    start: dict[str, Any] = {"mode": "mean", "values": base}
+    if method == "integrated_gradients":
+        start = {"baseline_values": base}
+    options = AttributeOptions(method=method, nodes=90, max_answer_tokens=2, positions="subject")
+    found = attribute_neurons(model, few, options=options, progress=False, **start)
     assert found.positions == "subject" and (found.completeness.error < 1e-3).all()
     spans = set()
     for probe in few:
@@ -256,7 +282,7 @@ def test_the_subject_needs_a_tokenizer_with_offsets(
 ) -> None:
     monkeypatch.setattr(type(backend_of(model).tokenizer), "is_fast", False)
     with pytest.raises(ValueError, match="gives no offsets, so the subject's tokens cannot be told"):
-        attribute_neurons(model, probes[:1], positions="subject", progress=False)
+        attribute_neurons(model, probes[:1], options=AttributeOptions(positions="subject"), progress=False)
 
 
 def test_no_probes(model: Any) -> None:
@@ -267,8 +293,8 @@ def test_no_probes(model: Any) -> None:
 def test_save_and_load(model: Any, probes: ProbeSet, tmp_path: Any) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # one node is too few, and says so
-        path: dict[str, Any] = {"method": "integrated_gradients", "baseline": "zero", "nodes": 1}
-        found = attribute_neurons(model, probes[:2], progress=False, max_answer_tokens=1, **path)
+        path = AttributeOptions(method="integrated_gradients", baseline="zero", nodes=1, max_answer_tokens=1)
+        found = attribute_neurons(model, probes[:2], options=path, progress=False)
     found = dataclasses.replace(found, metric="auto", saturated=(probes[1].id,))
     found.save(tmp_path / "a")
     again = AttributionResult.load(tmp_path / "a")

@@ -72,7 +72,7 @@ def test_the_whole_choice_is_that_of_the_rule(leaking: Any, probes: ProbeSet, tm
     private = probes.filter(group="private")
     every = NeuronSet(frozenset((layer, n) for layer in range(3) for n in range(64)), 3, 64)
     few = NeuronSet(frozenset({(0, 1), (2, 60)}), 3, 64)
-    options: dict[str, Any] = {"method": "gradient_x_activation", "progress": False}
+    options: dict[str, Any] = {"progress": False}
     people = attribute_neurons(leaking, private, track=every, **options)
     with pytest.raises(ValueError, match="private probes of 3 subjects: resampling takes 4 or more"):
         selection_stability(people, n_neurons=5)
@@ -96,7 +96,7 @@ def test_tracked_neurons_are_kept_beside_the_top(
     leaking: Any, probes: ProbeSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     few, tracked = probes.filter(group="private")[:3], [(0, 1), (0, 2), (2, 60)]
-    options: dict[str, Any] = {"method": "gradient_x_activation", "progress": False}
+    options: dict[str, Any] = {"progress": False}
     whole = attribute_neurons(leaking, few, **options).top.set_index(["probe", "layer", "neuron"]).effect
     monkeypatch.setattr("xlmech.neurons.attribution.accumulator.TOP_PER_PROBE", 4)
     found = attribute_neurons(leaking, few, track=NeuronSet(frozenset(tracked), 3, 64), **options).top

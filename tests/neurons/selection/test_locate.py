@@ -35,7 +35,7 @@ from xlmech.neurons.selection.locate import locate_privacy_neurons
 from xlmech.neurons.selection.minimal_set import FewestNeurons
 from xlmech.neurons.selection.refine import refine_universal
 from xlmech.neurons.selection.verify import VerifiedNeurons, neurons_of, verify_neurons
-from xlmech.options import LocateOptions
+from xlmech.options import AttributeOptions, LocateOptions
 
 SECRET = (1, 17)
 
@@ -168,7 +168,7 @@ def test_integrated_gradients_need_control_people(
 ) -> None:
     """The mean over the private prompts themselves would hide what fires for every private fact."""
     monkeypatch.setattr(type(backend_of(model)), "hidden", Mock(side_effect=AssertionError("the model was run")))
-    with pytest.raises(ValueError, match="there are no control probes: pass controls=.*or baseline='zero'"):
+    with pytest.raises(ValueError, match="there are no such probes: give some.*or take baseline='zero'"):
         located(model, probes.filter(group="private"), method="integrated_gradients")
 
 
@@ -178,7 +178,9 @@ def test_one_set_of_defaults() -> None:
     assert inspect.signature(locate_privacy_neurons).parameters["options"].default == chosen
     assert AuditPlan().locate == Config.model_fields["locate"].default == chosen
     assert (chosen.contrast, chosen.spare, chosen.positions) == (0.5, 0.05, "all")
-    for function in (attribute_neurons, cli.locate, verify_neurons, selection_stability):
+    attributed = inspect.signature(attribute_neurons).parameters["options"].default
+    assert attributed == AttributeOptions() and attributed.model_dump().items() <= chosen.model_dump().items()
+    for function in (cli.locate, verify_neurons, selection_stability):
         given = inspect.signature(function).parameters
         shared = [
             name for name in LocateOptions.model_fields if name in given and name not in ("n_neurons", "baseline")

@@ -231,7 +231,9 @@ def test_all_languages_or_one(llama: Any, probes: ProbeSet) -> None:
 def test_the_trap_of_a_norm_after_the_mlp_is_explained(tokenizer: Any, prompts: ProbeSet, recipe: Any) -> None:
     model = load_model(tiny("gemma3").double(), tokenizer=tokenizer, backend="bridge", dtype=torch.float64)
     few = prompts.filter(attributes=["birth_country"], languages=["en"])
-    name = rf"norm after the MLP.*{recipe.__name__} is run as published; compare attribute_neurons\(.*baseline='mean'"
+    name = (
+        rf"norm after the MLP.*{recipe.__name__} is run as published; compare attribute_neurons with .*baseline='mean'"
+    )
     with pytest.warns(UserWarning, match=name) as found:
         recipe(model, few, progress=False, max_answer_tokens=1)
     assert [one.filename for one in found] == [__file__], "once, and where it was called"

@@ -31,7 +31,7 @@ from xlmech.neurons.attribution.accumulator import merged_tally
 from xlmech.neurons.attribution.baselines import warn_if_incomplete, zero_baseline
 from xlmech.neurons.attribution.task import AttributionTask, MeanActivationTask, SaturationTask
 from xlmech.neurons.neuron_set import NeuronSet
-from xlmech.options import Baseline, Method, MetricChoice, Positions
+from xlmech.options import AttributeOptions
 from xlmech.storage.result import Result
 
 Replacement = Literal["zero", "mean"]
@@ -90,16 +90,11 @@ def attribute_neurons(
     model: Any,
     probes: ProbeSet,
     *,
-    method: Method = "gradient_x_activation",
+    options: AttributeOptions = AttributeOptions(),
     mode: Replacement = "zero",
     values: Float[torch.Tensor, "layer neuron"] | None = None,
-    positions: Positions = "all",
-    metric: MetricChoice = "auto",
-    baseline: Baseline | Float[torch.Tensor, "layer neuron"] | None = None,
-    controls: ProbeSet | None = None,
-    nodes: int = 4,
-    max_answer_tokens: int | None = None,
-    threshold: float = 0.1,
+    baseline_probes: ProbeSet | None = None,
+    baseline_values: Float[torch.Tensor, "layer neuron"] | None = None,
     track: NeuronSet | None = None,
     batch_size: int = BATCH_SIZE // 2,
     progress: bool = True,
@@ -108,36 +103,28 @@ def attribute_neurons(
 
     With the defaults a neuron's attribution estimates, in the unit of the metric and per answer token, what the answer loses
     while `ablate` holds this neuron at zero: at all positions, over the whole answer. With `mode="mean"` and `values` it is what
-    the answer loses under `ablate(..., mode="mean", values=values)`. `exact` runs that intervention, neuron by neuron, and
-    equals it; gradient x activation takes one backward pass per batch, and how well it ranks neurons is measured in
-    `docs/explanation/method.md` for zero. Values far from the activations are further than first order reaches: try `exact`.
+    the answer loses under `ablate(..., mode="mean", values=values)`. `exact` runs that intervention, neuron by neuron.
+    Gradient x activation takes one backward pass per batch; `docs/explanation/method.md` measures how well it ranks neurons for
+    zero. Values far from the activations are further than first order reaches: try `exact`.
 
-    It does not measure what several neurons do together, nor saturated answers (probability near 1) in log-probability, which
-    hardly moves whatever is removed. Log-odds move; metric `auto` takes them where an answer's mean token probability exceeds
-    `SATURATED`, and the result says for which probes.
+    Attribution does not measure what several neurons do together. It does not measure saturated answers (probability near 1) in
+    log-probability either, which hardly moves whatever is removed. Log-odds move: metric `auto` takes them where an answer's
+    mean token probability exceeds `SATURATED`, and the result says for which probes.
 
     Args:
         model: Hooked model.
         probes: Whose answers to attribute.
-        method: `gradient_x_activation`; `exact`, a row per neuron and answer, so for small models or few probes; or
-            `integrated_gradients`, whose sum over a layer is what moving the whole layer to the baseline takes, at a pass per
-            node and layer.
+        options: Method, positions, metric and baseline. `exact` takes a row per neuron and answer, so it is for small models or
+            few probes. `integrated_gradients` sum, over a layer, to what moving the whole layer to the baseline takes, at a pass
+            per node and layer. Positions are where the intervention acts: `all` as `ablate` does; `subject`, the tokens of the
+            subject's name in the prompt, where facts are looked up (Meng et al. 2022, arXiv:2202.05262); or `last`, for each
+            answer token its predicting position alone. Attributions of several positions are summed.
         mode: What takes a neuron's place in the intervention that is estimated: `zero`, or `mean`, which is `values`. Not of
             integrated gradients.
         values: (layer, neuron) activations of mode `mean`; see `activation_moments`.
-        positions: Where the intervention acts, and so whose activations are attributed: `all`, the prompt's and answer's, as
-            `ablate` does; `subject`, the tokens of the subject's name in the prompt, where facts are looked up (Meng et al. 2022,
-            arXiv:2202.05262); or `last`, for each answer token its predicting position alone. Those of several positions are
-            summed.
-        metric: Of each answer token: `log_prob` (nats), `prob`, `logit` or `log_odds` (nats); or `auto`, `log_odds` for
-            saturated answers and `log_prob` for others.
-        baseline: Of integrated gradients alone: `mean`, their default, the mean activation over `controls` at the positions
-            attributed; `zero`; or a (layer, neuron) tensor.
-        controls: Probes of the mean baseline: people whom the model never saw. Never the attributed probes themselves: what these
-            share, their own mean would hide.
-        nodes: Nodes of the integral inside the path; its two ends are used besides (Gauss-Lobatto).
-        max_answer_tokens: Attribute only the first so many tokens of each answer.
-        threshold: tau; a probe counts towards a neuron's share above this part of the probe's maximum.
+        baseline_probes: Probes over which baseline `mean` of integrated gradients is taken, at the positions attributed: people
+            whom the model never saw. The attributed probes themselves will not do: their own mean would hide what they share.
+        baseline_values: (layer, neuron) baseline of integrated gradients, in place of `options.baseline`.
         track: Neurons whose effect is kept for every probe, beside its top ones, for `selection_stability`.
         batch_size: Probes at a time, at first, of gradient x activation.
         progress: Whether to show a progress bar.
@@ -146,75 +133,56 @@ def attribute_neurons(
         AttributionResult.
 
     Raises:
-        ValueError: No probes, an unknown method, mode, metric, baseline or position, a number out of range, values or a baseline
-            of another shape or of another method, a mean baseline without control probes, tracked neurons of another model, NaN
-            in an activation (names layer and probe); with positions `subject`, a tokenizer without offsets or a subject that no
-            token holds.
+        ValueError: No probes, an unknown mode, values or a baseline of another shape or of another method, a mean baseline
+            without probes, tracked neurons of another model, NaN in an activation (names layer and probe); with positions
+            `subject`, a tokenizer without offsets or a subject that no token holds.
 
     Source:
         Sundararajan et al. 2017, arXiv:1703.01365. Layer-wise with other layers as they are: Dai et al. 2022,
         arXiv:2104.08696. Gradient x activation as a first-order estimate of ablation: Molchanov et al. 2017, arXiv:1611.06440.
         Mean baseline and Gauss-Lobatto nodes: this project.
     """
-    check_request(probes, method, metric, positions, nodes, threshold, max_answer_tokens)
-    backend = backend_of(model)
+    if not len(probes):
+        raise ValueError("no probes to attribute; see build_probes, and the filters applied to its result")
+    backend, metric = backend_of(model), options.metric
     if track is not None:
         track.check_model(model_name(backend.model), backend.n_layers, backend.d_mlp)
-    name, base = absence_of(backend, method, mode, values, baseline)
-    encode = partial(encode_probe, backend, max_answer_tokens=max_answer_tokens, subject=positions == "subject")
+    baseline, base = replacement_of(backend, options, mode, values, baseline_values)
+    encode = partial(
+        encode_probe, backend, max_answer_tokens=options.max_answer_tokens, subject=options.positions == "subject"
+    )
     encoded = [encode(probe) for probe in probes]
     if base is None:
-        baseline_task = MeanActivationTask(positions=positions, progress=progress)
-        base = _mean(backend, [encode(probe) for probe in check_controls(controls)], baseline_task)
+        baseline_task = MeanActivationTask(positions=options.positions, progress=progress)
+        base = _mean(backend, [encode(probe) for probe in check_baseline_probes(baseline_probes)], baseline_task)
     saturated = _saturated(backend, encoded, progress) if metric == "auto" else frozenset()
     task = AttributionTask(
-        method=method, base=base.cpu(), is_mean=name == "mean", nodes=nodes, positions=positions,
-        metric="log_prob" if metric == "auto" else metric, saturated=saturated, threshold=threshold, track=track,
-        batch_size=batch_size, progress=progress,
+        method=options.method, base=base.cpu(), is_mean=baseline == "mean", nodes=options.nodes,
+        positions=options.positions, metric="log_prob" if metric == "auto" else metric, saturated=saturated,
+        threshold=options.threshold, track=track, batch_size=batch_size, progress=progress,
     )  # fmt: skip
     outputs = run_task(backend, task, [replace(item, group=item.probe.query_language) for item in encoded])
-    tally = merged_tally(outputs, probes.languages)
+    tally, order = merged_tally(outputs, probes.languages), [probe.id for probe in probes]
     result = AttributionResult(
         languages=probes.languages,
         mean=tally.mean,
         share=tally.share,
-        top=in_order(tally.top, "probe", [probe.id for probe in probes]),
-        completeness=in_order(tally.completeness, "probe", [probe.id for probe in probes]),
-        threshold=threshold,
-        method=method,
-        mode="" if method == "integrated_gradients" else mode,
-        baseline=name,
-        positions=positions,
+        top=in_order(tally.top, "probe", order),
+        completeness=in_order(tally.completeness, "probe", order),
+        threshold=options.threshold,
+        method=options.method,
+        mode="" if baseline else mode,
+        baseline=baseline,
+        positions=options.positions,
         metric=metric,
-        saturated=tuple(probe.id for probe in probes if probe.id in saturated),
-        probes=_attributed(probes, outputs.failed),
+        saturated=tuple(probe for probe in order if probe in saturated),
+        probes=_described(probes, outputs.failed),
         failed=outputs.failed,
         provenance=provenance(model),
     )
     remedy = "Use baseline='mean', or more nodes."
-    warn_if_incomplete(result.completeness.error.tolist(), result.baseline, remedy=remedy, stacklevel=2)
+    warn_if_incomplete(result.completeness.error.tolist(), baseline, remedy=remedy, stacklevel=2)
     return result
-
-
-def check_request(
-    probes: ProbeSet,
-    method: str,
-    metric: str,
-    positions: str,
-    nodes: int,
-    threshold: float,
-    max_answer_tokens: int | None,
-) -> None:
-    """Raise ValueError unless `attribute_neurons` can be asked for this."""
-    if not len(probes):
-        raise ValueError("no probes to attribute; see build_probes, and the filters applied to its result")
-    check_choice("method", method, Method)
-    check_choice("metric", metric, MetricChoice)
-    check_choice("positions", positions, Positions)
-    if nodes < 1 or not 0 < threshold < 1:
-        raise ValueError(f"nodes must be at least 1 and threshold between 0 and 1, got {nodes} and {threshold}")
-    if max_answer_tokens is not None and max_answer_tokens < 1:
-        raise ValueError(f"max_answer_tokens must be at least 1, or None for whole answers; got {max_answer_tokens}")
 
 
 def _saturated(backend: Backend, encoded: Sequence[EncodedProbe], progress: bool) -> frozenset[str]:
@@ -224,31 +192,34 @@ def _saturated(backend: Backend, encoded: Sequence[EncodedProbe], progress: bool
     return frozenset(frame.probe[frame.saturated])
 
 
-def absence_of(
+def replacement_of(
     backend: Backend,
-    method: Method,
-    mode: Replacement,
-    values: Float[torch.Tensor, "layer neuron"] | None,
-    baseline: Baseline | Float[torch.Tensor, "layer neuron"] | None,
+    options: AttributeOptions,
+    mode: Replacement = "zero",
+    values: Float[torch.Tensor, "layer neuron"] | None = None,
+    baseline_values: Float[torch.Tensor, "layer neuron"] | None = None,
 ) -> tuple[str, Float[torch.Tensor, "layer neuron"] | None]:
-    """Name the path's baseline, "" where there is no path, and give its activations, None for a mean still to be taken."""
+    """Find the activations that take the neurons' place; arguments as of `attribute_neurons`.
+
+    Returns:
+        Name of the baseline of integrated gradients, "" for the other methods; and (layer, neuron) activations, None for a mean
+        that is not taken yet.
+    """
     check_choice("mode", mode, Replacement)
-    if isinstance(baseline, str):
-        check_choice("baseline", baseline, Baseline)
-    if method != "integrated_gradients":
-        if baseline is not None:
+    if options.method != "integrated_gradients":
+        if baseline_values is not None:
             raise ValueError(
-                f"baseline is of integrated gradients only: {method} estimates what ablation does, so say what takes a neuron's "
-                "place with mode='zero', or with mode='mean' and values="
+                f"baseline_values are of integrated gradients only: {options.method} estimates what ablation does, so say what "
+                "takes a neuron's place with mode='mean' and values="
             )
         if (mode == "mean") != (values is not None):
             raise ValueError("mode='mean' replaces by values=, which no other mode takes; see activation_moments")
         return "", zero_baseline(backend) if values is None else _of_shape(backend, "values", values)
     if mode != "zero" or values is not None:
-        raise ValueError("mode and values are of an intervention; integrated gradients take baseline= in their place")
-    if isinstance(baseline, torch.Tensor):
-        return "given", _of_shape(backend, "a baseline", baseline)
-    return ("zero", zero_baseline(backend)) if baseline == "zero" else ("mean", None)
+        raise ValueError("mode and values are of an intervention; integrated gradients take a baseline in their place")
+    if baseline_values is not None:
+        return "given", _of_shape(backend, "baseline_values", baseline_values)
+    return options.baseline, zero_baseline(backend) if options.baseline == "zero" else None
 
 
 def _of_shape(
@@ -260,18 +231,18 @@ def _of_shape(
     return given.detach().to(zero_baseline(backend))
 
 
-def check_controls(controls: ProbeSet | None) -> ProbeSet:
-    """The control probes of a mean baseline.
+def check_baseline_probes(probes: ProbeSet | None) -> ProbeSet:
+    """Return the probes of a mean baseline.
 
     Raises:
         ValueError: There are none.
     """
-    if not controls:
+    if not probes:
         raise ValueError(
-            "integrated gradients start from the mean activation over control people's prompts, and there are no control probes: "
-            "pass controls= (invented people will do, see invent_controls), or baseline='zero' (in a config locate.baseline)"
+            "integrated gradients start from the mean activation over control people's prompts, and there are no such probes: "
+            "give some (invented people will do, see invent_controls), or take baseline='zero' (in a config locate.baseline)"
         )
-    return controls
+    return probes
 
 
 def _mean(
@@ -284,7 +255,7 @@ def _mean(
     return (total / n).to(zero_baseline(backend))
 
 
-def _attributed(probes: ProbeSet, failed: tuple[str, ...]) -> pd.DataFrame:
+def _described(probes: ProbeSet, failed: tuple[str, ...]) -> pd.DataFrame:
     """One row per probe that was attributed."""
     rows = [
         (probe.id, subject_hash(probe.record.subject), probe.query_language, probe.template)

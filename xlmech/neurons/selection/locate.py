@@ -21,9 +21,9 @@ from xlmech.neurons.ablation import ablate
 from xlmech.neurons.attribution.attribute import (
     AttributionResult,
     Replacement,
-    absence_of,
     attribute_neurons,
-    check_controls,
+    check_baseline_probes,
+    replacement_of,
 )
 from xlmech.neurons.attribution.neutral_text import check_texts, needed_for_text
 from xlmech.neurons.neuron_set import NeuronSet
@@ -31,7 +31,7 @@ from xlmech.neurons.privacy_neurons import PrivacyNeurons
 from xlmech.neurons.selection.leak_check import check_known
 from xlmech.neurons.selection.refine import refine_universal
 from xlmech.neurons.selection.rules import candidates, chosen_frame, select_specific, select_universal
-from xlmech.options import Baseline, LocateOptions
+from xlmech.options import LocateOptions
 
 DEFAULT_SHARE = 0.002
 """Share of the model's neurons chosen by default, universal and specific each."""
@@ -218,23 +218,17 @@ class _Attribution:
     def check(self, probes: ProbeSet) -> None:
         """Raise ValueError where values, controls or tokenizer do not fit, before work starts."""
         backend = backend_of(self.model)
-        absence_of(backend, self.options.method, self.mode, self.values, self._baseline)
+        replacement_of(backend, self.options, self.mode, self.values)
         if self.options.method == "integrated_gradients" and self.options.baseline == "mean":
-            check_controls(self.controls)
+            check_baseline_probes(self.controls)
         if self.options.positions == "subject":
             subject_tokens(backend, probes[0])
 
-    @property
-    def _baseline(self) -> Baseline | None:
-        return self.options.baseline if self.options.method == "integrated_gradients" else None
-
     def of(self, probes: ProbeSet) -> AttributionResult:
         """Attributions of some probes."""
-        chosen = self.options
         return attribute_neurons(
-            self.model, probes, method=chosen.method, mode=self.mode, values=self.values, positions=chosen.positions,
-            metric=chosen.metric, baseline=self._baseline, controls=self.controls, nodes=chosen.nodes,
-            max_answer_tokens=chosen.max_answer_tokens, threshold=chosen.threshold, progress=self.progress,
+            self.model, probes, options=self.options, mode=self.mode, values=self.values, baseline_probes=self.controls,
+            progress=self.progress,
         )  # fmt: skip
 
     def contrasted(self, private: ProbeSet, public: ProbeSet) -> _Contrasted:

@@ -154,7 +154,7 @@ class Ballot:
             passing, share = passing + reaches(votes.share, self.min_share), share + votes.share
             mean, errors = mean + votes.mean, errors + votes.errors
         remedy = (
-            f"{recipe} is run as published; compare attribute_neurons(method='integrated_gradients', baseline='mean')."
+            f"{recipe} is run as published; compare attribute_neurons with integrated gradients from baseline='mean'."
         )
         warn_if_incomplete(errors, "zero", remedy=remedy, stacklevel=3)
         order, eligible = np.lexsort((-mean, -share, -passing)), (share > 0) | (mean > 0)
