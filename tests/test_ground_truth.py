@@ -170,12 +170,12 @@ def test_located_by_every_method(
 ) -> None:
     """The universal ones, and French's own; those of public facts in no longer list either."""
     options = LocateOptions(method=method, positions=positions, n_neurons=3)
-    found = locate_privacy_neurons(planted, asked, options=options, controls=strangers, progress=False)
+    found = locate_privacy_neurons(planted, asked, options=options, control_people=strangers, progress=False)
     assert found.universal.neurons == set(PRIVATE)
     best = found.chosen[found.chosen.kind == "specific"].groupby("language").first()
     assert (int(best.layer["fr"]), int(best.neuron["fr"])) == FRENCH
     options = LocateOptions(method=method, positions=positions, n_neurons=9, contrast=0)
-    found = locate_privacy_neurons(planted, asked, options=options, controls=strangers, progress=False)
+    found = locate_privacy_neurons(planted, asked, options=options, control_people=strangers, progress=False)
     assert not set(PUBLIC) & found.universal.neurons
 
 

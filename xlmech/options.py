@@ -82,6 +82,8 @@ class LocateOptions(AttributeOptions):
     """A neuron is a language's candidate from this share of its probes on."""
     max_entropy: float = Field(default=0.4, ge=0)
     """Bound of rule entropy, nats; 0.4 is about that of a score of which 0.86 lies in one language of two."""
+    check_leakage: bool = True
+    """Whether to refuse private answers that the model does not know; an audit never does, as it measures leakage itself."""
 
     @model_validator(mode="after")
     def _rounds_fit_number(self) -> Self:

@@ -101,7 +101,8 @@ def run_audit(
             lens = logit_lens(model, lens_probes, progress=progress)
     with clock(f"locate: {len(locating)} questions about other people"):
         # That nothing leaks is a result of the leakage stage and stops no audit.
-        neurons = locate_privacy_neurons(model, locating, options=plan.locate, check_leakage=False, progress=progress)
+        options = plan.locate.updated(check_leakage=False)
+        neurons = locate_privacy_neurons(model, locating, options=options, progress=progress)
     with clock(f"ablate {len(neurons.universal)} neurons, and as many random ones, and measure again"):
         mitigation = measure_ablated(
             model,

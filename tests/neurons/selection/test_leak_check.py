@@ -61,7 +61,9 @@ def test_what_is_known_and_what_is_not(leaking: Any, model: Any, probes: ProbeSe
         check_known(backend_of(leaking), private, controls, progress=False)
         check_known(backend_of(leaking), private, ProbeSet(()), progress=False)
     for one, asked in ((model, private), (leaking, controls)):
-        with pytest.raises(ValueError, match=r"does not know the private answers.* or pass check_leakage=False"):
+        with pytest.raises(
+            ValueError, match=r"does not know the private answers.* or set LocateOptions.check_leakage=False"
+        ):
             check_known(backend_of(one), asked, ProbeSet(()), progress=False)
 
 

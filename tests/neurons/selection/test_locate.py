@@ -40,11 +40,13 @@ from xlmech.options import AttributeOptions, LocateOptions
 SECRET = (1, 17)
 
 
-def located(model: Any, probes: ProbeSet, *, spare: float = 0.0, **given: Any) -> PrivacyNeurons:
+def located(
+    model: Any, probes: ProbeSet, *, spare: float = 0.0, check_leakage: bool = False, **given: Any
+) -> PrivacyNeurons:
     """Locate without leaving neurons out and whether or not the model knows the answers; options and arguments alike."""
     options = {name: given.pop(name) for name in list(given) if name in LocateOptions.model_fields}
-    arguments: dict[str, Any] = {"check_leakage": False, "progress": False} | given
-    return locate_privacy_neurons(model, probes, options=LocateOptions(spare=spare, **options), **arguments)
+    chosen = LocateOptions(spare=spare, check_leakage=check_leakage, **options)
+    return locate_privacy_neurons(model, probes, options=chosen, **{"progress": False} | given)
 
 
 @pytest.fixture(scope="module")
@@ -88,8 +90,8 @@ def test_result_shape_and_defaults(model: Any, probes: ProbeSet, tmp_path: Any) 
 def test_contrast_subtracts_public_attribution(model: Any, probes: ProbeSet) -> None:
     private, public = probes.filter(group="private"), probes.filter(group="public")
     plain = located(model, private, contrast=0)
-    contrasted = located(model, private, public=public, contrast=2.0)
-    half = located(model, private, public=public, contrast=1.0)
+    contrasted = located(model, private + public, contrast=2.0)
+    half = located(model, private + public, contrast=1.0)
     torch.testing.assert_close(plain.scores - contrasted.scores, 2 * (plain.scores - half.scores), rtol=1e-4, atol=1e-6)
     assert not torch.allclose(plain.scores, half.scores)
 
@@ -100,7 +102,7 @@ def test_refusals(model: Any, probes: ProbeSet) -> None:
     with pytest.raises(ValueError, match="probes in en only: a universal neuron is one of several languages"):
         locate_privacy_neurons(model, probes.filter(languages=["en"]))
     with pytest.raises(ValueError, match="no public probes in fr"):
-        locate_privacy_neurons(model, probes, public=probes.filter(group="public", languages=["en"]))
+        locate_privacy_neurons(model, probes.filter(group="private") + probes.filter(group="public", languages=["en"]))
     with pytest.raises(ValueError, match="the model does not know the private answers"):
         locate_privacy_neurons(model, probes, progress=False)
 
@@ -141,16 +143,14 @@ def test_bad_options_name_field_and_value(name: str, value: Any, message: str) -
             {"baseline": "zero"},
             "baseline is of integrated_gradients only; gradient_x_activation estimates what ablation does",
         ),
-        ({"mode": "mean"}, "mode='mean' replaces by values="),
-        ({"mode": "noise"}, "unknown mode 'noise'; use 'zero', 'mean'"),
         ({"target_reduction": 0.0}, "target_reduction must be in .0, 1., or None for the whole shortlist; got 0.0"),
         ({"target_reduction": 1.5}, "target_reduction must be in .0, 1."),
         (
-            {"mode": "mean", "values": torch.zeros(3, 64), "verify": True},
+            {"values": torch.zeros(3, 64), "verify": True},
             "verify and target_reduction hold neurons at zero",
         ),
         (
-            {"values": torch.zeros(2, 64), "mode": "mean"},
+            {"values": torch.zeros(2, 64)},
             r"values must be finite, of shape .layer, neuron. .3, 64., got .2, 64.",
         ),
     ],
@@ -196,7 +196,7 @@ def test_rounds_ablate_as_will_be_ablated(leaking: Any, probes: ProbeSet, monkey
         return ablate(model, neurons, **how)
 
     monkeypatch.setattr("xlmech.neurons.selection.locate.ablate", spied)
-    located(leaking, probes, n_neurons=4, iterate=2, mode="mean", values=values)
+    located(leaking, probes, n_neurons=4, iterate=2, values=values)
     assert used == [(0, "mean", True), (2, "mean", True)]
 
 

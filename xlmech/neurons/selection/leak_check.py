@@ -103,7 +103,7 @@ def check_known(
         raise ValueError(
             f"the model does not know the private answers: their mean token probability is {own.prob:.3f}, that of other "
             f"people's values {own.other:.3f}; neurons behind what it does not know are noise. Give records that it leaks "
-            "(measure_leakage tells which), or pass check_leakage=False"
+            "(measure_leakage tells which), or set LocateOptions(check_leakage=False)"
         )
     if not len(controls):
         return

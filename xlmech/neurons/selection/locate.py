@@ -6,6 +6,7 @@ import dataclasses
 import operator
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -31,6 +32,7 @@ from xlmech.neurons.privacy_neurons import PrivacyNeurons
 from xlmech.neurons.selection.leak_check import check_known
 from xlmech.neurons.selection.refine import refine_universal
 from xlmech.neurons.selection.rules import candidates, chosen_frame, select_specific, select_universal
+from xlmech.neurons.selection.verify import neurons_of, pairs_of
 from xlmech.options import LocateOptions
 
 DEFAULT_SHARE = 0.002
@@ -44,106 +46,101 @@ def locate_privacy_neurons(
     *,
     options: LocateOptions = LocateOptions(),
     n_neurons: int | None = None,
-    public: ProbeSet | None = None,
-    controls: ProbeSet | None = None,
+    control_people: ProbeSet | None = None,
     neutral: Mapping[str, Sequence[str]] | None = None,
-    mode: Replacement = "zero",
     values: Float[torch.Tensor, "layer neuron"] | None = None,
     verify: bool = False,
     target_reduction: float | None = None,
-    check_leakage: bool = True,
     progress: bool = True,
 ) -> PrivacyNeurons:
     """Choose the neurons that private answers depend on: in all languages (universal), or in one (language-specific).
 
-    A reconstruction: the paper (Dong et al. 2025, arXiv:2506.00759) publishes no formula. Per probe, attribution is divided
-    by its maximum, so that probes weigh the same whatever their metric; per language it is averaged; `options.contrast` times
-    the same average over public facts is subtracted, so that neurons for answering at all are not called privacy neurons; and
-    the neurons that neutral text needs most are left out. That a neuron is chosen is a hypothesis: `verify` ablates each and
-    drops those that do not help, `target_reduction` finds how few of them it takes, and `evaluate_mitigation` on
-    people who did not choose them is the test.
+    This is a reconstruction: the paper (Dong et al. 2025, arXiv:2506.00759) publishes no formula. Each probe's attribution is
+    divided by its maximum, so that probes weigh the same whatever their metric, and averaged per language. From this,
+    `options.contrast` times the same average over public facts is subtracted, so that neurons for answering at all are not called
+    privacy neurons. The neurons that neutral text needs most are left out. That a neuron is chosen is a hypothesis: `verify`
+    ablates each and drops those that do not help, `target_reduction` keeps as few as it takes, and `evaluate_mitigation` on
+    held-out people is the test.
 
-    With `options.iterate`, neurons are located in rounds, the universal ones found so far ablated: this finds neurons that back
-    each other up, and those behind saturated answers (metric `auto`), whose attribution hardly tells neurons apart until
-    others are gone.
+    With `options.iterate`, neurons are located in rounds, with the universal ones found so far ablated. This finds neurons that
+    back each other up, and those behind saturated answers (metric `auto`), whose attribution hardly tells neurons apart until
+    others are ablated.
 
     Args:
         model: Hooked model.
-        probes: Private probes; those of group public and control in it serve as `public` and `controls` by default.
+        probes: Private probes, and those of group public for the contrast; without public ones nothing is subtracted.
         options: How neurons are chosen; the defaults are also those of the command line, the config and the demo.
         n_neurons: In place of `options.n_neurons`: largest number of universal neurons, and of each language's specific ones.
-        public: Probes of public facts for the contrast; none is subtracted where there are none.
-        controls: Probes of people whom the model never saw: they check that it knows the private answers and not these, and are
-            the mean baseline of integrated gradients.
+        control_people: Probes of people whom the model never saw, by default those of group control in `probes`. They check that
+            it knows the private answers and not these, and are the baseline prompts of integrated gradients.
         neutral: Texts by language by which `options.spare` leaves neurons out; by default the half of the language packs'
             sentences that never judges (`LanguagePack.choosing`).
-        mode: What will take a neuron's place when it is ablated, `zero` or `mean`; see `attribute_neurons`.
-        values: (layer, neuron) activations of mode `mean`.
+        values: (layer, neuron) activations that will replace those of ablated neurons, as in `ablate(mode="mean")`; zero by default.
         verify: Whether to ablate the universal neurons, each and together, and drop those without which the set does as well
-            (`verify_neurons`, with the same contrast): `n_neurons` is then the size of the shortlist. Of mode `zero` only.
+            (`verify_neurons`, with the same contrast); `n_neurons` is then the size of the shortlist. Not with `values`.
         target_reduction: Keep the fewest universal neurons, from the best on, that reduce extraction of the private probes by
-            this share, 0.8 say (`fewest_neurons`); all by default. On other people they will reduce it by less. Of mode `zero`
-            only.
-        check_leakage: Whether to refuse private answers that the model does not know (see `xlmech.neurons.selection.leak_check`):
-            one forced pass over at most 64 probes.
+            this share, 0.8 say (`fewest_neurons`); all by default. On other people they reduce it by less. Not with `values`.
         progress: Whether to show progress bars.
 
     Returns:
         PrivacyNeurons: `.universal`, `.specific["fr"]`; `.scores` are those of the intact model, minus infinity for neurons that
         were left out. `.chosen` has two columns more: `round`, in which a neuron was found and its `score` measured, and
         `n_saturated`, how many of the private probes behind it (its language's, or all) were attributed by log-odds because they
-        are saturated; with `verify` two more, the exact effects, which are also the order of the universal ones.
+        are saturated. With `verify` it has the exact effects too, by which the universal ones are then in order.
 
     Raises:
         ValueError: No private probes, one language only, public probes in other languages than the private ones, a number out
-            of range, or private answers that the model does not know.
+            of range, or private answers that the model does not know (`options.check_leakage`).
         RuntimeError: Probes failed every time in so many languages that fewer than two are left.
 
     Warns:
         UserWarning: The model knows the control people's answers, integrated gradients do not converge, all probes of a language
             failed, none of the universal neurons helps, or not all of them together reach `target_reduction`.
 
-    See also: the selections of earlier work, for comparison at equal counts, are `depn`, `knowledge_neurons`, `apneap` and `lape`
-    (`xlmech.neurons.selection.published`), random ones `random_neurons`; a set learned as a whole is `learn_mask`'s.
+    See also: the selections of earlier work, `depn`, `knowledge_neurons`, `apneap` and `lape`, for comparison at equal
+    `n_neurons`; `random_neurons`; `learn_mask`, which learns a set as a whole.
     """
-    private = probes.filter(group="private")
-    public = public if public is not None else probes.filter(group="public")
-    controls = controls if controls is not None else probes.filter(group="control")
+    private, public = probes.filter(group="private"), probes.filter(group="public")
+    control_people = control_people if control_people is not None else probes.filter(group="control")
     check_probes(private, public, options.contrast)
     backend, source = backend_of(model), provenance(model)
-    options = _with_count(options, n_neurons, backend)
-    _check_refinement(verify, target_reduction, mode)
-    asked = _Attribution(model, options, mode, values, controls, progress)
-    asked.check(private[:1])
-    neutral = neutral if neutral is not None else _choosing(private.languages)
+    n_neurons = operator.index(n_neurons) if n_neurons is not None else options.n_neurons
+    if n_neurons is None:
+        n_neurons = max(options.iterate, int(DEFAULT_SHARE * backend.n_layers * backend.d_mlp))
+    options = options.updated(n_neurons=n_neurons)
+    if target_reduction is not None and not 0 < target_reduction <= 1:
+        raise ValueError(f"target_reduction must be in (0, 1], or None for the whole shortlist; got {target_reduction}")
+    if values is not None and (verify or target_reduction is not None):
+        raise ValueError("verify and target_reduction hold neurons at zero; leave them out where values are given")
+    attribution = _Attribution(model, options, values, control_people, progress)
+    attribution.check(private[:1])
+    if neutral is None:
+        neutral = {code: packs.load_language(code).choosing for code in private.languages}
     check_texts(neutral)
-    if check_leakage:
-        check_known(backend, private, controls, max_answer_tokens=options.max_answer_tokens, progress=progress)
+    if options.check_leakage:
+        check_known(backend, private, control_people, max_answer_tokens=options.max_answer_tokens, progress=progress)
     spared = _spared(backend, neutral, options.spare)
-    taken, languages = spared.clone(), private.languages
-    first = languages
+    excluded, languages = spared.clone(), private.languages
+    scores_by_language: dict[str, torch.Tensor] = {}
     rounds: list[pd.DataFrame] = []
-    ablated, intact = NeuronSet(frozenset(), backend.n_layers, backend.d_mlp, source.model), torch.empty(0)
+    ablated = NeuronSet(frozenset(), backend.n_layers, backend.d_mlp, source.model)
     for number in range(options.iterate):
-        with ablate(model, ablated, mode=mode, values=values):
-            found = asked.contrasted(private.filter(languages=languages), public)
-        languages = found.languages
-        scores = found.scores.masked_fill(spared, -torch.inf)
-        if not number:
-            intact, first = scores, languages
-        size = (
-            (options.n_neurons or 0) + number
-        ) // options.iterate  # parts that differ by one at most, and make n_neurons
-        chosen = _chosen(found, scores, taken, options, size)
-        rounds.append(_with_counts(chosen, found, private).assign(round=number + 1))
-        ablated |= _set_of(chosen[chosen.kind == "universal"], ablated)
-        for layer, neuron in zip(chosen.layer, chosen.neuron, strict=True):
-            taken[layer, neuron] = True
-    rows = pd.concat([one for one in rounds if len(one)] or rounds[:1])
-    rows = rows[rows.language.isin(["", *languages])]  # a language may be lost in a later round
+        with ablate(model, ablated, mode=attribution.mode, values=values):
+            contrasted = attribution.contrasted(private.filter(languages=languages), public)
+        languages = contrasted.languages
+        scores = contrasted.scores.masked_fill(spared, -torch.inf)
+        scores_by_language = scores_by_language or dict(zip(languages, scores, strict=True))
+        # The rounds' numbers differ by one at most, and add up to n_neurons.
+        chosen = _chosen(contrasted, scores, excluded, options, (n_neurons + number) // options.iterate)
+        rounds.append(_with_saturated(chosen, contrasted, private).assign(round=number + 1))
+        ablated |= neurons_of(model, pairs_of(chosen[chosen.kind == "universal"]))
+        for neuron in pairs_of(chosen):
+            excluded[neuron] = True
+    rows = pd.concat([frame for frame in rounds if len(frame)] or rounds[:1])
+    rows = rows[rows.language.isin(["", *languages])]  # a language may fail in a later round
     located = PrivacyNeurons(
         languages=languages,
-        scores=intact[[first.index(code) for code in languages]],
+        scores=torch.stack([scores_by_language[code] for code in languages]),
         chosen=rows.sort_values("kind", ascending=False, kind="stable", ignore_index=True),
         rule=options.rule,
         model=source.model,
@@ -173,20 +170,6 @@ def check_probes(private: ProbeSet, public: ProbeSet, contrast: float) -> None:
         )
 
 
-def _check_refinement(verify: bool, target_reduction: float | None, mode: Replacement) -> None:
-    if target_reduction is not None and not 0 < target_reduction <= 1:
-        raise ValueError(f"target_reduction must be in (0, 1], or None for the whole shortlist; got {target_reduction}")
-    if mode != "zero" and (verify or target_reduction is not None):
-        raise ValueError("verify and target_reduction hold neurons at zero; leave them out where mode='mean'")
-
-
-def _with_count(options: LocateOptions, n_neurons: int | None, backend: Backend) -> LocateOptions:
-    """The options with a number of neurons in them, checked."""
-    size = operator.index(n_neurons) if n_neurons is not None else options.n_neurons
-    size = size if size is not None else max(options.iterate, int(DEFAULT_SHARE * backend.n_layers * backend.d_mlp))
-    return LocateOptions(**options.model_dump(exclude_unset=True) | {"n_neurons": size})
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Contrasted:
     """Private minus public attribution, by language.
@@ -210,42 +193,46 @@ class _Attribution:
 
     model: Any
     options: LocateOptions
-    mode: Replacement
     values: torch.Tensor | None
-    controls: ProbeSet
+    control_people: ProbeSet
     progress: bool
 
+    @property
+    def mode(self) -> Replacement:
+        """What takes the place of an ablated neuron's activation."""
+        return "zero" if self.values is None else "mean"
+
     def check(self, probes: ProbeSet) -> None:
-        """Raise ValueError where values, controls or tokenizer do not fit, before work starts."""
+        """Raise ValueError where values, control people or the tokenizer do not fit, before work starts."""
         backend = backend_of(self.model)
         replacement_of(backend, self.options, self.mode, self.values)
         if self.options.method == "integrated_gradients" and self.options.baseline == "mean":
-            check_baseline_probes(self.controls)
+            check_baseline_probes(self.control_people)
         if self.options.positions == "subject":
             subject_tokens(backend, probes[0])
 
     def of(self, probes: ProbeSet) -> AttributionResult:
-        """Attributions of some probes."""
+        """Attribute the answers of some probes."""
         return attribute_neurons(
-            self.model, probes, options=self.options, mode=self.mode, values=self.values, baseline_probes=self.controls,
-            progress=self.progress,
+            self.model, probes, options=self.options, mode=self.mode, values=self.values,
+            baseline_probes=self.control_people, progress=self.progress,
         )  # fmt: skip
 
     def contrasted(self, private: ProbeSet, public: ProbeSet) -> _Contrasted:
-        """Attributions of private answers, less those of public ones, in the languages of which any probe is left."""
-        found, contrast = self.of(private), self.options.contrast
-        scores, share = found.mean, found.share
+        """Subtract public answers' attributions from private ones, in the languages in which not all probes failed."""
+        result, contrast = self.of(private), self.options.contrast
+        scores, share = result.mean, result.share
         if len(public) and contrast:
-            facts = self.of(public.filter(languages=found.languages))
-            order = [facts.languages.index(language) for language in found.languages]
+            facts = self.of(public.filter(languages=result.languages))
+            order = [facts.languages.index(language) for language in result.languages]
             scores, share = scores - contrast * facts.mean[order], share - contrast * facts.share[order]
-        left = _languages_left(found.languages, scores)
-        kept = [found.languages.index(language) for language in left]
-        return _Contrasted(left, scores[kept], share[kept], found.saturated)
+        left = _languages_left(result.languages, scores)
+        kept = [result.languages.index(language) for language in left]
+        return _Contrasted(left, scores[kept], share[kept], result.saturated)
 
 
 def _languages_left(languages: tuple[str, ...], scores: _Scores) -> tuple[str, ...]:
-    """The languages with a score; means of no probe are NaN, and rank nowhere."""
+    """Return the languages with a score; means of no probe are NaN, and rank nowhere."""
     failed = [code for code, of_language in zip(languages, scores, strict=True) if of_language.isnan().any()]
     left = tuple(code for code in languages if code not in failed)
     if len(left) < 2:
@@ -260,12 +247,8 @@ def _languages_left(languages: tuple[str, ...], scores: _Scores) -> tuple[str, .
     return left
 
 
-def _choosing(languages: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    return {code: packs.load_language(code).choosing for code in languages}
-
-
 def _spared(backend: Backend, neutral: Mapping[str, Sequence[str]], share: float) -> Bool[torch.Tensor, "layer neuron"]:
-    """Whether neutral text needs a neuron too much for it to be chosen."""
+    """Say of each neuron whether neutral text needs it too much for it to be chosen."""
     spared = torch.zeros(backend.n_layers, backend.d_mlp, dtype=torch.bool)
     if share:
         most = needed_for_text(backend, neutral).flatten().topk(round(share * spared.numel())).indices
@@ -274,34 +257,28 @@ def _spared(backend: Backend, neutral: Mapping[str, Sequence[str]], share: float
 
 
 def _chosen(
-    found: _Contrasted,
+    contrasted: _Contrasted,
     scores: _Scores,
-    taken: Bool[torch.Tensor, "layer neuron"],
+    excluded: Bool[torch.Tensor, "layer neuron"],
     options: LocateOptions,
     n_neurons: int,
 ) -> pd.DataFrame:
-    """The frame of `PrivacyNeurons.chosen`, without neurons that are taken already."""
-    scores = scores.masked_fill(taken, -torch.inf)
-    is_candidate = candidates(scores, found.share, n_neurons=n_neurons, min_share=options.min_share) & ~taken
+    """Return the frame of `PrivacyNeurons.chosen`, without excluded neurons."""
+    scores = scores.masked_fill(excluded, -torch.inf)
+    is_candidate = candidates(scores, contrasted.share, n_neurons=n_neurons, min_share=options.min_share) & ~excluded
     universal = select_universal(scores, rule=options.rule, n_neurons=n_neurons, is_candidate=is_candidate)
     for layer, neuron, _ in universal:
-        is_candidate[:, layer, neuron] = False  # not anybody's own
-    chosen: dict[str, Any] = {
-        "n_neurons": n_neurons, "is_candidate": is_candidate, "rule": options.rule, "max_entropy": options.max_entropy,
-    }  # fmt: skip
-    return chosen_frame([
-        ("universal", "", universal),
-        *(("specific", code, select_specific(scores, number, **chosen)) for number, code in enumerate(found.languages)),
-    ])  # fmt: skip
+        is_candidate[:, layer, neuron] = False  # a universal neuron is specific to no language
+    specific = partial(
+        select_specific, scores, n_neurons=n_neurons, is_candidate=is_candidate, rule=options.rule,
+        max_entropy=options.max_entropy,
+    )  # fmt: skip
+    by_language = [("specific", code, specific(number)) for number, code in enumerate(contrasted.languages)]
+    return chosen_frame([("universal", "", universal), *by_language])
 
 
-def _with_counts(chosen: pd.DataFrame, found: _Contrasted, private: ProbeSet) -> pd.DataFrame:
-    """With the number of saturated probes behind each neuron's score."""
-    languages = [private[probe].query_language for probe in found.saturated]
-    counts = {"": len(languages)} | {code: languages.count(code) for code in found.languages}
-    return chosen.assign(n_saturated=chosen.language.map(counts).astype(int))
-
-
-def _set_of(chosen: pd.DataFrame, like: NeuronSet) -> NeuronSet:
-    pairs = frozenset(zip(chosen.layer.astype(int).tolist(), chosen.neuron.astype(int).tolist(), strict=True))
-    return NeuronSet(pairs, like.n_layers, like.d_mlp, like.model)
+def _with_saturated(chosen: pd.DataFrame, contrasted: _Contrasted, private: ProbeSet) -> pd.DataFrame:
+    """Add the number of saturated probes behind each neuron's score."""
+    languages = [private[probe].query_language for probe in contrasted.saturated]
+    n_saturated = {"": len(languages)} | {code: languages.count(code) for code in contrasted.languages}
+    return chosen.assign(n_saturated=chosen.language.map(n_saturated).astype(int))
