@@ -30,6 +30,7 @@ from xlmech import (
     EvaluateOptions,
     LearnedMask,
     LocateOptions,
+    MaskOptions,
     NeuronSet,
     apneap,
     attribute_neurons,
@@ -140,9 +141,8 @@ class Study:
             self.model_to_train,
             private,
             keep=public,
-            count=COUNT,
-            rounds=ROUNDS[self.plant],
-            weight=KEEP,
+            options=MaskOptions(rounds=ROUNDS[self.plant], weight=KEEP),
+            n_neurons=COUNT,
             neutral=self.training_text(),
         )
 
@@ -213,9 +213,8 @@ class Study:
             self.model_to_train,
             own,
             keep=keep,
-            count=COUNT,
-            rounds=SPECIFIC_ROUNDS,
-            weight=KEEP,
+            options=MaskOptions(rounds=SPECIFIC_ROUNDS, weight=KEEP),
+            n_neurons=COUNT,
             neutral=self.training_text(),
         )
 

@@ -33,7 +33,7 @@ from xlmech.neurons.selection.locate import locate_privacy_neurons
 from xlmech.neurons.selection.minimal_set import fewest_neurons
 from xlmech.neurons.selection.published import apneap, depn, knowledge_neurons
 from xlmech.neurons.selection.verify import neurons_of, verify_neurons
-from xlmech.options import LocateOptions
+from xlmech.options import LocateOptions, MaskOptions
 
 PRIVATE = ((0, 40), (1, 17), (2, 5))
 PUBLIC = ((0, 3), (1, 50), (2, 30))
@@ -204,7 +204,7 @@ def test_chosen_by_the_recipes_of_others(planted: Any, asked: ProbeSet, recipe: 
 
 def test_learned_by_the_mask(planted: Any, asked: ProbeSet) -> None:
     private, public = asked.filter(group="private"), asked.filter(group="public")
-    mask = learn_mask(planted, private, keep=public, count=4, rounds=8, progress=False)
+    mask = learn_mask(planted, private, keep=public, n_neurons=4, options=MaskOptions(rounds=8), progress=False)
     assert mask.neurons().neurons <= {*PRIVATE, FRENCH} and len(mask.neurons())
 
 

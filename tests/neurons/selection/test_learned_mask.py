@@ -18,9 +18,9 @@ from xlmech.models.backends import backend_of
 from xlmech.models.load import load_model
 from xlmech.neurons.ablation import ablate
 from xlmech.neurons.neuron_set import NeuronSet
-from xlmech.neurons.selection.gates import answer_log_odds, nats_per_token, switched
+from xlmech.neurons.selection.gates import LossTerm, answer_log_odds, best_set, nats_per_token, run_gated
 from xlmech.neurons.selection.learned_mask import LearnedMask, learn_mask
-from xlmech.neurons.selection.set_search import Term, best_set
+from xlmech.options import MaskOptions
 
 BATCH = [([2, 7, 8, 9], [5, 6]), ([2, 11], [12, 13, 14]), ([2, 20, 21, 22, 23], [24])]
 TEXTS = [[2, 7, 8, 9, 30, 31], [2, 11, 12]]
@@ -62,18 +62,18 @@ def test_log_odds_of_a_certain_answer_are_finite(twins_model: Any, tokenizer: An
 
 
 @pytest.mark.parametrize("value", [answer_log_odds, nats_per_token])
-def test_slopes_by_the_switches_are_right(model: Any, value: Any) -> None:
+def test_slopes_by_the_gates_are_right(model: Any, value: Any) -> None:
     backend = backend_of(model)
     off = torch.zeros(N_LAYERS, D_MLP, dtype=torch.float64)
     off[1, 3] = off[2, 7] = 1
     options: dict[str, Any] = {"value": value, "batch_size": 2}
     with KeepFloat64():
-        _, slopes = switched(backend, BATCH, off, slopes=True, **options)
+        _, slopes = run_gated(backend, BATCH, off, slopes=True, **options)
         for place in ((0, 0), (1, 3), (2, 7), (2, 20)):
             step = torch.zeros_like(off)
             step[place] = 1e-3
-            up, _ = switched(backend, BATCH, off + step, slopes=False, **options)
-            down, _ = switched(backend, BATCH, off - step, slopes=False, **options)
+            up, _ = run_gated(backend, BATCH, off + step, slopes=False, **options)
+            down, _ = run_gated(backend, BATCH, off - step, slopes=False, **options)
             unit = place[0] * D_MLP + place[1]
             torch.testing.assert_close(slopes[:, unit], (up - down) / 2e-3, rtol=2e-2, atol=1e-3)
 
@@ -84,27 +84,27 @@ def test_nats_per_token_are_those_of_texts(model: Any) -> None:
     torch.testing.assert_close(found.double(), totals.double() / torch.tensor(counts), rtol=1e-5, atol=1e-6)
 
 
-def test_switching_off_is_ablation(model: Any) -> None:
+def test_a_gate_of_one_is_ablation(model: Any) -> None:
     backend = backend_of(model)
     neurons = NeuronSet(frozenset({(0, 1), (1, 3), (2, 7)}), N_LAYERS, D_MLP)
     off = torch.zeros(N_LAYERS, D_MLP)
     for layer, index in neurons:
         off[layer, index] = 1
-    found, none = switched(backend, BATCH, off, value=answer_log_odds, slopes=False, batch_size=2)
+    found, none = run_gated(backend, BATCH, off, value=answer_log_odds, slopes=False, batch_size=2)
     assert none.shape == (len(BATCH), 0)
     with ablate(model, neurons):
         torch.testing.assert_close(found, _value(answer_log_odds, model, BATCH).float())
     assert not torch.allclose(found, _value(answer_log_odds, model, BATCH).float())
 
 
-def _term(slopes: list[list[float]], sign: float, start: float = 5.0) -> Term:
+def _term(slopes: list[list[float]], sign: float, start: float = 5.0) -> LossTerm:
     values = torch.full((len(slopes),), start)
-    return Term(
+    return LossTerm(
         loss=lambda z, _: softplus(sign * z + 3).mean(), start=values, values=values, slopes=torch.tensor(slopes)
     )
 
 
-def _chosen(terms: list[Term], off: list[float], **limits: int) -> list[float]:
+def _chosen(terms: list[LossTerm], off: list[float], **limits: int) -> list[float]:
     return best_set(terms, torch.tensor(off), **limits).tolist()
 
 
@@ -112,32 +112,32 @@ def test_the_best_set_counts_what_is_lost() -> None:
     """Unit 0 takes most from what is to go, and as much from what is to stay; 1 and 2 together do the work alone."""
     goes, stays = _term([[-9.0, -7.0, -6.0, 0.0]], 1.0), _term([[-9.0, 0.0, 0.0, 0.0]], -1.0)
     nothing = [0.0] * 4
-    assert _chosen([goes, stays], nothing, count=2, step=2) == [0, 1, 1, 0]
-    assert _chosen([goes], nothing, count=1, step=4) == [1, 0, 0, 0]
-    assert _chosen([goes, stays], nothing, count=2, step=1) == [0, 1, 0, 0]
+    assert _chosen([goes, stays], nothing, n_neurons=2, n_changes=2) == [0, 1, 1, 0]
+    assert _chosen([goes], nothing, n_neurons=1, n_changes=4) == [1, 0, 0, 0]
+    assert _chosen([goes, stays], nothing, n_neurons=2, n_changes=1) == [0, 1, 0, 0]
 
 
 def test_the_best_set_takes_back_what_does_not_help() -> None:
     """The slopes say that unit 0, which is off, now costs what is to stay and gives nothing."""
     goes, stays = _term([[0.0, -4.0, -1.0]], 1.0), _term([[-4.0, 0.0, 0.0]], -1.0)
-    assert _chosen([goes, stays], [1.0, 0.0, 0.0], count=1, step=2) == [0, 1, 0]
-    assert _chosen([goes, stays], [1.0, 0.0, 0.0], count=1, step=1) == [0, 0, 0]
-    assert _chosen([goes, stays], [1.0, 0.0, 0.0], count=3, step=3) == [0, 1, 1]
+    assert _chosen([goes, stays], [1.0, 0.0, 0.0], n_neurons=1, n_changes=2) == [0, 1, 0]
+    assert _chosen([goes, stays], [1.0, 0.0, 0.0], n_neurons=1, n_changes=1) == [0, 0, 0]
+    assert _chosen([goes, stays], [1.0, 0.0, 0.0], n_neurons=3, n_changes=3) == [0, 1, 1]
 
 
 def test_the_best_set_swaps_where_it_is_full() -> None:
     """Unit 0 helps, and unit 1 more: with room for one, one comes on again for the other."""
     goes = _term([[-1.0, -4.0, -0.5]], 1.0)
-    assert _chosen([goes], [1.0, 0.0, 0.0], count=1, step=2) == [0, 1, 0]
-    assert _chosen([goes], [1.0, 0.0, 0.0], count=1, step=1) == [1, 0, 0]
-    assert _chosen([goes], [1.0, 0.0, 0.0], count=2, step=1) == [1, 1, 0]
+    assert _chosen([goes], [1.0, 0.0, 0.0], n_neurons=1, n_changes=2) == [0, 1, 0]
+    assert _chosen([goes], [1.0, 0.0, 0.0], n_neurons=1, n_changes=1) == [1, 0, 0]
+    assert _chosen([goes], [1.0, 0.0, 0.0], n_neurons=2, n_changes=1) == [1, 1, 0]
 
 
-def test_bent_slopes_lead_to_what_was_measured() -> None:
+def test_corrected_slopes_lead_to_what_was_measured() -> None:
     term, moved, values = _term([[-9.0, 2.0, 1.0]], 1.0), torch.tensor([1.0, -1.0, 0.0]), torch.tensor([7.0])
-    bent = term.bent(term.missed(moved, values))
-    torch.testing.assert_close(bent.values + bent.slopes @ moved, values)
-    assert (bent.slopes - term.slopes)[0].tolist() == [6.5, -6.5, 0.0]
+    corrected = term.corrected(term.broyden_update(moved, values))
+    torch.testing.assert_close(corrected.values + corrected.slopes @ moved, values)
+    assert (corrected.slopes - term.slopes)[0].tolist() == [6.5, -6.5, 0.0]
 
 
 def test_the_best_set_is_among_the_best_of_all() -> None:
@@ -150,7 +150,7 @@ def test_the_best_set_is_among_the_best_of_all() -> None:
         moved[list(members)] = 1
         return sum(float(term.loss(term.values + term.slopes @ moved, term.start)) for term in terms)
 
-    chosen = best_set(terms, torch.zeros(8), count=3, step=3)
+    chosen = best_set(terms, torch.zeros(8), n_neurons=3, n_changes=3)
     found = cost(tuple(chosen.nonzero()[:, 0].tolist()))
     every = sorted(cost(members) for size in range(4) for members in itertools.combinations(range(8), size))
     assert found <= every[len(every) // 10]  # rounding shares to members may miss the very best
@@ -164,8 +164,8 @@ def _sides(records: tuple[Record, ...]) -> tuple[ProbeSet, ProbeSet]:
 
 def test_neurons_that_stand_in_for_each_other_are_both_found(twins_model: Any, records: tuple[Record, ...]) -> None:
     ids, others = _sides(records)
-    options: dict[str, Any] = {"rounds": 2, "max_answer_tokens": 1, "progress": False}
-    mask = learn_mask(twins_model, ids, keep=others, count=2, **options)
+    options = MaskOptions(rounds=2, max_answer_tokens=1)
+    mask = learn_mask(twins_model, ids, keep=others, n_neurons=2, options=options, progress=False)
     assert mask.neurons().neurons == set(TWINS)
     backend = backend_of(twins_model)
     token = backend.tokenizer("X", add_special_tokens=False).input_ids
@@ -179,8 +179,8 @@ def test_neurons_that_stand_in_for_each_other_are_both_found(twins_model: Any, r
 
 def test_result_is_saved(twins_model: Any, records: tuple[Record, ...], tmp_path: Path) -> None:
     ids, others = _sides(records)
-    options: dict[str, Any] = {"rounds": 2, "count": 5, "max_answer_tokens": 1, "progress": False}
-    mask = learn_mask(twins_model, ids, keep=others, neutral=["a b", "c"], **options)
+    options: dict[str, Any] = {"options": MaskOptions(rounds=2, max_answer_tokens=1), "progress": False}
+    mask = learn_mask(twins_model, ids, keep=others, n_neurons=5, neutral=["a b", "c"], **options)
     columns = ["round", "neurons", "taken", "suppress", "neutral"]  # nothing to keep is known
     assert list(mask.history.columns) == columns
     assert mask.history["round"].tolist() == [0, 1, 2] and mask.history.neurons.max() <= 5
@@ -199,15 +199,21 @@ def test_result_is_saved(twins_model: Any, records: tuple[Record, ...], tmp_path
 
 def test_the_batch_size_does_not_matter(twins_model: Any, records: tuple[Record, ...]) -> None:
     ids, others = _sides(records)
-    options: dict[str, Any] = {"rounds": 1, "count": 5, "max_answer_tokens": 1, "progress": False}
-    one, two = (learn_mask(twins_model, ids, keep=others, batch_size=size, **options) for size in (1, 16))
+    one, two = (
+        learn_mask(
+            twins_model, ids, keep=others, n_neurons=5, progress=False,
+            options=MaskOptions(rounds=1, max_answer_tokens=1, batch_size=size),
+        )
+        for size in (1, 16)
+    )  # fmt: skip
     torch.testing.assert_close(one.scores, two.scores, rtol=1e-4, atol=1e-6, equal_nan=True)
 
 
 def test_the_model_is_left_as_it_was(twins_model: Any, records: tuple[Record, ...]) -> None:
     ids, others = _sides(records)
     before = _value(answer_log_odds, twins_model, BATCH)
-    learn_mask(twins_model, ids, keep=others, rounds=1, count=3, max_answer_tokens=1, progress=False)
+    options = MaskOptions(rounds=1, max_answer_tokens=1)
+    learn_mask(twins_model, ids, keep=others, n_neurons=3, options=options, progress=False)
     torch.testing.assert_close(_value(answer_log_odds, twins_model, BATCH), before, rtol=0, atol=0)
 
 
@@ -218,17 +224,17 @@ def test_bad_input(model: Any, probes: ProbeSet) -> None:
         learn_mask(model, nobody, keep=public)
     with pytest.raises(ValueError, match="no probes to keep"):
         learn_mask(model, private, keep=nobody)
-    with pytest.raises(ValueError, match="both to go and to stay"):
+    with pytest.raises(ValueError, match="both to suppress and to keep"):
         learn_mask(model, private, keep=probes)
-    for count in (0, N_LAYERS * D_MLP + 1):
-        with pytest.raises(ValueError, match="count must be between 1 and"):
-            learn_mask(model, private, keep=public, count=count)
+    for n_neurons in (0, N_LAYERS * D_MLP + 1):
+        with pytest.raises(ValueError, match="n_neurons must be between 1 and"):
+            learn_mask(model, private, keep=public, n_neurons=n_neurons)
     for option in ("rounds", "batch_size", "max_answer_tokens"):
-        with pytest.raises(ValueError, match="at least 1"):
-            learn_mask(model, private, keep=public, **{option: 0})
+        with pytest.raises(ValueError, match="greater than or equal to 1"):
+            MaskOptions(**{option: 0})
     for option in ("weight", "margin", "neutral_weight"):
-        with pytest.raises(ValueError, match="must not be negative"):
-            learn_mask(model, private, keep=public, **{option: -1.0})
+        with pytest.raises(ValueError, match="greater than or equal to 0"):
+            MaskOptions(**{option: -1.0})
     with pytest.raises(ValueError, match="the model gives none of the"):
         learn_mask(model, private, keep=public, progress=False)
     with pytest.raises(ValueError, match="neutral text 0 has a single token"):

@@ -1,8 +1,8 @@
-"""Learn which neurons to deactivate: a set of a given size under which some answers go and others stay.
+"""Learn which neurons to ablate: a set of a given size under which some answers are suppressed and others kept.
 
 Attribution ranks neurons one by one; it sees neither that two stand in for each other nor what else is lost. Here the set is
-chosen as a whole, in rounds. With the present set switched off, every answer's log-odds are measured, and their slopes by every
-neuron's switch. Where these slopes lead, the best set within some steps is tried; it is kept if it really is better.
+chosen as a whole, in rounds. With the present set ablated, every answer's log-odds are measured, and their slopes by every
+neuron's gate. Where these slopes lead, the best set within some changes is tried; it is kept if it really is better.
 
     mask = learn_mask(model, probes.filter(group="private"), keep=probes.filter(group="public"))
     with ablate(model, mask.neurons()):
@@ -17,7 +17,6 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, ClassVar
 
 import pandas as pd
@@ -31,45 +30,53 @@ from xlmech.models.backends import Backend, backend_of
 from xlmech.models.load import plant_language, provenance
 from xlmech.models.tokens import encode_probe, encode_prompt
 from xlmech.neurons.neuron_set import NeuronSet
-from xlmech.neurons.selection.gates import Sample, answer_log_odds, nats_per_token, switched
-from xlmech.neurons.selection.set_search import Loss, Term, best_set
+from xlmech.neurons.selection.gates import (
+    Loss,
+    LossTerm,
+    Sample,
+    answer_log_odds,
+    best_set,
+    nats_per_token,
+    run_gated,
+)
+from xlmech.options import MaskOptions
 from xlmech.storage.result import Result
 
 DEFAULT_SHARE = 0.005
 """Share of the model's neurons in the set, by default."""
-GONE = -6.0
+SUPPRESSED = -6.0
 """Log-odds (nats) below which an answer is as good as not given: there is nothing to suppress."""
-_FIRST_STEP = 1 / 12
-"""Of the wanted size, how many neurons are switched in the first round."""
+_FIRST_CHANGES = 1 / 12
+"""Share of the wanted number of neurons that the first round may change."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class LearnedMask(Result):
-    """The trained set, ranked; the size it was trained with suits best, smaller ones are its best members.
+    """The learned set, ranked; the size it was learned with suits best, smaller ones are its best members.
 
     Attributes:
-        scores: (layer, neuron) by how much the loss would rise at first order were the neuron on again; NaN outside the set.
-        history: One row per set tried, and first the untouched model: `round`, `neurons` off, whether the set was `taken`, and
+        scores: (layer, neuron) by how much the loss would rise at first order were the neuron intact again; NaN outside the set.
+        history: One row per set tried, and first the intact model: `round`, `neurons` ablated, whether the set was `taken`, and
             the losses `suppress`, `keep` and `neutral`, weighted, as measured with it.
-        count: Size that was wanted.
+        n_neurons: Largest number of neurons that was allowed.
         model: Name of the model.
     """
 
     kind: ClassVar[str] = "learned_mask"
     scores: torch.Tensor
     history: pd.DataFrame
-    count: int
+    n_neurons: int
     model: str = ""
 
-    def neurons(self, count: int | None = None) -> NeuronSet:
-        """The set, or its `count` neurons of highest score; the set may be smaller than was wanted."""
+    def neurons(self, n_neurons: int | None = None) -> NeuronSet:
+        """Return the set, or its `n_neurons` of highest score; the set may be smaller than was allowed."""
         members = self.scores.isfinite().nonzero().tolist()
-        best = sorted(members, key=lambda neuron: -float(self.scores[tuple(neuron)]))[:count]
+        best = sorted(members, key=lambda neuron: -float(self.scores[tuple(neuron)]))[:n_neurons]
         n_layers, d_mlp = self.scores.shape
         return NeuronSet(frozenset((layer, index) for layer, index in best), n_layers, d_mlp, self.model)
 
     def to_frame(self) -> pd.DataFrame:
-        """One row per neuron of the set, best first: `layer`, `neuron`, `score`."""
+        """Return one row per neuron of the set, best first: `layer`, `neuron`, `score`."""
         frame = self.neurons().to_frame()
         frame["score"] = [float(self.scores[neuron]) for neuron in self.neurons()]
         return frame.sort_values("score", ascending=False, ignore_index=True)
@@ -80,48 +87,36 @@ def learn_mask(
     suppress: ProbeSet,
     *,
     keep: ProbeSet,
-    count: int | None = None,
-    rounds: int = 10,
-    weight: float = 1.0,
-    margin: float = 3.0,
+    options: MaskOptions = MaskOptions(),
+    n_neurons: int | None = None,
     neutral: Sequence[str] = (),
-    neutral_weight: float = 10.0,
-    max_answer_tokens: int | None = 4,
-    batch_size: int = 16,
     progress: bool = True,
 ) -> LearnedMask:
-    """Choose the set under which answers of `suppress` are not given and those of `keep` are.
+    """Choose the set of neurons without which answers of `suppress` are not given and those of `keep` are.
 
-    The loss is that of telling the two apart by the log-odds z of the whole answer: the mean of softplus(z + margin) of what
-    is to go, that of softplus(margin - z) of what is to stay, and the mean rise of neutral texts' nats per token. An answer
-    to go is the value's form in the query language and, as another, in the plant language: either gives the record away. Off
-    means zero at every position.
+    The loss tells the two apart by the log-odds z of the whole answer: it is the mean of softplus(z + margin) over answers to
+    suppress, that of softplus(margin - z) over answers to keep, and the mean rise of neutral texts' nats per token. An answer to
+    suppress is the value's form in the query language and, as another, in the training language: either identifies the record.
+    Ablated means zero at every position.
 
     A round minimises the loss along the slopes over sets that differ from the present one by so many neurons (`best_set`), and
     measures the set it finds. If the loss has fallen, that is the present set, and the next round may change twice as many.
-    If not, half as many, and what the slopes missed is laid to the neurons that were tried (Broyden's update), so that a
-    neuron whose absence does more than its slope says is not tried again and again. The loss as measured never rises from
-    one taken set to the next.
+    If not, half as many, and what the slopes missed is laid to the neurons that were changed (Broyden's update), so that a
+    neuron whose ablation does more than its slope says is not tried again and again.
 
     That the loss falls on these probes says nothing about other people: measure on those, with `evaluate_mitigation`.
 
     Args:
         model: Hooked model; what is ablated on it stays so.
-        suppress: Probes whose answers are to go, where the model gives them.
-        keep: Probes whose answers are to stay, where the model gives them.
-        count: Size of the set; 0.5 % of the model's neurons by default.
-        rounds: Sets that are tried at most; each costs a forward and a backward pass of every answer. Fewer where the slopes
-            lead to a set that was tried before.
-        weight: Of the answers to keep.
-        margin: Nats of log-odds beyond which an answer is gone, or safe.
+        suppress: Probes whose answers are to be suppressed, where the model gives them.
+        keep: Probes whose answers are to be kept, where the model gives them.
+        options: Weights of the loss, and the search.
+        n_neurons: Largest number of neurons in the set; 0.5 % of the model's by default.
         neutral: Texts that are to stay as likely as they are; none by default. Judge the cost on others than these.
-        neutral_weight: Of their rise, which is far smaller than that of log-odds.
-        max_answer_tokens: Only the first so many tokens of each answer; None for all.
-        batch_size: Answers at a time, at first.
         progress: Whether to show progress bars.
 
     Returns:
-        LearnedMask; `.neurons()` is the set. While it is trained, slopes take 12 bytes per answer and neuron.
+        LearnedMask; `.neurons()` is the set. While it is learned, slopes take 12 bytes per answer and neuron.
 
     Raises:
         ValueError: No probes to suppress or to keep, none to suppress that the model answers, a probe in both, or a number
@@ -132,147 +127,126 @@ def learn_mask(
         the update: Broyden 1965, doi:10.1090/S0025-5718-1965-0198670-6.
     """
     neutral = check_list("neutral text", neutral)
-    backend, planted = backend_of(model), plant_language(model)
-    total = backend.n_layers * backend.d_mlp
-    count = count if count is not None else max(1, round(DEFAULT_SHARE * total))
-    _check(suppress, keep, count, total, rounds, batch_size, (weight, margin, neutral_weight), max_answer_tokens)
+    backend, trained = backend_of(model), plant_language(model)
+    n_units = backend.n_layers * backend.d_mlp
+    n_neurons = n_neurons if n_neurons is not None else max(1, round(DEFAULT_SHARE * n_units))
+    _check(suppress, keep, n_neurons, n_units)
+    n_tokens = options.max_answer_tokens
     samples = {
-        "suppress": [s for probe in suppress for s in _samples(backend, probe, planted, max_answer_tokens)],
-        "keep": [s for probe in keep for s in _samples(backend, probe, "", max_answer_tokens)],
-        "neutral": [_text(backend, text, number) for number, text in enumerate(neutral)],
+        "suppress": [s for probe in suppress for s in _samples(backend, probe, trained, n_tokens)],
+        "keep": [s for probe in keep for s in _samples(backend, probe, "", n_tokens)],
+        "neutral": [_text_sample(backend, text, number) for number, text in enumerate(neutral)],
     }
     losses: dict[str, Loss] = {
-        "suppress": lambda z, _: softplus(z + margin).mean(),
-        "keep": lambda z, _: weight * softplus(margin - z).mean(),
-        "neutral": lambda nats, start: neutral_weight * (nats - start).clamp_min(0).mean(),
+        "suppress": lambda z, _: softplus(z + options.margin).mean(),
+        "keep": lambda z, _: options.weight * softplus(options.margin - z).mean(),
+        "neutral": lambda nats, start: options.neutral_weight * (nats - start).clamp_min(0).mean(),
     }
-    off, step, history = torch.zeros(total), max(1, math.ceil(count * _FIRST_STEP)), []
-    tried = [off]
-    measure = partial(_measured, backend, losses=losses, batch_size=batch_size)
-    terms = measure(samples, off, {}, progress="mask, untouched model" if progress else "")
-    samples, terms = _answered(samples, terms)
-    history.append(_line(0, off, terms, True))
-    bends = {name: torch.zeros_like(term.slopes) for name, term in terms.items()}
-    for number in range(1, rounds + 1):
-        candidate = best_set(list(terms.values()), off, count=count, step=step)
-        if any(torch.equal(candidate, other) for other in tried):
+
+    def measure(gates: torch.Tensor, intact: Mapping[str, LossTerm], label: str) -> dict[str, LossTerm]:
+        """Measure every term of the loss, with its slopes, under gates."""
+        terms = {}
+        for name, of_term in samples.items():
+            if of_term:
+                values, slopes = run_gated(
+                    backend, of_term, gates.view(backend.n_layers, -1), slopes=True, batch_size=options.batch_size,
+                    value=nats_per_token if name == "neutral" else answer_log_odds, progress=label if progress else "",
+                )  # fmt: skip
+                start = intact[name].start if intact else values
+                terms[name] = LossTerm(loss=losses[name], start=start, values=values, slopes=slopes)
+        return terms
+
+    gates, n_changes = torch.zeros(n_units), max(1, math.ceil(n_neurons * _FIRST_CHANGES))
+    samples, terms = _answered(samples, measure(gates, {}, "mask, intact model"))
+    tried, history = [gates], [_history_row(0, gates, terms, True)]
+    updates = {name: torch.zeros_like(term.slopes) for name, term in terms.items()}
+    for number in range(1, options.rounds + 1):
+        candidate = best_set(list(terms.values()), gates, n_neurons=n_neurons, n_changes=n_changes)
+        if any(torch.equal(candidate, earlier) for earlier in tried):
             break
         tried.append(candidate)
-        found = measure(samples, candidate, terms, progress=f"mask, round {number} of {rounds}" if progress else "")
-        better = _cost(found) < _cost(terms)
-        history.append(_line(number, candidate, found, better))
+        measured = measure(candidate, terms, f"mask, round {number} of {options.rounds}")
+        better = _total(measured) < _total(terms)
+        history.append(_history_row(number, candidate, measured, better))
         if better:
-            bends = {name: bend * (candidate == 0) for name, bend in bends.items()}
-            terms = {name: term.bent(bends[name]) for name, term in found.items()}
-            off, step = candidate, 2 * step
+            updates = {name: update * (candidate == 0) for name, update in updates.items()}
+            terms = {name: term.corrected(updates[name]) for name, term in measured.items()}
+            gates, n_changes = candidate, 2 * n_changes
         else:
-            missed = {name: term.missed(candidate - off, found[name].values) for name, term in terms.items()}
-            bends = {name: bend + missed[name] for name, bend in bends.items()}
-            terms = {name: term.bent(missed[name]) for name, term in terms.items()}
-            step = max(1, step // 2)
-    steepness = torch.stack([term.gradient(torch.zeros(total)) for term in terms.values()]).sum(0)
-    scores = torch.where(off > 0, -steepness, torch.nan)
+            latest = {
+                name: term.broyden_update(candidate - gates, measured[name].values) for name, term in terms.items()
+            }
+            updates = {name: update + latest[name] for name, update in updates.items()}
+            terms = {name: term.corrected(latest[name]) for name, term in terms.items()}
+            n_changes = max(1, n_changes // 2)
+    gradient = torch.stack([term.gradient(torch.zeros(n_units)) for term in terms.values()]).sum(0)
+    scores = torch.where(gates > 0, -gradient, torch.nan)
     source = provenance(model)
     return LearnedMask(
         scores=scores.view(backend.n_layers, -1),
         history=pd.DataFrame(history),
-        count=count,
+        n_neurons=n_neurons,
         model=source.model,
         provenance=source,
     )
 
 
-def _measured(
-    backend: Backend,
-    samples: Mapping[str, list[Sample]],
-    off: Float[torch.Tensor, " unit"],
-    before: Mapping[str, Term],
-    *,
-    losses: Mapping[str, Loss],
-    batch_size: int,
-    progress: str,
-) -> dict[str, Term]:
-    """Every kind of sample with its slopes, with units switched off."""
-    found = {}
-    for name, of_kind in samples.items():
-        if of_kind:
-            value = nats_per_token if name == "neutral" else answer_log_odds
-            switches = off.view(backend.n_layers, -1)
-            values, slopes = switched(
-                backend, of_kind, switches, value=value, slopes=True, batch_size=batch_size, progress=progress
-            )
-            start = before[name].start if before else values
-            found[name] = Term(loss=losses[name], start=start, values=values, slopes=slopes)
-    return found
+def _total(terms: Mapping[str, LossTerm]) -> float:
+    return sum(term.measured for term in terms.values())
 
 
-def _cost(terms: Mapping[str, Term]) -> float:
-    return sum(term.cost for term in terms.values())
-
-
-def _line(number: int, off: Float[torch.Tensor, " unit"], terms: Mapping[str, Term], taken: bool) -> dict[str, Any]:
-    costs = {name: term.cost for name, term in terms.items()}
-    return {"round": number, "neurons": int(off.sum()), "taken": taken} | costs
+def _history_row(
+    number: int, gates: Float[torch.Tensor, " unit"], terms: Mapping[str, LossTerm], taken: bool
+) -> dict[str, Any]:
+    losses = {name: term.measured for name, term in terms.items()}
+    return {"round": number, "neurons": int(gates.sum()), "taken": taken} | losses
 
 
 def _answered(
-    samples: Mapping[str, list[Sample]], terms: Mapping[str, Term]
-) -> tuple[dict[str, list[Sample]], dict[str, Term]]:
-    """What the untouched model answers: all to go that it may give, all to stay that it gives rather than not."""
-    found_samples, found_terms = dict(samples), dict(terms)
-    for name, least in (("suppress", GONE), ("keep", 0.0)):
+    samples: Mapping[str, list[Sample]], terms: Mapping[str, LossTerm]
+) -> tuple[dict[str, list[Sample]], dict[str, LossTerm]]:
+    """Keep what the intact model answers: to suppress, all it may give; to keep, all it gives rather than not."""
+    answered, answered_terms = dict(samples), dict(terms)
+    for name, least in (("suppress", SUPPRESSED), ("keep", 0.0)):
         term = terms[name]
-        these = (term.values > least).nonzero()[:, 0].tolist()
-        if not these and name == "suppress":
+        rows = (term.values > least).nonzero()[:, 0].tolist()
+        if not rows and name == "suppress":
             raise ValueError(
                 f"the model gives none of the {len(samples[name])} answers to suppress (log-odds above {least:g}): nothing "
                 "leaks, or it was not trained on these records"
             )
-        found_samples[name] = [samples[name][number] for number in these]
-        found_terms[name] = dataclasses.replace(
-            term, start=term.start[these], values=term.values[these], slopes=term.slopes[these]
+        answered[name] = [samples[name][row] for row in rows]
+        answered_terms[name] = dataclasses.replace(
+            term, start=term.start[rows], values=term.values[rows], slopes=term.slopes[rows]
         )
-    return found_samples, {name: term for name, term in found_terms.items() if found_samples[name]}
+    return answered, {name: term for name, term in answered_terms.items() if answered[name]}
 
 
-def _samples(backend: Backend, probe: Probe, planted: str, longest: int | None) -> list[Sample]:
-    """A probe with its answer forced, in the query language's form and, where it differs, in the plant language's."""
-    codes = [code for code in (probe.query_language, planted) if code in probe.answers]
-    encoded = encode_probe(backend, probe, languages=codes, max_answer_tokens=longest)
+def _samples(backend: Backend, probe: Probe, trained: str, max_answer_tokens: int | None) -> list[Sample]:
+    """Force a probe's answer, in the query language's form and, where it differs, in the training language's."""
+    codes = [code for code in (probe.query_language, trained) if code in probe.answers]
+    encoded = encode_probe(backend, probe, languages=codes, max_answer_tokens=max_answer_tokens)
     by_form = {probe.answers[code]: tokens for code, tokens in encoded.answers.items()}
     return [(encoded.prompt, answer) for answer in by_form.values()]
 
 
-def _text(backend: Backend, text: str, number: int) -> Sample:
+def _text_sample(backend: Backend, text: str, number: int) -> Sample:
     tokens = encode_prompt(backend, text, what=f"neutral text {number}")
     if len(tokens) < 2:
         raise ValueError(f"neutral text {number} has a single token; give sentences")
     return tokens[:1], tokens[1:]
 
 
-def _check(
-    suppress: ProbeSet,
-    keep: ProbeSet,
-    count: int,
-    total: int,
-    rounds: int,
-    batch_size: int,
-    not_negative: tuple[float, ...],
-    max_answer_tokens: int | None,
-) -> None:
+def _check(suppress: ProbeSet, keep: ProbeSet, n_neurons: int, n_units: int) -> None:
     for name, probes in (("suppress", suppress), ("keep", keep)):
         if not len(probes):
             raise ValueError(
-                f"no probes to {name}: a mask is told what is to go and what is to stay; records of group 'private' and 'public'"
+                f"no probes to {name}: a mask is learned from both, say records of group 'private' and 'public'"
             )
     both = {probe.id for probe in suppress} & {probe.id for probe in keep}
     if both:
-        raise ValueError(f"{len(both)} probes are both to go and to stay, e.g. {min(both)}; filter one of the sets")
-    if not 1 <= count <= total:
-        raise ValueError(f"count must be between 1 and the model's {total} neurons, got {count}")
-    if min(rounds, batch_size, 1 if max_answer_tokens is None else max_answer_tokens) < 1:
         raise ValueError(
-            f"rounds, batch_size and max_answer_tokens must be at least 1, got {rounds}, {batch_size}, {max_answer_tokens}"
+            f"{len(both)} probes are both to suppress and to keep, e.g. {min(both)}; filter one of the sets"
         )
-    if not min(not_negative) >= 0:
-        raise ValueError(f"weight, margin and neutral_weight must not be negative, got {not_negative}")
+    if not 1 <= n_neurons <= n_units:
+        raise ValueError(f"n_neurons must be between 1 and the model's {n_units} neurons, got {n_neurons}")

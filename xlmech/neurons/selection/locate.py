@@ -75,7 +75,7 @@ def locate_privacy_neurons(
             it knows the private answers and not these, and are the baseline prompts of integrated gradients.
         neutral: Texts by language by which `options.spare` leaves neurons out; by default the half of the language packs'
             sentences that never judges (`LanguagePack.choosing`).
-        values: (layer, neuron) activations that will replace those of ablated neurons, as in `ablate(mode="mean")`; zero by default.
+        values: (layer, neuron) activations that will replace those of ablated neurons (`ablate(mode="mean")`); zero by default.
         verify: Whether to ablate the universal neurons, each and together, and drop those without which the set does as well
             (`verify_neurons`, with the same contrast); `n_neurons` is then the size of the shortlist. Not with `values`.
         target_reduction: Keep the fewest universal neurons, from the best on, that reduce extraction of the private probes by
