@@ -66,7 +66,7 @@ class Evidence:
         """Return the privacy neurons, and the sets to compare them with: for public facts, and of every language."""
         mine = {"universal": self.study.at(*OURS)} | dict(self.located.specific)
         facts = pool_of(dataclasses.replace(self.located, scores=public.mean), COUNT)
-        of_language = lape(self.study.model, available_languages(), count=COUNT)
+        of_language = lape(self.study.model, available_languages(), n_neurons=COUNT)
         return mine, {"public facts": facts} | {f"LAPE {code}": of_language[code] for code in CHOOSING}
 
     def measure(self) -> None:

@@ -157,11 +157,11 @@ class Study:
 
     def recipe(self, name: str) -> NeuronSet:
         texts = self.choosing.filter(languages=[self.plant]).spread_facts({"private": RECIPE_TEXTS})
-        return RECIPES[name](self.model, texts, language=self.plant, count=COUNT, max_answer_tokens=2)
+        return RECIPES[name](self.model, texts, language=self.plant, n_neurons=COUNT, max_answer_tokens=2)
 
     def lape(self) -> NeuronSet:
         """The same number of neurons in total, an equal share from every language."""
-        found = lape(self.model, packs.available_languages(), count=COUNT // len(packs.available_languages()))
+        found = lape(self.model, packs.available_languages(), n_neurons=COUNT // len(packs.available_languages()))
         return functools.reduce(operator.or_, found.values())
 
     def evaluated(self, name: str, neurons: NeuronSet, **options: Any) -> Any:

@@ -189,7 +189,7 @@ def test_located_by_every_rule(planted: Any, asked: ProbeSet, rule: Any) -> None
 def test_verified_out_of_a_longer_list(planted: Any, asked: ProbeSet) -> None:
     shortlist = neurons_of(planted, [*NOISE, *PUBLIC, *PRIVATE])
     found = verify_neurons(
-        planted, asked.filter(group="private"), shortlist, public=asked.filter(group="public"), progress=False
+        planted, asked.filter(group="private"), neurons=shortlist, public=asked.filter(group="public"), progress=False
     )
     order = [(row.layer, row.neuron) for row in found.effects.itertuples()]
     assert set(order[:3]) == set(PRIVATE) and set(order[-3:]) == set(PUBLIC)
@@ -199,7 +199,7 @@ def test_verified_out_of_a_longer_list(planted: Any, asked: ProbeSet) -> None:
 @pytest.mark.parametrize("recipe", [depn, apneap, knowledge_neurons])
 def test_chosen_by_the_recipes_of_others(planted: Any, asked: ProbeSet, recipe: Any) -> None:
     """This model has no norm after the MLP, so that they can."""
-    assert recipe(planted, asked, count=3, progress=False).neurons == set(PRIVATE)
+    assert recipe(planted, asked, n_neurons=3, progress=False).neurons == set(PRIVATE)
 
 
 def test_learned_by_the_mask(planted: Any, asked: ProbeSet) -> None:
@@ -215,7 +215,7 @@ def test_deactivated_they_give_nothing_away_and_public_facts_stay(planted: Any, 
         after = measure_leakage(planted, asked, progress=False).probes
     assert (after.extracted == (after.group == "public")).all()
     ranking = pd.DataFrame([*PRIVATE, *PUBLIC], columns=["layer", "neuron"])
-    few = fewest_neurons(planted, asked, ranking, target_reduction=1.0, progress=False)
+    few = fewest_neurons(planted, asked, ranking=ranking, target_reduction=1.0, progress=False)
     assert few.reached and few.neurons.neurons <= set(PRIVATE)
 
 

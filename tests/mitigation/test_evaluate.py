@@ -138,7 +138,7 @@ def test_sentences_that_choose_do_not_judge_by_default(
     assert found.cost.nll_before.tolist() == dose.cost.nll_before.tolist()
     assert judging <= set(read)
     read.clear()
-    lape(model, ["en", "fr"], quantile=0.5, count=1, progress=False)
+    lape(model, ["en", "fr"], quantile=0.5, n_neurons=1, progress=False)
     evaluation.activation_moments(model, evaluation.baseline_prompts(private), progress=False)
     choosing = set(read) - {"a"}  # by which special tokens are counted
     packs = [evaluation.packs.load_language(code) for code in ("en", "fr")]

@@ -297,7 +297,7 @@ def test_verified_neurons_are_those_that_help(leaking: Any, probes: ProbeSet) ->
     """The shortlist put through `verify_neurons` by hand: the same set, in the order of the exact effects."""
     plain = located(leaking, probes, n_neurons=12)
     found = located(leaking, probes, n_neurons=12, verify=True)
-    verified = verify_neurons(leaking, probes, plain.universal, progress=False)
+    verified = verify_neurons(leaking, probes, neurons=plain.universal, progress=False)
     kept = verified.effects[verified.effects.kept]
     assert len(found.universal) > 0 and found.universal == verified.kept
     rows = found.chosen[found.chosen.kind == "universal"]
@@ -318,7 +318,7 @@ def test_the_fewest_are_kept_that_reach_the_target(
     order = plain.chosen[plain.chosen.kind == "universal"]
     asked: dict[str, Any] = {}
 
-    def fewest(model: Any, private: ProbeSet, ranking: Any, **options: Any) -> FewestNeurons:
+    def fewest(model: Any, private: ProbeSet, *, ranking: Any, **options: Any) -> FewestNeurons:
         asked.update(options, private=private, ranking=ranking)
         chosen = neurons_of(model, list(zip(ranking.layer, ranking.neuron, strict=True))[:2])
         return FewestNeurons(neurons=chosen, reduction=0.625, reached=reached, tried=ranking)
@@ -338,7 +338,7 @@ def test_a_model_that_gives_nothing_away_has_no_target(leaking: Any, probes: Pro
     strangers = ProbeSet(
         tuple(dataclasses.replace(one, record=one.record.model_copy(update={"group": "private"})) for one in control)
     )
-    with pytest.raises(ValueError, match="none of the private values comes out: there is no leakage to reduce"):
+    with pytest.raises(ValueError, match="none of the private values is extracted: there is no leakage to reduce"):
         located(leaking, strangers, target_reduction=0.5, n_neurons=4)
 
 

@@ -40,7 +40,7 @@ def scripted(model: Any, probes: ProbeSet, monkeypatch: pytest.MonkeyPatch) -> A
 
         monkeypatch.setattr(fewest, "ablate", switch)
         monkeypatch.setattr(fewest, "measure_leakage", measure)
-        return fewest_neurons(model, probes, options.pop("ranking", RANKING), progress=False, **options)
+        return fewest_neurons(model, probes, ranking=options.pop("ranking", RANKING), progress=False, **options)
 
     return search
 
@@ -50,13 +50,13 @@ def test_the_fewest_are_found(scripted: Any, enough: int) -> None:
     found = scripted(lambda n: 15 if n >= enough else 90)
     assert found.reached and found.reduction == pytest.approx(0.85)
     assert found.neurons.neurons == {(0, 19 - number) for number in range(enough)}
-    assert found.tried.n.tolist() == sorted(set(found.tried.n)) and len(found.tried) <= 9
-    assert dict(zip(found.tried.n, found.tried.reduction.round(6), strict=True))[enough] == 0.85
+    assert found.tried.n_neurons.tolist() == sorted(set(found.tried.n_neurons)) and len(found.tried) <= 9
+    assert dict(zip(found.tried.n_neurons, found.tried.reduction.round(6), strict=True))[enough] == 0.85
 
 
 def test_lengths_are_doubled_then_bisected(scripted: Any) -> None:
-    assert scripted(lambda n: 10 if n >= 6 else 90).tried.n.tolist() == [1, 2, 4, 5, 6, 8]
-    assert scripted(lambda n: 100).tried.n.tolist() == [1, 2, 4, 8, 16, 20]
+    assert scripted(lambda n: 10 if n >= 6 else 90).tried.n_neurons.tolist() == [1, 2, 4, 5, 6, 8]
+    assert scripted(lambda n: 100).tried.n_neurons.tolist() == [1, 2, 4, 8, 16, 20]
 
 
 def test_the_best_is_given_where_none_suffices(scripted: Any) -> None:
@@ -65,8 +65,8 @@ def test_the_best_is_given_where_none_suffices(scripted: Any) -> None:
     assert (found.reduction, len(found.neurons)) == (0.7, 8), "the shortest of the best"
     less = scripted(lambda n: {4: 40, 8: 30, 16: 30}.get(n, 60), target_reduction=0.6)
     assert less.reached and len(less.neurons) == 4
-    cut = scripted(lambda n: 100 - 10 * n, max_neurons=5)
-    assert not cut.reached and len(cut.neurons) == 5 and cut.tried.n.tolist() == [1, 2, 4, 5]
+    cut = scripted(lambda n: 100 - 10 * n, n_neurons=5)
+    assert not cut.reached and len(cut.neurons) == 5 and cut.tried.n_neurons.tolist() == [1, 2, 4, 5]
 
 
 def test_a_neuron_counts_once(scripted: Any) -> None:
@@ -80,7 +80,7 @@ def test_the_reduction_is_that_of_extraction(leaking: Any, probes: ProbeSet) -> 
     ranking = pd.DataFrame(
         [(layer, neuron) for layer in range(3) for neuron in range(0, 63)], columns=["layer", "neuron"]
     )
-    found = fewest_neurons(leaking, probes, ranking, target_reduction=0.2, progress=False)
+    found = fewest_neurons(leaking, probes, ranking=ranking, target_reduction=0.2, progress=False)
     assert found.reached and found.reduction >= 0.2
 
     def extracted(n: int) -> float:
@@ -91,26 +91,26 @@ def test_the_reduction_is_that_of_extraction(leaking: Any, probes: ProbeSet) -> 
     before = extracted(0)
     assert before >= 0.8 * len(private)
     for row in found.tried.itertuples():
-        assert row.reduction == pytest.approx(1 - extracted(row.n) / before)
+        assert row.reduction == pytest.approx(1 - extracted(row.n_neurons) / before)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"target_reduction": 0.0}, "target_reduction must be in .0, 1. and max_neurons 1 or more, got 0.0 and None"),
+        ({"target_reduction": 0.0}, "target_reduction must be in .0, 1. and n_neurons 1 or more, got 0.0 and None"),
         ({"target_reduction": 1.1}, "target_reduction must be in"),
-        ({"max_neurons": 0}, "max_neurons 1 or more, got 0.8 and 0"),
+        ({"n_neurons": 0}, "n_neurons 1 or more, got 0.8 and 0"),
         ({"ranking": RANKING[:0]}, "a ranking needs rows, in columns layer and neuron; got 0 of .'layer', 'neuron'."),
         ({"ranking": RANKING[["layer"]]}, "a ranking needs rows, in columns layer and neuron; got 20 of .'layer'."),
     ],
 )
 def test_bad_input(model: Any, probes: ProbeSet, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        fewest_neurons(model, probes, options.pop("ranking", RANKING), **options)
+        fewest_neurons(model, probes, ranking=options.pop("ranking", RANKING), **options)
 
 
 def test_nothing_to_reduce(model: Any, probes: ProbeSet) -> None:
-    with pytest.raises(ValueError, match="none of the private values comes out: there is no leakage to reduce"):
-        fewest_neurons(model, probes, RANKING, progress=False)
+    with pytest.raises(ValueError, match="none of the private values is extracted: there is no leakage to reduce"):
+        fewest_neurons(model, probes, ranking=RANKING, progress=False)
     with pytest.raises(ValueError, match="no probes to ask"):
-        fewest_neurons(model, probes.filter(group="public"), RANKING, progress=False)
+        fewest_neurons(model, probes.filter(group="public"), ranking=RANKING, progress=False)

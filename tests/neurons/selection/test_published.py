@@ -95,12 +95,12 @@ def check_counts(recipe: Any, order: list[int], n_published: int) -> None:
     published = recipe()
     assert 0 < n_published < len(order) and set(published) == pairs(order[:n_published])
     assert (published.n_layers, published.d_mlp) == (N_LAYERS, D_MLP)
-    for count in (1, n_published - 1 or 1, n_published + 1, len(order)):
-        assert set(recipe(count=count)) == pairs(order[:count])
+    for n_neurons in (1, n_published - 1 or 1, n_published + 1, len(order)):
+        assert set(recipe(n_neurons=n_neurons)) == pairs(order[:n_neurons])
     with pytest.raises(
         ValueError, match=f"{len(order) + 1} neurons wanted, but it ranks only {len(order)}; ask for fewer"
     ):
-        recipe(count=len(order) + 1)
+        recipe(n_neurons=len(order) + 1)
 
 
 def test_depn_equals_the_plain_loop(any_model: Any, probes: ProbeSet) -> None:
@@ -169,7 +169,9 @@ def by_hand(monkeypatch: pytest.MonkeyPatch, prompts: ProbeSet) -> ProbeSet:
     facts = [probe.id for record in texts.records for probe in texts if probe.record == record]
     rows = dict(zip(facts, table.view(9, N_LAYERS, D_MLP), strict=True))
     monkeypatch.setattr(votes, "run_forced", lambda *_, what: what.removeprefix("probe "))
-    monkeypatch.setattr(votes, "integrated_gradients", lambda _, name, *__, **___: (rows[name], torch.zeros(N_LAYERS)))
+    monkeypatch.setattr(
+        recipes, "integrated_gradients", lambda _, name, *__, **___: (rows[name], torch.zeros(N_LAYERS))
+    )
     return texts
 
 
@@ -185,8 +187,8 @@ def test_the_rules_differ(llama: Any, by_hand: ProbeSet) -> None:
 
 
 def test_a_set_is_filled_up_by_votes_then_by_attribution(llama: Any, by_hand: ProbeSet) -> None:
-    def recipe(count: int) -> set[tuple[int, int]]:
-        return set(knowledge_neurons(llama, by_hand, count=count, progress=False))
+    def recipe(n_neurons: int) -> set[tuple[int, int]]:
+        return set(knowledge_neurons(llama, by_hand, n_neurons=n_neurons, progress=False))
 
     assert recipe(1) == pairs([B]), "kept"
     assert recipe(2) == pairs([B, C]), "voted for by two of three"
@@ -221,7 +223,7 @@ def test_constants_are_the_published_ones(recipe: Any, constants: dict[str, Any]
 
 def test_all_languages_or_one(llama: Any, probes: ProbeSet) -> None:
     few = probes.filter(attributes=["birth_country"])
-    options: dict[str, Any] = {"max_answer_tokens": 1, "progress": False, "count": 12}
+    options: dict[str, Any] = {"max_answer_tokens": 1, "progress": False, "n_neurons": 12}
     english = depn(llama, few.filter(languages=["en"]), language=None, **options)
     assert depn(llama, few, **options) == english
     assert depn(llama, few, language="fr", **options) != english
@@ -245,8 +247,8 @@ def test_bad_input_of_the_attribution_recipes(llama: Any, probes: ProbeSet, reci
         recipe(llama, probes.filter(group="public"))
     with pytest.raises(ValueError, match="no private probes in 'de': set language= to one of en, fr, or to None"):
         recipe(llama, probes, language="de")
-    for wrong in ({"steps": 1}, {"count": 0}):
-        with pytest.raises(ValueError, match="steps must be 2 or more and count 1 or more, got"):
+    for wrong in ({"steps": 1}, {"n_neurons": 0}):
+        with pytest.raises(ValueError, match="steps must be 2 or more and n_neurons 1 or more, got"):
             recipe(llama, probes, **wrong)
     for wrong in ({"threshold": 1.0}, {"min_share": 0.0}):
         with pytest.raises(ValueError, match="threshold must be in .0, 1. and min_share in"):
@@ -297,19 +299,19 @@ def test_lape_equals_plain_counting(llama: Any, monkeypatch: pytest.MonkeyPatch)
         assert set(found[language]) == pairs([n for n in lowest[: round(0.01 * SIZE)] if row[n] >= bar])
     assert (1, 5) in found["en"] and (1, 5) not in found["fr"]
     answers = iter(made)
-    filled = lape(llama, ["en", "fr", "de"], count=4, progress=False)
+    filled = lape(llama, ["en", "fr", "de"], n_neurons=4, progress=False)
     for language, row in zip(("en", "fr", "de"), flat, strict=True):
         assert set(filled[language]) == pairs([n for n in lowest if row[n] >= bar][:4])
     answers = iter(made)
     with pytest.raises(ValueError, match=r"lape in en: 192 neurons wanted, but it ranks only \d+; ask for fewer"):
-        lape(llama, ["en", "fr", "de"], count=192, progress=False)
+        lape(llama, ["en", "fr", "de"], n_neurons=192, progress=False)
 
 
 def test_lape_reads_the_language_packs(llama: Any) -> None:
-    found = lape(llama, ["en", "zh"], quantile=0.5, count=1, progress=False)
+    found = lape(llama, ["en", "zh"], quantile=0.5, n_neurons=1, progress=False)
     assert {language: len(neurons) for language, neurons in found.items()} == {"en": 1, "zh": 1}
     own = {language: load_language(language).choosing for language in ("zh", "en")}
-    assert lape(llama, ["en", "zh"], texts=own, quantile=0.5, count=1, progress=False) == found
+    assert lape(llama, ["en", "zh"], texts=own, quantile=0.5, n_neurons=1, progress=False) == found
 
 
 @pytest.mark.parametrize(
@@ -323,7 +325,7 @@ def test_lape_reads_the_language_packs(llama: Any) -> None:
         (["en", "fr"], {"texts": {"en": ["Hello."], "fr": []}}, "no list of sentences in 'fr'"),
         (["en", "fr"], {"share": 0.0}, "share must be in .0, 1., quantile in"),
         (["en", "fr"], {"quantile": 1.0}, "share must be in .0, 1., quantile in"),
-        (["en", "fr"], {"count": 0}, "count 1 or more; got 0.01, 0.95, 0"),
+        (["en", "fr"], {"n_neurons": 0}, "n_neurons 1 or more; got 0.01, 0.95, 0"),
     ],
 )
 def test_bad_input_of_lape(llama: Any, languages: list[str], options: dict[str, Any], message: str) -> None:

@@ -40,11 +40,11 @@ def _loss(model: Any, probes: ProbeSet, *neurons: tuple[int, int]) -> float:
 
 @pytest.fixture(scope="module")
 def verified(leaking: Any, probes: ProbeSet) -> VerifiedNeurons:
-    return verify_neurons(leaking, probes, neurons_of(leaking, SHORT), n_probes=4, contrast=0.5, progress=False)
+    return verify_neurons(leaking, probes, neurons=neurons_of(leaking, SHORT), n_probes=4, contrast=0.5, progress=False)
 
 
 def test_effects_are_those_of_ablation(leaking: Any, probes: ProbeSet) -> None:
-    found = verify_neurons(leaking, probes, neurons_of(leaking, SHORT), n_probes=99, progress=False)
+    found = verify_neurons(leaking, probes, neurons=neurons_of(leaking, SHORT), n_probes=99, progress=False)
     private, public = probes.filter(group="private"), probes.filter(group="public")
     assert (found.n_private, found.n_public) == (len(private), len(public))
     assert {(row.layer, row.neuron) for row in found.effects.itertuples()} == set(SHORT)
@@ -76,7 +76,7 @@ def test_what_is_kept_helps_and_what_is_not_does_not(verified: VerifiedNeurons, 
 
     assert worth(*verified.kept) >= worth(*SHORT) - 1e-9
     options: dict[str, Any] = {"n_probes": 4, "contrast": 0.5, "progress": False}
-    none = verify_neurons(leaking, probes, neurons_of(leaking, SHORT), min_gain=9e9, **options)
+    none = verify_neurons(leaking, probes, neurons=neurons_of(leaking, SHORT), min_gain=9e9, **options)
     assert not len(none.kept) and none.effects.set_private.isna().all()
 
 
@@ -94,7 +94,7 @@ def test_a_neuron_that_does_nothing_is_dropped(leaking: Any, probes: ProbeSet) -
         private = probes.filter(group="private")
         losses = {index: _loss(leaking, private, (1, index)) for index in range(12)}
         best = max(losses, key=lambda index: losses[index])
-        found = verify_neurons(leaking, private, neurons_of(leaking, [(1, 5), (1, best)]), progress=False)
+        found = verify_neurons(leaking, private, neurons=neurons_of(leaking, [(1, 5), (1, best)]), progress=False)
     assert losses[best] > 0 and losses[5] == pytest.approx(0, abs=1e-12)
     assert found.kept.neurons == {(1, best)}
 
@@ -144,7 +144,7 @@ def test_neurons_that_back_each_other_up_are_kept(leaking: Any, probes: ProbeSet
             "xlmech.neurons.selection.verify.exact_effects",
             lambda *_, neurons, **__: torch.zeros(len(neurons), dtype=torch.float64),
         )
-        found = verify_neurons(leaking, private, chosen, progress=False)
+        found = verify_neurons(leaking, private, neurons=chosen, progress=False)
     assert found.kept == chosen
     assert found.effects.private.tolist() == [0, 0]
     assert found.effects.set_private.tolist()[1] > 0
@@ -152,7 +152,7 @@ def test_neurons_that_back_each_other_up_are_kept(leaking: Any, probes: ProbeSet
 
 def test_without_public_probes(leaking: Any, probes: ProbeSet) -> None:
     private = probes.filter(group="private")
-    found = verify_neurons(leaking, private, neurons_of(leaking, SHORT), n_probes=3, progress=False)
+    found = verify_neurons(leaking, private, neurons=neurons_of(leaking, SHORT), n_probes=3, progress=False)
     assert (found.n_private, found.n_public) == (3, 0)
     assert found.effects.public.isna().all() and found.effects.set_public.isna().all()
     assert found.effects.private.notna().all()
@@ -160,7 +160,7 @@ def test_without_public_probes(leaking: Any, probes: ProbeSet) -> None:
 
 def test_the_shortlist_is_cut_by_worth(leaking: Any, probes: ProbeSet, verified: VerifiedNeurons) -> None:
     found = verify_neurons(
-        leaking, probes, neurons_of(leaking, SHORT), n_probes=4, contrast=0.5, max_neurons=2, progress=False
+        leaking, probes, neurons=neurons_of(leaking, SHORT), n_probes=4, contrast=0.5, n_neurons=2, progress=False
     )
     worth = (verified.effects.private - 0.5 * verified.effects.public).sort_values(ascending=False)
     best = verified.effects.loc[worth.index[:2], ["layer", "neuron"]]
@@ -179,7 +179,7 @@ def test_save_and_load(verified: VerifiedNeurons, tmp_path: Any) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"max_neurons": 0}, "max_neurons must be 1 or more, or None for all; got 0"),
+        ({"n_neurons": 0}, "n_neurons must be 1 or more, or None for all; got 0"),
         ({"contrast": -1.0}, "contrast must be a finite number from 0 on, got -1.0"),
         ({"min_gain": math.nan}, "min_gain must be a finite number from 0 on, got nan"),
         ({"n_probes": 0}, "n_probes must be a finite number from 1 on, got 0"),
@@ -187,13 +187,13 @@ def test_save_and_load(verified: VerifiedNeurons, tmp_path: Any) -> None:
 )
 def test_numbers_out_of_range(leaking: Any, probes: ProbeSet, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        verify_neurons(leaking, probes, neurons_of(leaking, SHORT), **options)
+        verify_neurons(leaking, probes, neurons=neurons_of(leaking, SHORT), **options)
 
 
 def test_refusals(leaking: Any, probes: ProbeSet) -> None:
     with pytest.raises(ValueError, match="no private probes to verify neurons with"):
-        verify_neurons(leaking, probes.filter(group="public"), neurons_of(leaking, SHORT))
+        verify_neurons(leaking, probes.filter(group="public"), neurons=neurons_of(leaking, SHORT))
     with pytest.raises(ValueError, match="no neurons to verify: the set is empty"):
-        verify_neurons(leaking, probes, neurons_of(leaking, []))
+        verify_neurons(leaking, probes, neurons=neurons_of(leaking, []))
     with pytest.raises(ValueError, match="this one has"):
-        verify_neurons(leaking, probes, NeuronSet(frozenset({(0, 1)}), 9, 64))
+        verify_neurons(leaking, probes, neurons=NeuronSet(frozenset({(0, 1)}), 9, 64))

@@ -1,16 +1,16 @@
-"""Neuron selection as in earlier work, with its published constants: what to compare a set with.
+"""Select neurons as earlier work does, with its published constants, to compare a set with.
 
-`depn`, `knowledge_neurons` and `apneap` attribute a text's answer by an equal-step sum from a ZERO baseline, keep the neurons
-that reach a part of the text's maximum, and let the texts vote. In models with a norm after the MLP (Gemma 2 and 3, OLMo 2)
-that sum does not converge, because the norm hides any scaling of the activations; they are run as published all the same, and
-warn where the completeness error shows it. There the gradient at zero outweighs the rest of the path: on the demo model it is 94
-to 100 % of the sum (its norm, 12 texts), so that left and inclusive sums rank alike, and `depn` and `knowledge_neurons` differ
-only by their votes. `lape` finds neurons of a language, not of an answer.
+`depn`, `knowledge_neurons` and `apneap` attribute a text's answer by an equal-step sum from a ZERO baseline, mark the neurons
+that reach a part of the text's maximum, and keep those that enough texts mark. In models with a norm after the MLP (Gemma 2 and
+3, OLMo 2) that sum does not converge, because the norm hides any scaling of the activations; they are run as published all the
+same, and warn where the completeness error shows it. There the gradient at zero outweighs the rest of the path: on the demo model
+it is 94 to 100 % of the sum (its norm, 12 texts), so that left and inclusive sums rank alike, and `depn` and `knowledge_neurons`
+differ only by how texts are counted. `lape` finds neurons of a language, not of an answer.
 
-Compare at equal counts: `count` cuts a set in the order of the recipe's own ranking, or fills it up. What the published rule
-keeps comes first; then, of those it does not keep, the neurons that most texts vote for; then those with the largest mean
-attribution. So where the rule keeps few (on the demo model DEPN's keeps one neuron of 36,864), a set of many is mostly the
-ranking, not the rule. Random sets to compare with are in `xlmech.neurons.random_neurons`.
+Compare at equal `n_neurons`, which cuts a set in the order of the recipe's own ranking, or fills it up. What the published rule
+keeps comes first; then the neurons that most texts mark; then those with the largest mean attribution. So where the rule keeps
+few (on the demo model DEPN's keeps one neuron of 36,864), a set of many is mostly the ranking, not the rule. Random sets to
+compare with are in `xlmech.neurons.random_neurons`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from xlmech.data.probes import ProbeSet
 from xlmech.engine.batching import mean_over_tokens
 from xlmech.models.backends import backend_of
 from xlmech.neurons.neuron_set import NeuronSet
-from xlmech.neurons.selection.votes import Ballot, ranked_set
+from xlmech.neurons.selection.votes import ThresholdVote, ranked_set
 
 _GATE = "mlp.hook_pre"
 
@@ -42,11 +42,11 @@ def depn(
     steps: int = 20,
     threshold: float = 0.1,
     min_share: float = 0.5,
-    count: int | None = None,
+    n_neurons: int | None = None,
     max_answer_tokens: int | None = None,
     progress: bool = True,
 ) -> NeuronSet:
-    """DEPN's privacy neurons: at least 0.1 of a text's maximum, in at least half of the texts.
+    """Choose DEPN's privacy neurons: at least 0.1 of a text's maximum, in at least half of the texts.
 
     Attribution is of the answer's probability, by the left sum of 20 steps from zero. Ranked by the share of texts, then by
     the mean of the normalised attribution.
@@ -58,14 +58,14 @@ def depn(
         steps: Steps of the sum.
         threshold: Least part of a text's maximum.
         min_share: Least share of texts.
-        count: Number of neurons, by the ranking, which goes on below `min_share` and `threshold` (see the module); those that
+        n_neurons: Number of neurons, by the ranking, which goes on below `min_share` and `threshold` (see the module); those that
             pass `min_share` by default, which may be none.
         max_answer_tokens: Attribute only the first so many tokens of each answer.
         progress: Whether to show a progress bar.
 
     Raises:
-        ValueError: No private probes in `language`, a constant out of range, or `count` of more neurons than have any positive
-            attribution.
+        ValueError: No private probes in `language`, a constant out of range, or `n_neurons` above the number of neurons that have
+            any positive attribution.
 
     Warns:
         UserWarning: The sum does not converge; see the module.
@@ -73,8 +73,8 @@ def depn(
     Source:
         Wu et al. 2023, arXiv:2310.20138. Differs: the tokens of an answer are summed, where the paper has their product.
     """
-    ballot = Ballot(probes, language, steps, threshold, min_share, count, max_answer_tokens, progress)
-    return ballot.elect(backend_of(model), "depn", metric="prob", rule="left", reaches=operator.ge)
+    vote = ThresholdVote(probes, language, steps, threshold, min_share, n_neurons, max_answer_tokens, progress)
+    return vote.neurons(backend_of(model), "depn", metric="prob", rule="left", reaches=operator.ge)
 
 
 def knowledge_neurons(
@@ -85,16 +85,15 @@ def knowledge_neurons(
     steps: int = 20,
     threshold: float = 0.3,
     min_share: float = 0.7,
-    count: int | None = None,
+    n_neurons: int | None = None,
     max_answer_tokens: int | None = None,
     progress: bool = True,
 ) -> NeuronSet:
-    """Knowledge neurons of the private facts: above 0.3 of a prompt's maximum, in more than 0.7 of the prompts of a fact.
+    """Choose knowledge neurons of private facts: above 0.3 of a prompt's maximum, in more than 0.7 of a fact's prompts.
 
     Attribution is of the answer's probability, by the mean gradient at 20 points from zero to the activation, both included.
     The set is the union over facts, ranked by the number of facts, then by the share of prompts, then by the mean of the
-    normalised attribution. A fact's prompts are its probes: give several templates, since a single prompt has nothing to be
-    shared with.
+    normalised attribution. A fact's prompts are its probes: give several templates.
 
     Args:
         model: Hooked model.
@@ -105,21 +104,17 @@ def knowledge_neurons(
             code has 0.2.
         min_share: Share of a fact's prompts to exceed. 0.7 is the paper's, which then moves it by steps of 0.05 until a fact
             has two to five neurons; the package has 0.5.
-        count: Number of neurons, by the ranking, as of `depn`; those of any fact by default, which may be none.
+        n_neurons: As of `depn`; those of any fact by default, which may be none.
         max_answer_tokens: See `depn`.
         progress: See `depn`.
 
-    Raises:
-        ValueError: As `depn`.
-
-    Warns:
-        UserWarning: As `depn`; every fact has a single prompt, which leaves of this rule only its threshold.
+    Raises, warns: as `depn`; it also warns where every fact has a single prompt, which leaves of this rule only its threshold.
 
     Source:
         Dai et al. 2022, arXiv:2104.08696; inclusive points: its package knowledge-neurons (EleutherAI).
     """
-    ballot = Ballot(probes, language, steps, threshold, min_share, count, max_answer_tokens, progress)
-    return ballot.elect(
+    vote = ThresholdVote(probes, language, steps, threshold, min_share, n_neurons, max_answer_tokens, progress)
+    return vote.neurons(
         backend_of(model), "knowledge_neurons", metric="prob", rule="inclusive", reaches=operator.gt, by_fact=True
     )
 
@@ -132,11 +127,11 @@ def apneap(
     steps: int = 10,
     threshold: float = 0.1,
     min_share: float = 0.5,
-    count: int | None = None,
+    n_neurons: int | None = None,
     max_answer_tokens: int | None = None,
     progress: bool = True,
 ) -> NeuronSet:
-    """APNEAP's privacy neurons: by size, above 0.1 of a text's largest, in more than half of the texts.
+    """Choose APNEAP's privacy neurons: by size, above 0.1 of a text's largest, in more than half of the texts.
 
     Attribution is of the answer's log-probability (a token's gradient divided by its probability), by the left sum of 10 steps
     from zero; its sign is dropped, so that neurons that work against the answer are among the chosen. Ranked by the share of
@@ -152,23 +147,19 @@ def apneap(
         steps: Steps of the sum.
         threshold: Part of a text's largest to exceed.
         min_share: Share of texts to exceed.
-        count: See `depn`.
+        n_neurons: See `depn`.
         max_answer_tokens: See `depn`.
         progress: See `depn`.
 
-    Raises:
-        ValueError: As `depn`.
-
-    Warns:
-        UserWarning: As `depn`.
+    Raises, warns: as `depn`.
 
     Source:
         Wu et al. 2024, aclanthology.org/2024.findings-acl.315; constants: the defaults of its released scripts. Differs from
         these: the gradient is read at the position that predicts the token, where they read it one further, and divided by
         the token's probability once, where they do so twice.
     """
-    ballot = Ballot(probes, language, steps, threshold, min_share, count, max_answer_tokens, progress)
-    return ballot.elect(backend_of(model), "apneap", metric="log_prob", rule="left", reaches=operator.gt, signed=False)
+    vote = ThresholdVote(probes, language, steps, threshold, min_share, n_neurons, max_answer_tokens, progress)
+    return vote.neurons(backend_of(model), "apneap", metric="log_prob", rule="left", reaches=operator.gt, signed=False)
 
 
 def lape(
@@ -178,10 +169,10 @@ def lape(
     texts: Mapping[str, Sequence[str]] | None = None,
     share: float = 0.01,
     quantile: float = 0.95,
-    count: int | None = None,
+    n_neurons: int | None = None,
     progress: bool = True,
 ) -> dict[str, NeuronSet]:
-    """LAPE's language neurons: often active in one language or few, whatever is asked.
+    """Choose language neurons as LAPE does: often active in one language or few, whatever is asked.
 
     A neuron is active at a token where what its activation function gives is positive: in gated MLPs the gate, not its product
     with the other half. Of the neurons whose activation probability exceeds, in some language, the 95th percentile over all
@@ -195,36 +186,36 @@ def lape(
             some hundred tokens, where the paper had 100 million: probabilities are coarse, and aligned in content.
         share: Share of the model's neurons with the lowest entropy.
         quantile: Of all activation probabilities, to be exceeded.
-        count: Number of neurons of each language, by the ranking; those among `share` by default.
+        n_neurons: Neurons of each language, by the ranking; those among `share` by default.
         progress: Whether to show progress bars.
 
     Returns:
-        Per language, its neurons; a neuron may belong to several.
+        By language, its neurons; a neuron may belong to several.
 
     Raises:
-        ValueError: Fewer than two languages, one without pack or text, a constant out of range, or `count` neurons that a
-            language has not.
+        ValueError: Fewer than two languages, one without pack or text, a constant out of range, or `n_neurons` neurons that a
+            language does not have.
 
     Source:
         Tang et al. 2024, arXiv:2402.16438.
     """
     plain = _plain_text(languages, texts)
-    if not (0 < share <= 1 and 0 <= quantile < 1) or (count is not None and count < 1):
+    if not (0 < share <= 1 and 0 <= quantile < 1) or (n_neurons is not None and n_neurons < 1):
         raise ValueError(
-            f"share must be in (0, 1], quantile in [0, 1), count 1 or more; got {share}, {quantile}, {count}"
+            f"share must be in (0, 1], quantile in [0, 1), n_neurons 1 or more; got {share}, {quantile}, {n_neurons}"
         )
     backend = backend_of(model)
-    found = [
+    by_language = [
         mean_over_tokens(backend, own, _GATE, lambda value: value > 0, progress=f"{code} text" if progress else "")
         for code, own in plain.items()
     ]
-    probabilities = torch.stack(found).flatten(1).numpy()
+    probabilities = torch.stack(by_language).flatten(1).numpy()
     bar = np.quantile(probabilities, quantile)
     order = np.flatnonzero((probabilities > bar).any(0))
     order = order[np.lexsort((-probabilities.max(0)[order], stats.entropy(probabilities[:, order], axis=0)))]
     lowest = np.isin(np.arange(probabilities.shape[1]), order[: round(share * probabilities.shape[1])])
     return {
-        code: ranked_set(backend, f"lape in {code}", order, lowest & (own > bar), own > bar, count)
+        code: ranked_set(backend, f"lape in {code}", order, lowest & (own > bar), own > bar, n_neurons)
         for code, own in zip(plain, probabilities, strict=True)
     }
 

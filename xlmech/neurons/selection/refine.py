@@ -1,4 +1,4 @@
-"""From a shortlist to a set that stands up to deactivation: what helps of it, and the fewest that reduce as wanted."""
+"""From a shortlist to a set that stands up to ablation: what helps of it, and the fewest that reduce as wanted."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import pandas as pd
 from xlmech.data.probes import ProbeSet
 from xlmech.neurons.privacy_neurons import PrivacyNeurons
 from xlmech.neurons.selection.minimal_set import fewest_neurons
-from xlmech.neurons.selection.verify import verify_neurons
+from xlmech.neurons.selection.verify import pairs_of, verify_neurons
 
 
 def refine_universal(
     model: Any,
-    found: PrivacyNeurons,
+    located: PrivacyNeurons,
     private: ProbeSet,
     public: ProbeSet,
     *,
@@ -25,43 +25,44 @@ def refine_universal(
     contrast: float,
     progress: bool,
 ) -> PrivacyNeurons:
-    """`found` with fewer universal neurons; arguments as of `locate_privacy_neurons`, language-specific ones stay as they are.
+    """Return `located` with fewer universal neurons; arguments as of `locate_privacy_neurons`, specific ones stay as they are.
 
     Returns:
         With `verify`, `chosen` has columns `effect_private` and `effect_public` more: the exact effect of each universal neuron
         alone (nats per token; NaN for others), by whose difference they are in order.
 
     Raises:
-        ValueError: With `target_reduction`, none of the private values comes out.
+        ValueError: With `target_reduction`, none of the private values is extracted.
 
     Warns:
-        UserWarning: No universal neuron is there to refine, none of them helps, or not all together reach `target_reduction`.
+        UserWarning: There is no universal neuron, none of them helps, or not all together reach `target_reduction`.
     """
-    is_universal = found.chosen.kind == "universal"
-    rows, others = found.chosen[is_universal], found.chosen[~is_universal]
+    is_universal = located.chosen.kind == "universal"
+    rows, specific = located.chosen[is_universal], located.chosen[~is_universal]
     if rows.empty:
         warnings.warn("no universal neuron was found, so that there is nothing to verify or to cut", stacklevel=3)
-        return found
+        return located
     if verify:
-        verified = verify_neurons(model, private, found.universal, public=public, contrast=contrast, progress=progress)
+        verified = verify_neurons(
+            model, private, neurons=located.universal, public=public, contrast=contrast, progress=progress
+        )
         effects = verified.effects[verified.effects.kept][["layer", "neuron", "private", "public"]]
         effects = effects.rename(columns={"private": "effect_private", "public": "effect_public"})
-        rows = effects.merge(rows, on=["layer", "neuron"], how="left")[[*found.chosen, *effects.columns[2:]]]
+        rows = effects.merge(rows, on=["layer", "neuron"], how="left")[[*located.chosen, *effects.columns[2:]]]
         if rows.empty:
             warnings.warn(
-                "none of the universal neurons helps: deactivating them takes no more from private answers than from public "
+                "none of the universal neurons helps: ablating them takes no more from private answers than from public "
                 "ones; take a larger n_neurons, or a smaller contrast",
                 stacklevel=3,
             )
     if target_reduction is not None and len(rows):
-        few = fewest_neurons(model, private, rows, target_reduction=target_reduction, progress=progress)
-        kept = [neuron in few.neurons for neuron in zip(rows.layer, rows.neuron, strict=True)]
-        rows = rows[kept]
-        if not few.reached:
+        fewest = fewest_neurons(model, private, ranking=rows, target_reduction=target_reduction, progress=progress)
+        rows = rows[[neuron in fewest.neurons for neuron in pairs_of(rows)]]
+        if not fewest.reached:
             warnings.warn(
-                f"the shortlist reduces extraction on these probes by {few.reduction:.0%} at most, with {len(rows)} neurons, "
+                f"the shortlist reduces extraction on these probes by {fewest.reduction:.0%} at most, with {len(rows)} neurons, "
                 f"not by the {target_reduction:.0%} wanted; take a larger n_neurons",
                 stacklevel=3,
             )
-    chosen = pd.concat([part for part in (rows, others) if len(part)] or [rows], ignore_index=True)
-    return dataclasses.replace(found, chosen=chosen)
+    chosen = pd.concat([part for part in (rows, specific) if len(part)] or [rows], ignore_index=True)
+    return dataclasses.replace(located, chosen=chosen)

@@ -1,9 +1,9 @@
-"""How the recipes of earlier work choose: attribution by equal-step sums from zero, then a vote of the texts."""
+"""Select neurons by a vote of texts: attribution by equal-step sums from zero, then the share of texts above a threshold."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from xlmech.data.probes import Probe, ProbeSet
+from xlmech.data.probes import ProbeSet
 from xlmech.engine.batching import run_forced
 from xlmech.metrics.attribution import normalised_attribution
 from xlmech.metrics.quadrature import Quadrature
@@ -25,73 +25,21 @@ from xlmech.progress import progress_bar
 
 
 @dataclass(frozen=True)
-class Votes:
-    """What some texts choose.
-
-    Attributes:
-        share: (neuron,) over all layers: share of texts that keep a neuron.
-        mean: (neuron,) mean normalised attribution.
-        errors: Completeness error of every text and layer.
-    """
-
-    share: NDArray[np.float64]
-    mean: NDArray[np.float64]
-    errors: list[float]
-
-
-def count_votes(
-    backend: Backend,
-    texts: Sequence[Probe],
-    keeps: Callable[[torch.Tensor], torch.Tensor],
-    *,
-    metric: Metric,
-    rule: Quadrature,
-    steps: int,
-    max_answer_tokens: int | None,
-    progress: bool,
-    signed: bool = True,
-) -> Votes:
-    """Attribute each text's answer from zero, at the positions that predict its tokens, and count who keeps what.
-
-    `keeps` takes (neuron,) attributions, or their sizes unless `signed`, as parts of the text's largest.
-    """
-    n_texts, errors = 0, list[float]()
-    zero = zero_baseline(backend)
-    kept = total = torch.zeros(zero.numel(), dtype=torch.float64)
-    for probe in progress_bar(texts, "attribution", shown=progress):
-        item = encode_probe(backend, probe, max_answer_tokens=max_answer_tokens)
-        forced = run_forced(backend, item.prompt, item.answer, NEURON_HOOK, what=f"probe {item.id}")
-        scores, error = integrated_gradients(
-            backend, forced, zero, nodes=steps, positions="last", metric=metric, rule=rule
-        )
-        errors += error.tolist()
-        part = normalised_attribution(scores if signed else scores.abs()).flatten().cpu().double()
-        kept, total, n_texts = kept + keeps(part), total + part, n_texts + 1
-    return Votes(share=(kept / n_texts).numpy(), mean=(total / n_texts).numpy(), errors=errors)
-
-
-@dataclass(frozen=True)
-class Ballot:
-    """Which texts vote, and the constants of their vote.
-
-    The fields are the parameters of `xlmech.neurons.selection.published.depn`.
-
-    Raises:
-        ValueError: A constant out of range.
-    """
+class ThresholdVote:
+    """Which texts vote, and the constants of their vote: the parameters of `depn`."""
 
     probes: ProbeSet
     language: str | None
     steps: int
     threshold: float
     min_share: float
-    count: int | None
+    n_neurons: int | None
     max_answer_tokens: int | None
     progress: bool
 
     def __post_init__(self) -> None:
-        if self.steps < 2 or (self.count is not None and self.count < 1):
-            raise ValueError(f"steps must be 2 or more and count 1 or more, got {self.steps} and {self.count}")
+        if self.steps < 2 or (self.n_neurons is not None and self.n_neurons < 1):
+            raise ValueError(f"steps must be 2 or more and n_neurons 1 or more, got {self.steps} and {self.n_neurons}")
         if not (0 < self.threshold < 1 and 0 < self.min_share <= 1):
             raise ValueError(
                 f"threshold must be in (0, 1) and min_share in (0, 1], got {self.threshold} and {self.min_share}"
@@ -101,7 +49,7 @@ class Ballot:
                 f"max_answer_tokens must be at least 1, or None for whole answers; got {self.max_answer_tokens}"
             )
 
-    def elect(
+    def neurons(
         self,
         backend: Backend,
         recipe: str,
@@ -112,10 +60,7 @@ class Ballot:
         signed: bool = True,
         by_fact: bool = False,
     ) -> NeuronSet:
-        """The set of a recipe, ranked by how many electorates keep a neuron, then by share of texts, then by mean attribution.
-
-        `count` fills the set up beyond what the recipe keeps with the next of this ranking: first what some text votes for, then
-        what has a positive mean attribution, though below the threshold in every text.
+        """Rank neurons by how many groups of texts keep them, then by share of texts, then by mean attribution, and take a set.
 
         Args:
             backend: The model.
@@ -124,76 +69,66 @@ class Ballot:
             rule: Of the sum.
             reaches: `ge` or `gt`, of thresholds and shares.
             signed: Whether attributions keep their sign.
-            by_fact: Whether every fact's texts vote apart; otherwise all texts are one electorate.
-
-        Raises:
-            ValueError: No private probes in the language, or `count` of more neurons than have any attribution.
+            by_fact: Whether each fact's texts are a group; otherwise all texts are one.
         """
         texts = self._texts()
-        electorates = _by_record(texts) if by_fact else [list(texts)]
-        if by_fact and max(map(len, electorates)) == 1:
-            warnings.warn(
-                f"{recipe}: every fact has one prompt, so that its neurons cannot be those its prompts share: whatever is above "
-                "the threshold once is kept. Give probes of several templates",
-                stacklevel=3,
-            )
-        passing = share = mean = np.zeros(1)
-        errors: list[float] = []
-        for own in progress_bar(electorates, "facts", shown=self.progress and by_fact):
-            votes = count_votes(
-                backend,
-                own,
-                lambda part: reaches(part, self.threshold),
-                metric=metric,
-                rule=rule,
-                steps=self.steps,
-                max_answer_tokens=self.max_answer_tokens,
-                progress=self.progress and not by_fact,
-                signed=signed,
-            )
-            passing, share = passing + reaches(votes.share, self.min_share), share + votes.share
-            mean, errors = mean + votes.mean, errors + votes.errors
+        groups = [list(texts)]
+        if by_fact:
+            groups = [[probe for probe in texts if probe.record.id == record.id] for record in texts.records]
+            if max(map(len, groups)) == 1:
+                warnings.warn(
+                    f"{recipe}: every fact has one prompt, so that its neurons cannot be those its prompts share: whatever is "
+                    "above the threshold once is kept. Give probes of several templates",
+                    stacklevel=3,
+                )
+        zero, errors = zero_baseline(backend), list[float]()
+        n_keeping = share = mean = np.zeros(1)
+        for group in progress_bar(groups, "facts", shown=self.progress and by_fact):
+            marked = total = torch.zeros(zero.numel(), dtype=torch.float64)
+            for probe in progress_bar(group, "attribution", shown=self.progress and not by_fact):
+                item = encode_probe(backend, probe, max_answer_tokens=self.max_answer_tokens)
+                forced = run_forced(backend, item.prompt, item.answer, NEURON_HOOK, what=f"probe {item.id}")
+                scores, error = integrated_gradients(
+                    backend, forced, zero, nodes=self.steps, positions="last", metric=metric, rule=rule
+                )
+                errors += error.tolist()
+                part = normalised_attribution(scores if signed else scores.abs()).flatten().cpu().double()
+                marked, total = marked + reaches(part, self.threshold), total + part
+            share_of_group = (marked / len(group)).numpy()
+            n_keeping, share = n_keeping + reaches(share_of_group, self.min_share), share + share_of_group
+            mean = mean + (total / len(group)).numpy()
         remedy = (
             f"{recipe} is run as published; compare attribute_neurons with integrated gradients from baseline='mean'."
         )
         warn_if_incomplete(errors, "zero", remedy=remedy, stacklevel=3)
-        order, eligible = np.lexsort((-mean, -share, -passing)), (share > 0) | (mean > 0)
-        return ranked_set(backend, recipe, order, passing > 0, eligible, self.count)
+        order, eligible = np.lexsort((-mean, -share, -n_keeping)), (share > 0) | (mean > 0)
+        return ranked_set(backend, recipe, order, n_keeping > 0, eligible, self.n_neurons)
 
     def _texts(self) -> ProbeSet:
-        """The private probes in the language."""
+        """Take the private probes in the language."""
         private = self.probes.filter(group="private")
         if not len(private):
             raise ValueError("no private probes to choose neurons with; records of group 'private' are needed")
-        if self.language is None:
-            return private
-        if self.language not in private.languages:
+        if self.language not in (None, *private.languages):
             raise ValueError(
                 f"no private probes in {self.language!r}: set language= to one of {', '.join(private.languages)}, or to None "
                 "for all"
             )
-        return private.filter(languages=[self.language])
+        return private if self.language is None else private.filter(languages=[self.language])
 
 
 def ranked_set(
     backend: Backend,
     recipe: str,
     order: NDArray[np.intp],
-    passing: NDArray[np.bool_],
-    eligible: NDArray[np.bool_],
-    count: int | None,
+    is_kept: NDArray[np.bool_],
+    is_eligible: NDArray[np.bool_],
+    n_neurons: int | None,
 ) -> NeuronSet:
-    """The neurons that pass, or the first `count` eligible ones of an order that has those that pass in front."""
-    ranking = order[eligible[order]]
-    if count is not None and count > len(ranking):
-        raise ValueError(f"{recipe}: {count} neurons wanted, but it ranks only {len(ranking)}; ask for fewer")
-    wanted = ranking[: int(passing.sum()) if count is None else count]
-    pairs = frozenset(divmod(int(index), backend.d_mlp) for index in wanted)
+    """Take the neurons kept, or the first `n_neurons` eligible ones of an order that begins with those kept."""
+    ranking = order[is_eligible[order]]
+    if n_neurons is not None and n_neurons > len(ranking):
+        raise ValueError(f"{recipe}: {n_neurons} neurons wanted, but it ranks only {len(ranking)}; ask for fewer")
+    chosen = ranking[: int(is_kept.sum()) if n_neurons is None else n_neurons]
+    pairs = frozenset(divmod(int(index), backend.d_mlp) for index in chosen)
     return NeuronSet(pairs, backend.n_layers, backend.d_mlp, model_name(backend.model))
-
-
-def _by_record(texts: ProbeSet) -> list[list[Probe]]:
-    facts: dict[str, list[Probe]] = {}
-    for probe in texts:
-        facts.setdefault(probe.record.id, []).append(probe)
-    return list(facts.values())
