@@ -169,9 +169,7 @@ def by_hand(monkeypatch: pytest.MonkeyPatch, prompts: ProbeSet) -> ProbeSet:
     facts = [probe.id for record in texts.records for probe in texts if probe.record == record]
     rows = dict(zip(facts, table.view(9, N_LAYERS, D_MLP), strict=True))
     monkeypatch.setattr(votes, "run_forced", lambda *_, what: what.removeprefix("probe "))
-    monkeypatch.setattr(
-        recipes, "integrated_gradients", lambda _, name, *__, **___: (rows[name], torch.zeros(N_LAYERS))
-    )
+    monkeypatch.setattr(votes, "integrated_gradients", lambda _, name, *__, **___: (rows[name], torch.zeros(N_LAYERS)))
     return texts
 
 
