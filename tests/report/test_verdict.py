@@ -214,8 +214,7 @@ def test_no_range_of_one_and_no_number_that_is_none() -> None:
     assert costs[0] == "Public facts known before: 90 % kept."
     two = effects.assign(before=0.8, after=0.2, reduction=[0.75, 0.5, 0.1, 0.2, 0.05], low=0.0, high=1.0)
     assert (
-        ", from 50 % less to 75 % less by language."
-        in judged(result, mitigation=replace(done, effects=two)).gains[0]
+        ", from 50 % less to 75 % less by language." in judged(result, mitigation=replace(done, effects=two)).gains[0]
     )
     every = (*found.gains, *found.costs, *costs, found.mitigation, found.summary, *found.where, *found.certainty)
     assert not any(re.search(r"\bnan\b", line) for line in every)
