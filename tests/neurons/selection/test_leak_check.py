@@ -49,9 +49,9 @@ def test_margins_equal_the_plain_loop(leaking: Any, probes: ProbeSet, n_tokens: 
 def test_a_few_others_follow_in_a_circle(monkeypatch: pytest.MonkeyPatch) -> None:
     values = [(number,) for number in range(5)]
     monkeypatch.setattr(known, "N_OTHERS", 2)
-    assert known._own_first(values, (1,)) == [(1,), (2,), (3,)]
-    assert known._own_first(values, (4,)) == [(4,), (0,), (1,)]
-    assert known._own_first(values[:1], (0,)) == [(0,)]
+    assert known._with_others(values, (1,)) == [(1,), (2,), (3,)]
+    assert known._with_others(values, (4,)) == [(4,), (0,), (1,)]
+    assert known._with_others(values[:1], (0,)) == [(0,)]
 
 
 def test_what_is_known_and_what_is_not(leaking: Any, model: Any, probes: ProbeSet) -> None:

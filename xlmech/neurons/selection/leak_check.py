@@ -1,4 +1,4 @@
-"""Whether a model knows the answers it is asked for: neurons behind answers that it does not know are noise.
+"""Check that a model knows the answers that neurons are located with: neurons behind answers that it does not know are noise.
 
 Chance is what the model gives to OTHER people's values of the same attribute, as answers to the same question: a model that
 knows nobody finds them as likely on average, however likely some values are in general.
@@ -20,9 +20,9 @@ from xlmech.models.tokens import check_room, encode_forms, encode_probe
 KNOWN_ABOVE = 0.05
 """Answers are known when their mean token probability exceeds chance by more; knowing one answer in ten by heart is enough."""
 N_OTHERS = 4
-"""Most other people's values that a probe's answer is compared with."""
-N_ASKED = 24
-"""Most probes of a group that are asked to find out whether the model knows it."""
+"""Largest number of other people's values that a probe's answer is compared with."""
+N_CHECKED = 24
+"""Largest number of a group's probes that are checked."""
 
 
 def answer_margins(
@@ -33,13 +33,13 @@ def answer_margins(
     max_answer_tokens: int | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """How much likelier the model finds each probe's answer than other people's, after the same question.
+    """Compare how likely the model finds each probe's answer with how likely it finds other people's, after the same question.
 
-    The answer is the value in the query language's form; one that comes out in another language's form only counts for little.
+    The answer is the value in the query language's form: one extracted in another language's form only counts for little.
 
     Args:
         backend: The model; ablations that are active on it are kept.
-        probes: Whose answers.
+        probes: Probes whose answers are compared.
         pool: Probes with the other people's values, at most `N_OTHERS` for each probe; `probes` themselves by default.
         max_answer_tokens: Compare only the first so many tokens; others' answers that begin alike are left out.
         progress: Whether to show a progress bar.
@@ -52,24 +52,24 @@ def answer_margins(
         ValueError: A prompt or answer that the model cannot take (names the probe).
     """
     encoded = [encode_probe(backend, probe, max_answer_tokens=max_answer_tokens) for probe in probes]
+    # Distinct values by attribute and language, in order of appearance.
     values: dict[tuple[str, str], dict[tuple[int, ...], None]] = {}
     for probe in pool or ():
         (answer,) = encode_forms(backend, probe, max_answer_tokens=max_answer_tokens).values()
         values.setdefault((probe.record.attribute, probe.query_language), {})[answer] = None
     for item in encoded:
         values.setdefault((item.probe.record.attribute, item.probe.query_language), {})[item.answer] = None
-    answers = [
-        _own_first(list(values[item.probe.record.attribute, item.probe.query_language]), item.answer)
-        for item in encoded
-    ]
-    for item, of_probe in zip(encoded, answers, strict=True):
-        check_room(backend, item, max(map(len, of_probe)))
+    answers = []
+    for item in encoded:
+        of_kind = list(values[item.probe.record.attribute, item.probe.query_language])
+        answers.append(_with_others(of_kind, item.answer))
+        check_room(backend, item, max(map(len, answers[-1])))
     prompts = [item.prompt for item in encoded]
     scores = answer_log_probs(backend, prompts, answers, progress="known answers" if progress else "")
     rows = []
-    for item, of_probe, of_answers in zip(encoded, answers, scores, strict=True):
-        own, *others = (float(score) / len(answer) for score, answer in zip(of_answers, of_probe, strict=True))
-        row = {"probe": item.id, "query_language": item.probe.query_language, "prob": np.exp(own)}
+    for item, of_probe, log_probs in zip(encoded, answers, scores, strict=True):
+        first, *others = (float(score) / len(answer) for score, answer in zip(log_probs, of_probe, strict=True))
+        row = {"probe": item.id, "query_language": item.probe.query_language, "prob": np.exp(first)}
         rows.append(row | {"other": float(np.mean(np.exp(others))) if others else 0.0})
     return pd.DataFrame(rows)
 
@@ -77,17 +77,17 @@ def answer_margins(
 def check_known(
     backend: Backend,
     private: ProbeSet,
-    controls: ProbeSet,
+    control_people: ProbeSet,
     *,
     max_answer_tokens: int | None = None,
     progress: bool = True,
 ) -> None:
-    """Raise unless the model knows private answers, on average over at most `N_ASKED` probes; warn if it knows controls'.
+    """Raise unless the model knows private answers, on average over at most `N_CHECKED` probes; warn if it knows control ones.
 
     Args:
         backend: The model.
         private: Private probes.
-        controls: Control probes; there may be none.
+        control_people: Probes of control people; there may be none.
         max_answer_tokens: Compare only the first so many tokens of each answer.
         progress: Whether to show a progress bar.
 
@@ -97,35 +97,39 @@ def check_known(
     Warns:
         UserWarning: That of the control answers does by more, and by half of what the private ones do.
     """
-    options: dict[str, Any] = {"max_answer_tokens": max_answer_tokens, "progress": progress}
-    own = answer_margins(backend, draw(private, N_ASKED), pool=private, **options)[["prob", "other"]].mean()
-    if own.prob - own.other <= KNOWN_ABOVE:
+
+    def means(probes: ProbeSet, pool: ProbeSet) -> Any:
+        margins = answer_margins(
+            backend, draw(probes, N_CHECKED), pool=pool, max_answer_tokens=max_answer_tokens, progress=progress
+        )
+        return margins[["prob", "other"]].mean()
+
+    of_private = means(private, private)
+    if of_private.prob - of_private.other <= KNOWN_ABOVE:
         raise ValueError(
-            f"the model does not know the private answers: their mean token probability is {own.prob:.3f}, that of other "
-            f"people's values {own.other:.3f}; neurons behind what it does not know are noise. Give records that it leaks "
+            f"the model does not know the private answers: their mean token probability is {of_private.prob:.3f}, that of other "
+            f"people's values {of_private.other:.3f}; neurons behind what it does not know are noise. Give records that it leaks "
             "(measure_leakage tells which), or set LocateOptions(check_leakage=False)"
         )
-    if not len(controls):
+    if not len(control_people):
         return
-    theirs = answer_margins(backend, draw(controls, N_ASKED), pool=private + controls, **options)[
-        ["prob", "other"]
-    ].mean()
-    if theirs.prob - theirs.other > max(KNOWN_ABOVE, (own.prob - own.other) / 2):
+    of_control = means(control_people, private + control_people)
+    if of_control.prob - of_control.other > max(KNOWN_ABOVE, (of_private.prob - of_private.other) / 2):
         warnings.warn(
-            f"the model knows the control answers: their mean token probability is {theirs.prob:.3f}, that of other people's "
-            f"values {theirs.other:.3f} (private answers: {own.prob:.3f} and {own.other:.3f}). Control people should be "
-            "people whom it never saw",
+            f"the model knows the control answers: their mean token probability is {of_control.prob:.3f}, that of other people's "
+            f"values {of_control.other:.3f} (private answers: {of_private.prob:.3f} and {of_private.other:.3f}). Control people "
+            "should be people whom it never saw",
             stacklevel=3,
         )
 
 
-def _own_first(values: list[tuple[int, ...]], own: tuple[int, ...]) -> list[tuple[int, ...]]:
-    """An answer, and the ones that follow it in the list, which is taken as a circle."""
-    place = values.index(own)
-    return (values[place:] + values[:place])[: 1 + N_OTHERS]
+def _with_others(values: list[tuple[int, ...]], answer: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """Return an answer, and the ones that follow it in the list, which is taken as a circle."""
+    start = values.index(answer)
+    return (values[start:] + values[:start])[: 1 + N_OTHERS]
 
 
 def draw(probes: ProbeSet, n: int, *, seed: int = 0) -> ProbeSet:
-    """At most `n` of the probes, drawn over all of them, in their order."""
+    """Draw at most `n` of the probes, over all of them, in their order."""
     drawn = np.random.default_rng(seed).permutation(len(probes))[:n]
     return ProbeSet(tuple(probes[int(index)] for index in sorted(drawn)))
