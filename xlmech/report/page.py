@@ -22,10 +22,11 @@ import jinja2
 import pandas as pd
 from markupsafe import Markup
 
+from xlmech.data.languages import UNGUESSABLE
 from xlmech.figures import saving
-from xlmech.figures.wording import bounds, language_name, masked, ordered, percent, plain, rows_of
+from xlmech.figures.wording import bounds, joined, language_name, masked, ordered, percent, plain, rows_of
 from xlmech.leakage.above_controls import Excess
-from xlmech.report.method_text import limits, method, provenance_table, reproduce
+from xlmech.report.reproduction import provenance_table, reproduce
 from xlmech.report.run_results import RunResults, chosen_effects, read_results
 from xlmech.report.sections import Section, draw_sections
 from xlmech.report.verdict import verdict
@@ -93,8 +94,6 @@ def _render(results: RunResults, people: dict[str, Record] | None) -> str:
         revealed=people is not None,
         people=bool(people),
         verdict=judged,
-        missing=results.missing,
-        unfinished=results.unfinished,
         answers=[
             ("Where", judged.where),
             ("How sure", judged.certainty),
@@ -105,9 +104,13 @@ def _render(results: RunResults, people: dict[str, Record] | None) -> str:
         sections=sections,
         title_of=saving.title_of,
         caption_of=saving.caption_of,
+        language_name=language_name,
         records=_record_table(private, people),
-        method=list(method(results)),
-        limits=list(limits(results, not_drawn)),
+        results=results,
+        groups=[(group, part.subject.nunique(), len(part)) for group, part in probes.groupby("group", sort=False)],
+        kinds=[plain(kind) for kind in probes.attribute.unique()],
+        unguessable=joined(map(plain, UNGUESSABLE)),
+        not_drawn=not_drawn,
         provenance=provenance_table(results),
         reproduce=list(reproduce(results)),
         plotly_js=Markup(get_plotlyjs()),
