@@ -120,7 +120,7 @@ def test_whole_layers_warn(model: Any) -> None:
     layer = _set(model, *((1, index) for index in range(backend_of(model).d_mlp)))
     for how in ({}, {"mode": "scale"}, {"mode": "mean", "values": _values(model)}):
         with (
-            pytest.warns(UserWarning, match="every neuron of layer 1 is deactivated") as caught,
+            pytest.warns(UserWarning, match="every neuron of layer 1 is ablated") as caught,
             ablate(model, layer, **how),
         ):
             pass
@@ -230,7 +230,7 @@ def test_sets_by_language_act_while_it_is_asked(model: Any) -> None:
             french_and_always = _logits(model)
             with asking("de"):
                 german = _logits(model)
-        with pytest.raises(RuntimeError, match="neurons of 'fr' are deactivated only while it is asked in"):
+        with pytest.raises(RuntimeError, match="neurons of 'fr' are ablated only for prompts in 'fr'"):
             _logits(model)
     assert torch.equal(german, with_set(always))
     assert torch.equal(french_and_always, with_set(both)) and not torch.equal(german, french_and_always)

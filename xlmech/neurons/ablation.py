@@ -1,4 +1,4 @@
-"""Deactivate neurons for the length of a `with` block, in every forward pass and generation step.
+"""Ablate neurons for the length of a `with` block, in every forward pass and generation step.
 
 with ablate(model, found.universal):       # zeroed wherever the model runs
     measure_leakage(model, probes)
@@ -37,8 +37,8 @@ _NOISE_BLOCK = 64
 
 
 @dataclass(frozen=True, kw_only=True)
-class _How:
-    """What becomes of an activation, and where; `values` and `std` are (layer, neuron) on the model's device."""
+class _Edit:
+    """What replaces an activation, and where; `values` and `std` are (layer, neuron) on the model's device."""
 
     mode: Mode
     factor: float
@@ -60,24 +60,24 @@ def ablate(
     seed: int = 0,
     positions: slice | None = None,
 ) -> Iterator[Any]:
-    """Deactivate `neurons` while the block runs, in whole forward passes and in cached generation alike.
+    """Ablate `neurons` while the block runs, in whole forward passes and in cached generation alike.
 
     Blocks nest, and compose with hooks of your own in the order in which they were added; on any exit, in any order, exactly
     these hooks are removed.
 
     Args:
         model: Hooked model.
-        neurons: A set, deactivated whatever is asked; or sets by query language, each deactivated only inside
-            `asking(language)`, and the one under "" always; or privacy neurons, which are their universal set always and
-            their specific sets by language (`found.union` for all of them always).
+        neurons: A set, ablated always; or sets by query language, each ablated only inside `asking(language)`, and the one
+            under "" always; or privacy neurons: their universal set always, their specific sets by language (`found.union`
+            for all of them always).
         mode: `zero`; `mean`, replace by `values`; `scale`, multiply by `factor`; or `noise`, replace by a Gaussian draw around
             `values` with `std`, which depends on seed, layer, neuron and position alone: the same in every row and step.
-        factor: What is left of each activation with mode `scale`.
+        factor: Factor of the activations in mode `scale`.
         values: (layer, neuron) activations of modes `mean` and `noise`; see `activation_moments`.
         std: (layer, neuron) or single standard deviation of mode `noise`.
-        seed: Of mode `noise`.
-        positions: Only at these positions of the whole sequence, counted from its first token (BOS is 0; padding on the left
-            does not count, if the model is given its attention mask); also in cached generation, whose tokens follow the prompt.
+        seed: Seed of mode `noise`.
+        positions: Positions of the whole sequence at which to ablate, all by default. They count from the first token (BOS is
+            0), in cached generation too; padding on the left does not count, if the model is given its attention mask.
 
     Yields:
         The model.
@@ -88,26 +88,26 @@ def ablate(
         RuntimeError: The model is run without `asking` while sets by language are on it, or so that positions are unknown.
 
     Warns:
-        UserWarning: Every neuron of a layer is deactivated.
+        UserWarning: Every neuron of a layer is ablated.
     """
     backend = backend_of(model)
     sets = _sets(neurons)
     for chosen in sets.values():
         chosen.check_model(model_name(backend.model), backend.n_layers, backend.d_mlp)
-    how = _checked(backend, mode, factor, values, std, seed, positions)
-    _warn_of_whole_layers(sets, how)
+    edit = _checked_edit(backend, mode, factor, values, std, seed, positions)
+    _warn_of_whole_layers(sets, edit)
     with (
         follow_positions(backend)
         if mode == "noise" or positions is not None
-        else nullcontext(SequencePositions()) as places
+        else nullcontext(SequencePositions()) as sequence
     ):
         hooks = [
-            (backend.hook_name(NEURON_HOOK, layer), _hook(how, layer, indices, language, places))
+            (backend.hook_name(NEURON_HOOK, layer), _hook(edit, layer, indices, language, sequence))
             for language, chosen in sets.items()
             for layer, indices in chosen.by_layer().items()
         ]
         given = {"mode": mode, "factor": factor, "values": values, "std": std, "seed": seed, "positions": positions}
-        with backend.hooks(hooks), record_ablation(backend.model, _Active(sets=sets, how=given)):
+        with backend.hooks(hooks), record_ablation(backend.model, _Active(sets=sets, arguments=given)):
             yield model
 
 
@@ -116,15 +116,15 @@ class _Active:
     """An `ActiveAblation`: the sets by language, and the other arguments of `ablate` as they were given."""
 
     sets: Mapping[str, NeuronSet]
-    how: Mapping[str, Any]
+    arguments: Mapping[str, Any]
 
     def apply(self, model: Any) -> AbstractContextManager[Any]:
-        return ablate(model, self.sets, **self.how)
+        return ablate(model, self.sets, **self.arguments)
 
 
 @contextmanager
 def asking(language: str) -> Iterator[None]:
-    """Say that all prompts run in the block ask in `language`, for neurons that `ablate` deactivates only then.
+    """Declare that all prompts in the block ask in `language`, for neurons that `ablate` ablates only then.
 
     Nothing is guessed from the prompts: run one language's prompts at a time, e.g. `probes.filter(languages=["fr"])`. Of several
     open blocks the one entered last counts.
@@ -138,7 +138,7 @@ def asking(language: str) -> Iterator[None]:
 
 
 def _sets(neurons: NeuronSet | PrivacyNeurons | Mapping[str, NeuronSet]) -> dict[str, NeuronSet]:
-    """Sets by language, "" for always; a neuron of the set under "" is in no other, so that it is changed once."""
+    """Sets by language, "" for always; a neuron of the set under "" is in no other, so that it is ablated once."""
     if isinstance(neurons, NeuronSet):
         return {"": neurons}
     if isinstance(neurons, PrivacyNeurons):
@@ -152,7 +152,7 @@ def _sets(neurons: NeuronSet | PrivacyNeurons | Mapping[str, NeuronSet]) -> dict
     return {code: chosen - always if code and always is not None else chosen for code, chosen in neurons.items()}
 
 
-def _checked(
+def _checked_edit(
     backend: Backend,
     mode: Mode,
     factor: float,
@@ -160,7 +160,7 @@ def _checked(
     std: torch.Tensor | float | None,
     seed: int,
     positions: slice | None,
-) -> _How:
+) -> _Edit:
     check_choice("mode", mode, Mode)
     if (values is not None) != (mode in ("mean", "noise")) or (std is not None) != (mode == "noise"):
         raise ValueError(
@@ -174,13 +174,14 @@ def _checked(
         raise ValueError(f"seed must not be negative, got {seed}")
     _check_positions(positions)
     spread = torch.full((backend.n_layers, backend.d_mlp), float(std)) if isinstance(std, float | int) else std
-    values, spread = _of_model(backend, "values", values), _of_model(backend, "std", spread)
+    values = _checked_tensor(backend, "values", values)
+    spread = _checked_tensor(backend, "std", spread)
     if spread is not None and bool((spread < 0).any()):
         raise ValueError("std has negative entries; a standard deviation is at least 0")
-    return _How(mode=mode, factor=factor, values=values, std=spread, seed=seed, positions=positions)
+    return _Edit(mode=mode, factor=factor, values=values, std=spread, seed=seed, positions=positions)
 
 
-def _of_model(backend: Backend, name: str, given: torch.Tensor | None) -> torch.Tensor | None:
+def _checked_tensor(backend: Backend, name: str, given: torch.Tensor | None) -> torch.Tensor | None:
     if given is None:
         return None
     wanted = (backend.n_layers, backend.d_mlp)
@@ -202,15 +203,15 @@ def _check_positions(positions: slice | None) -> None:
         )
 
 
-def _warn_of_whole_layers(sets: Mapping[str, NeuronSet], how: _How) -> None:
-    if how.mode == "scale" and how.factor:
+def _warn_of_whole_layers(sets: Mapping[str, NeuronSet], edit: _Edit) -> None:
+    if edit.mode == "scale" and edit.factor:
         return
     always = sets.get("")
     together = [chosen | always if always is not None else chosen for chosen in sets.values()]
     layers = sorted({layer for chosen in together for layer in chosen.whole_layers()})
     if layers:
         warnings.warn(
-            f"every neuron of layer {', '.join(map(str, layers))} is deactivated: the whole MLP is gone there, and what the "
+            f"every neuron of layer {', '.join(map(str, layers))} is ablated: the whole MLP is gone there, and what the "
             "model loses is no longer about single neurons; choose fewer (n_neurons)",
             UserWarning,
             stacklevel=4,
@@ -218,72 +219,72 @@ def _warn_of_whole_layers(sets: Mapping[str, NeuronSet], how: _How) -> None:
 
 
 def _hook(
-    how: _How, layer: int, indices: list[int], language: str, places: SequencePositions
+    edit: _Edit, layer: int, indices: list[int], language: str, sequence: SequencePositions
 ) -> Callable[..., torch.Tensor]:
     chosen: torch.Tensor | None = None
-    noise = _noise_of(how.seed, layer, indices)
+    noise = _noise_blocks(edit.seed, layer, indices)
 
-    def edit(value: torch.Tensor, hook: Any) -> torch.Tensor:  # noqa: ARG001 (TransformerLens passes it by name)
+    def ablated(value: torch.Tensor, hook: Any) -> torch.Tensor:  # noqa: ARG001 (TransformerLens passes it by name)
         nonlocal chosen
-        if language and not _is_asked(language):
+        if language and not _is_asking(language):
             return value
         if chosen is None or chosen.device != value.device:
             chosen = torch.tensor(indices, device=value.device)
         old = value[..., chosen]
-        new = _replacement(how, layer, chosen, old, noise, places)
-        if how.positions is not None:
-            new = torch.where(_inside(places.of(value), how.positions)[..., None], new, old)
+        new = _replacement(edit, layer, chosen, old, noise, sequence)
+        if edit.positions is not None:
+            new = torch.where(_inside(sequence.of(value), edit.positions)[..., None], new, old)
         value = value.clone()
         value[..., chosen] = new
         return value
 
-    return edit
+    return ablated
 
 
 def _replacement(
-    how: _How,
+    edit: _Edit,
     layer: int,
     chosen: torch.Tensor,
     old: torch.Tensor,
     noise: Callable[[int], torch.Tensor],
-    places: SequencePositions,
+    sequence: SequencePositions,
 ) -> torch.Tensor:
-    """(row, position, neuron) what stands in place of the chosen neurons' activations."""
-    if how.mode == "scale" and how.factor:
-        return old * how.factor
-    if how.values is None:
+    """(row, position, neuron) activations that replace those of the chosen neurons."""
+    if edit.mode == "scale" and edit.factor:
+        return old * edit.factor
+    if edit.values is None:
         return torch.zeros_like(old)
-    new = how.values[layer].to(old.device)[chosen]
-    if how.std is not None:
-        at = places.of(old).clamp_min(0)
-        drawn = torch.cat([noise(block) for block in range(int(at.max()) // _NOISE_BLOCK + 1)]).to(new)
-        new = new + how.std[layer].to(new)[chosen] * drawn.to(old.device)[at]
+    new = edit.values[layer].to(old.device)[chosen]
+    if edit.std is not None:
+        positions = sequence.of(old).clamp_min(0)
+        draws = torch.cat([noise(block) for block in range(int(positions.max()) // _NOISE_BLOCK + 1)]).to(new)
+        new = new + edit.std[layer].to(new)[chosen] * draws[positions]
     return new.to(old.dtype).expand_as(old)
 
 
-def _noise_of(seed: int, layer: int, indices: list[int]) -> Callable[[int], torch.Tensor]:
-    """Blocks of (position, neuron) standard normal draws, made when needed; a neuron's draws depend on no other neuron."""
+def _noise_blocks(seed: int, layer: int, indices: list[int]) -> Callable[[int], torch.Tensor]:
+    """Draw blocks of (position, neuron) standard normal noise when needed; a neuron's draws depend on no other neuron."""
 
     @cache
     def block(number: int) -> torch.Tensor:
-        drawn = [np.random.default_rng((seed, layer, index, number)).standard_normal(_NOISE_BLOCK) for index in indices]
-        return torch.from_numpy(np.stack(drawn, axis=1))
+        draws = [np.random.default_rng((seed, layer, index, number)).standard_normal(_NOISE_BLOCK) for index in indices]
+        return torch.from_numpy(np.stack(draws, axis=1))
 
     return block
 
 
-def _inside(places: torch.Tensor, positions: slice) -> torch.Tensor:
-    """Whether each place is in the slice."""
-    start, step = positions.start or 0, positions.step or 1
-    inside = (places >= start) & ((places - start) % step == 0)
-    return inside if positions.stop is None else inside & (places < positions.stop)
+def _inside(positions: torch.Tensor, span: slice) -> torch.Tensor:
+    """Tell which positions are in the slice."""
+    start, step = span.start or 0, span.step or 1
+    inside = (positions >= start) & ((positions - start) % step == 0)
+    return inside if span.stop is None else inside & (positions < span.stop)
 
 
-def _is_asked(language: str) -> bool:
-    asked = ASKED_LANGUAGE.get()
-    if asked is None:
+def _is_asking(language: str) -> bool:
+    current = ASKED_LANGUAGE.get()
+    if current is None:
         raise RuntimeError(
-            f"neurons of {language!r} are deactivated only while it is asked in, and nobody said what is being asked: run the "
-            "model inside `with asking('fr')`, or deactivate the union of the sets"
+            f"neurons of {language!r} are ablated only for prompts in {language!r}, and the prompts' language is not known: run "
+            "the model inside `with asking('fr')`, or ablate the union of the sets"
         )
-    return asked == language
+    return current == language

@@ -64,37 +64,39 @@ class NeuronSet:
 
     @property
     def share(self) -> float:
-        """Share of the model's MLP neurons."""
+        """Share of the model's MLP neurons that is in the set."""
         return len(self) / (self.n_layers * self.d_mlp)
 
     def by_layer(self) -> dict[int, list[int]]:
-        """Indices per layer; only layers that have any."""
+        """Group the indices by layer; layers without any are left out."""
         layers: dict[int, list[int]] = {}
         for layer, index in self:
             layers.setdefault(layer, []).append(index)
         return layers
 
     def whole_layers(self) -> list[int]:
-        """Layers of which every neuron is in the set."""
+        """List the layers of which every neuron is in the set."""
         return [layer for layer, indices in self.by_layer().items() if len(indices) == self.d_mlp]
 
     def for_model(self, name: str) -> NeuronSet:
-        """The same neurons for a model of another name: a fine-tuned or copied version of the one they were found in."""
+        """Copy the set for a model of another name: a fine-tuned or copied version of the one it was found in."""
         return NeuronSet(self.neurons, self.n_layers, self.d_mlp, name)
 
     def check_model(self, name: str, n_layers: int, d_mlp: int) -> None:
         """Raise ValueError unless these are neurons of a model of this shape and, where both names are known, name."""
-        shape, wanted = (self.n_layers, self.d_mlp), (n_layers, d_mlp)
-        if shape != wanted:
-            raise ValueError(f"neurons of a model with (layers, neurons per layer) {shape}; this one has {wanted}")
+        if (self.n_layers, self.d_mlp) != (n_layers, d_mlp):
+            raise ValueError(
+                f"neurons of a model with (layers, neurons per layer) {(self.n_layers, self.d_mlp)}; this one has "
+                f"{(n_layers, d_mlp)}"
+            )
         if self.model and name and self.model != name:
             raise ValueError(
-                f"neurons of the model {self.model!r}; this one is {name!r}: the same places mean something else there. Locate "
+                f"neurons of the model {self.model!r}; this one is {name!r}: the same indices mean something else there. Locate "
                 f"them in this model, or, if it is a version of the same one, pass neurons.for_model({name!r})"
             )
 
     def to_frame(self) -> pd.DataFrame:
-        """One row per neuron: `layer`, `neuron`."""
+        """Make a frame of one row per neuron: `layer`, `neuron`."""
         return pd.DataFrame(list(self), columns=["layer", "neuron"])
 
     def save(self, path: str | Path) -> None:

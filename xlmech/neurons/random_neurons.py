@@ -15,7 +15,10 @@ from xlmech.neurons.neuron_set import Neuron, NeuronSet
 
 
 def mean_magnitudes(model: Any, probes: ProbeSet, *, progress: bool = True) -> Float[torch.Tensor, "layer neuron"]:
-    """(layer, neuron) mean |activation| over the tokens of the probes' prompts; special tokens in front are left out.
+    """Average |activation| over the tokens of the probes' prompts, without the special tokens in front.
+
+    Returns:
+        (layer, neuron) means.
 
     Raises:
         ValueError: No probes.
@@ -36,15 +39,15 @@ def random_neurons(
     n_neurons: int | None = None,
     seed: int = 0,
 ) -> NeuronSet:
-    """As many random neurons in every layer as `like` has, none of them in it: the control of a set.
+    """Draw as many random neurons in every layer as `like` has, none of them in it: the control condition of a set.
 
     Args:
         like: The set to match.
-        magnitudes: As of `mean_magnitudes`; then as many in every quantile bin of each layer's magnitudes, too.
-        bins: Number of these bins, equally full.
-        n_neurons: Number of neurons; that of `like` by default. More are drawn in rounds that each match `like`; what is left of
-            the last round is a random part of one.
-        seed: Of the draw.
+        magnitudes: (layer, neuron) `mean_magnitudes`: the draw then matches every quantile bin of each layer's magnitudes.
+        bins: Number of bins, equally full.
+        n_neurons: Number of neurons; that of `like` by default. More are drawn in rounds that each match `like`, the last one
+            cut at random.
+        seed: Seed of the draw.
 
     Raises:
         ValueError: An empty set, a bin with too few others, magnitudes of another shape, `bins` or `n_neurons` below 1.
