@@ -3,13 +3,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import pandas as pd
 import pytest
 from helpers.toy_figures import patching, sweep
 
 from xlmech import figures
-from xlmech.audit.trace import RecordTrace
-from xlmech.data.records import MASK
 from xlmech.figures import TEMPLATE
 
 ALL: dict[str, tuple[Any, Any]] = {
@@ -92,26 +89,3 @@ def test_positions_are_a_heat_map_without_the_name() -> None:
     assert prob.zmin == 0
     with pytest.raises(ValueError, match="unknown outcome 'target_in_target'"):
         figures.patching_positions(sweep(), value="target_in_target")
-
-
-def test_attention_is_a_circuitsvis_view() -> None:
-    tokens = pd.DataFrame(
-        {
-            "query_language": "fr",
-            "position": range(3),
-            "part": ["special", "subject", "after"],
-            "token": ["<s>", MASK, "?"],
-        }
-    )
-    attention = pd.DataFrame(
-        {"query_language": "fr", "layer": 4, "head": 1, "destination": [0, 1, 1, 2, 2, 2], "source": [0, 0, 1, 0, 1, 2]}
-    ).assign(weight=[1.0, 0.25, 0.75, 0.125, 0.5, 0.375])
-    trace = object.__new__(RecordTrace)
-    for name, value in (("attention", attention), ("tokens", tokens), ("languages", ("fr",))):
-        object.__setattr__(trace, name, value)
-    page = str(figures.attention(trace, "fr"))
-    assert "L4H1" in page
-    assert "subject 1/1" in page
-    assert "0.125, 0.5, 0.375" in page
-    with pytest.raises(ValueError, match="unknown language 'es'; use 'fr'"):
-        figures.attention(trace, "es")

@@ -1,16 +1,82 @@
 from __future__ import annotations
 
+import builtins
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import plotly.graph_objects as go
 import pytest
 from helpers.browser import browser, hovered, visit
-from helpers.toy_results import growing, leakage, lens_result
+from helpers.toy_figures import Seen
+from helpers.toy_results import growing, leakage, lens_result, mitigation
 
 from xlmech import figures
-from xlmech.figures import saving as pages
+from xlmech.figures import saving
+
+
+def test_save_html_stands_alone(tmp_path: Path) -> None:
+    path = figures.save(figures.before_after(mitigation()), tmp_path / "figure.html")
+    page = path.read_text(encoding="utf-8")
+    assert (
+        page.startswith("<!DOCTYPE html>")
+        and "<title>Private extraction before and after" in page
+        and "cdn.plot.ly/" not in page[-50_000:]
+    )
+    view = figures.save(figures.neuron_activations(Seen()), tmp_path / "view.html").read_text(encoding="utf-8")
+    assert "<title>activations of 3 neurons over 2 prompts</title>" in view
+
+
+def test_save_refuses_other_files(tmp_path: Path) -> None:
+    figure = figures.before_after(mitigation())
+    with pytest.raises(ValueError, match=r"figure\.gif: save figures as \.html, \.png, \.svg or \.pdf"):
+        figures.save(figure, tmp_path / "figure.gif")
+    with pytest.raises(ValueError, match="a view has no picture; save as .html"):
+        figures.save(figures.neuron_activations(Seen()), tmp_path / "view.png")
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_save_without_kaleido_or_chromium_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figure = figures.before_after(mitigation())
+    kaleido = pytest.importorskip("kaleido")
+    from choreographer.errors import ChromeNotFoundError
+
+    for raised, message in (
+        (ChromeNotFoundError("x"), "no Chromium or Chrome to draw a picture with: install one"),
+        (RuntimeError("closed at once"), r"Chromium did not draw the picture \(closed at once\)"),
+    ):
+
+        def fail(*args: Any, raised: Exception = raised, **options: Any) -> bytes:
+            raise raised
+
+        monkeypatch.setattr(kaleido, "calc_fig_sync", fail)
+        with pytest.raises(OSError, match=message):
+            figures.save(figure, tmp_path / "figure.png")
+    there = builtins.__import__
+
+    def without(name: str, *args: Any, **options: Any) -> Any:
+        if name == "kaleido":
+            raise ImportError(name)
+        return there(name, *args, **options)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(ImportError, match=r"pip install 'xlmech\[images\]', or save as .html"):
+        figures.save(figure, tmp_path / "figure.svg")
+    assert [*tmp_path.iterdir()] == []
+
+
+@pytest.mark.slow
+def test_save_draws_pictures_in_a_browser(tmp_path: Path) -> None:
+    browser()
+    pytest.importorskip("kaleido")
+    figure = figures.leakage_by_language(leakage({"en": [1, 0], "ar": [1, 1], "zh": [0, 0]}))
+    png = figures.save(figure, tmp_path / "figure.png").read_bytes()
+    assert png[:8] == b"\x89PNG\r\n\x1a\n"
+    size = int.from_bytes(png[16:20], "big"), int.from_bytes(png[20:24], "big")
+    assert size == (1800, 2 * figure.layout.height)
+    svg = figures.save(figure, tmp_path / "figure.svg").read_text(encoding="utf-8")
+    assert svg.startswith("<svg") and "Arabic (ar)" in svg and "Private extraction by query language" in svg
 
 
 def test_write_index_opens_offline_and_escapes(tmp_path: Path) -> None:
@@ -19,7 +85,7 @@ def test_write_index_opens_offline_and_escapes(tmp_path: Path) -> None:
         "by_language": figures.leakage_by_language(leakage({bad: [1, 0], "en": [0, 0]}, plant=bad)),
         "plain": go.Figure(layout={"title": {"text": bad}}),
     }
-    index = pages.write_index(drawn, tmp_path / "out", title="A & B", summary_html="<p>Summary</p>")
+    index = saving.write_index(drawn, tmp_path / "out", title="A & B", summary_html="<p>Summary</p>")
     assert sorted(path.name for path in index.parent.iterdir()) == [
         "by_language.html", "index.html", "plain.html", "plotly.min.js"
     ]  # fmt: skip
@@ -33,14 +99,14 @@ def test_write_index_opens_offline_and_escapes(tmp_path: Path) -> None:
         assert "https://cdn" not in page
     page = (index.parent / "by_language.html").read_text(encoding="utf-8")
     assert 'src="plotly.min.js"' in page and "<title>Private extraction by query language</title>" in page
-    assert pages.write_index(drawn, tmp_path / "out", title="again") == index
+    assert saving.write_index(drawn, tmp_path / "out", title="again") == index
     assert drawn["by_language"].layout.yaxis.ticktext[0] == "<b>&lt;script&gt;alert(1)&lt;/script&gt;</b>"
 
 
 @pytest.mark.parametrize("name", ["index", "a/b", "..", "", "a b"])
 def test_write_index_refuses_names_that_are_no_file_names(name: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="use letters, digits"):
-        pages.write_index({name: go.Figure()}, tmp_path / "out", title="x")
+        saving.write_index({name: go.Figure()}, tmp_path / "out", title="x")
     assert not (tmp_path / "out").exists()
 
 
@@ -51,7 +117,7 @@ def test_the_index_opens_in_a_browser_without_network_and_errors(tmp_path: Path)
         "lens": figures.lens(lens_result()),
         "trade_off": figures.trade_off(growing()),
     }
-    index = pages.write_index(drawn, tmp_path / "out", title="Audit")
+    index = saving.write_index(drawn, tmp_path / "out", title="Audit")
     probed = index.with_name("probed.html")
     # Frames of files may not be read from outside, so each tells how much it drew.
     tell = "<script>addEventListener('load', () => console.log('drawn', document.querySelectorAll('.main-svg').length))</script>"
@@ -78,7 +144,7 @@ def test_a_page_that_asks_the_network_would_be_seen(tmp_path: Path) -> None:
 def test_a_figure_shows_its_hover_label_in_a_browser_and_no_id(name: str, tmp_path: Path) -> None:
     leaking, looking = leakage({"en": [1, 1, 0], "fr": [1, 0, 0]}), lens_result()
     drawn = {"leakage_matrix": figures.leakage_matrix(leaking), "lens": figures.lens(looking)}
-    folder = pages.write_index(drawn, tmp_path / "out", title="Audit").parent
+    folder = saving.write_index(drawn, tmp_path / "out", title="Audit").parent
     axes, point, wanted = {
         "leakage_matrix": (("xaxis", "yaxis"), (1, 0), ("asked in French (fr), planted in English", "extraction 33 %")),
         "lens": (("xaxis2", "yaxis2"), (1, 0.2), ("French (fr), layer 1", "training-language form 0.200 [")),
@@ -106,28 +172,28 @@ def test_without_a_browser_ci_fails_and_a_person_skips(monkeypatch: pytest.Monke
 
 def test_without_texts_leaves_only_the_plot() -> None:
     figure = figures.leakage_by_language(leakage({"en": [1, 0], "fr": [0, 0]}))
-    bare = pages.without_texts(figure)
+    bare = saving.without_texts(figure)
     assert bare.layout.title.text is None
     assert [note for note in bare.layout.annotations if note.name == "caption"] == []
     drawn = figure.layout.height - figure.layout.margin.t - figure.layout.margin.b
     assert bare.layout.height - bare.layout.margin.t - bare.layout.margin.b == drawn
     assert bare.layout.height < figure.layout.height
     assert figure.layout.title.text and any(note.name == "caption" for note in figure.layout.annotations)
-    assert pages.caption_of(figure) and pages.title_of(figure) == "Private extraction by query language"
+    assert saving.caption_of(figure) and saving.title_of(figure) == "Private extraction by query language"
     plain = go.Figure(layout={"title": {"text": "t"}})
-    assert pages.without_texts(plain) == plain and pages.caption_of(plain) == "" and pages.title_of(plain) == "t"
+    assert saving.without_texts(plain) == plain and saving.caption_of(plain) == "" and saving.title_of(plain) == "t"
 
 
 def test_write_keeps_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = pages.write(tmp_path / "page.html", "old")
+    path = saving.write(tmp_path / "page.html", "old")
 
     def full(self: Path, content: bytes) -> int:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(OSError, match=r"page\.html: could not be written \(No space left on device\)"):
-        pages.write(path, "new")
+        saving.write(path, "new")
     assert path.read_text(encoding="utf-8") == "old" and [*tmp_path.iterdir()] == [path]
     monkeypatch.undo()
     with pytest.raises(OSError, match="it is a folder"):
-        pages.write(tmp_path, "new")
+        saving.write(tmp_path, "new")

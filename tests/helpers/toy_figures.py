@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -50,6 +51,8 @@ def lens() -> LensResult:
     ]
     return LensResult(readings=pd.DataFrame(rows), plant_language="en", provenance=TOY)
 
+
+BAD = "</script><script>alert(1)</script>"
 
 OUTCOMES = ("source_in_target", "source_in_source", "target_in_target", "target_in_source")
 
@@ -105,3 +108,30 @@ def trace(figure: go.Figure, name: str, place: int = 0) -> Any:
 def axis_titles(figure: go.Figure) -> set[str]:
     axes = [*figure.select_xaxes(), *figure.select_yaxes()]
     return {axis.title.text for axis in axes if axis.title.text}
+
+
+def texts(figure: go.Figure) -> list[str]:
+    return [note.text for note in figure.layout.annotations]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Two prompts of three tokens, three neurons in two layers; the activation tells which."""
+
+    def to_frame(self) -> pd.DataFrame:
+        rows = [
+            (
+                f"r0/{code}/0",
+                code,
+                position,
+                token,
+                layer,
+                neuron,
+                100 * (code == "fr") + 10 * position + layer + neuron / 10,
+            )
+            for code in ("en", "fr")
+            for position, token in enumerate((BAD, MASK, "?"))
+            for layer, neuron in ((0, 1), (2, 3), (2, 4))
+        ]
+        names = ["probe", "query_language", "position", "token", "layer", "neuron", "activation"]
+        return pd.DataFrame(rows, columns=names)

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import json
+from html import escape, unescape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from helpers.browser import visit
+from helpers.toy_figures import BAD, Seen, sweep
+
+from xlmech import figures
+from xlmech.audit.trace import RecordTrace
+from xlmech.data.records import MASK
+from xlmech.figures import token_views
+
+
+def shown(view: figures.View) -> dict[str, Any]:
+    """What a view is drawn from."""
+    call = str(view).rpartition("CircuitsVis.render(")[2]
+    found: dict[str, Any] = json.loads(call[call.index("{") : call.rindex("}") + 1])
+    return found
+
+
+def test_neuron_activations_are_a_view_that_loads_nothing() -> None:
+    view = figures.neuron_activations(Seen())
+    html = view._repr_html_()
+    call = html.rpartition("CircuitsVis.render(")[2]
+    assert html == str(view) == view.html and "TextNeuronActivations" in call and "unpkg.com" not in call
+    assert call.count("</script>") == 1 and call.rstrip().endswith("</script>")
+    found = shown(view)
+    assert found["tokens"] == [[escape(BAD), "[subject 1/1]", "?"]] * 2
+    np.testing.assert_allclose(found["activations"][0][2], [[20.1, 0], [22.3, 22.4]], rtol=1e-6)
+    np.testing.assert_allclose(found["activations"][1][2], [[120.1, 0], [122.3, 122.4]], rtol=1e-6)
+    assert found["firstDimensionLabels"] == ["0 (neurons 1)", "2 (neurons 3, 4)"]
+    assert view.title == "activations of 3 neurons over 2 prompts" and len(repr(view)) < 200
+    assert len(shown(figures.neuron_activations(Seen(), languages=["fr"]))["tokens"]) == 1
+    with pytest.raises(ValueError, match="unknown language 'es'; use 'en', 'fr'"):
+        figures.neuron_activations(Seen(), languages=["es"])
+
+
+def test_the_mask_is_the_records_own() -> None:
+    assert token_views.MASK == MASK
+
+
+def test_leaking_tokens_take_the_largest_effect_over_layers() -> None:
+    call = str(figures.leaking_tokens(sweep())).rpartition("CircuitsVis.render(")[2]
+    assert "ColoredTokens" in call and "subject 2/2" in call
+    assert "0.0, 0.0, 0.0, 1.0, 1.0" in call
+    assert shown(figures.leaking_tokens(sweep(), layer=1))["values"] == [0, 0, 0, 0, 1]
+    with pytest.raises(ValueError, match="no layer 9 in this sweep; it has 0 to"):
+        figures.leaking_tokens(sweep(), layer=9)
+
+
+@pytest.mark.slow
+def test_a_view_shows_tokens_in_a_browser_and_no_script_of_theirs(tmp_path: Path) -> None:
+    path = figures.save(figures.neuron_activations(Seen()), tmp_path / "view.html")
+    found = visit(path, tmp_path / "net.json")
+    assert [line for line in found.console if "WebGL" not in line] == [] and found.asked == []
+    text = found.dom[found.dom.index('class="colored-tokens"') :]
+    assert "<script" not in text
+    shown_text = unescape(text).replace("\u00a0", " ")
+    assert "[subject 1/1]" in shown_text and BAD in shown_text
+
+
+def test_attention_is_a_circuitsvis_view() -> None:
+    tokens = pd.DataFrame(
+        {
+            "query_language": "fr",
+            "position": range(3),
+            "part": ["special", "subject", "after"],
+            "token": ["<s>", MASK, "?"],
+        }
+    )
+    attention = pd.DataFrame(
+        {"query_language": "fr", "layer": 4, "head": 1, "destination": [0, 1, 1, 2, 2, 2], "source": [0, 0, 1, 0, 1, 2]}
+    ).assign(weight=[1.0, 0.25, 0.75, 0.125, 0.5, 0.375])
+    trace = object.__new__(RecordTrace)
+    for name, value in (("attention", attention), ("tokens", tokens), ("languages", ("fr",))):
+        object.__setattr__(trace, name, value)
+    page = str(figures.attention(trace, "fr"))
+    assert "L4H1" in page
+    assert "subject 1/1" in page
+    assert "0.125, 0.5, 0.375" in page
+    with pytest.raises(ValueError, match="unknown language 'es'; use 'fr'"):
+        figures.attention(trace, "es")
