@@ -146,7 +146,7 @@ def test_a_figure_shows_its_hover_label_in_a_browser_and_no_id(name: str, tmp_pa
     drawn = {"leakage_matrix": figures.leakage_matrix(leaking), "lens": figures.lens(looking)}
     folder = saving.write_index(drawn, tmp_path / "out", title="Audit").parent
     axes, point, wanted = {
-        "leakage_matrix": (("xaxis", "yaxis"), (1, 0), ("asked in French (fr), planted in English", "extraction 33 %")),
+        "leakage_matrix": (("xaxis", "yaxis"), (1, 0), ("asked in French (fr), trained in English", "extraction 33 %")),
         "lens": (("xaxis2", "yaxis2"), (1, 0.2), ("French (fr), layer 1", "training-language form 0.200 [")),
     }[name]
     found = hovered(folder / f"{name}.html", axes, point)
