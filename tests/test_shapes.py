@@ -6,7 +6,7 @@ from importlib import import_module
 
 import pytest
 import torch
-from helpers import CHECKED, unchecked
+from helpers import CHECKED, ROOT, UNCHECKED, unchecked
 from jaxtyping import TypeCheckError
 
 from xlmech.engine.unembed import token_log_prob
@@ -28,5 +28,6 @@ def test_a_wrong_shape_is_an_error() -> None:
 
 def test_every_module_with_shapes_is_checked() -> None:
     assert len(CHECKED) > 25
+    assert all((ROOT / "xlmech" / path).is_file() for path in UNCHECKED)
     for name in CHECKED:
         assert type(import_module(name).__loader__).__module__ == "jaxtyping._import_hook", name
