@@ -132,6 +132,7 @@ def arguments(model: Any, probes: ProbeSet, tmp_path: Path) -> dict[str, tuple[t
         "patch_positions": ((model, pairs[0]), {}),
         "plant": (("demo", records, tmp_path / "new"), {}),
         "ProbeSet.filter": ((probes,), {}),
+        "ProbeSet.spread_facts": ((probes,), {}),
         "lape": ((model,), {"languages": ["en", "fr"]}),
         "build_probes": ((records,), {}),
         "recovery_attacks": ((model, probes, chosen), {}),
