@@ -51,16 +51,16 @@ def run_batched(
     def length(index: int) -> int:
         return len(sequences[index])
 
-    drain(len(sequences), work, key=length, apart=length, batch_size=batch_size, progress=progress)
+    run_in_batches(len(sequences), work, key=length, group=length, batch_size=batch_size, progress=progress)
 
 
-def drain(
+def run_in_batches(
     n_items: int,
     work: Callable[[list[int]], None],
     *,
     key: Callable[[int], Any],
     batch_size: int,
-    apart: Callable[[int], Any] = lambda _: None,
+    group: Callable[[int], Any] = lambda _: None,
     progress: str = "",
 ) -> None:
     """Do `work` on batches of all items, every item once; on out-of-memory the batch is halved and tried again.
@@ -70,7 +70,7 @@ def drain(
         work: Takes the items of one batch.
         key: Items are taken in its order.
         batch_size: Items at a time, at first.
-        apart: Items for which it differs never share a batch; equal ones must follow each other in the order of `key`.
+        group: Items of different groups never share a batch; those of one group must follow each other in the order of `key`.
         progress: Label of a progress bar; none without.
 
     Raises:
@@ -79,7 +79,7 @@ def drain(
     pending, size = sorted(range(n_items), key=key), max(1, min(batch_size, n_items))
     with progress_bar(label=progress, shown=bool(progress), total=n_items) as bar:
         while pending:
-            indices = [index for index in pending[:size] if apart(index) == apart(pending[0])]
+            indices = [index for index in pending[:size] if group(index) == group(pending[0])]
             try:
                 work(indices)
             except RuntimeError as error:

@@ -14,7 +14,7 @@ from itertools import groupby
 import torch
 from jaxtyping import Float
 
-from xlmech.engine.batching import BATCH_SIZE, drain
+from xlmech.engine.batching import BATCH_SIZE, run_in_batches
 from xlmech.engine.sampling import Sampling, drawn_tokens
 from xlmech.engine.unembed import greedy_tokens
 from xlmech.models.backends import Backend
@@ -120,7 +120,7 @@ def _answers(
         for row, index in enumerate(indices):
             answers[index] = written[row * n_answers : (row + 1) * n_answers]
 
-    drain(
+    run_in_batches(
         len(prompts),
         extend,
         key=lambda index: (len(prompts[index]), prompts[index]),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Float, Int
 
-from xlmech.engine.batching import BATCH_SIZE, drain, run_batched
+from xlmech.engine.batching import BATCH_SIZE, run_batched, run_in_batches
 from xlmech.engine.generate import run_prompts
 from xlmech.engine.unembed import token_log_prob
 from xlmech.models.backends import Backend
@@ -83,11 +83,11 @@ def answer_log_probs(
         for index, of_prompt in zip(indices, scores, strict=True):
             log_probs[index] = of_prompt
 
-    drain(
+    run_in_batches(
         len(prompts),
         score,
         key=lambda index: (len(prompts[index]), prompts[index]),
-        apart=lambda index: len(prompts[index]),
+        group=lambda index: len(prompts[index]),
         batch_size=max(1, batch_size // 4),
         progress=progress,
     )

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 
 from xlmech.data.pairs import ProbePair
-from xlmech.engine.batching import Recorder, drain, rows_that_fit, run_batched
+from xlmech.engine.batching import Recorder, rows_that_fit, run_batched, run_in_batches
 from xlmech.engine.interventions import Intervention, replace_where, run_interventions
 from xlmech.engine.unembed import token_log_prob
 from xlmech.models.backends import Backend
@@ -190,7 +190,7 @@ def patched_log_probs(
             form = tails[index][1]
             found[index] = _forced(backend, states, form) if whole else first_tokens(backend, states[:, -1], item)
 
-    drain(len(tails), work, key=shape, apart=shape, batch_size=batch_size, progress=progress)
+    run_in_batches(len(tails), work, key=shape, group=shape, batch_size=batch_size, progress=progress)
     if not whole:
         return found
     by_item = [

@@ -16,7 +16,7 @@ import torch
 from einops import einsum
 from jaxtyping import Float, Int
 
-from xlmech.engine.batching import Forced, drain, rows_that_fit
+from xlmech.engine.batching import Forced, rows_that_fit, run_in_batches
 from xlmech.engine.interventions import Intervention, InterventionStates, replace, replace_units, run_interventions
 from xlmech.engine.unembed import token_log_prob, token_logit
 from xlmech.engine.unembed_nearby import changed_log_prob, likely_tokens
@@ -79,7 +79,7 @@ def integrated_gradients(
             difference[layers] += lost
 
         fit = rows_that_fit(backend, len(window.run), window.run.start, gradient=True) // (max(of_layer) + 1)
-        drain(backend.n_layers, work, key=lambda layer: layer, batch_size=fit)
+        run_in_batches(backend.n_layers, work, key=lambda layer: layer, batch_size=fit)
     return total, completeness_error(total.sum(1), difference)
 
 
@@ -235,7 +235,7 @@ def exact_effects(
             total[order] += losses(torch.cat([edited[0] for edited in states.edited]))
 
         fit = min(_EXACT_ROWS, rows_that_fit(backend, len(window.run), window.run.start))
-        drain(len(pairs), work, key=lambda number: pairs[number][0], batch_size=fit, progress=progress)
+        run_in_batches(len(pairs), work, key=lambda number: pairs[number][0], batch_size=fit, progress=progress)
     return total
 
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from jaxtyping import Float
 
-from xlmech.engine.batching import drain
+from xlmech.engine.batching import run_in_batches
 from xlmech.execution.resume import run_task
 from xlmech.models.backends import Backend
 from xlmech.models.tokens import encode_prompt
@@ -92,7 +92,7 @@ class _FluencyTask:
         def length(index: int) -> int:
             return len(tokens[index])
 
-        drain(len(tokens), add, key=length, apart=length, batch_size=_AT_ONCE)
+        run_in_batches(len(tokens), add, key=length, group=length, batch_size=_AT_ONCE)
         counts = torch.zeros(len(items), device=base.device)
         counts.index_add_(0, row_of_text, torch.tensor([len(of_text) - 1.0 for of_text in tokens], device=base.device))
         return {"needed": (totals / counts[:, None, None]).cpu()}

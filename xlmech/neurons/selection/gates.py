@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch.nn.utils.rnn import pad_sequence
 
-from xlmech.engine.batching import drain
+from xlmech.engine.batching import run_in_batches
 from xlmech.engine.unembed import token_log_prob
 from xlmech.metrics.attribution import of_log_prob
 from xlmech.models.backends import NEURON_HOOK, Backend
@@ -90,7 +90,9 @@ def run_gated(
                 all_slopes[indices] = gradient.flatten(1).to(all_slopes)
         values[indices] = of_batch.detach().to(values)
 
-    drain(len(samples), work, key=lambda index: sum(map(len, samples[index])), batch_size=batch_size, progress=progress)
+    run_in_batches(
+        len(samples), work, key=lambda index: sum(map(len, samples[index])), batch_size=batch_size, progress=progress
+    )
     return values, all_slopes
 
 
