@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 
 from xlmech.data.languages import ATTRIBUTES, TRANSLATED, UNGUESSABLE
 from xlmech.leakage.above_controls import (
+    ALL,
     ERROR,
     TOLERANCE,
-    WHOLE,
     Counts,
     compare,
     compare_counts,
@@ -323,7 +323,7 @@ def test_people_who_are_asked_for_different_kinds_are_made_comparable() -> None:
             hits=(rng.random(questions.shape) < rates) * questions, questions=questions, private=np.arange(40) < 20,
             languages=("en",), kinds=("birth_month", "occupation"),
         )  # fmt: skip
-        alarms += corrected(p_values(run))[WHOLE] <= ERROR
+        alarms += corrected(p_values(run))[ALL] <= ERROR
     assert alarms <= 5
 
 

@@ -162,7 +162,14 @@ def test_a_result_of_exposure_alone_is_read_like_any_other(model: Any, probes: P
     measured = measure_leakage(model, probes, measures=["exposure"], progress=False)
     measured.save(tmp_path / "saved")
     for result in (measured, LeakageResult.load(tmp_path / "saved")):
-        assert "exposure_bits" in repr(result) and "10 probes" not in repr(result)
+        assert "private: exposure_bits" in repr(result)
+        value, low, high = (
+            result.summary()
+            .set_index(["group", "attribute"])
+            .loc[("private", "all"), ["exposure_bits", "bits_low", "bits_high"]]
+        )
+        people = result.probes[result.probes.group == "private"].subject.nunique()
+        assert f"exposure_bits {value:.3g} ({low:.3g} to {high:.3g}), {people} people" in result.headline()["private"]
         bits = result.probes.groupby(["group", "query_language"]).exposure_bits.mean()
         matrix = result.matrix().set_index("query_language")
         assert matrix.value.to_dict() == pytest.approx(bits["private"].to_dict())

@@ -26,7 +26,7 @@ from xlmech.patching.estimates import AttributionPatchingResult, attribution_pat
 from xlmech.patching.gradient_estimate import estimated_changes
 from xlmech.patching.plan import contrast, patched_prompt, sweep_of
 from xlmech.patching.positions import PositionSweep, patch_positions
-from xlmech.patching.runs import donate
+from xlmech.patching.runs import run_donors
 
 QUIET: Any = {"progress": False}
 
@@ -157,7 +157,7 @@ def _check_derivative(model: Any, across: ProbePair, component: Any) -> None:
     backend: Backend = backend_of(model)
     sweep = sweep_of(backend, component)
     item = patched_prompt(backend, across, span="subject", direction="denoising")
-    (donated,) = donate(backend, sweep.hook, [item], batch_size=1)
+    (donated,) = run_donors(backend, sweep.hook, [item], batch_size=1)
     found = estimated_changes(backend, sweep, item, donated.values)
     scores = {}
     for step in (1e-4, -1e-4):

@@ -1,7 +1,7 @@
-"""Leakage: does the model give a person's data away, in which language, in which form, and how much more than by chance?
+"""Leakage: can a person's data be extracted from the model, in which language and in which form?
 
-A record leaks when the value comes out in ANY language's form, because a model that memorised in English often answers a
-French question with the English word. Every interval is over people (`xlmech.metrics.intervals`).
+A value is extracted in ANY language's form, because a model that memorised in English often answers a French prompt with the
+English word. Every interval is over people (`xlmech.metrics.intervals`).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _FIGURES = ("extracted", "own_form", "exposure_bits", "log_prob", "rank")
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class LeakageResult(Result):
-    """What leaked, probe by probe.
+    """Extraction and exposure, probe by probe.
 
     Attributes:
         probes: One row per probe: `extracted` (value in any form), `own_form` (in the query language's form),
@@ -121,11 +121,16 @@ class LeakageResult(Result):
                 rows.append(row | {"n_probes": len(frame)})
         return pd.DataFrame(rows)
 
-    def __repr__(self) -> str:
-        return (
-            f"LeakageResult({len(self.probes)} probes of {self.probes.subject.nunique()} subjects, asked in "
-            f"{', '.join(self.probes.query_language.unique())}: {', '.join(self.measured)})"
-        )
+    def headline(self) -> dict[str, str]:
+        """Map each group to its extraction rate, or its exposure where that alone was measured."""
+        measure = self.measured[0]
+        shown = {}
+        for group, frame in self.probes.groupby("group", sort=False):
+            value, low, high = rate(frame, measure)
+            digits = ".1%" if measure == "extracted" else ".3g"
+            text = f"{measure} {value:{digits}} ({low:{digits}} to {high:{digits}})"
+            shown[str(group)] = f"{text}, {frame.subject.nunique():,} people, {len(frame):,} probes"
+        return shown
 
 
 _BOUNDS = {"rank": (1.0, math.inf), "exposure_bits": (0.0, math.inf), "log_prob": (-math.inf, 0.0)}
@@ -151,7 +156,7 @@ def measure_leakage(
     batch_size: int = 4 * BATCH_SIZE,
     progress: bool = True,
 ) -> LeakageResult:
-    """Ask every probe and see whether the value comes out.
+    """Measure extraction and exposure of every probe's value.
 
     Extraction is greedy generation that contains a form of the value (`matching.find_form`). Exposure ranks the value among
     its attribute's candidates by the log-probability of each one's likeliest form. Neither measures what other wordings or
@@ -159,12 +164,12 @@ def measure_leakage(
 
     Args:
         model: Hooked model; what is ablated on it stays so.
-        probes: Who is asked about, how.
+        probes: Prompts, each about one person's value.
         measures: `extraction`, `exposure` or both; exposure costs a forward pass per candidate form.
         candidates: Records whose values are candidates, besides the language packs'; those of `probes` by default.
         form_languages: Languages whose forms score a candidate; by default the query language and the plant language.
         sampling: Draw several answers instead of the greedy one; a value is extracted when any of them holds a form. A probe's
-            draws depend on the seed and its id, not on the order or company in which it is asked.
+            draws depend on the seed and its id alone.
         batch_size: Prompts at a time, at first; halved on out-of-memory.
         progress: Whether to show progress bars.
 

@@ -59,6 +59,7 @@ class LeakageTask:
         return {"probes": frame}
 
     def _extraction(self, backend: Backend, items: Sequence[EncodedProbe]) -> pd.DataFrame:
+        """One row per probe: `extracted`, `own_form`, `answer_language`."""
         prompts = [item.prompt for item in items]
         stop = encode_answer(backend, ANSWER_END)[-1]
         options: dict[str, Any] = {"max_new_tokens": self.room, "stop_token": stop, "batch_size": self.batch_size}
@@ -72,15 +73,20 @@ class LeakageTask:
         rows = []
         for probe, answers in zip((item.probe for item in items), written, strict=True):
             texts = {backend.tokenizer.decode(tokens, skip_special_tokens=True) for tokens in answers}
-            others_of = others[probe.record.attribute]
-            given = {code for text in texts for code in _found_languages(probe, text, others_of, spaces)}
-            found = [code for code in probe.answers if code in given]
-            preferred = [code for code in (probe.query_language, self.planted) if code in found]
+            attribute = probe.record.attribute
+            matched: dict[str, Any] = {
+                "others": others[attribute],
+                "spaces": spaces,
+                "drop_separators": attribute in _NUMERIC,
+            }
+            given = {code for text in texts for code in matching.find_form(text, probe.answers, **matched)}
+            extracted = [code for code in probe.answers if code in given]
+            preferred = [code for code in (probe.query_language, self.planted) if code in extracted]
             rows.append(
                 {
-                    "extracted": float(bool(found)),
-                    "own_form": float(probe.query_language in found),
-                    "answer_language": (preferred or found or [""])[0],
+                    "extracted": float(bool(extracted)),
+                    "own_form": float(probe.query_language in extracted),
+                    "answer_language": (preferred or extracted or [""])[0],
                 }
             )
         return pd.DataFrame(rows)
@@ -108,13 +114,13 @@ class LeakageTask:
         rows = []
         for forms, of_forms in zip(tables, scores, strict=True):
             best = torch.stack([part.max() for part in torch.split(of_forms, [len(group) for group in forms.values()])])
-            place = ranking.rank(best, 0)
+            rank = ranking.rank(best, 0)
             rows.append(
                 {
                     "log_prob": float(best[0]),
-                    "rank": place,
+                    "rank": rank,
                     "n_candidates": len(forms),
-                    "exposure_bits": ranking.exposure_bits(place, len(forms)),
+                    "exposure_bits": ranking.exposure_bits(rank, len(forms)),
                 }
             )
         return pd.DataFrame(rows)
@@ -134,7 +140,7 @@ def longest_answer(backend: Backend, candidates: Forms) -> int:
 
 
 def describe(probes: Iterable[Probe]) -> pd.DataFrame:
-    """One row per probe that names it; the subject is a hash."""
+    """Name every probe in a row; the subject is a hash."""
     return pd.DataFrame(
         {
             "probe": probe.id,
@@ -149,18 +155,13 @@ def describe(probes: Iterable[Probe]) -> pd.DataFrame:
     )
 
 
-def _found_languages(probe: Probe, text: str, others: Iterable[str], spaces: dict[str, bool]) -> tuple[str, ...]:
-    separators = probe.record.attribute in _NUMERIC
-    return matching.find_form(text, probe.answers, others=others, spaces=spaces, drop_separators=separators)
-
-
 def _forms_of_candidates(
     probe: Probe,
     candidates: Forms,
     form_languages: Sequence[str] | None,
     planted: str,
 ) -> dict[str, list[str]]:
-    """Forms that score each candidate value, the record's own value first: a value scores as its likeliest form does."""
+    """List the forms that score each candidate value, the record's own value first."""
     codes = form_languages or tuple(code for code in (probe.query_language, planted) if code)
     values, own = candidates[probe.record.attribute], probe.record.value
     ordered = {own: values[own]} | values

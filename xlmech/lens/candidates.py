@@ -1,4 +1,4 @@
-"""The surface forms of a probe's answer as tokens: first tokens, which of them collide, and each language's own tokens."""
+"""Read the forms of a probe's answer as tokens: first tokens, which of them collide, and each language's own tokens."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def encode_with_forms(
 
 
 def collides(encoded: EncodedProbe, plant_language: str) -> bool:
-    """Whether the query and the plant language's forms share their first token."""
+    """Tell whether the query and the plant language's forms share their first token."""
     firsts, query = encoded.first_tokens, encoded.probe.query_language
     return plant_language in firsts and plant_language != query and firsts[plant_language] == firsts[query]
 
@@ -77,7 +77,7 @@ def form_kind(encoded: EncodedProbe, code: str, plant_language: str, *, whole: b
 
 
 def describe(probe: Probe) -> dict[str, str]:
-    """Columns that name a probe in a frame; the subject is a hash."""
+    """Name a probe in columns; the subject is a hash."""
     return {
         "probe": probe.id,
         "record": probe.record.id,
@@ -87,8 +87,8 @@ def describe(probe: Probe) -> dict[str, str]:
     }
 
 
-def can_be_followed(backend: Backend, probe: Probe, plant_language: str) -> bool:
-    """Whether the query and the plant language's forms begin with different tokens (see `collides`)."""
+def first_tokens_differ(backend: Backend, probe: Probe, plant_language: str) -> bool:
+    """Tell whether the query and the plant language's forms begin with different tokens; true with one of them."""
     query = probe.query_language
     if plant_language not in probe.answers or plant_language == query:
         return True
@@ -99,14 +99,14 @@ def can_be_followed(backend: Backend, probe: Probe, plant_language: str) -> bool
 
 
 def language_tokens(backend: Backend, probes: Iterable[EncodedProbe]) -> dict[str, dict[str, torch.Tensor]]:
-    """Per attribute and language, the tokens with which only that language's forms begin; under `""` the shared ones.
+    """Find, per attribute and language, the tokens with which only that language's forms begin; under `""` the shared ones.
 
     The forms are those of all candidate values of the attribute: the language packs' and the probes' own. A token with which
     forms of two languages begin tells neither. Attributes that are written alike in all languages have no entry.
     """
     probes = list(probes)
     codes = dict.fromkeys(code for item in probes for code in item.answers)
-    found: dict[str, dict[str, torch.Tensor]] = {}
+    own_tokens: dict[str, dict[str, torch.Tensor]] = {}
     for attribute in dict.fromkeys(item.probe.record.attribute for item in probes):
         if not (keys := packs.value_keys(attribute)):
             continue
@@ -122,8 +122,8 @@ def language_tokens(backend: Backend, probes: Iterable[EncodedProbe]) -> dict[st
             if item.probe.record.attribute == attribute:
                 for code, token in item.first_tokens.items():
                     firsts[code].add(token)
-        seen = Counter(token for tokens in firsts.values() for token in tokens)
-        sets = {code: sorted(token for token in tokens if seen[token] == 1) for code, tokens in firsts.items()}
-        sets[""] = sorted(token for token, times in seen.items() if times > 1)
-        found[attribute] = {code: torch.tensor(tokens, dtype=torch.long) for code, tokens in sets.items()}
-    return found
+        n_languages = Counter(token for tokens in firsts.values() for token in tokens)
+        sets = {code: sorted(token for token in tokens if n_languages[token] == 1) for code, tokens in firsts.items()}
+        sets[""] = sorted(token for token, n in n_languages.items() if n > 1)
+        own_tokens[attribute] = {code: torch.tensor(tokens, dtype=torch.long) for code, tokens in sets.items()}
+    return own_tokens

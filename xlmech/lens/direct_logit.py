@@ -1,9 +1,8 @@
 """Direct logit attribution: which layer's attention or MLP writes which language's form of the answer?
 
-The last residual stream is the sum of the embedding and of what every attention and MLP wrote. With the final norm's scale
-held at the model's own (as TransformerLens' `ActivationCache.apply_ln_to_stack` holds it), a form's logit is a sum of one
-term per component. What it leaves out: what a component does through later ones, how it changes the norm's scale, and a
-final soft-cap; a component that only makes a later one write the answer gets nothing.
+The last residual stream is the sum of the embedding and of every attention's and MLP's output. With the final norm's scale held
+at the model's own (as in TransformerLens' `ActivationCache.apply_ln_to_stack`), a form's logit is a sum of one term per
+component. Effects through later components, on the norm's scale, and through a final soft-cap are left out.
 
 Example:
     >>> result = direct_logit_attribution(load_model("demo"), probes.filter(group="private"))
@@ -166,7 +165,7 @@ def _attribute(
     stack: Float[torch.Tensor, "term d_model"],
     resid: torch.Tensor,
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Rows of `contributions` and `totals` of one probe."""
+    """Make the rows of `contributions` and `totals` of one probe."""
     tokens = torch.tensor(list(item.first_tokens.values()), device=backend.device)
     directions, biases = _directions(backend, tokens, mean)
     scaled = directions * norm.over_scale(backend, resid)

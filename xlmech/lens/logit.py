@@ -1,10 +1,8 @@
 """Logit lens per layer and language: at which depth does which language's form of the answer rise?
 
 Every layer's residual stream at the position that predicts the answer is read through the model's own final norm and
-unembedding (nostalgebraist 2020), and each language's form of the answer is looked up, as Wendler et al. 2024
-(arXiv:2402.10588) do for English: by its first token, and if wanted by the whole form with itself forced. Early layers are
-not trained to be read like this: a low figure there is no proof that the answer is absent. `train_tuned_lens` gives
-translators that take the mismatch off.
+unembedding (nostalgebraist 2020). Each language's form is looked up, as in Wendler et al. 2024 (arXiv:2402.10588): by its first
+token, or whole and forced. A low figure in an early layer is no proof that the answer is absent; see `train_tuned_lens`.
 
 Example:
     >>> model = load_model("demo")
@@ -26,7 +24,7 @@ from xlmech.checks import check_choice
 from xlmech.data.probes import ProbeSet
 from xlmech.engine.batching import BATCH_SIZE
 from xlmech.execution.resume import in_order, run_task
-from xlmech.lens.candidates import can_be_followed, encode_with_forms, language_tokens
+from xlmech.lens.candidates import encode_with_forms, first_tokens_differ, language_tokens
 from xlmech.lens.readings import Component, LensTask, Positions
 from xlmech.lens.tuned import TunedLens
 from xlmech.metrics import intervals, resampling
@@ -129,8 +127,20 @@ class LensResult(Result):
                 )
         return pd.DataFrame(rows)
 
+    def headline(self) -> dict[str, str]:
+        """Map each query language to the layers at which the query and the plant form peak and the former overtakes."""
+        shown = {}
+        for language, depths in self.depths().groupby("query_language", sort=False):
+            events = [
+                f"{row.event} at layer {row.layer:.0f} ({row.low:.0f} to {row.high:.0f})"
+                for row in depths.dropna(subset="layer").itertuples()
+                if row.event != "other peak"
+            ]
+            shown[str(language)] = ", ".join([*events, f"{depths.n_subjects.iloc[0]:,} people"])
+        return shown
+
     def _best(self, reading: Reading) -> pd.DataFrame:
-        """(probe, layer, form) probability at the predicting position; the likeliest of the `other` forms."""
+        """Return the (probe, layer, form) probability at the predicting position; the likeliest of the `other` forms."""
         check_choice("reading", reading, Reading)
         if reading == "first_token":
             frame = self.readings
@@ -150,17 +160,17 @@ _Curve = tuple[NDArray[np.float64], NDArray[np.float64]]  # (layer,) mean, (resa
 
 
 def _curves(frame: pd.DataFrame) -> dict[str, _Curve]:
-    """Per form of one query language, the mean probability per layer, as it is and resampled by subject."""
+    """Compute, per form of one query language, the mean probability per layer, as it is and resampled by subject."""
     subjects, layers = list(frame.subject.unique()), sorted(frame.layer.unique())
     found = {}
     for form in ("query", "plant", "other"):
         cells = frame[frame.form == form].groupby(["subject", "layer"]).prob.agg(["sum", "count"])
         if cells.empty:
             continue
-        whole = cells.reindex(pd.MultiIndex.from_product([subjects, layers]), fill_value=0)
+        full = cells.reindex(pd.MultiIndex.from_product([subjects, layers]), fill_value=0)
         shape = (len(subjects), len(layers))
         found[form] = resampling.bootstrap_means(
-            whole["sum"].to_numpy(float).reshape(shape), whole["count"].to_numpy(float).reshape(shape)
+            full["sum"].to_numpy(float).reshape(shape), full["count"].to_numpy(float).reshape(shape)
         )
     return found
 
@@ -168,14 +178,14 @@ def _curves(frame: pd.DataFrame) -> dict[str, _Curve]:
 def _events(
     curves: dict[str, _Curve], lead: float
 ) -> dict[str, tuple[float, NDArray[np.float64], NDArray[np.float64]]]:
-    """Event -> its layer, that of every resample, and the curve it is read on."""
+    """Map each event to its layer, that of every resample, and the curve it is read on."""
     found = {}
     for form, (mean, draws) in curves.items():
         found[f"{form} peak"] = (float(peak_layer(mean)), peak_layer(draws), mean)
     if "query" in curves and "plant" in curves:
-        (late, late_draws), (early, early_draws) = curves["query"], curves["plant"]
-        layer = float(overtaking_layer(late, early, lead=lead))
-        found["overtaking"] = (layer, overtaking_layer(late_draws, early_draws, lead=lead), late)
+        (query, query_draws), (plant, plant_draws) = curves["query"], curves["plant"]
+        layer = float(overtaking_layer(query, plant, lead=lead))
+        found["overtaking"] = (layer, overtaking_layer(query_draws, plant_draws, lead=lead), query)
     return found
 
 
@@ -193,14 +203,18 @@ def followed_attributes(model: Any, probes: ProbeSet) -> tuple[str, ...]:
     """
     backend, planted = backend_of(model), plant_language(model)
 
-    def followed(attribute: str) -> bool:
-        return any(can_be_followed(backend, probe, planted) for probe in probes.filter(attributes=[attribute]))
-
-    def translated(attribute: str) -> bool:
-        return any(len(set(probe.answers.values())) > 1 for probe in probes.filter(attributes=[attribute]))
-
-    known = tuple(attribute for attribute in probes.attributes if followed(attribute))
-    return tuple(attribute for attribute in known if translated(attribute)) or known
+    by_attribute = {attribute: probes.filter(attributes=[attribute]) for attribute in probes.attributes}
+    followed = tuple(
+        attribute
+        for attribute, of_attribute in by_attribute.items()
+        if any(first_tokens_differ(backend, probe, planted) for probe in of_attribute)
+    )
+    translated = {
+        attribute
+        for attribute in followed
+        if any(len(set(probe.answers.values())) > 1 for probe in by_attribute[attribute])
+    }
+    return tuple(attribute for attribute in followed if attribute in translated) or followed
 
 
 def logit_lens(
@@ -226,8 +240,7 @@ def logit_lens(
         languages: Languages whose forms are looked up; all that the probes have by default.
         component: What is read.
         positions: The position that predicts the answer, or all of the prompt.
-        whole_values: Whether to read whole forms too, each forced, token by token: a forward pass per form, and a
-            read-out per form's token and layer.
+        whole_values: Whether to read whole forms too, each forced, token by token: a forward pass per form.
         lens: Translators from `train_tuned_lens`; the raw lens without.
         batch_size: Prompts at a time, at first.
         progress: Whether to show a progress bar.
@@ -269,7 +282,7 @@ def logit_lens(
 
 
 def _read(backend: Backend, task: LensTask, items: Sequence[EncodedProbe]) -> tuple[pd.DataFrame, tuple[str, ...]]:
-    """Rows in the order of the probes, and the ids of those that failed every time."""
+    """Return rows in the order of the probes, and the ids of those that failed every time."""
     outputs = run_task(backend, task, items)
     frame = pd.concat([output["rows"] for output in outputs], ignore_index=True)
     return in_order(frame, "probe", [item.id for item in items]), outputs.failed

@@ -1,4 +1,4 @@
-"""What a lens reads off a residual stream: first tokens at prompt positions, and whole values with the answer forced."""
+"""Read residual streams through the unembedding: first tokens at prompt positions, and whole values with the answer forced."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Float
 
 from xlmech.engine.batching import Recorder, run_batched
-from xlmech.engine.unembed import token_log_prob, token_logits
+from xlmech.engine.score import ROWS_PER_PASS, forced_log_prob
+from xlmech.engine.unembed import token_logits
 from xlmech.lens.candidates import describe, form_kind
 from xlmech.lens.tuned import TunedLens
 from xlmech.models.backends import Backend
@@ -22,13 +23,12 @@ Component = Literal["resid_post", "attn_out", "mlp_out"]
 Positions = Literal["last", "all"]
 Row = dict[str, Any]
 OwnTokens = dict[str, dict[str, torch.Tensor]]
-_ROWS_PER_READOUT = 64
-_ROWS_PER_WALK = 1024
+_ROWS_PER_PASS = 64
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reader:
-    """How a layer's activations become hidden states that can be unembedded.
+    """Turns a layer's activations into hidden states that can be unembedded.
 
     Attributes:
         backend: The model.
@@ -106,18 +106,18 @@ def first_token_rows(
         with backend.hooks(recorder.hooks()):
             backend.hidden(tokens)
         first = tokens.shape[1] - 1 if positions == "last" else 0
-        places = [(index, place) for index in indices for place in range(first, tokens.shape[1])]
+        sites = [(index, position) for index in indices for position in range(first, tokens.shape[1])]
         activations = [activation[:, first:].flatten(0, 1) for activation in recorder.kept]
-        # All layers together: every walk through the vocabulary reads the whole unembedding.
+        # All layers together, because every pass over the vocabulary reads the whole unembedding.
         hidden = torch.cat([reader.hidden(activation, layer) for layer, activation in enumerate(activations)])
-        cells = [(index, layer, place) for layer in range(len(activations)) for index, place in places]
-        for start in range(0, len(cells), _ROWS_PER_READOUT):
-            these = cells[start : start + _ROWS_PER_READOUT]
-            logits = token_logits(hidden[start : start + len(these)], backend.unembed, **backend.unembed_options)
-            found = _look_up(logits.contiguous(), [items[index] for index, _, _ in these], own_tokens, plant_language)
-            for (index, layer, place), readings in zip(these, found, strict=True):
-                common = describe(items[index].probe) | {"layer": layer, "position": place}
-                rows[index] += [common | reading for reading in readings]
+        cells = [(index, layer, position) for layer in range(len(activations)) for index, position in sites]
+        for start in range(0, len(cells), _ROWS_PER_PASS):
+            part = cells[start : start + _ROWS_PER_PASS]
+            logits = token_logits(hidden[start : start + len(part)], backend.unembed, **backend.unembed_options)
+            readings = _look_up(logits.contiguous(), [items[index] for index, _, _ in part], own_tokens, plant_language)
+            for (index, layer, position), of_cell in zip(part, readings, strict=True):
+                common = describe(items[index].probe) | {"layer": layer, "position": position}
+                rows[index] += [common | reading for reading in of_cell]
 
     run_batched([item.prompt for item in items], read, batch_size=batch_size, progress="logit lens" if progress else "")
     return [row for of_probe in rows for row in of_probe]
@@ -129,7 +129,7 @@ def _look_up(
     own_tokens: OwnTokens,
     plant_language: str,
 ) -> Iterator[list[Row]]:
-    """Per row, a reading of each form's first token."""
+    """Read, per row, the first token of each form."""
     log_probs = logits.log_softmax(-1)
     entropies = torch.special.entr(log_probs.exp()).sum(-1).tolist()
     firsts = [item.first_tokens for item in items]
@@ -184,7 +184,7 @@ def whole_value_rows(
 def _answer_log_probs(
     reader: Reader, prompt: Sequence[int], answers: Sequence[tuple[int, ...]], batch_size: int
 ) -> Float[torch.Tensor, "layer answer"]:
-    """Log-probability (nats, summed over tokens) of every answer at every layer; the prompt is run once."""
+    """Compute the log-probability (nats, summed over tokens) of every answer at every layer; the prompt is run once."""
     backend, recorder = reader.backend, reader.recorder()
     with backend.hooks(recorder.hooks()):
         _, past = backend.hidden(torch.tensor([list(prompt)]))
@@ -197,18 +197,10 @@ def _answer_log_probs(
             return
         with backend.hooks(recorder.hooks()):
             backend.hidden(tokens[:, :-1], past.repeat(len(indices)))
-        layers = [reader.hidden(activation.flatten(0, 1), layer) for layer, activation in enumerate(recorder.kept)]
-        targets = tokens[:, 1:].flatten().to(backend.device).repeat(len(layers))
-        hidden = torch.cat(layers)
-        scores = torch.cat(
-            [
-                token_log_prob(rows, backend.unembed, wanted, **backend.unembed_options)
-                for rows, wanted in zip(
-                    torch.split(hidden, _ROWS_PER_WALK), torch.split(targets, _ROWS_PER_WALK), strict=True
-                )
-            ]
-        )
-        totals[:, indices] += scores.view(len(layers), len(indices), -1).sum(2).to(totals.dtype)
+        hidden = torch.cat([reader.hidden(activation, layer) for layer, activation in enumerate(recorder.kept)])
+        targets = tokens[:, 1:].repeat(len(recorder.kept), 1)
+        scores = forced_log_prob(backend, hidden, targets, rows_per_pass=ROWS_PER_PASS)
+        totals[:, indices] += scores.view(-1, len(indices)).to(totals.dtype)
 
     run_batched(answers, add, batch_size=batch_size)
     return totals.cpu()

@@ -1,10 +1,8 @@
-"""Do two languages hold a question about the same person in the same way, layer by layer?
+"""Similarity of two languages' representations of prompts about the same person, layer by layer.
 
-The same record asked in two languages gives two representations at each layer and position. Two measures say how alike
-they are over all records: the mean cosine after each language's own mean is taken off (a language adds a constant, which
-would make everything look alike or different), and linear CKA (Kornblith et al. 2019, arXiv:1905.00414), which also sees
-agreement up to a rotation. A high figure alone says little: prompts about DIFFERENT people are alike too, because they ask
-the same thing. So each figure stands beside a null that pairs every person with another one asked the same.
+Two measures compare a record's prompts in two languages: the mean cosine after each language's mean is subtracted, and linear
+CKA (Kornblith et al. 2019, arXiv:1905.00414), which also sees agreement up to a rotation. Prompts about DIFFERENT people are
+alike too, so each figure has a null that pairs every person with another one of the same attribute and template.
 
 Example:
     >>> probes = build_probes(demo_records(), ["en", "fr"], attributes=["birth_country"], templates=[0])
@@ -74,6 +72,15 @@ class SimilarityResult(Result):
         """One row per measure, pair of languages, position and layer."""
         return self.pairs
 
+    def headline(self) -> dict[str, str]:
+        """Map each measure and position to its highest value over layers, of the mean over pairs of languages, and its null."""
+        best = self.pooled.loc[self.pooled.groupby(["measure", "position"], sort=False).value.idxmax()]
+        return {
+            f"{row.measure}, {row.position}": f"highest {row.value:.2f} ({row.low:.2f} to {row.high:.2f}) at layer {row.layer}, "
+            f"null {row.null:.2f}, {self.n_subjects:,} people"
+            for row in best.itertuples()
+        }
+
     def shared_layers(self, *, measure: Measure = "cosine", position: Position = "last") -> dict[str, tuple[int, ...]]:
         """Layers where the interval's lower bound exceeds the null's quantile.
 
@@ -110,8 +117,8 @@ def representation_similarity(
 ) -> SimilarityResult:
     """Compare `resid_post` of the same question in every pair of languages, per layer and position.
 
-    It tells that two languages' representations vary together from person to person, not that the model uses what they
-    share, nor that the private fact itself is in it: the name alone makes two prompts alike (patching tells).
+    It does not show that the model uses what the languages share, nor that the private fact is in it: the name alone makes two
+    prompts alike. Patching does.
 
     Args:
         model: Hooked model.
@@ -139,14 +146,14 @@ def representation_similarity(
     people = list(dict.fromkeys(subjects))
     counts, partners = _draws(rows, subjects, n_null=n_null, seed=seed)
     states = _read(backend_of(model), rows, probes.languages, positions, batch_size=batch_size, progress=progress)
-    found = [
-        {"measure": measure, "position": place, "layer": layer} | entry
-        for slot, place in enumerate(positions)
+    rows_of_pairs = [
+        {"measure": measure, "position": position, "layer": layer} | entry
+        for slot, position in enumerate(positions)
         for layer in range(states.shape[3])
         for measure in _MEASURES
         for entry in _compare(states[:, :, slot, layer], probes.languages, measure, counts, partners, null_quantile)
     ]
-    frame = pd.DataFrame(found)
+    frame = pd.DataFrame(rows_of_pairs)
     order = ["measure", "position", "language_a", "language_b", "layer"]
     pooled = frame.language_a == ""
     return SimilarityResult(
@@ -192,7 +199,7 @@ def _draws(
 
 
 def _mismatched(rows: list[_Row], of_row: NDArray[np.intp], rng: np.random.Generator) -> NDArray[np.intp]:
-    """(row,) a row of another subject for each row: same attribute, group and template, subjects in a random circle."""
+    """Draw for each (row,) a row of another subject: same attribute, group and template, subjects in a random circle."""
     place_in_circle = rng.permutation(of_row.max() + 1)
     strata: dict[tuple[str, str, int], list[int]] = {}
     for number, row in enumerate(rows):
@@ -250,8 +257,8 @@ def _compare(
     """Rows of one measure, position and layer: one per pair of languages, and their mean without languages."""
     centred = (states.double() - states.double().mean(1, keepdim=True)).numpy()
     values, draws, nulls = [], [], []
-    for one, two in combinations(range(len(languages)), 2):
-        grams = (centred[one] @ centred[two].T, centred[one] @ centred[one].T, centred[two] @ centred[two].T)
+    for a, b in combinations(centred, 2):
+        grams = (a @ b.T, a @ a.T, b @ b.T)
         once, null_counts = np.ones((1, states.shape[1])), np.ones(partners.shape)
         if measure == "cosine":
             values.append(centred_cosine(*grams, once))
@@ -261,9 +268,9 @@ def _compare(
             values.append(linear_cka(*grams[1:], once))
             draws.append(linear_cka(*grams[1:], counts))
             nulls.append(permuted_cka(*grams[1:], partners))
-    names = list(combinations(languages, 2))
-    for (a, b), value, draw, null in zip(names, values, draws, nulls, strict=True):
-        yield {"language_a": a, "language_b": b} | _summary(value, draw, null, null_quantile)
+    pairs = combinations(languages, 2)
+    for (first, second), value, draw, null in zip(pairs, values, draws, nulls, strict=True):
+        yield {"language_a": first, "language_b": second} | _summary(value, draw, null, null_quantile)
     value, draw, null = (np.asarray(np.mean(part, axis=0)) for part in (values, draws, nulls))
     yield {"language_a": "", "language_b": ""} | _summary(value, draw, null, null_quantile)
 
@@ -272,11 +279,11 @@ def _summary(
     value: NDArray[np.float64], draws: NDArray[np.float64], null: NDArray[np.float64], quantile: float
 ) -> dict[str, float]:
     low, high = resampling.recentred_interval(value[0], draws)
-    there = len(null) > 0
+    has_null = len(null) > 0
     return {
         "value": float(value[0]),
         "low": float(low),
         "high": float(high),
-        "null_mean": float(null.mean()) if there else float("nan"),
-        "null": float(np.quantile(null, quantile)) if there else float("nan"),
+        "null_mean": float(null.mean()) if has_null else float("nan"),
+        "null": float(np.quantile(null, quantile)) if has_null else float("nan"),
     }

@@ -1,9 +1,8 @@
 """Tuned lens: an affine translator per layer, so that early layers are read in the last layer's terms.
 
-The raw logit lens reads early layers through an unembedding they were not made for: on Gemma 3 270M its first layer is
-over 100 nats away from the model's output, which says nothing about what is known there. A translator
-h -> h + h W_l + b_l per layer, trained so that the model's output is foretold as well as can be (Belrose et al. 2023,
-arXiv:2303.08112), takes that mismatch off. What it shows is what a linear map CAN read out, not what the model does read.
+The raw logit lens reads early layers through an unembedding that they were not trained for. A translator h -> h + h W_l + b_l per
+layer, trained to predict the model's output (Belrose et al. 2023, arXiv:2303.08112), corrects that. It shows what a linear map
+CAN read, not what the model does read.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from xlmech.storage.result import Result
 _N_CHECKED = 48
 _TOP, _SAMPLED = 8, 2048
 _POSITIONS_PER_STEP = 64
-_ROWS_PER_READOUT = 64
+_ROWS_PER_PASS = 64
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -74,14 +73,14 @@ class TunedLens(Result):
         Raises:
             ValueError: Another model's name or shape; names both.
         """
-        backend, own = backend_of(model), provenance(model).model
+        backend, name = backend_of(model), provenance(model).model
         remedy = "train one for it with train_tuned_lens"
-        if own != self.provenance.model:
-            raise ValueError(f"this lens was trained on {self.provenance.model!r}, the model is {own!r}; {remedy}")
-        found = (len(self.weight) + 1, self.weight.shape[1])
-        if found != (wanted := (backend.n_layers, backend.d_model)):
+        if name != self.provenance.model:
+            raise ValueError(f"this lens was trained on {self.provenance.model!r}, the model is {name!r}; {remedy}")
+        shape = (len(self.weight) + 1, self.weight.shape[1])
+        if shape != (wanted := (backend.n_layers, backend.d_model)):
             raise ValueError(
-                f"this lens reads {found[0]} layers of width {found[1]}, the model has {wanted[0]} of width {wanted[1]}; "
+                f"this lens reads {shape[0]} layers of width {shape[1]}, the model has {wanted[0]} of width {wanted[1]}; "
                 + remedy
             )
 
@@ -171,16 +170,16 @@ def _states(backend: Backend, texts: Sequence[str], label: str) -> Float[torch.T
     """`resid_post` of every layer at every position but each text's first."""
     recorder = Recorder(backend, "hook_resid_post")
     tokens = [encode_prompt(backend, text, what="training text") for text in texts]
-    found: list[torch.Tensor] = [torch.empty(0)] * len(texts)
+    states: list[torch.Tensor] = [torch.empty(0)] * len(texts)
 
     def read(batch: torch.Tensor, indices: list[int]) -> None:
         with backend.hooks(recorder.hooks()):
             backend.hidden(batch)
         for row, index in enumerate(indices):
-            found[index] = torch.stack([resid[row, 1:] for resid in recorder.kept])
+            states[index] = torch.stack([resid[row, 1:] for resid in recorder.kept])
 
     run_batched(tokens, read, progress=label)
-    return torch.cat(found, dim=1)
+    return torch.cat(states, dim=1)
 
 
 def _regress(
@@ -217,11 +216,11 @@ def _descend(
         states = inner[:, chosen].to(weight.dtype)
         translated = states[:-1] + states[:-1] @ weight + bias[:, None]
         tokens, offset = _sample_tokens(backend, likely, generator)
-        wanted = _log_probs(backend, states[-1].to(inner.dtype), tokens, offset).detach()
-        found = _log_probs(backend, translated.flatten(0, 1).to(inner.dtype), tokens, offset)
-        gap = wanted - found.view(len(weight), *wanted.shape)
+        target = _log_probs(backend, states[-1].to(inner.dtype), tokens, offset).detach()
+        predicted = _log_probs(backend, translated.flatten(0, 1).to(inner.dtype), tokens, offset)
+        gap = target - predicted.view(len(weight), *target.shape)
         optimizer.zero_grad()
-        (wanted.exp() * gap).sum(-1).mean(1).sum().backward()  # type: ignore[no-untyped-call]
+        (target.exp() * gap).sum(-1).mean(1).sum().backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     weight.requires_grad_(False)
     bias.requires_grad_(False)
@@ -232,7 +231,7 @@ def _likely_tokens(backend: Backend, last: Float[torch.Tensor, "position d_model
     """Tokens that are among the likeliest few at some position."""
     parts = [
         token_logits(backend.final_norm(part), backend.unembed, **backend.unembed_options).topk(_TOP).indices.flatten()
-        for part in torch.split(last, _ROWS_PER_READOUT)
+        for part in torch.split(last, _ROWS_PER_PASS)
     ]
     return torch.tensor(sorted(set(torch.cat(parts).tolist())), device=last.device)
 
@@ -268,11 +267,12 @@ def divergence(
     def read(resid: torch.Tensor) -> torch.Tensor:
         return token_logits(backend.final_norm(resid), backend.unembed, **backend.unembed_options).log_softmax(-1)
 
-    wanted = read(states[-1])
+    output = read(states[-1])
     rows = []
     for layer, resid in enumerate(states):
         raw, tuned = (
-            float((wanted.exp() * (wanted - read(one))).sum(-1).mean()) for one in (resid, lens.translate(resid, layer))
+            float((output.exp() * (output - read(stream))).sum(-1).mean())
+            for stream in (resid, lens.translate(resid, layer))
         )
         rows.append({"layer": layer, "kl_raw": raw, "kl_tuned": tuned, "n_positions": states.shape[1]})
     return pd.DataFrame(rows)

@@ -1,4 +1,4 @@
-"""Activation patching between languages: where does whose value come out, and in which language's form?
+"""Activation patching between languages: at which layer does the source's value appear, and in which language's form?
 
 A source prompt (record A asked in language S) is run, and its activation at one layer and position overwrites that of a
 target prompt (record B, same attribute, asked in language T). A's value in T's FORM shows a layer that holds the fact apart
@@ -14,6 +14,7 @@ Example:
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, get_args
@@ -31,8 +32,8 @@ from xlmech.models.backends import Backend, backend_of
 from xlmech.models.load import provenance
 from xlmech.neurons.neuron_set import NeuronSet
 from xlmech.patching.plan import Component, Direction, check_pairs, collides, patched_prompt, sweep_of
-from xlmech.patching.runs import PatchedPrompt, Sweep, donate, patched_log_probs
-from xlmech.patching.tables import PLACE, beside, describe, means, places_of, resampled, tables
+from xlmech.patching.runs import PatchedPrompt, Sweep, patched_log_probs, run_donors
+from xlmech.patching.tables import SITE_COLUMNS, describe, means, patch_sites, prepend_columns, resampled, tables
 from xlmech.storage.result import Result
 
 Layers = Literal["single", "onward"]
@@ -41,7 +42,7 @@ Reading = Literal["first_token", "whole_value"]
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class PatchingResult(Result):
-    """What comes out of patched runs.
+    """Outcomes and effects of patched runs.
 
     Attributes:
         outcomes: One row per (pair, reading, layer, head, outcome): `log_prob` (nats) in the patched run, `clean_log_prob` in
@@ -87,12 +88,12 @@ class PatchingResult(Result):
         Raises:
             ValueError: The result has no such reading.
         """
-        frame = self._of(self.outcomes, reading)
+        frame = self._with_reading(self.outcomes, reading)
         prob = np.exp(frame.log_prob)
         frame = frame.assign(
             prob=prob, change=prob - np.exp(frame.clean_log_prob), change_log_prob=frame.log_prob - frame.clean_log_prob
         )
-        return means(frame, [*PLACE, "outcome"], ["prob", "change", "change_log_prob"])
+        return means(frame, [*SITE_COLUMNS, "outcome"], ["prob", "change", "change_log_prob"])
 
     def effect_summary(self, *, reading: Reading = "first_token") -> pd.DataFrame:
         """Mean normalised effect, as `summary`: per kind of pair, languages, layer and head.
@@ -100,7 +101,7 @@ class PatchingResult(Result):
         Raises:
             ValueError: The result has no such reading.
         """
-        return means(self._of(self.effects, reading), PLACE, ["normalised"])
+        return means(self._with_reading(self.effects, reading), SITE_COLUMNS, ["normalised"])
 
     def peaks(self, *, reading: Reading = "first_token") -> pd.DataFrame:
         """Layer at which each outcome's mean probability is highest, with a 95 % interval over pairs of subjects.
@@ -111,9 +112,9 @@ class PatchingResult(Result):
         Raises:
             ValueError: The result has no such reading.
         """
-        frame, rows = self._of(self.outcomes, reading), []
+        frame, rows = self._with_reading(self.outcomes, reading), []
         frame = frame.assign(prob=np.exp(frame.log_prob))
-        keys = [*PLACE[:3], "head", "outcome"]
+        keys = [*SITE_COLUMNS[:3], "head", "outcome"]
         for key, part in frame.groupby(keys, sort=False):
             layers, curve, draws = resampled(pd.DataFrame(part), ["layer"], "prob")
             peak, drawn = curve.argmax(), draws.argmax(1)
@@ -134,12 +135,12 @@ class PatchingResult(Result):
         """
         frame = self.outcomes[self.outcomes.reading == "first_token"]
         frame = frame.drop_duplicates(["pair", "outcome"])
-        whose = frame.outcome.str.split("_in_").str[0]
+        record = frame.outcome.str.split("_in_").str[0]
         run, donor = ("target", "source") if self.direction == "denoising" else ("source", "target")
-        own = np.exp(frame.clean_log_prob.where(whose == run)).groupby(frame.pair).sum()
-        given = np.exp(frame.donor_log_prob.where(whose == donor)).groupby(frame.pair).sum()
+        of_run = np.exp(frame.clean_log_prob.where(record == run)).groupby(frame.pair).sum()
+        of_donor = np.exp(frame.donor_log_prob.where(record == donor)).groupby(frame.pair).sum()
         null = frame.drop_duplicates("pair").set_index("pair").kind == "other_attribute"
-        pairs = own.index[(own >= at_least) & ((given >= at_least) | null.reindex(own.index))]
+        pairs = of_run.index[(of_run >= at_least) & ((of_donor >= at_least) | null.reindex(of_run.index))]
         if not len(pairs):
             raise ValueError(
                 f"in no pair both runs give their own value at least {at_least:g}; lower it, or patch others"
@@ -149,7 +150,19 @@ class PatchingResult(Result):
         )
         return dataclasses.replace(self, outcomes=outcomes, effects=effects)
 
-    def _of(self, frame: pd.DataFrame, reading: str) -> pd.DataFrame:
+    def headline(self) -> dict[str, str]:
+        """Map each kind of pair and its languages to the largest mean normalised effect, by first tokens."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a single pair has no interval, which the text says
+            effects = self.effect_summary().dropna(subset="normalised")
+        best = effects.loc[effects.groupby(SITE_COLUMNS[:3], sort=False).normalised.idxmax()]
+        return {
+            f"{row.kind}, {row.source_language} to {row.target_language}": f"largest normalised effect {row.normalised:.2f} "
+            f"({row.normalised_low:.2f} to {row.normalised_high:.2f}) at layer {row.layer}, {row.n_pairs} pairs"
+            for row in best.itertuples()
+        }
+
+    def _with_reading(self, frame: pd.DataFrame, reading: str) -> pd.DataFrame:
         check_choice("reading", reading, Reading)
         if reading not in set(frame.reading):
             raise ValueError(
@@ -172,7 +185,7 @@ def patch_languages(
     batch_size: int = BATCH_SIZE // 4,
     progress: bool = True,
 ) -> PatchingResult:
-    """Overwrite one run's activations by another's, layer by layer, and follow whose value comes out in which form.
+    """Overwrite one run's activations by another's, layer by layer, and read the source's and the target's value in each form.
 
     Args:
         model: Hooked model.
@@ -250,12 +263,12 @@ class PatchingTask:
         """Frames `outcomes` and `effects`, as in `PatchingResult`."""
         options: dict[str, Any] = {"whole": self.reading == "whole_value", "batch_size": self.batch_size}
         label = f"patching, {self.reading}" if self.progress else ""
-        donated = donate(backend, self.sweep.hook, items, **options, progress=label and f"{label}: sources")
-        values = [one.values for one in donated]
+        donors = run_donors(backend, self.sweep.hook, items, **options, progress=label and f"{label}: sources")
+        values = [donor.values for donor in donors]
         scores = patched_log_probs(backend, self.sweep, items, values, **options, progress=label)
         outcomes, effects = [], []
-        for item, donor, score in zip(items, donated, scores, strict=True):
-            of_outcomes, of_effects = tables(places_of(self.sweep), item, donor, score)
-            outcomes.append(beside(describe(item.pair) | {"reading": self.reading}, of_outcomes))
-            effects.append(beside(describe(item.pair) | {"reading": self.reading}, of_effects))
+        for item, donor, score in zip(items, donors, scores, strict=True):
+            of_outcomes, of_effects = tables(patch_sites(self.sweep), item, donor, score)
+            outcomes.append(prepend_columns(describe(item.pair) | {"reading": self.reading}, of_outcomes))
+            effects.append(prepend_columns(describe(item.pair) | {"reading": self.reading}, of_effects))
         return {"outcomes": pd.concat(outcomes, ignore_index=True), "effects": pd.concat(effects, ignore_index=True)}

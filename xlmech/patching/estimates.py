@@ -23,8 +23,8 @@ from xlmech.models.load import provenance
 from xlmech.neurons.neuron_set import NeuronSet
 from xlmech.patching.gradient_estimate import estimated_changes
 from xlmech.patching.plan import Component, check_pairs, collides, contrast, patched_prompt, sweep_of
-from xlmech.patching.runs import donate, patched_log_probs
-from xlmech.patching.tables import beside, describe, places_of
+from xlmech.patching.runs import patched_log_probs, run_donors
+from xlmech.patching.tables import describe, patch_sites, prepend_columns
 from xlmech.progress import progress_bar
 from xlmech.storage.result import Result
 
@@ -63,14 +63,14 @@ class AttributionPatchingResult(Result):
             changes), and `n` of what is compared.
         """
         known = self.changes.dropna(subset="exact")
-        sizes = known.assign(size=known.exact.abs(), off=known.error.abs()).groupby("layer")
-        table = sizes[["estimate", "exact", "off", "size"]].sum().assign(n=sizes["size"].count())
+        sizes = known.assign(size=known.exact.abs(), distance=known.error.abs()).groupby("layer")
+        table = sizes[["estimate", "exact", "distance", "size"]].sum().assign(n=sizes["size"].count())
         return pd.DataFrame(
             {
                 "layer": table.index,
                 "mean_estimate": (table.estimate / table.n).to_numpy(),
                 "mean_exact": (table.exact / table.n).to_numpy(),
-                "relative_error": (table.off / table["size"].where(table["size"] > 0, np.nan)).to_numpy(),
+                "relative_error": (table.distance / table["size"].where(table["size"] > 0, np.nan)).to_numpy(),
                 "n": table.n.to_numpy(),
             }
         )
@@ -119,19 +119,21 @@ def attribution_patching(
     clear = [item for item in items if not collides(item)]
     if not clear:
         raise ValueError("in every pair, forms of two outcomes share their first token; use other attributes or pairs")
-    donated = donate(backend, sweep.hook, clear, batch_size=batch_size)
+    donors = run_donors(backend, sweep.hook, clear, batch_size=batch_size)
     few = clear[:n_exact]
     options: dict[str, Any] = {"batch_size": batch_size, "progress": "patching" if progress else ""}
-    scores = patched_log_probs(backend, sweep, few, [one.values for one in donated[:n_exact]], **options)
-    places, parts = places_of(sweep), []
-    bar = progress_bar(zip(clear, donated, strict=True), "gradients", shown=progress, total=len(clear))
+    scores = patched_log_probs(backend, sweep, few, [donor.values for donor in donors[:n_exact]], **options)
+    sites, parts = patch_sites(sweep), []
+    bar = progress_bar(zip(clear, donors, strict=True), "gradients", shown=progress, total=len(clear))
     for number, (item, donor) in enumerate(bar):
         estimate = estimated_changes(backend, sweep, item, donor.values).double().cpu().numpy()
         exact = np.full(len(estimate), np.nan)
         if number < len(few):
             found = contrast(scores[number].double().cpu(), list(item.forms))
             exact = (found[1:] - found[0]).numpy()
-        parts.append(beside(describe(item.pair), places.assign(estimate=estimate, exact=exact, error=estimate - exact)))
+        parts.append(
+            prepend_columns(describe(item.pair), sites.assign(estimate=estimate, exact=exact, error=estimate - exact))
+        )
     return AttributionPatchingResult(
         changes=pd.concat(parts, ignore_index=True),
         component=component,

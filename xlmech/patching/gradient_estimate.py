@@ -15,7 +15,7 @@ from xlmech.patching.runs import PatchedPrompt, Sweep, first_tokens
 def estimated_changes(
     backend: Backend, sweep: Sweep, item: PatchedPrompt, values: torch.Tensor
 ) -> Float[torch.Tensor, " variant"]:
-    """Estimated change of the contrast (nats) by each variant of a sweep, layer by layer: gradient times difference.
+    """Estimate how each variant of a sweep changes the contrast (nats), layer by layer: gradient times difference.
 
     The contrast is that of the outcomes' first tokens; the gradient is taken in the unpatched run.
 
@@ -41,8 +41,9 @@ def estimated_changes(
         hidden, _ = backend.hidden(torch.tensor([list(item.prompt)]))
         score = contrast(first_tokens(backend, hidden[:, -1], item), list(item.forms))
         gradients = torch.autograd.grad(score.sum(), kept)
-    found, places = [], list(item.positions)
+    changes = []
+    positions = list(item.positions)
     for layer, mask in sorted(sweep.masks.items()):
-        step = values[layer].to(kept[layer].dtype) - kept[layer].detach()[0, places]
-        found.append((gradients[layer][0, places] * step * mask.to(step.device)).flatten(1).sum(1))
-    return torch.cat(found)
+        step = values[layer].to(kept[layer].dtype) - kept[layer].detach()[0, positions]
+        changes.append((gradients[layer][0, positions] * step * mask.to(step.device)).flatten(1).sum(1))
+    return torch.cat(changes)

@@ -1,4 +1,4 @@
-"""From pairs of probes to prompts to overwrite: tokens, corresponding positions, forms, collisions, components."""
+"""Turn pairs of probes into prompts to overwrite: tokens, corresponding positions, forms, collisions, components."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def check_pairs(pairs: Sequence[ProbePair]) -> None:
             )
     ids = [pair.id for pair in pairs]
     if len(set(ids)) < len(ids):
-        twice = next(one for one in ids if ids.count(one) > 1)
+        twice = next(name for name in ids if ids.count(name) > 1)
         raise ValueError(f"pair {twice} is given twice; an interval over pairs needs different ones")
 
 
@@ -107,15 +107,15 @@ def patched_prompt(backend: Backend, pair: ProbePair, *, span: Span, direction: 
         outcome: tuple(tuple(encode_answer(backend, form, what=f"a form of {outcome} of {pair.id}")) for form in texts)
         for outcome, texts in pair.outcomes().items()
     }
-    room = max(len(form) for of in forms.values() for form in of)
+    room = max(len(form) for of_outcome in forms.values() for form in of_outcome)
     aligned = [aligned_positions(backend, donor, run, span) for donor in donors]
     return PatchedPrompt(
         pair=pair,
         prompt=encode_probe(backend, run, languages=(), room=room).prompt,
-        positions=tuple(place for place, _ in aligned[0]),
+        positions=tuple(position for position, _ in aligned[0]),
         donors=tuple(
-            (encode_probe(backend, donor, languages=(), room=room).prompt, tuple(place for _, place in of))
-            for donor, of in zip(donors, aligned, strict=True)
+            (encode_probe(backend, donor, languages=(), room=room).prompt, tuple(position for _, position in of_donor))
+            for donor, of_donor in zip(donors, aligned, strict=True)
         ),
         forms=forms,
     )
@@ -144,8 +144,8 @@ def collides(item: PatchedPrompt) -> bool:
 
 def contrast(log_prob: Float[torch.Tensor, "*row outcome"], outcomes: Sequence[str]) -> Float[torch.Tensor, " *row"]:
     """Log-odds of the source's value against the target's, each in any of the forms (nats)."""
-    one, two = (
-        log_prob[..., [number for number, name in enumerate(outcomes) if name.startswith(f"{who}_in")]].logsumexp(-1)
-        for who in ("source", "target")
+    source, target = (
+        log_prob[..., [number for number, name in enumerate(outcomes) if name.startswith(f"{record}_in")]].logsumexp(-1)
+        for record in ("source", "target")
     )
-    return one - two
+    return source - target

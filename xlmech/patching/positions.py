@@ -24,8 +24,8 @@ from xlmech.models.load import provenance
 from xlmech.models.tokens import encode_probe
 from xlmech.patching.gradient_estimate import estimated_changes
 from xlmech.patching.plan import Component, check_pairs, collides, patched_prompt, sweep_of, without_shared_firsts
-from xlmech.patching.runs import Sweep, donate, patched_log_probs
-from xlmech.patching.tables import beside, describe, tables
+from xlmech.patching.runs import Sweep, patched_log_probs, run_donors
+from xlmech.patching.tables import describe, prepend_columns, tables
 from xlmech.storage.result import Result
 
 
@@ -99,16 +99,16 @@ def patch_positions(
             f"pair {pair.id}: forms of its two values share their first token, so that it does not tell whose comes out; "
             "use another pair"
         )
-    sweep, places = _each_position(sweep_of(backend, component), len(item.positions))
-    (donated,) = donate(backend, sweep.hook, [item], batch_size=1)
+    sweep, sites = _each_position(sweep_of(backend, component), len(item.positions))
+    (donor,) = run_donors(backend, sweep.hook, [item], batch_size=1)
     label = "positions" if progress else ""
-    (scores,) = patched_log_probs(backend, sweep, [item], [donated.values], batch_size=1, progress=label)
-    outcomes, effects = tables(places, item, donated, scores)
-    estimates = estimated_changes(backend, sweep, item, donated.values).double().cpu().numpy()
+    (scores,) = patched_log_probs(backend, sweep, [item], [donor.values], batch_size=1, progress=label)
+    outcomes, effects = tables(sites, item, donor, scores)
+    estimates = estimated_changes(backend, sweep, item, donor.values).double().cpu().numpy()
     effects = effects.assign(change=effects.contrast - effects.clean_contrast, estimate=estimates)
     return PositionSweep(
-        outcomes=beside(describe(pair), outcomes),
-        effects=beside(describe(pair), effects),
+        outcomes=prepend_columns(describe(pair), outcomes),
+        effects=prepend_columns(describe(pair), effects),
         tokens=token_table(backend, pair.target),
         component=component,
         provenance=provenance(model),
@@ -127,14 +127,14 @@ def _each_position(sweep: Sweep, n: int) -> tuple[Sweep, pd.DataFrame]:
 
 
 def token_table(backend: Backend, probe: Probe) -> pd.DataFrame:
-    """`position`, `part` and `token` (text; masked in the subject) of a prompt's tokens."""
+    """List `position`, `part` and `token` (text; masked in the subject) of a prompt's tokens."""
     tokens = encode_probe(backend, probe, languages=()).prompt
     return pd.DataFrame(
         {
-            "position": place,
+            "position": position,
             "part": part,
-            "token": MASK if part == "subject" else backend.tokenizer.decode([tokens[place]]),
+            "token": MASK if part == "subject" else backend.tokenizer.decode([tokens[position]]),
         }
-        for part, places in prompt_spans(backend, probe).items()
-        for place in places
+        for part, positions in prompt_spans(backend, probe).items()
+        for position in positions
     )

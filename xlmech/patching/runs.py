@@ -1,4 +1,4 @@
-"""Runs of prompts in which another run's activations stand: the tensors behind `xlmech.patching.between_languages`.
+"""Run prompts with activations overwritten by those of donor prompts: the tensors behind `xlmech.patching.between_languages`.
 
 A prompt's prefix up to the first overwritten position is run once; every layer (and head, and position) to overwrite is a row
 of one batch, and so are several prompts of equal length and positions. The clean row gives the unpatched baseline.
@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 
 from xlmech.data.pairs import ProbePair
 from xlmech.engine.batching import Recorder, rows_that_fit, run_batched, run_in_batches
 from xlmech.engine.interventions import Intervention, replace_where, run_interventions
+from xlmech.engine.score import forced_log_prob
 from xlmech.engine.unembed import token_log_prob
 from xlmech.models.backends import Backend
 
@@ -75,18 +76,18 @@ class Sweep:
     def rows(self, layers: Sequence[int], values: torch.Tensor, positions: slice) -> list[Intervention]:
         """Rows of these layers; values are (prompt, layer of the model, position, ...)."""
 
-        def of(layer: int) -> Intervention:
+        def overwrite(layer: int) -> Intervention:
             return replace_where(self.hook, layer, self.masks[layer], values[:, layer, None], positions=positions)
 
-        def later(layer: int) -> tuple[Intervention, ...]:
-            return tuple(of(other) for other in sorted(self.masks) if other > layer) if self.onward else ()
+        def onward(layer: int) -> tuple[Intervention, ...]:
+            return tuple(overwrite(other) for other in sorted(self.masks) if other > layer) if self.onward else ()
 
-        return [dataclasses.replace(of(layer), later=later(layer)) for layer in layers]
+        return [dataclasses.replace(overwrite(layer), later=onward(layer)) for layer in layers]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Donated:
-    """What an item's donors give.
+class DonorRun:
+    """What the donor prompts of an item give.
 
     Attributes:
         values: (layer, position, ...) mean activations for the positions to overwrite.
@@ -98,7 +99,7 @@ class Donated:
 
 
 @torch.no_grad()
-def donate(
+def run_donors(
     backend: Backend,
     hook: str,
     items: Sequence[PatchedPrompt],
@@ -106,7 +107,7 @@ def donate(
     whole: bool = False,
     batch_size: int,
     progress: str = "",
-) -> list[Donated]:
+) -> list[DonorRun]:
     """Run every donor prompt once, keep what the items need of it, and read their outcomes off it.
 
     Raises:
@@ -117,7 +118,7 @@ def donate(
     for number, item in enumerate(items):
         for slot, (prompt, _) in enumerate(item.donors):
             wanted.setdefault(prompts.index(prompt), []).append((number, slot))
-    parts: list[list[torch.Tensor]] = [[torch.empty(0)] * len(item.donors) for item in items]
+    activations: list[list[torch.Tensor]] = [[torch.empty(0)] * len(item.donors) for item in items]
     scores: list[list[torch.Tensor]] = [[torch.empty(0)] * len(item.donors) for item in items]
     recorder = Recorder(backend, hook)
 
@@ -126,9 +127,9 @@ def donate(
             hidden, _ = backend.hidden(tokens)
         for row, index in enumerate(indices):
             for number, slot in wanted[index]:
-                places = list(items[number].donors[slot][1])
-                parts[number][slot] = torch.stack([kept[row, places] for kept in recorder.kept])
-                _check_finite(parts[number][slot], hook, items[number].id)
+                positions = list(items[number].donors[slot][1])
+                activations[number][slot] = torch.stack([kept[row, positions] for kept in recorder.kept])
+                _check_finite(activations[number][slot], hook, items[number].id)
                 scores[number][slot] = first_tokens(backend, hidden[row, -1:], items[number])[0]
 
     run_batched(prompts, run, batch_size=batch_size, progress=progress)
@@ -138,8 +139,11 @@ def donate(
             for item in items
         ]
     return [
-        Donated(values=torch.stack(of).mean(0), log_prob=torch.stack(own).logsumexp(0) - torch.tensor(len(own)).log())
-        for of, own in zip(parts, scores, strict=True)
+        DonorRun(
+            values=torch.stack(of_item).mean(0),
+            log_prob=torch.stack(score).logsumexp(0) - torch.tensor(len(score)).log(),
+        )
+        for of_item, score in zip(activations, scores, strict=True)
     ]
 
 
@@ -175,10 +179,10 @@ def patched_log_probs(
     Returns:
         Per item (1 + variants, outcome); an outcome's forms are alternatives, so their probabilities add up.
     """
-    tails = [(number, form) for number, item in enumerate(items) for form in (_distinct(item) if whole else [()])]
-    found: list[torch.Tensor] = [torch.empty(0)] * len(tails)
+    tails = [(number, form) for number, item in enumerate(items) for form in (_distinct_forms(item) if whole else [()])]
+    log_probs: list[torch.Tensor] = [torch.empty(0)] * len(tails)
 
-    def shape(index: int) -> tuple[int, ...]:
+    def batch_key(index: int) -> tuple[int, ...]:
         number, form = tails[index]
         return (len(items[number].prompt), len(form), *items[number].positions)
 
@@ -188,13 +192,18 @@ def patched_log_probs(
         hidden = _run(backend, sweep, chosen, of_items, [tails[index][1][:-1] for index in indices])
         for index, item, states in zip(indices, chosen, hidden, strict=True):
             form = tails[index][1]
-            found[index] = _forced(backend, states, form) if whole else first_tokens(backend, states[:, -1], item)
+            log_probs[index] = (
+                forced_log_prob(backend, states[:, -len(form) :], torch.tensor(form))
+                if whole
+                else first_tokens(backend, states[:, -1], item)
+            )
 
-    run_in_batches(len(tails), work, key=shape, group=shape, batch_size=batch_size, progress=progress)
+    run_in_batches(len(tails), work, key=batch_key, group=batch_key, batch_size=batch_size, progress=progress)
     if not whole:
-        return found
+        return log_probs
     by_item = [
-        {form: score for (of, form), score in zip(tails, found, strict=True) if of == n} for n in range(len(items))
+        {form: score for (number, form), score in zip(tails, log_probs, strict=True) if number == n}
+        for n in range(len(items))
     ]
     return [_of_outcomes(item, scores) for item, scores in zip(items, by_item, strict=True)]
 
@@ -202,9 +211,9 @@ def patched_log_probs(
 def whole_values(backend: Backend, item: PatchedPrompt) -> Float[torch.Tensor, " outcome"]:
     """Log-probability (nats) of each outcome's whole forms after the item's prompt, as it is."""
     scores = {}
-    for form in _distinct(item):
+    for form in _distinct_forms(item):
         hidden, _ = backend.hidden(torch.tensor([[*item.prompt, *form[:-1]]]))
-        scores[form] = _forced(backend, hidden, form)
+        scores[form] = forced_log_prob(backend, hidden[:, -len(form) :], torch.tensor(form))
     return _of_outcomes(item, scores)[0]
 
 
@@ -244,7 +253,7 @@ def _chunks(sweep: Sweep, fit: int) -> list[list[int]]:
     return groups
 
 
-def _distinct(item: PatchedPrompt) -> list[Form]:
+def _distinct_forms(item: PatchedPrompt) -> list[Form]:
     return list(dict.fromkeys(form for forms in item.forms.values() for form in forms))
 
 
@@ -255,21 +264,8 @@ def first_tokens(
     tokens = list(dict.fromkeys(token for tokens in item.firsts for token in tokens))
     targets = torch.tensor(tokens, device=hidden.device).expand(len(hidden), -1)
     scores = token_log_prob(hidden, backend.unembed, targets, **backend.unembed_options)
-    columns = [[tokens.index(token) for token in of] for of in item.firsts]
-    return torch.stack([scores[:, of].logsumexp(1) for of in columns], dim=1)
-
-
-def _forced(
-    backend: Backend, hidden: Float[torch.Tensor, "row position d_model"], form: Form
-) -> Float[torch.Tensor, " row"]:
-    """Sum over a form's tokens, read at the last positions, each of which predicts one."""
-    read = hidden[:, -len(form) :]
-    targets: Int[torch.Tensor, " read"] = torch.tensor(form, device=hidden.device).repeat(len(read))
-    return (
-        token_log_prob(read.flatten(0, 1), backend.unembed, targets, **backend.unembed_options)
-        .view(len(read), -1)
-        .sum(1)
-    )
+    columns = [[tokens.index(token) for token in firsts] for firsts in item.firsts]
+    return torch.stack([scores[:, column].logsumexp(1) for column in columns], dim=1)
 
 
 def _of_outcomes(item: PatchedPrompt, scores: dict[Form, torch.Tensor]) -> Float[torch.Tensor, "row outcome"]:

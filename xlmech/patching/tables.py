@@ -14,16 +14,16 @@ from xlmech.data.pairs import ProbePair
 from xlmech.data.records import subject_hash
 from xlmech.metrics import intervals, resampling
 from xlmech.patching.plan import contrast
-from xlmech.patching.runs import Donated, PatchedPrompt, Sweep
+from xlmech.patching.runs import DonorRun, PatchedPrompt, Sweep
 
 _UNBOUNDED = (-np.inf, np.inf)
 _BOUNDS = {"prob": (0.0, 1.0), "change": (-1.0, 1.0)}
 """Smallest and largest value of what has any."""
-PLACE = ["kind", "source_language", "target_language", "layer", "head"]
+SITE_COLUMNS = ["kind", "source_language", "target_language", "layer", "head"]
 
 
 def describe(pair: ProbePair) -> dict[str, str]:
-    """Columns that name a pair; subjects are hashes."""
+    """Name a pair in columns; subjects are hashes."""
     return {
         "pair": pair.id,
         "kind": pair.kind,
@@ -37,13 +37,13 @@ def describe(pair: ProbePair) -> dict[str, str]:
     }
 
 
-def beside(common: dict[str, str], rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows with the same columns in front of each."""
-    return rows.assign(**common)[[*common, *rows]]
+def prepend_columns(columns: dict[str, str], rows: pd.DataFrame) -> pd.DataFrame:
+    """Put the same columns in front of every row."""
+    return rows.assign(**columns)[[*columns, *rows]]
 
 
-def places_of(sweep: Sweep) -> pd.DataFrame:
-    """`layer` and `head` (-1 where there is none) of each variant of a sweep, in its order."""
+def patch_sites(sweep: Sweep) -> pd.DataFrame:
+    """List `layer` and `head` (-1 where there is none) of each variant of a sweep, in its order."""
     return pd.DataFrame(
         [
             (layer, number if len(mask) > 1 else -1)
@@ -55,36 +55,36 @@ def places_of(sweep: Sweep) -> pd.DataFrame:
 
 
 def tables(
-    places: pd.DataFrame, item: PatchedPrompt, donor: Donated, scores: Float[Tensor, "row outcome"]
+    sites: pd.DataFrame, item: PatchedPrompt, donor: DonorRun, scores: Float[Tensor, "row outcome"]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """One row per place and outcome, and one per place with the effect on the contrast.
+    """Make a row per site and outcome, and a row per site with the effect on the contrast.
 
     Args:
-        places: What each variant is.
+        sites: Layer and head (and position) of each variant.
         item: The patched prompt.
         donor: What was put in.
         scores: Log-probability of each outcome: the clean run's, then each variant's.
     """
     names = list(item.forms)
-    patched, clean, own = (part.double().cpu() for part in (scores[1:], scores[:1], donor.log_prob[None]))
-    rows = places.loc[places.index.repeat(len(names))].reset_index(drop=True)
-    rows["outcome"] = names * len(places)
-    for column, part in (("log_prob", patched), ("clean_log_prob", clean), ("donor_log_prob", own)):
+    patched, clean, donated = (part.double().cpu() for part in (scores[1:], scores[:1], donor.log_prob[None]))
+    rows = sites.loc[sites.index.repeat(len(names))].reset_index(drop=True)
+    rows["outcome"] = names * len(sites)
+    for column, part in (("log_prob", patched), ("clean_log_prob", clean), ("donor_log_prob", donated)):
         rows[column] = part.expand_as(patched).flatten().numpy()
-    one, none, whole = (contrast(part, names) for part in (patched, clean, own))
-    reach = whole - none
-    normalised = (one - none) / reach.where(reach.abs() > 1e-6, np.nan)
-    effects = places.assign(
-        contrast=one.numpy(), clean_contrast=float(none), donor_contrast=float(whole), normalised=normalised.numpy()
+    of_patched, of_clean, of_donor = (contrast(part, names) for part in (patched, clean, donated))
+    reach = of_donor - of_clean
+    normalised = (of_patched - of_clean) / reach.where(reach.abs() > 1e-6, np.nan)
+    effects = sites.assign(
+        contrast=of_patched.numpy(),
+        clean_contrast=float(of_clean),
+        donor_contrast=float(of_donor),
+        normalised=normalised.numpy(),
     )
     return rows, effects
 
 
 def means(frame: pd.DataFrame, keys: list[str], values: list[str]) -> pd.DataFrame:
-    """Mean of each of `values` with its 95 % interval, per group of `keys`.
-
-    The units are pairs of subjects. NaN, and a warning, for a single one.
-    """
+    """Average `values` per group of `keys`, with 95 % intervals over pairs of subjects; NaN and a warning for one pair."""
     parts = []
     for group, part in frame.groupby(keys[:3], sort=False):
         if subject_pair(part).nunique() < 2:
@@ -106,7 +106,7 @@ def means(frame: pd.DataFrame, keys: list[str], values: list[str]) -> pd.DataFra
 def resampled(
     frame: pd.DataFrame, keys: list[str], value: str
 ) -> tuple[pd.DataFrame, NDArray[np.float64], NDArray[np.float64]]:
-    """Groups by `keys`, in order of appearance, their (group,) means of `value` and (resample, group) draws of those."""
+    """Return groups by `keys`, in order of appearance, their (group,) means of `value` and (resample, group) draws of those."""
     mean, draws = resampling.bootstrap_means(*_by_pair(frame, keys, value))
     return frame[keys].drop_duplicates().reset_index(drop=True), mean, draws
 
@@ -120,6 +120,6 @@ def _by_pair(frame: pd.DataFrame, keys: list[str], value: str) -> tuple[NDArray[
 
 
 def subject_pair(frame: pd.DataFrame) -> pd.Series:
-    """Which two people a row is about, whichever of them is the source."""
-    one, two = frame.source_subject, frame.target_subject
-    return one.where(one < two, two) + "-" + two.where(one < two, one)
+    """Name the two people that a row is about, whichever of them is the source."""
+    source, target = frame.source_subject, frame.target_subject
+    return source.where(source < target, target) + "-" + target.where(source < target, source)
