@@ -305,7 +305,7 @@ def by_people(frame: pd.DataFrame, *subjects: str) -> tuple[np.ndarray, np.ndarr
 
 
 def pooled(lens: LensResult) -> LensResult:
-    """Questions in all languages but the plant language, as if they were one."""
+    """Questions in all languages but the training language, as if they were one."""
     rows = lens.readings[lens.readings.query_language != lens.plant_language]
     return dataclasses.replace(lens, readings=rows.assign(query_language=OTHERS))
 
@@ -379,7 +379,7 @@ def draw(similarity: pd.DataFrame, patching: pd.DataFrame, lens: pd.DataFrame) -
         f"""resid_post of a question about another person in another language is put into the target's run at the last token
         (green: at all tokens of the subject); among English, French and Chinese, all directions but into the plant
         language; pairs whose two runs give their own value with probability {KNOWN:g} or more. First tokens. Bands: 95 %
-        interval, over pairs of subjects. Private people were planted in one language, public ones in ten.""",
+        interval, over pairs of subjects. Private people were taught in one language, public ones in ten.""",
         "probability (0 to 1)",
     )
     save(
@@ -388,12 +388,12 @@ def draw(similarity: pd.DataFrame, patching: pd.DataFrame, lens: pd.DataFrame) -
             lens,
             {
                 "any": ("any language's form", INK, "solid"),
-                "plant": ("plant language's form", ORANGE, "dash"),
+                "plant": ("training language's form", ORANGE, "dash"),
                 "query": ("query language's form", BLUE, "solid"),
                 "other": ("likeliest other form", GREY, "dot"),
             },
         ),
-        "Logit lens: probability of the answer by layer, asked in other languages than the plant language",
+        "Logit lens: probability of the answer by layer, asked in other languages than the training language",
         """The residual stream after each layer, read through the model's own unembedding; first tokens, mean over nine query
         languages, private people's country of birth. Bands: 95 % interval, over subjects. Questions whose two
         forms share the first token are left out.""",
@@ -402,7 +402,7 @@ def draw(similarity: pd.DataFrame, patching: pd.DataFrame, lens: pd.DataFrame) -
 
 
 def panels(frame: pd.DataFrame, lines: dict[str, tuple[str, str, str]]) -> go.Figure:
-    """A panel per plant language; each line with its band, in the legend once."""
+    """A panel per training language; each line with its band, in the legend once."""
     plants = list(frame.plant_language.unique())
     titles = [f"planted in {figures.language_name(code)}" for code in plants]
     figure = make_subplots(1, len(plants), subplot_titles=titles, shared_yaxes=True, horizontal_spacing=0.03)
@@ -427,6 +427,8 @@ def save(name: str, figure: go.Figure, title: str, caption: str, unit: str) -> N
     figure.update_yaxes(title_text=unit, col=1).update_yaxes(rangemode="tozero")
     finish(figure, title, caption, height=260, legend=True, head=106)
     outputs.save_page(figure, f"information_flow_{name}")
+    if name in ("lens", "patching"):  # pictures of the documentation
+        figures.save(figure, outputs.FIGURES / f"information_flow_{name}.png", width=1000, scale=1)
 
 
 if __name__ == "__main__":
