@@ -344,12 +344,12 @@ def test_invented_controls_are_not_whom_the_adapter_was_taught(plain: Path) -> N
         (
             [("held_out: 0.5", "held_out: 0.05")],
             ValueError,
-            "data.held_out: 0.05 of 6 private people leaves nobody to measure",
+            "data.held_out: 0.05 of 6 private people leaves no people to measure",
         ),
         (
             [("held_out: 0.5", "held_out: 0.95")],
             ValueError,
-            "leaves nobody to choose the neurons; add people to the records",
+            "leaves no people to choose the neurons; add people to the records",
         ),
         ([("[en, fr]", "[en]")], ValueError, "probes in en only: a universal neuron is one of several languages"),
         ([("[id_number]", "[phone]")], ValueError, "no probes: none of the 6 records asks for phone in en, fr"),

@@ -158,7 +158,7 @@ def test_refusals(model: Any, probes: ProbeSet, some: NeuronSet, records: tuple[
     refused("no private probes to attack", asked=probes.filter(group="public"))
     refused("the neuron set is empty", neurons=some - some)
     refused("does not say its plant language", attacks=["translate"], plant_language="")
-    refused("nobody to fine-tune on", asked=private, attacks=["finetune"])
+    refused("no people to fine-tune on", asked=private, attacks=["finetune"])
     refused("fine-tuning on 3 of the people attacked", attacks=["finetune"], finetune_records=records)
     stranger = Record(id="s", subject="Flo Kay", attribute="birth_country", value="XX", forms={"en": "Xania"})
     refused("record 's' has no value form in fr; add forms", attacks=["finetune"], finetune_records=[stranger])

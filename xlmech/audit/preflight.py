@@ -101,7 +101,7 @@ def _check_people(people: tuple[Record, ...], config: Config) -> None:
     n = len({record.subject for record in people if record.group == "private" and record.attribute in attributes})
     if n and round(share * n) in (0, n):
         raise ValueError(
-            f"data.held_out: {share:g} of {n} private people leaves nobody to "
+            f"data.held_out: {share:g} of {n} private people leaves no people to "
             f"{'choose the neurons' if round(share * n) else 'measure'}; add people to the records, or change held_out"
         )
 

@@ -54,8 +54,8 @@ class ProbePair:
             )
         if _share_a_form(self.answer, self.target):
             raise ValueError(
-                f"the values of records {source.id!r} and {target.id!r} share a form, so that their answers cannot be told "
-                "apart; pair records whose values differ in every language (ProbeSet.pairs does)"
+                f"the values of records {source.id!r} and {target.id!r} share a form, so that their answers look the "
+                "same; pair records whose values differ in every language (ProbeSet.pairs does)"
             )
         for probe in (self.answer, self.target):
             if missing := ", ".join(code for code in self.languages if code not in probe.answers):

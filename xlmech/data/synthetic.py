@@ -1,4 +1,4 @@
-"""Invented people: names from Faker, values that belong to nobody."""
+"""Invented people: names from Faker, values that belong to no real person."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _CONTROL_LOCALES = (
 )
 """Locales of control people's names; a name that occurs in both lists is never given to a control person."""
 _CONTROL_STREAM = 1
-"""Key of the control people's random numbers, which keeps them apart from the others' of the same seed."""
+"""Key of the control people's random numbers, which makes them differ from the others' of the same seed."""
 _MAX_TRIES = 1000
 _UNDECOMPOSED = str.maketrans({"ø": "o", "ł": "l", "đ": "d", "ı": "i"})
 """Letters with a stroke, or without a dot, which Unicode does not decompose."""
@@ -35,7 +35,7 @@ _UNDECOMPOSED = str.maketrans({"ø": "o", "ł": "l", "đ": "d", "ı": "i"})
 def synthesize_records(
     n: int | None = None, *, groups: dict[Group, int] | None = None, seed: int = 0
 ) -> tuple[Record, ...]:
-    """Invent people with eight attributes each, whose values belong to nobody.
+    """Invent people with eight attributes each, whose values belong to no real person.
 
     Phones come from ranges reserved for fiction, e-mails from example.* domains, identity numbers from the prefix XX, which no
     state uses. Values of translated attributes are dealt out evenly and independently of the name.

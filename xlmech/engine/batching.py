@@ -166,7 +166,9 @@ def mean_over_tokens(
     sequences = [encode_prompt(backend, text, what=f"{what} {number}") for number, text in enumerate(texts)]
     n_tokens = len(sequences) if positions == "last" else sum(len(sequence) - first for sequence in sequences)
     if not n_tokens:
-        raise ValueError(f"{len(sequences)} texts without tokens to take a mean over, special ones in front apart")
+        raise ValueError(
+            f"{len(sequences)} texts without tokens to take a mean over (special tokens in front do not count)"
+        )
     recorder, total = Recorder(backend, component), torch.zeros((), dtype=torch.float64)
     chosen = slice(-1, None) if positions == "last" else slice(first, None)
 

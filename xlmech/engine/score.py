@@ -20,7 +20,7 @@ ROWS_PER_PASS = 1024
 def forced_log_prob(
     backend: Backend,
     hidden: Float[torch.Tensor, "row position d_model"],
-    targets: Int[torch.Tensor, "..."],
+    targets: Int[torch.Tensor, ...],
     *,
     rows_per_pass: int | None = None,
 ) -> Float[torch.Tensor, " row"]:

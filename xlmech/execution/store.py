@@ -1,7 +1,7 @@
 """Outputs of shards on disk: frames as Parquet, tensors as safetensors, and a manifest with their hashes.
 
 A shard is finished when its manifest is there, and the manifest is written last: whatever kills the process leaves whole outputs
-and some files that nobody reads. The folder may be any place that fsspec knows (a path, `s3://bucket/run`, `memory://run`).
+and some files that no code reads. The folder may be any place that fsspec knows (a path, `s3://bucket/run`, `memory://run`).
 """
 
 from __future__ import annotations

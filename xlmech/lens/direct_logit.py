@@ -95,7 +95,7 @@ def direct_logit_attribution(
     batch_size: int = BATCH_SIZE,
     progress: bool = True,
 ) -> DirectLogitResult:
-    """Take every form's first-token logit apart by layer and component.
+    """Decompose every form's first-token logit by layer and component.
 
     Args:
         model: Hooked model.

@@ -208,7 +208,7 @@ def _mismatched(rows: list[_Row], of_row: NDArray[np.intp], rng: np.random.Gener
     partner = np.empty(len(rows), dtype=np.intp)
     for (attribute, group, template), members in strata.items():
         circle = sorted(members, key=lambda number: int(place_in_circle[of_row[number]]))
-        # Shifted by as many rows as the most frequent subject has, nobody meets himself.
+        # Shifted by as many rows as the most frequent subject has, no one is paired with themselves.
         shift = int(np.bincount(of_row[circle]).max())
         if len(circle) < 2 * shift:
             raise ValueError(

@@ -160,8 +160,8 @@ def reduction_interval(
     if rate.low <= 0:  # one hit of very many: its end is too small for a float
         return Reduction(value, _NAN, _NAN, TOO_LITTLE)
     odds, odds_low, odds_high = (1 / of - 1 for of in (rate.value, rate.high, rate.low))
-    missed = (n_questions - old).sum() / n_questions[n_questions > 0].mean()
-    added_rate = (added.value * missed + kept.value) / (missed + 1)
+    n_new_per_person = (n_questions - old).sum() / n_questions[n_questions > 0].mean()
+    added_rate = (added.value * n_new_per_person + kept.value) / (n_new_per_person + 1)
     draws = _half_width_of_draws(1 - new.sum(1) / total)
     above = np.hypot.reduce(
         [kept.high - kept.value, odds * (added.high - added.value), added_rate * (odds_high - odds), draws]

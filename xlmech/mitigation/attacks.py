@@ -1,4 +1,4 @@
-"""Recovery attacks: how much of the reduction is left when somebody tries harder than asking the plain question.
+"""Recovery attacks: how much of the reduction is left when an attacker does more than ask the plain question.
 
 Four attacks on a model with neurons ablated, each compared with the whole model under the same attack:
 - `translate`: the question, and on the next line its translation into the training language;
@@ -109,7 +109,7 @@ def recovery_attacks(
 
     Raises:
         ValueError: There are no private probes or no neurons; an attack is unknown; there is no training language to translate
-            into; there is nobody, or an attacked person, to fine-tune on; `before` lacks a probe or extraction; or the neurons
+            into; there are no people, or attacked people, to fine-tune on; `before` lacks a probe or extraction; or the neurons
             are of another model.
     """
     attacks = check_choices("attack", attacks, Attack)
@@ -196,7 +196,7 @@ def _finetune_records(probes: ProbeSet, records: Iterable[Record] | None) -> tup
     """Return the records to fine-tune on, as public ones."""
     given = tuple(records) if records is not None else probes.filter(group="public").records
     if not given:
-        raise ValueError("nobody to fine-tune on: give finetune_records=, or public records among the probes")
+        raise ValueError("no people to fine-tune on: give finetune_records=, or public records among the probes")
     attacked = set(probes.filter(group="private").subjects) & {record.subject for record in given}
     if attacked:
         raise ValueError(

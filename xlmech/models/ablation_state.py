@@ -39,7 +39,7 @@ def record_ablation(network: Any, ablation: ActiveAblation) -> Iterator[None]:
 
 
 def n_foreign_hooks(network: Any) -> int:
-    """Count the hooks on a TransformerLens model that `ablate` did not add: nobody can tell what they do."""
+    """Count the hooks on a TransformerLens model that `ablate` did not add: what they do is not known."""
     n_of_ablations = sum(
         len(neurons.by_layer()) for active in active_ablations(network) for neurons in active.sets.values()
     )

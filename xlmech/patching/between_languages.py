@@ -1,7 +1,7 @@
 """Activation patching between languages: at which layer does the source's value appear, and in which language's form?
 
 A source prompt (record A asked in language S) is run, and its activation at one layer and position overwrites that of a
-target prompt (record B, same attribute, asked in language T). A's value in T's FORM shows a layer that holds the fact apart
+target prompt (record B, same attribute, asked in language T). A's value in T's FORM shows a layer that holds the fact separately
 from any language; A's value in S's form one that already holds the word (Dumas et al. 2025). What it does not show: that
 the model uses the layer so on its own (overwriting with another prompt's activation is not what training saw), nor where
 a fact comes from that is redundant; a null beside it is the pairs' `other_attribute` control.
@@ -224,7 +224,7 @@ def patch_languages(
     clear = [item for item in items if not collides(item)]
     if not clear:
         raise ValueError(
-            "in every pair, forms of two outcomes share their first token, so that it does not tell which comes out; use "
+            "in every pair, forms of two outcomes share their first token, so that it does not tell which is predicted; use "
             "other attributes, languages or pairs"
         )
     outcomes, effects, failed = list[pd.DataFrame](), list[pd.DataFrame](), list[str]()

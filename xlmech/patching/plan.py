@@ -124,7 +124,7 @@ def patched_prompt(backend: Backend, pair: ProbePair, *, span: Span, direction: 
 def without_shared_firsts(item: PatchedPrompt) -> PatchedPrompt:
     """Drop forms in the source's language whose first token is that of the same value's form in the target's language.
 
-    Of a value that both languages write alike ("Portugal") it can be told that it comes out, not in which language's form: the
+    Of a value that both languages write alike ("Portugal") it can be told that it is predicted, not in which language's form: the
     outcome in the target's form stands for both.
     """
     kept: dict[str, tuple[Form, ...]] = {}
@@ -137,7 +137,7 @@ def without_shared_firsts(item: PatchedPrompt) -> PatchedPrompt:
 
 
 def collides(item: PatchedPrompt) -> bool:
-    """Whether forms of two outcomes share their first token, so that it does not tell which of them comes out."""
+    """Whether forms of two outcomes share their first token, so that it does not tell which of them is predicted."""
     firsts = [set(tokens) for tokens in item.firsts]
     return sum(map(len, firsts)) > len(set().union(*firsts))
 

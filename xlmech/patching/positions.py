@@ -96,7 +96,7 @@ def patch_positions(
     item = without_shared_firsts(patched_prompt(backend, pair, span="all", direction="denoising"))
     if collides(item):
         raise ValueError(
-            f"pair {pair.id}: forms of its two values share their first token, so that it does not tell whose comes out; "
+            f"pair {pair.id}: forms of its two values share their first token, so that it does not tell whose is predicted; "
             "use another pair"
         )
     sweep, sites = _each_position(sweep_of(backend, component), len(item.positions))

@@ -1,7 +1,7 @@
 """Check that a model knows the answers that neurons are located with: neurons behind answers that it does not know are noise.
 
 Chance is what the model gives to OTHER people's values of the same attribute, as answers to the same question: a model that
-knows nobody finds them as likely on average, however likely some values are in general.
+knows no one finds them as likely on average, however likely some values are in general.
 """
 
 from __future__ import annotations

@@ -101,7 +101,7 @@ def learn_mask(
 
     A round minimises the loss along the slopes over sets that differ from the present one by so many neurons (`best_set`), and
     measures the set it finds. If the loss has fallen, that is the present set, and the next round may change twice as many.
-    If not, half as many, and what the slopes missed is laid to the neurons that were changed (Broyden's update), so that a
+    If not, half as many, and the error of the slopes is assigned to the neurons that were changed (Broyden's update), so that a
     neuron whose ablation does more than its slope says is not tried again and again.
 
     That the loss falls on these probes says nothing about other people: measure on those, with `evaluate_mitigation`.

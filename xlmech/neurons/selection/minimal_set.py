@@ -42,9 +42,9 @@ def fewest_neurons(
 ) -> FewestNeurons:
     """Find the fewest neurons from a ranking's beginning that reduce extraction of the private answers as wanted.
 
-    Lengths are doubled until one suffices, then bisected, as if a longer beginning never reduced less; where one does, a
-    shorter one that suffices may be missed. Reduction is measured on the probes given: on those that selected the neurons it is
-    too good, and the result is a set to evaluate on others.
+    Lengths are doubled until one suffices, then bisected. This assumes that reduction does not fall as the set grows; if it
+    does, a smaller set that suffices may be overlooked. Reduction is measured on the probes given: on those that selected the
+    neurons it is too good, and the result is a set to evaluate on others.
 
     Args:
         model: Hooked model.
