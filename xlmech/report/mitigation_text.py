@@ -79,7 +79,8 @@ def costs(result: MitigationResult) -> Iterator[str]:
         worst = max(rows_of(cost), key=lambda row: row.rise)
         yield (
             f"Neutral text: the negative log-likelihood per token changes by {signed_percent(cost.rise.mean())} on average "
-            f"over languages, and by {signed_percent(worst.rise)} in {short_name(worst.query_language)}, the most (no interval)."
+            f"over languages; the highest change is {signed_percent(worst.rise)}, "
+            f"in {short_name(worst.query_language)} (no interval)."
         )
     else:
         yield "What it costs in fluency was not measured."
