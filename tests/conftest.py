@@ -10,7 +10,8 @@ from helpers.tiny_models import hooked_tiny, save_tokenizer, taught, tiny
 from helpers.toy_runs import audit
 
 from xlmech.audit.publish import publish
-from xlmech.data.probes import ProbeSet, build_probes
+from xlmech.data.probes import ProbeSet
+from xlmech.data.questions import build_probes
 from xlmech.data.records import Record
 from xlmech.models.load import load_model
 

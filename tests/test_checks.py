@@ -23,7 +23,8 @@ from helpers.toy_results import leakage
 
 import xlmech
 from xlmech.checks import check_choice, check_choices, check_list
-from xlmech.data.probes import ProbeSet, build_probes
+from xlmech.data.probes import ProbeSet
+from xlmech.data.questions import build_probes
 from xlmech.models.backends import BridgeBackend, HookedBackend, backend_of
 from xlmech.models.load import model_name
 from xlmech.neurons.evidence.interpret import NeuronActivations

@@ -10,7 +10,8 @@ from scipy.stats import spearmanr
 
 from xlmech.audit.audit import select_probes
 from xlmech.audit.plan import AuditPlan
-from xlmech.data.probes import ProbeSet, build_probes
+from xlmech.data.probes import ProbeSet
+from xlmech.data.questions import build_probes
 from xlmech.data.readers import demo_records
 from xlmech.engine.batching import run_forced
 from xlmech.engine.unembed import token_logits

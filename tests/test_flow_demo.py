@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 import torch
 
-from xlmech.data.probes import ProbeSet, build_probes
+from xlmech.data.probes import ProbeSet
+from xlmech.data.questions import build_probes
 from xlmech.data.readers import demo_records
 from xlmech.lens.direct_logit import direct_logit_attribution
 from xlmech.lens.logit import logit_lens

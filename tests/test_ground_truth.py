@@ -20,7 +20,8 @@ from typer.testing import CliRunner
 from xlmech.audit.audit import run_audit
 from xlmech.audit.plan import AuditPlan
 from xlmech.cli.app import app
-from xlmech.data.probes import ProbeSet, build_probes
+from xlmech.data.probes import ProbeSet
+from xlmech.data.questions import build_probes
 from xlmech.data.readers import save_records
 from xlmech.data.records import Record
 from xlmech.leakage.measure import measure_leakage

@@ -11,7 +11,8 @@ import torch
 from transformer_lens.patching import generic_activation_patch, layer_pos_patch_setter
 
 from xlmech.data.pairs import ProbePair
-from xlmech.data.probes import Probe, ProbeSet, build_probes
+from xlmech.data.probes import Probe, ProbeSet
+from xlmech.data.questions import build_probes
 from xlmech.data.readers import demo_records
 from xlmech.engine.token_spans import aligned_positions, prompt_spans
 from xlmech.lens.logit import logit_lens

@@ -63,7 +63,8 @@ def save_model(folder: Path, d_model: int = 32, n_layers: int = 3, d_vocab: int 
 
 def probes_of(n: int) -> Any:
     """So many probes: people asked for their month of birth in four languages."""
-    from xlmech.data.probes import ProbeSet, build_probes
+    from xlmech.data.probes import ProbeSet
+    from xlmech.data.questions import build_probes
     from xlmech.data.records import Record
 
     people = [

@@ -14,7 +14,8 @@ from xlmech.audit.audit import Audit, run_audit, select_probes, table
 from xlmech.audit.plan import AuditPlan
 from xlmech.audit.publish import publish, summary_lines
 from xlmech.data.languages import load_language
-from xlmech.data.probes import ProbeSet, build_probes
+from xlmech.data.probes import ProbeSet
+from xlmech.data.questions import build_probes
 from xlmech.data.records import Record
 from xlmech.mitigation.fluency import neutral_nll
 from xlmech.models.backends import backend_of

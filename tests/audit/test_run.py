@@ -26,7 +26,8 @@ from xlmech.audit.audit import Audit
 from xlmech.audit.config import read_config
 from xlmech.audit.run import _load, _notes, prepare, run_config
 from xlmech.cli.app import app
-from xlmech.data.probes import ANSWER_END, ProbeSet, build_probes
+from xlmech.data.probes import ProbeSet
+from xlmech.data.questions import ANSWER_END, build_probes
 from xlmech.data.readers import load_records, save_records
 from xlmech.mitigation.evaluate import MitigationResult, evaluate_mitigation
 from xlmech.mitigation.export.effect import effect_of

@@ -15,7 +15,7 @@ from helpers.tiny_models import N_LAYERS
 
 from xlmech.audit.trace import RecordTrace, trace_record
 from xlmech.data.pairs import ProbePair
-from xlmech.data.probes import build_probes
+from xlmech.data.questions import build_probes
 from xlmech.data.records import MASK
 from xlmech.models.backends import backend_of
 from xlmech.patching.between_languages import patch_languages

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from xlmech.cli import app as cli
 from xlmech.cli import console
-from xlmech.data.probes import build_probes
+from xlmech.data.questions import build_probes
 from xlmech.data.readers import save_records
 from xlmech.data.records import Record
 from xlmech.leakage.measure import LeakageResult

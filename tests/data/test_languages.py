@@ -12,7 +12,7 @@ from babel import localedata
 
 from xlmech.data import languages
 from xlmech.data.languages import ATTRIBUTES, TRANSLATED, available_languages, load_language, read_pack, value_keys
-from xlmech.data.probes import build_probes
+from xlmech.data.questions import build_probes
 from xlmech.data.records import Record
 
 CODES = ("ar", "de", "en", "es", "fr", "hi", "ja", "ru", "sw", "zh")

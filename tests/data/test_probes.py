@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xlmech.data.languages import ATTRIBUTES, available_languages, load_language, value_keys
-from xlmech.data.probes import ProbeSet, build_probes
+from xlmech.data.probes import ProbeSet
+from xlmech.data.questions import build_probes
 from xlmech.data.records import MASK, Record
 from xlmech.data.synthetic import synthesize_records as invent
 

@@ -8,7 +8,7 @@ import pytest
 from helpers.people import SECRET, phone
 
 from xlmech.data.languages import ATTRIBUTES
-from xlmech.data.probes import build_probes
+from xlmech.data.questions import build_probes
 from xlmech.data.records import MASK, Record, check_attributes
 
 

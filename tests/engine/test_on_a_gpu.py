@@ -14,7 +14,8 @@ from helpers.tiny_models import tiny
 
 import xlmech.engine.batching
 import xlmech.models.load
-from xlmech.data.probes import ProbeSet, build_probes
+from xlmech.data.probes import ProbeSet
+from xlmech.data.questions import build_probes
 from xlmech.engine.batching import run_forced
 from xlmech.engine.generate import generate
 from xlmech.engine.record import activation_moments

@@ -10,7 +10,8 @@ import pandas as pd
 import torch
 from helpers.people import person
 
-from xlmech.data.probes import ProbeSet, build_probes
+from xlmech.data.probes import ProbeSet
+from xlmech.data.questions import build_probes
 from xlmech.leakage.measure import measure_leakage
 from xlmech.lens.logit import logit_lens
 from xlmech.neurons.attribution.attribute import attribute_neurons

@@ -13,7 +13,8 @@ import torch
 from helpers.toy_results import leakage as toy_leakage
 
 from xlmech import figures
-from xlmech.data.probes import ProbeSet, build_probes
+from xlmech.data.probes import ProbeSet
+from xlmech.data.questions import build_probes
 from xlmech.data.records import Record
 from xlmech.engine.sampling import Sampling
 from xlmech.leakage import task as questions

@@ -13,7 +13,8 @@ import torch
 from helpers.tiny_models import tiny
 
 from xlmech.data.languages import load_language, value_keys
-from xlmech.data.probes import ProbeSet, build_probes
+from xlmech.data.probes import ProbeSet
+from xlmech.data.questions import build_probes
 from xlmech.data.records import Record
 from xlmech.engine.score import answer_log_probs
 from xlmech.lens import logit as lens_module

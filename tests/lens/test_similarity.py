@@ -15,7 +15,8 @@ import torch
 from helpers.tiny_models import tiny
 from scipy import stats
 
-from xlmech.data.probes import ProbeSet, build_probes
+from xlmech.data.probes import ProbeSet
+from xlmech.data.questions import build_probes
 from xlmech.data.records import Record
 from xlmech.engine.token_spans import token_position
 from xlmech.lens import similarity as similarity_module

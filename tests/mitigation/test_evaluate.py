@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 import torch
 
-from xlmech.data.probes import ProbeSet, build_probes
+from xlmech.data.probes import ProbeSet
+from xlmech.data.questions import build_probes
 from xlmech.data.records import Record
 from xlmech.engine.record import activation_moments
 from xlmech.leakage.measure import LeakageResult, measure_leakage

@@ -15,7 +15,8 @@ from helpers.people import person
 from helpers.tiny_models import D_MLP, N_LAYERS
 
 from xlmech.data.pairs import OUTCOMES, ProbePair
-from xlmech.data.probes import Probe, ProbeSet, build_probes
+from xlmech.data.probes import Probe, ProbeSet
+from xlmech.data.questions import build_probes
 from xlmech.data.records import MASK, Record
 from xlmech.engine.token_spans import aligned_positions, prompt_spans
 from xlmech.metrics.intervals import mean_interval

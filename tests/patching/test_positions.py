@@ -16,7 +16,8 @@ from transformer_lens import patching as theirs
 
 from xlmech import figures
 from xlmech.data.pairs import ProbePair
-from xlmech.data.probes import Probe, ProbeSet, build_probes
+from xlmech.data.probes import Probe, ProbeSet
+from xlmech.data.questions import build_probes
 from xlmech.data.records import MASK
 from xlmech.engine.token_spans import aligned_positions
 from xlmech.models.backends import Backend, backend_of

@@ -16,7 +16,8 @@ import pandas as pd
 from xlmech.audit.cost_model import CONDITIONS, operations
 from xlmech.audit.plan import AuditPlan
 from xlmech.audit.stage_clock import Say, StageClock
-from xlmech.data.probes import ProbeSet, build_probes
+from xlmech.data.probes import ProbeSet
+from xlmech.data.questions import build_probes
 from xlmech.data.records import Record
 from xlmech.leakage.measure import LeakageResult, measure_leakage
 from xlmech.lens.logit import LensResult, followed_attributes, logit_lens

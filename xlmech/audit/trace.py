@@ -22,7 +22,8 @@ import torch
 
 from xlmech.checks import check_list
 from xlmech.data.pairs import ProbePair
-from xlmech.data.probes import ProbeSet, build_probes
+from xlmech.data.probes import ProbeSet
+from xlmech.data.questions import build_probes
 from xlmech.data.records import Record, subject_hash
 from xlmech.engine.batching import Recorder
 from xlmech.lens.logit import LensResult, logit_lens

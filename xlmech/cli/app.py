@@ -182,7 +182,7 @@ app.command(cls=cli_report.GateCommand)(cli_report.gate)
 
 
 def _probes(records: Path | None, languages: str, attributes: str, template: int) -> ProbeSet:
-    from xlmech.data.probes import build_probes
+    from xlmech.data.questions import build_probes
 
     probes = build_probes(console.read_records(records), console.codes(languages), attributes=console.codes(attributes))
     return probes.of_template(template)

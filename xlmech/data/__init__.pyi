@@ -2,7 +2,7 @@ from .languages import available_languages as available_languages
 from .pairs import ProbePair as ProbePair
 from .probes import Probe as Probe
 from .probes import ProbeSet as ProbeSet
-from .probes import build_probes as build_probes
+from .questions import build_probes as build_probes
 from .readers import demo_records as demo_records
 from .readers import load_records as load_records
 from .readers import save_records as save_records

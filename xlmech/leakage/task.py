@@ -11,7 +11,8 @@ import torch
 
 from xlmech.data import languages as packs
 from xlmech.data.candidates import Forms, all_forms
-from xlmech.data.probes import ANSWER_END, Probe
+from xlmech.data.probes import Probe
+from xlmech.data.questions import ANSWER_END
 from xlmech.data.records import subject_hash
 from xlmech.engine.generate import generate, sample
 from xlmech.engine.sampling import Sampling

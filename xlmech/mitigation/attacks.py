@@ -18,7 +18,8 @@ from typing import Any, ClassVar, Literal, get_args
 import pandas as pd
 
 from xlmech.checks import check_choices
-from xlmech.data.probes import ProbeSet, build_probes
+from xlmech.data.probes import ProbeSet
+from xlmech.data.questions import build_probes
 from xlmech.data.records import Record
 from xlmech.engine.sampling import Sampling
 from xlmech.leakage.measure import LeakageResult, measure_leakage

@@ -14,7 +14,7 @@ import torch
 
 from xlmech.checks import check_list
 from xlmech.data import languages as packs
-from xlmech.data.probes import PROMPT_FORMAT
+from xlmech.data.questions import PROMPT_FORMAT
 from xlmech.engine.batching import BATCH_SIZE
 from xlmech.engine.score import answer_log_probs
 from xlmech.metrics import intervals, ranking

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Int
 
 from xlmech.data import languages as packs
-from xlmech.data.probes import ANSWER_END, PROMPT_FORMAT
+from xlmech.data.questions import ANSWER_END, PROMPT_FORMAT
 from xlmech.data.records import Record
 from xlmech.options import PlantOptions
 

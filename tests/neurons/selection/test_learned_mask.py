@@ -11,7 +11,8 @@ import torch
 from helpers.tiny_models import D_MLP, N_LAYERS, KeepFloat64, tiny
 from torch.nn.functional import softplus
 
-from xlmech.data.probes import ProbeSet, build_probes
+from xlmech.data.probes import ProbeSet
+from xlmech.data.questions import build_probes
 from xlmech.data.records import Record
 from xlmech.engine.score import sequence_nll
 from xlmech.models.backends import backend_of

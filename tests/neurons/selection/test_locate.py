@@ -16,7 +16,8 @@ from helpers.tiny_models import D_MLP, N_LAYERS, tiny
 from xlmech.audit.config import Config
 from xlmech.audit.plan import AuditPlan
 from xlmech.cli import app as cli
-from xlmech.data.probes import ProbeSet, build_probes
+from xlmech.data.probes import ProbeSet
+from xlmech.data.questions import build_probes
 from xlmech.data.records import Record
 from xlmech.execution.resume import resumable
 from xlmech.mitigation.fluency import neutral_nll

@@ -12,7 +12,8 @@ import torch
 from helpers.tiny_models import D_MLP, N_LAYERS, KeepFloat64, tiny
 
 from xlmech.data.languages import load_language
-from xlmech.data.probes import Probe, ProbeSet, build_probes
+from xlmech.data.probes import Probe, ProbeSet
+from xlmech.data.questions import build_probes
 from xlmech.engine.batching import mean_over_tokens
 from xlmech.models.backends import Backend, backend_of
 from xlmech.models.load import load_model
