@@ -53,6 +53,8 @@ class AttributeOptions(Section):
     """Nodes of the integral of integrated_gradients inside the path."""
     max_answer_tokens: Count | None = None
     """Attribute only the first so many tokens of each answer; null for whole answers."""
+    whole_vocabulary: bool = False
+    """Whether to compute all tokens of the vocabulary, also those too unlikely to change a result beyond rounding; slower."""
     threshold: float = Field(default=0.1, gt=0, lt=1)
     """A probe counts towards a neuron's share above this part of the probe's largest attribution."""
 

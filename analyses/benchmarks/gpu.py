@@ -60,7 +60,8 @@ from xlmech.models.backends import NEURON_HOOK, Backend, backend_of
 from xlmech.models.shape import Shape, shape_of
 from xlmech.models.tokens import encode_answer, encode_prompt
 from xlmech.neurons.attribution.baselines import zero_baseline
-from xlmech.neurons.attribution.effects import exact_effects, gradient_x_activation, integrated_gradients
+from xlmech.neurons.attribution.effects import exact_effects, integrated_gradients
+from xlmech.neurons.attribution.gradient import gradient_x_activation
 
 OUT = Path(__file__).parents[2] / "figures" / "benchmarks" / "gpu.json"
 FORMAT = 1

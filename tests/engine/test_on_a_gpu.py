@@ -30,7 +30,8 @@ from xlmech.models.tokens import encode_answer, encode_prompt
 from xlmech.neurons.ablation import ablate
 from xlmech.neurons.attribution.attribute import attribute_neurons
 from xlmech.neurons.attribution.baselines import zero_baseline
-from xlmech.neurons.attribution.effects import exact_effects, gradient_x_activation, integrated_gradients
+from xlmech.neurons.attribution.effects import exact_effects, integrated_gradients
+from xlmech.neurons.attribution.gradient import gradient_x_activation
 from xlmech.neurons.neuron_set import NeuronSet
 from xlmech.patching.between_languages import patch_languages
 from xlmech.patching.estimates import attribution_patching

@@ -21,7 +21,8 @@ from xlmech.neurons.ablation import ablate
 from xlmech.neurons.attribution import attribute as attribution
 from xlmech.neurons.attribution.attribute import AttributionResult, attribute_neurons
 from xlmech.neurons.attribution.baselines import warn_if_incomplete
-from xlmech.neurons.attribution.effects import exact_effects, gradient_x_activation, integrated_gradients
+from xlmech.neurons.attribution.effects import exact_effects, integrated_gradients
+from xlmech.neurons.attribution.gradient import gradient_x_activation
 from xlmech.neurons.attribution.task import MeanActivationTask
 from xlmech.neurons.neuron_set import NeuronSet
 from xlmech.options import AttributeOptions
@@ -97,6 +98,23 @@ def test_the_path_from_a_mean_leaves_special_tokens_where_they_are(gentle: Any, 
     own = found.top[found.top.probe == few[0].id]
     at = wanted[torch.tensor(own.layer.tolist()), torch.tensor(own.neuron.tolist())] / len(answer)
     assert own.effect.tolist() == pytest.approx(at.tolist(), rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize("method", ["gradient_x_activation", "integrated_gradients", "exact"])
+def test_the_whole_vocabulary_is_an_option(gentle: Any, probes: ProbeSet, method: Any) -> None:
+    few = probes.filter(group="private", languages=["fr"])[:1]
+    control = probes.filter(group="control")
+    results = [
+        attribute_neurons(
+            gentle,
+            few,
+            options=AttributeOptions(method=method, whole_vocabulary=whole),
+            baseline_probes=control,
+            progress=False,
+        )
+        for whole in (False, True)
+    ]
+    torch.testing.assert_close(results[1].mean, results[0].mean, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("mode", ["zero", "mean"])

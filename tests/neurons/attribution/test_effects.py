@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,8 @@ from xlmech.metrics.quadrature import Rule
 from xlmech.models.backends import Backend, backend_of
 from xlmech.models.load import load_model
 from xlmech.neurons.attribution import effects
-from xlmech.neurons.attribution.effects import exact_effects, gradient_x_activation, integrated_gradients
+from xlmech.neurons.attribution.effects import exact_effects, integrated_gradients
+from xlmech.neurons.attribution.gradient import gradient_x_activation
 
 PROMPT, ANSWER = [2, 7, 8, 9, 11], [5, 6, 250]
 SPAN = range(1, 3)
@@ -219,6 +221,36 @@ def test_exact_effects_equal_one_hooked_pass_per_neuron(model: Any, positions: A
 
 
 @pytest.mark.parametrize("metric", ["log_prob", "prob", "logit", "log_odds"])
+def test_the_whole_vocabulary_changes_rounding_only(model: Any, metric: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = backend_of(model)
+    exact: list[bool] = []
+
+    def spy(function: Any, *args: Any, **given: Any) -> Any:
+        exact.append(given["exact"])
+        return function(*args, **given)
+
+    for name in ("token_log_prob", "changed_log_prob"):
+        monkeypatch.setattr(effects, name, partial(spy, getattr(effects, name)))
+    base = torch.full((backend.n_layers, backend.d_mlp), 0.02, dtype=torch.float64)
+    forced = run_forced(backend, PROMPT, ANSWER, "mlp.hook_post")
+
+    def attributions(**given: Any) -> list[torch.Tensor]:
+        options = {"positions": "all", "metric": metric} | given
+        return [
+            exact_effects(backend, forced, base, **options).view_as(base),
+            integrated_gradients(backend, forced, base, nodes=3, **options)[0],
+            gradient_x_activation(backend, [(PROMPT, ANSWER)], base, **options)[0],
+        ]
+
+    default = attributions()
+    assert not any(exact)
+    exact.clear()
+    for found, wanted in zip(attributions(whole_vocabulary=True), default, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-9)
+    assert all(exact) and bool(exact) == (metric != "logit")
+
+
+@pytest.mark.parametrize("metric", ["log_prob", "prob", "logit", "log_odds"])
 def test_integrated_gradients_of_whole_sequences(model: Any, metric: Any) -> None:
     """Completeness at many nodes, and the plain loop, which moves all positions of one layer at once."""
     backend = backend_of(model)
@@ -317,7 +349,7 @@ def test_what_the_baseline_begins_with_alike_is_not_run(model: Any, monkeypatch:
     found, _ = integrated_gradients(backend, forced, base, nodes=3, positions="all")
     assert {window.start for window in windows} == {2}
     whole = range(forced.predicting.stop)
-    everything = effects._Window(run=whole, moved=whole, read=forced.predicting)
+    everything = effects._Window(run=whole, moved=whole, predicting=forced.predicting)
     monkeypatch.setattr(effects, "_windows", lambda *_: [everything])
     wanted, _ = integrated_gradients(backend, forced, base, nodes=3, positions="all")
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-7)

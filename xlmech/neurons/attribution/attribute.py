@@ -5,7 +5,7 @@ the same positions and with the same replacement. Exact attribution is that inte
 order. Integrated gradients answer another question: how a layer's change along the line from a baseline is shared out among its
 neurons, all other layers as they are. Models with a norm after the MLP (Gemma 2 and 3, OLMo 2) hide any scaling of a whole
 layer's activations, so that from a zero baseline this integral does not converge; the completeness error shows it, and the
-default is the mean over control people's prompts. The methods are computed in `xlmech.neurons.attribution.effects`.
+default is the mean over control people's prompts. The methods are in `effects` and `gradient`, beside this module.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from xlmech.execution.resume import in_order, run_task
 from xlmech.models.backends import Backend, backend_of
 from xlmech.models.load import model_name, provenance
 from xlmech.models.tokens import EncodedProbe, encode_probe
-from xlmech.neurons.attribution.accumulator import merged_tally
+from xlmech.neurons.attribution.accumulator import merge_attributions
 from xlmech.neurons.attribution.baselines import warn_if_incomplete, zero_baseline
 from xlmech.neurons.attribution.task import AttributionTask, MeanActivationTask, SaturationTask
 from xlmech.neurons.neuron_set import NeuronSet
@@ -159,16 +159,18 @@ def attribute_neurons(
     task = AttributionTask(
         method=options.method, base=base.cpu(), is_mean=baseline == "mean", nodes=options.nodes,
         positions=options.positions, metric="log_prob" if metric == "auto" else metric, saturated=saturated,
-        threshold=options.threshold, track=track, batch_size=batch_size, progress=progress,
+        whole_vocabulary=options.whole_vocabulary, threshold=options.threshold, track=track, batch_size=batch_size,
+        progress=progress,
     )  # fmt: skip
     outputs = run_task(backend, task, [replace(item, group=item.probe.query_language) for item in encoded])
-    tally, order = merged_tally(outputs, probes.languages), [probe.id for probe in probes]
+    merged = merge_attributions(outputs, probes.languages)
+    order = [probe.id for probe in probes]
     result = AttributionResult(
         languages=probes.languages,
-        mean=tally.mean,
-        share=tally.share,
-        top=in_order(tally.top, "probe", order),
-        completeness=in_order(tally.completeness, "probe", order),
+        mean=merged.mean,
+        share=merged.share,
+        top=in_order(merged.top, "probe", order),
+        completeness=in_order(merged.completeness, "probe", order),
         threshold=options.threshold,
         method=options.method,
         mode="" if baseline else mode,

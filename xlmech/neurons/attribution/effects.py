@@ -1,8 +1,7 @@
-"""What a neuron adds to an answer: integrated gradients, gradient x activation, and exact ablation, for one forced answer.
+"""Integrated gradients and exact ablation of neurons, for one forced answer.
 
-Tensors in, tensors out; `xlmech.neurons.attribution.attribute` runs these over probes and sums up. All three take the score
-of an answer as the sum over its tokens of a metric of each token's log-probability, and agree on what a
-baseline is: the activation that stands for a neuron's absence.
+`xlmech.neurons.attribution.attribute` runs these, and `gradient_x_activation`, over probes. The score of an answer is the sum
+over its tokens of a metric of each token's log-probability. A baseline is the activation that stands for a neuron's absence.
 """
 
 from __future__ import annotations
@@ -10,7 +9,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import partial
+from typing import Literal
 
 import torch
 from einops import einsum
@@ -25,19 +25,28 @@ from xlmech.metrics.quadrature import Quadrature, Rule, quadrature
 from xlmech.models.backends import NEURON_HOOK, Backend
 
 Metric = Literal["log_prob", "prob", "logit", "log_odds"]
-Where = Literal["last", "all"] | range
-"""Positions as the functions here take them: the subject's are a range in the sequence (`positions.subject_tokens`)."""
+TokenPositions = Literal["last", "all"] | range
+"""Positions of activations in one sequence; a subject's tokens are a range."""
 _EXACT_ROWS = 512
 _Losses = Callable[[torch.Tensor], torch.Tensor]
 
 
 def token_metric(
-    backend: Backend, metric: Metric, hidden: Float[torch.Tensor, "row d_model"], targets: Int[torch.Tensor, " row"]
+    backend: Backend,
+    metric: Metric,
+    hidden: Float[torch.Tensor, "row d_model"],
+    targets: Int[torch.Tensor, " row"],
+    *,
+    whole_vocabulary: bool = False,
 ) -> Float[torch.Tensor, " row"]:
-    """(row,) metric of each row's target token: nats for `log_prob` and `log_odds`, a share for `prob`, `logit` as it is."""
+    """Compute the (row,) metric of each row's target token: nats for `log_prob` and `log_odds`, a share for `prob`.
+
+    With `whole_vocabulary` the gradient includes tokens too unlikely to change it beyond rounding (`exact` of `token_log_prob`).
+    """
     if metric == "logit":
         return token_logit(hidden, backend.unembed, targets, **backend.unembed_options)
-    return of_log_prob(token_log_prob(hidden, backend.unembed, targets, **backend.unembed_options), metric)
+    log_probs = token_log_prob(hidden, backend.unembed, targets, **backend.unembed_options, exact=whole_vocabulary)
+    return of_log_prob(log_probs, metric)
 
 
 def integrated_gradients(
@@ -46,72 +55,83 @@ def integrated_gradients(
     base: Float[torch.Tensor, "layer neuron"] | Float[torch.Tensor, "layer position neuron"],
     *,
     nodes: int | Sequence[int],
-    positions: Where,
+    positions: TokenPositions,
     metric: Metric = "log_prob",
     rule: Quadrature = "gauss_lobatto",
+    whole_vocabulary: bool = False,
 ) -> tuple[Float[torch.Tensor, "layer neuron"], Float[torch.Tensor, " layer"]]:
-    """Integrated gradients of the answer's score, one layer at a time along the line from `base`, others as they are.
+    """Integrate the gradient of the answer's score from `base` to the activations, in one layer at a time.
 
-    At `last` each token is attributed to the activation at its predicting position; at `all` or in a range of positions these
-    activations move together, for all tokens, and what they get is summed. `base` may have a value per position.
-
-    `rule` approximates the integral. `gauss_lobatto`: `nodes` inside the path, and its two ends besides. The others are the
-    equal-step sums of earlier work, which converge slowly: `left` takes the mean gradient of `nodes` points from the baseline
-    on, short of the end; `inclusive` that of `nodes` points from the baseline to the end. `nodes` may differ between layers
-    (`xlmech.neurons.attribution.node_search` finds how many each needs).
+    Args:
+        backend: The model.
+        forced: The answer.
+        base: (layer, neuron) baseline, or (layer, position, neuron).
+        nodes: Nodes of the rule, for all layers or for each.
+        positions: `last`: each token is attributed to the activation at the position that predicts it; `all` or a range: these
+            activations move together, for all tokens, and their attributions are summed.
+        metric: Of each token.
+        rule: Approximation of the integral. `gauss_lobatto` has `nodes` inside the path and its two ends. The equal-step sums of
+            earlier work converge slowly: `left` takes the mean gradient at `nodes` points from the baseline on, without the
+            end; `inclusive` at `nodes` points from the baseline to the end.
+        whole_vocabulary: See `token_metric`.
 
     Returns:
-        (layer, neuron) attributions summed over the answer's tokens, and the completeness error per layer of that sum.
+        (layer, neuron) attributions summed over the answer's tokens, and the (layer,) completeness errors of that sum.
+
+    Raises:
+        ValueError: Nodes for another number of layers, or a rule that does not have so many.
     """
     base = base.to(backend.device)
     base = base[:, None] if base.ndim == 2 else base
     base = base.expand(-1, len(forced.tokens), -1)
     total, difference = torch.zeros_like(base[:, 0]), torch.zeros_like(base[:, 0, 0])
-    of_layer = [nodes] * backend.n_layers if isinstance(nodes, int) else list(nodes)
-    if len(of_layer) != backend.n_layers:
-        raise ValueError(f"nodes for {len(of_layer)} layers, but the model has {backend.n_layers}")
-    rules = [quadrature(rule, n, base) for n in of_layer]
+    n_nodes = [nodes] * backend.n_layers if isinstance(nodes, int) else list(nodes)
+    if len(n_nodes) != backend.n_layers:
+        raise ValueError(f"nodes for {len(n_nodes)} layers, but the model has {backend.n_layers}")
+    rules = [quadrature(rule, n, base) for n in n_nodes]
     for window in _windows(forced, positions, base):
 
         def work(layers: list[int], window: _Window = window) -> None:
-            part, lost = _integrate(backend, forced, base, layers, window, metric, [rules[layer] for layer in layers])
-            total[layers] += part
+            score = partial(token_metric, backend, metric, whole_vocabulary=whole_vocabulary)
+            of_layers = [rules[layer] for layer in layers]
+            attributions, lost = _integrate(backend, forced, base, layers, window, score, of_layers)
+            total[layers] += attributions
             difference[layers] += lost
 
-        fit = rows_that_fit(backend, len(window.run), window.run.start, gradient=True) // (max(of_layer) + 1)
+        fit = rows_that_fit(backend, len(window.run), window.run.start, gradient=True) // (max(n_nodes) + 1)
         run_in_batches(backend.n_layers, work, key=lambda layer: layer, batch_size=fit)
     return total, completeness_error(total.sum(1), difference)
 
 
 @dataclass(frozen=True)
 class _Window:
-    """Positions that are run, those at its start whose activations move together, and those that predict what is scored."""
+    """Positions that are run, those at its start whose activations move together, and those that predict scored tokens."""
 
     run: range
     moved: range
-    read: range
+    predicting: range
 
     @property
-    def changed(self) -> slice:
-        """`moved`, among the positions that are run."""
+    def moved_in_run(self) -> slice:
+        """`moved`, counted from the first position that is run."""
         return slice(len(self.moved)) if len(self.moved) < len(self.run) else slice(None)
 
 
-def _windows(forced: Forced, positions: Where, base: torch.Tensor | None = None) -> list[_Window]:
-    """What is run for each score.
+def _windows(forced: Forced, positions: TokenPositions, base: torch.Tensor | None = None) -> list[_Window]:
+    """Return the windows of the answer's scores.
 
-    Where the first positions that would be moved have the activations of `base`, they are not: where the baseline is another
-    prompt that begins alike, only what follows the common beginning is run for every row.
+    The first positions are not moved where they have the activations of `base`. If the baseline is another prompt with the same
+    beginning, only what follows that beginning is run for every row.
     """
-    read = forced.predicting
+    predicting = forced.predicting
     if positions == "last":
-        return [_Window(*(range(place, place + 1),) * 3) for place in read]
-    moved = positions if isinstance(positions, range) else range(read.stop)
+        return [_Window(*(range(position, position + 1),) * 3) for position in predicting]
+    moved = positions if isinstance(positions, range) else range(predicting.stop)
     if base is not None:
         differs = (forced.activations != base.to(forced.activations.dtype)).any(2).any(0).tolist()
-        first = next((place for place in moved if differs[place]), moved.start)
-        moved = range(min(first, read.start), moved.stop)
-    return [_Window(range(moved.start, read.stop), moved, read)]
+        first = next((position for position in moved if differs[position]), moved.start)
+        moved = range(min(first, predicting.start), moved.stop)
+    return [_Window(range(moved.start, predicting.stop), moved, predicting)]
 
 
 def _integrate(
@@ -120,60 +140,52 @@ def _integrate(
     base: torch.Tensor,
     layers: Sequence[int],
     window: _Window,
-    metric: Metric,
+    score: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
     rules: Sequence[Rule],
 ) -> tuple[Float[torch.Tensor, "layer neuron"], Float[torch.Tensor, " layer"]]:
-    """Attributions and F(a) - F(b) of some layers, whose activations move at the positions `window.moved`."""
-    places_moved = slice(window.moved.start, window.moved.stop)
-    start = base[layers, places_moved]
-    step = forced.activations[layers, places_moved].to(base.dtype) - start
-    # Variant 0 is the baseline, which is also for completeness; the path's other end is the answer itself: one row for all.
-    values = [
-        (start[number] + rule.nodes[:, None, None] * step[number])[None].requires_grad_()
+    """Compute the attributions and F(a) - F(b) of some layers, whose activations move at the positions `window.moved`."""
+    moved = slice(window.moved.start, window.moved.stop)
+    start = base[layers, moved]
+    steps = forced.activations[layers, moved].to(base.dtype) - start
+    # The first variant of a layer is the baseline, which completeness needs too. The path's other end is the answer itself: one
+    # row for all layers.
+    paths = [
+        (start[number] + rule.nodes[:, None, None] * steps[number])[None].requires_grad_()
         for number, rule in enumerate(rules)
     ]
-    ends, end = _differentiable(layers)
+    ends, end_row = _differentiable(layers)
     with torch.enable_grad():
         rows = [
-            replace(NEURON_HOOK, layer, of_layer, positions=window.changed)
-            for layer, of_layer in zip(layers, values, strict=True)
+            replace(NEURON_HOOK, layer, path, positions=window.moved_in_run)
+            for layer, path in zip(layers, paths, strict=True)
         ]
-        states = _run_window(backend, forced, window.run, [end, *rows])
-        hidden = torch.cat([edited[0] for edited in states.edited])[:, window.read.start - window.run.start :]
-        scores = _scores(backend, forced, hidden, window.read, metric)
-        gradients = torch.autograd.grad(scores.sum(), [*values, *ends])
-    total = torch.stack(
-        [
-            (
-                step[number]
-                * (
-                    einsum(inner[0], rule.weights, "node ..., node -> ...")
-                    + rule.at_end * end[0, 0, window.changed].to(step.dtype)
-                )
-            ).sum(0)
-            for number, (rule, inner, end) in enumerate(
-                zip(rules, gradients[: len(layers)], gradients[len(layers) :], strict=True)
-            )
-        ]
-    )
-    own, *others = torch.split(scores.detach(), [1, *(len(rule.nodes) for rule in rules)])
-    return total, own - torch.stack([of_layer[0] for of_layer in others])
+        states = _run_window(backend, forced, window.run, [end_row, *rows])
+        hidden = torch.cat([edited[0] for edited in states.edited])[:, window.predicting.start - window.run.start :]
+        targets = _predicted(forced, window).to(hidden.device)
+        scores = score(hidden.flatten(0, 1), targets.repeat(len(hidden))).view(len(hidden), len(targets)).sum(1)
+        gradients = torch.autograd.grad(scores.sum(), [*paths, *ends])
+    attributions = []
+    for step, rule, inner, end in zip(steps, rules, gradients[: len(layers)], gradients[len(layers) :], strict=True):
+        gradient = einsum(inner[0], rule.weights, "node ..., node -> ...")
+        gradient = gradient + rule.at_end * end[0, 0, window.moved_in_run].to(step.dtype)
+        attributions.append((step * gradient).sum(0))
+    at_end, *on_paths = torch.split(scores.detach(), [1, *(len(rule.nodes) for rule in rules)])
+    return torch.stack(attributions), at_end - torch.stack([of_path[0] for of_path in on_paths])
 
 
 def _differentiable(layers: Sequence[int]) -> tuple[list[torch.Tensor], Intervention]:
-    """One row without a change, and what its layers' activations will be once it has run, to differentiate by."""
-    kept: list[torch.Tensor] = []
+    """Return a list that a run fills with the layers' activations, to differentiate by, and the unchanged row that fills it."""
+    activations: list[torch.Tensor] = []
 
     def keep(value: torch.Tensor) -> torch.Tensor:
-        kept.append(
-            value if kept else value.detach().requires_grad_()
-        )  # the first starts the graph, the others are in it
-        return kept[-1]
+        # The first activation starts the graph; later ones are in it.
+        activations.append(value if activations else value.detach().requires_grad_())
+        return activations[-1]
 
     first, *others = (
         Intervention(component=NEURON_HOOK, layer=layer, n_variants=1, edit=keep) for layer in sorted(layers)
     )
-    return kept, dataclasses.replace(first, later=tuple(others))
+    return activations, dataclasses.replace(first, later=tuple(others))
 
 
 def _run_window(backend: Backend, forced: Forced, window: range, rows: Sequence[Intervention]) -> InterventionStates:
@@ -181,13 +193,9 @@ def _run_window(backend: Backend, forced: Forced, window: range, rows: Sequence[
     return run_interventions(backend, forced.tokens[window.start : window.stop][None], rows, past=past)
 
 
-def _scores(
-    backend: Backend, forced: Forced, hidden: Float[torch.Tensor, "row read d_model"], read: range, metric: Metric
-) -> Float[torch.Tensor, " row"]:
-    """Sum of the metric of the tokens that the positions in `read` predict."""
-    targets = forced.tokens[read.start + 1 : read.stop + 1].to(hidden.device)
-    found = token_metric(backend, metric, hidden.flatten(0, 1), targets.repeat(len(hidden)))
-    return found.view(len(hidden), len(targets)).sum(1)
+def _predicted(forced: Forced, window: _Window) -> Int[torch.Tensor, " token"]:
+    """Return the (token,) ids that the window's positions predict."""
+    return forced.tokens[window.predicting.start + 1 : window.predicting.stop + 1]
 
 
 @torch.no_grad()
@@ -196,12 +204,13 @@ def exact_effects(
     forced: Forced,
     base: Float[torch.Tensor, "layer neuron"],
     *,
-    positions: Where,
+    positions: TokenPositions,
     metric: Metric = "log_prob",
     neurons: Int[torch.Tensor, "chosen 2"] | None = None,
+    whole_vocabulary: bool = False,
     progress: str = "",
 ) -> Float[torch.Tensor, " chosen"]:
-    """What setting each neuron to its baseline takes from the answer's score, found by doing it: one row per neuron.
+    """Compute how far the answer's score falls when each neuron alone is set to its baseline: one row of a batch per neuron.
 
     Args:
         backend: The model.
@@ -210,6 +219,8 @@ def exact_effects(
         positions: `last`: at each token's predicting position, for that token; `all` or a range: at these, for all tokens.
         metric: Of each token.
         neurons: (layer, neuron) pairs; all of the model's by default, layer by layer.
+        whole_vocabulary: Whether to compute the logits of all tokens for every row; by default those too unlikely to change the
+            result beyond rounding are left out (`exact` of `changed_log_prob`).
         progress: Label of a progress bar; none without.
 
     Returns:
@@ -220,14 +231,14 @@ def exact_effects(
         neurons = torch.cartesian_prod(torch.arange(backend.n_layers), torch.arange(backend.d_mlp))
     pairs, total = neurons.tolist(), torch.zeros(len(neurons), dtype=base.dtype, device=base.device)
     for window in _windows(forced, positions):
-        losses = _losses(backend, forced, window.run, window.read, metric)
+        losses = _losses(backend, forced, window, metric, whole_vocabulary)
 
         def work(chosen: list[int], window: _Window = window, losses: _Losses = losses) -> None:
             by_layer: dict[int, list[int]] = {}
             for number in chosen:
                 by_layer.setdefault(pairs[number][0], []).append(number)
             rows = [
-                replace_units(NEURON_HOOK, layer, neurons[numbers, 1], to=base[layer], positions=window.changed)
+                replace_units(NEURON_HOOK, layer, neurons[numbers, 1], to=base[layer], positions=window.moved_in_run)
                 for layer, numbers in by_layer.items()
             ]
             states = _run_window(backend, forced, window.run, rows)
@@ -239,90 +250,28 @@ def exact_effects(
     return total
 
 
-def _losses(backend: Backend, forced: Forced, window: range, read: range, metric: Metric) -> _Losses:
-    """What takes (row, position, d_model) states of ablated rows to what each has lost of the clean run's score.
+def _losses(backend: Backend, forced: Forced, window: _Window, metric: Metric, whole_vocabulary: bool) -> _Losses:
+    """Return a function from (row, position, d_model) states of ablated rows to each row's loss of the clean run's score.
 
-    The vocabulary is walked for the clean run alone, once for each position in `read`.
+    The whole vocabulary is taken for the clean run, once for each predicting position.
     """
-    clean = _run_window(backend, forced, window, []).clean[0]
-    places = [place - window.start for place in read]
-    targets = forced.tokens[read.start + 1 : read.stop + 1].to(clean.device)
-    known = (
-        []
-        if metric == "logit"
-        else [likely_tokens(clean[place], backend.unembed, **backend.unembed_options) for place in places]
-    )
+    clean = _run_window(backend, forced, window.run, []).clean[0]
+    positions = [position - window.run.start for position in window.predicting]
+    targets = _predicted(forced, window).to(clean.device)
+    options = backend.unembed_options
+    likely = [] if metric == "logit" else [likely_tokens(clean[at], backend.unembed, **options) for at in positions]
 
     def score(hidden: torch.Tensor) -> torch.Tensor:
         total = torch.zeros(len(hidden), dtype=torch.promote_types(hidden.dtype, torch.float32), device=hidden.device)
-        for number, place in enumerate(places):
-            wanted = targets[number].expand(len(hidden))
+        for number, position in enumerate(positions):
+            states = hidden[:, position]
+            target = targets[number].expand(len(hidden))
             if metric == "logit":
-                total += token_metric(backend, metric, hidden[:, place], wanted)
+                total += token_metric(backend, metric, states, target)
             else:
-                total += of_log_prob(changed_log_prob(hidden[:, place], known[number], wanted), metric)
+                log_probs = changed_log_prob(states, likely[number], target, exact=whole_vocabulary)
+                total += of_log_prob(log_probs, metric)
         return total
 
-    own = score(clean[None])
-    return lambda hidden: own - score(hidden)
-
-
-def gradient_x_activation(
-    backend: Backend,
-    pairs: Sequence[tuple[Sequence[int], Sequence[int]]],
-    base: Float[torch.Tensor, "layer neuron"],
-    *,
-    positions: Literal["last", "all"] | Sequence[range],
-    metric: Metric = "log_prob",
-) -> Float[torch.Tensor, "pair layer neuron"]:
-    """(activation - base) * gradient of the answer's score (summed over tokens), summed over positions, or each pair's range.
-
-    `pairs` are (prompt, answer) of one common length; rows of a batch do not touch each other, so that one backward pass
-    serves them all.
-    """
-    base = base.to(backend.device)
-    places = [
-        (row, len(prompt) - 1 + number) for row, (prompt, answer) in enumerate(pairs) for number in range(len(answer))
-    ]
-    numbers = torch.tensor([number for _, answer in pairs for number in range(len(answer))])
-    rows, columns = torch.tensor(places, device=backend.device).T
-    targets = torch.tensor([token for _, answer in pairs for token in answer], device=backend.device)
-    with torch.enable_grad():
-        hidden, kept = _with_graph(backend, torch.tensor([[*prompt, *answer] for prompt, answer in pairs]))
-        scores = token_metric(backend, metric, hidden[rows, columns], targets)
-        if positions != "last":
-            gradients = torch.autograd.grad(scores.sum(), kept)
-            spans = [range(hidden.shape[1])] * len(pairs) if positions == "all" else positions
-            inside = inside_spans(spans, hidden)
-            parts = zip(kept, gradients, base, strict=True)
-            return torch.stack(
-                [((value.detach() - start) * slope * inside).sum(1) for value, slope, start in parts], dim=1
-            )
-        # At `last`, a token's score moves through the activation at its own predicting position only.
-        total = torch.zeros(len(pairs), *base.shape, dtype=base.dtype, device=base.device)
-        for number in range(int(numbers.max()) + 1):
-            these = numbers == number
-            gradients = torch.autograd.grad(scores[these].sum(), kept, retain_graph=True)
-            row, column = rows[these], columns[these]
-            for layer, (value, slope, start) in enumerate(zip(kept, gradients, base, strict=True)):
-                total[row, layer] += (value.detach()[row, column] - start) * slope[row, column]
-        return total
-
-
-def inside_spans(spans: Sequence[range], like: torch.Tensor) -> torch.Tensor:
-    """(row, position, 1) whether a position of `like` (row, position, ...) is in the row's range."""
-    places = torch.arange(like.shape[1], device=like.device)
-    return torch.stack([(places >= span.start) & (places < span.stop) for span in spans])[..., None]
-
-
-def _with_graph(backend: Backend, tokens: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """Final hidden states of `tokens`, and the activations of every layer that they can be differentiated by."""
-    kept: list[torch.Tensor] = []
-
-    def keep(value: torch.Tensor, hook: Any) -> torch.Tensor:  # noqa: ARG001 (TransformerLens passes it by name)
-        kept.append(value if kept else value.requires_grad_())  # layer 0 starts the graph; later ones are in it
-        return kept[-1]
-
-    with backend.hooks([(backend.hook_name(NEURON_HOOK, layer), keep) for layer in range(backend.n_layers)]):
-        hidden, _ = backend.hidden(tokens)
-    return hidden, kept
+    clean_score = score(clean[None])
+    return lambda hidden: clean_score - score(hidden)

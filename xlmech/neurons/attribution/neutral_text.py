@@ -14,7 +14,7 @@ from xlmech.execution.resume import run_task
 from xlmech.models.backends import Backend
 from xlmech.models.tokens import encode_prompt
 from xlmech.neurons.attribution.baselines import zero_baseline
-from xlmech.neurons.attribution.effects import gradient_x_activation
+from xlmech.neurons.attribution.gradient import gradient_x_activation
 
 _AT_ONCE = 8
 """Texts that are differentiated together, where as many are of one length."""

@@ -1,7 +1,7 @@
-"""How many nodes the integral of each layer needs: found once on a prompt, for attribution over many.
+"""Search for the number of nodes that the integral of each layer needs.
 
-Layers differ: the path through most is so smooth that a node or two give float rounding, while the first and last layers need
-more. What a layer needs is much alike for prompts of one kind: a search over one or a few prompts pays for all the others.
+The path through most layers is so smooth that one or two nodes give float rounding; the first and last layers need more. Prompts
+of one kind need similar numbers, so that a search on one or a few prompts serves all others.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 from xlmech.engine.batching import Forced
 from xlmech.models.backends import Backend
-from xlmech.neurons.attribution.effects import Metric, Where, integrated_gradients
+from xlmech.neurons.attribution.effects import Metric, TokenPositions, integrated_gradients
 
 
 def nodes_needed(
@@ -21,15 +21,15 @@ def nodes_needed(
     samples: Sequence[tuple[Forced, torch.Tensor]],
     *,
     tolerance: float,
-    positions: Where,
+    positions: TokenPositions,
     metric: Metric = "log_prob",
     counts: Sequence[int] = (1, 2, 3, 4, 6, 8, 12, 16),
 ) -> list[int]:
-    """Few Gauss-Lobatto nodes per layer that together reach `tolerance` on every sample, for `integrated_gradients`.
+    """Find few Gauss-Lobatto nodes per layer with which `integrated_gradients` reaches `tolerance` on every sample.
 
-    A layer's error is the distance of its attributions from those of half as many nodes again as the most; that of the whole is
-    the length of all layers' errors, relative to the length of all their attributions. Other prompts than the samples may need
-    more: the completeness error tells, at no cost.
+    A layer's error is the distance of its attributions from those with 1.5 times the largest count. The error of the whole is the
+    norm of all layers' errors, relative to the norm of all their attributions. Other prompts than the samples may need more
+    nodes: their completeness error shows it.
 
     Args:
         backend: The model.
@@ -40,7 +40,7 @@ def nodes_needed(
         counts: Numbers of nodes to choose from, in rising order.
 
     Returns:
-        Nodes per layer, the most where that does not reach the tolerance either.
+        Nodes per layer; the largest count for all where even that does not reach the tolerance.
 
     Raises:
         ValueError: No samples, no counts, or a tolerance that is not positive.
@@ -63,15 +63,15 @@ def nodes_needed(
 
 
 def _squared_errors(
-    found: Sequence[torch.Tensor], wanted: Sequence[torch.Tensor]
+    attributions: Sequence[torch.Tensor], references: Sequence[torch.Tensor]
 ) -> Float[torch.Tensor, "sample layer"]:
-    """What each layer adds to the square of the relative error of the whole."""
-    pairs = zip(found, wanted, strict=True)
-    return torch.stack([((one - ref).norm(dim=1) / ref.norm()) ** 2 for one, ref in pairs])
+    """Compute the (sample, layer) share of each layer in the square of the relative error of the whole."""
+    pairs = zip(attributions, references, strict=True)
+    return torch.stack([((scores - wanted).norm(dim=1) / wanted.norm()) ** 2 for scores, wanted in pairs])
 
 
 def _allotted(squared: Float[torch.Tensor, "count sample layer"], counts: Sequence[int], allowed: float) -> list[int]:
-    """Nodes per layer: from the fewest for all on, more where a node lowers the worst sample's error most."""
+    """Return nodes per layer: begin with the fewest everywhere, and add where a node lowers the worst sample's error most."""
     layers, chosen = torch.arange(squared.shape[2]), torch.zeros(squared.shape[2], dtype=torch.long)
     number = torch.tensor(counts, dtype=squared.dtype)[:, None]
     while (total := squared[chosen, :, layers].sum(0)).max() > allowed and chosen.min() < len(counts) - 1:

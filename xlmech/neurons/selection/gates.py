@@ -20,37 +20,34 @@ from xlmech.engine.batching import run_in_batches
 from xlmech.engine.unembed import token_log_prob
 from xlmech.metrics.attribution import of_log_prob
 from xlmech.models.backends import NEURON_HOOK, Backend
+from xlmech.neurons.attribution.gradient import PromptAndAnswer, answer_tokens
 
-Sample = tuple[Sequence[int], Sequence[int]]
-"""Tokens of a prompt and of what is forced after it."""
-Value = Callable[[Backend, Sequence[Sample]], torch.Tensor]
+Value = Callable[[Backend, Sequence[PromptAndAnswer]], torch.Tensor]
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 _CEILING = 1 - 1e-4
 """Factor of an answer's probability, so that the log-odds of a certain answer stay finite."""
 _SOLVER_STEPS = 200
 
 
-def answer_log_odds(backend: Backend, batch: Sequence[Sample]) -> Float[torch.Tensor, " row"]:
+def answer_log_odds(backend: Backend, batch: Sequence[PromptAndAnswer]) -> Float[torch.Tensor, " row"]:
     """Compute the (row,) log p - log(1 - p) of each answer as a whole (nats), differentiable."""
     total, _ = _forced_log_probs(backend, batch)
     return of_log_prob(total + math.log(_CEILING), "log_odds")
 
 
-def nats_per_token(backend: Backend, batch: Sequence[Sample]) -> Float[torch.Tensor, " row"]:
+def nats_per_token(backend: Backend, batch: Sequence[PromptAndAnswer]) -> Float[torch.Tensor, " row"]:
     """Compute the (row,) mean negative log-likelihood of the forced tokens, differentiable."""
     total, n_tokens = _forced_log_probs(backend, batch)
     return -total / n_tokens
 
 
 def _forced_log_probs(
-    backend: Backend, batch: Sequence[Sample]
+    backend: Backend, batch: Sequence[PromptAndAnswer]
 ) -> tuple[Float[torch.Tensor, " row"], Int[torch.Tensor, " row"]]:
     """Sum the (row,) log-probabilities (nats) of forced tokens, and count these; padding is right, where no token sees it."""
     tokens = pad_sequence([torch.tensor([*prompt, *forced]) for prompt, forced in batch], batch_first=True)
-    positions = [(row, len(prompt) - 1 + at) for row, (prompt, forced) in enumerate(batch) for at in range(len(forced))]
-    rows, columns = torch.tensor(positions, device=backend.device).T
+    rows, columns, targets = answer_tokens(backend, batch)
     hidden, _ = backend.hidden(tokens)
-    targets = torch.tensor([token for _, forced in batch for token in forced], device=backend.device)
     log_probs = token_log_prob(hidden[rows, columns], backend.unembed, targets, **backend.unembed_options)
     total = torch.zeros(len(batch), dtype=log_probs.dtype, device=log_probs.device).index_add(0, rows, log_probs)
     return total, torch.bincount(rows, minlength=len(batch))
@@ -58,7 +55,7 @@ def _forced_log_probs(
 
 def run_gated(
     backend: Backend,
-    samples: Sequence[Sample],
+    samples: Sequence[PromptAndAnswer],
     gates: Float[torch.Tensor, "layer neuron"],
     *,
     value: Value,

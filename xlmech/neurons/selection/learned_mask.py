@@ -29,11 +29,11 @@ from xlmech.data.probes import Probe, ProbeSet
 from xlmech.models.backends import Backend, backend_of
 from xlmech.models.load import plant_language, provenance
 from xlmech.models.tokens import encode_probe, encode_prompt
+from xlmech.neurons.attribution.gradient import PromptAndAnswer
 from xlmech.neurons.neuron_set import NeuronSet
 from xlmech.neurons.selection.gates import (
     Loss,
     LossTerm,
-    Sample,
     answer_log_odds,
     best_set,
     nats_per_token,
@@ -203,8 +203,8 @@ def _history_row(
 
 
 def _answered(
-    samples: Mapping[str, list[Sample]], terms: Mapping[str, LossTerm]
-) -> tuple[dict[str, list[Sample]], dict[str, LossTerm]]:
+    samples: Mapping[str, list[PromptAndAnswer]], terms: Mapping[str, LossTerm]
+) -> tuple[dict[str, list[PromptAndAnswer]], dict[str, LossTerm]]:
     """Keep what the intact model answers: to suppress, all it may give; to keep, all it gives rather than not."""
     answered, answered_terms = dict(samples), dict(terms)
     for name, least in (("suppress", SUPPRESSED), ("keep", 0.0)):
@@ -222,7 +222,7 @@ def _answered(
     return answered, {name: term for name, term in answered_terms.items() if answered[name]}
 
 
-def _samples(backend: Backend, probe: Probe, trained: str, max_answer_tokens: int | None) -> list[Sample]:
+def _samples(backend: Backend, probe: Probe, trained: str, max_answer_tokens: int | None) -> list[PromptAndAnswer]:
     """Force a probe's answer, in the query language's form and, where it differs, in the training language's."""
     codes = [code for code in (probe.query_language, trained) if code in probe.answers]
     encoded = encode_probe(backend, probe, languages=codes, max_answer_tokens=max_answer_tokens)
@@ -230,7 +230,7 @@ def _samples(backend: Backend, probe: Probe, trained: str, max_answer_tokens: in
     return [(encoded.prompt, answer) for answer in by_form.values()]
 
 
-def _text_sample(backend: Backend, text: str, number: int) -> Sample:
+def _text_sample(backend: Backend, text: str, number: int) -> PromptAndAnswer:
     tokens = encode_prompt(backend, text, what=f"neutral text {number}")
     if len(tokens) < 2:
         raise ValueError(f"neutral text {number} has a single token; give sentences")
