@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -20,8 +21,9 @@ from xlmech.models.load import load_model
 from xlmech.neurons.neuron_set import NeuronSet
 from xlmech.neurons.random_neurons import mean_magnitudes, random_neurons
 from xlmech.neurons.selection import published as recipes
-from xlmech.neurons.selection import votes
-from xlmech.neurons.selection.published import apneap, depn, knowledge_neurons, lape
+from xlmech.neurons.selection import thresholding
+from xlmech.neurons.selection.published import APNEAP, DEPN, KNOWLEDGE_NEURONS, apneap, depn, knowledge_neurons, lape
+from xlmech.neurons.selection.thresholding import ThresholdOptions
 
 pytestmark = pytest.mark.filterwarnings("ignore:integrated gradients are incomplete")  # equal-step sums often are
 N_TOKENS = 2
@@ -71,7 +73,7 @@ def plain_attribution(backend: Backend, probe: Probe, places: list[float], metri
     return total.flatten().tolist()
 
 
-def plain_votes(scores: list[list[float]], least: float, strict: bool) -> tuple[list[float], list[float]]:
+def plain_shares(scores: list[list[float]], least: float, strict: bool) -> tuple[list[float], list[float]]:
     """Per neuron: the share of texts where it reaches `least` of the text's maximum, and its mean part of that."""
     share, mean = [0.0] * SIZE, [0.0] * SIZE
     for text in scores:
@@ -108,7 +110,7 @@ def test_depn_equals_the_plain_loop(any_model: Any, probes: ProbeSet) -> None:
     own = probes.filter(group="private", languages=["en"], attributes=["birth_country"])
     with KeepFloat64():
         scores = [plain_attribution(backend_of(any_model), probe, LEFT_20, "prob") for probe in own]
-        share, mean = plain_votes(scores, 0.1, strict=False)
+        share, mean = plain_shares(scores, 0.1, strict=False)
         order = sorted(ranked(share, mean), key=lambda n: (-round(share[n], 9), -mean[n]))
 
         def recipe(**options: Any) -> NeuronSet:
@@ -122,7 +124,7 @@ def test_apneap_equals_the_plain_loop(any_model: Any, probes: ProbeSet) -> None:
     own = probes.filter(group="private", languages=["fr"], attributes=["birth_country"])
     with KeepFloat64():
         scores = [plain_attribution(backend_of(any_model), probe, LEFT_10, "log_prob") for probe in own]
-        share, mean = plain_votes([[abs(score) for score in text] for text in scores], 0.1, strict=True)
+        share, mean = plain_shares([[abs(score) for score in text] for text in scores], 0.1, strict=True)
         order = sorted(ranked(share, mean), key=lambda n: (-round(share[n], 9), -mean[n]))
 
         def recipe(**options: Any) -> NeuronSet:
@@ -140,7 +142,7 @@ def test_knowledge_neurons_equal_the_plain_loop(any_model: Any, prompts: ProbeSe
             own = [probe for probe in chosen if probe.record == record]
             assert len(own) == 3
             scores = [plain_attribution(backend_of(any_model), probe, INCLUSIVE_20, "prob") for probe in own]
-            part, level = plain_votes(scores, 0.3, strict=True)
+            part, level = plain_shares(scores, 0.3, strict=True)
             facts = [old + (new > 0.7) for old, new in zip(facts, part, strict=True)]
             share = [old + new for old, new in zip(share, part, strict=True)]
             mean = [old + new for old, new in zip(mean, level, strict=True)]
@@ -169,8 +171,10 @@ def by_hand(monkeypatch: pytest.MonkeyPatch, prompts: ProbeSet) -> ProbeSet:
     table[:6, H] = -0.9  # against the answer
     facts = [probe.id for record in texts.records for probe in texts if probe.record == record]
     rows = dict(zip(facts, table.view(9, N_LAYERS, D_MLP), strict=True))
-    monkeypatch.setattr(votes, "run_forced", lambda *_, what: what.removeprefix("probe "))
-    monkeypatch.setattr(votes, "integrated_gradients", lambda _, name, *__, **___: (rows[name], torch.zeros(N_LAYERS)))
+    monkeypatch.setattr(thresholding, "run_forced", lambda *_, what: what.removeprefix("probe "))
+    monkeypatch.setattr(
+        thresholding, "integrated_gradients", lambda _, name, *__, **___: (rows[name], torch.zeros(N_LAYERS))
+    )
     return texts
 
 
@@ -181,7 +185,9 @@ def test_the_rules_differ(llama: Any, by_hand: ProbeSet) -> None:
     assert found["depn"] == pairs([A, E])
     assert found["apneap"] == pairs([A, H])
     assert found["knowledge_neurons"] == pairs([B])
-    low = knowledge_neurons(llama, by_hand, threshold=0.1, min_share=0.5, progress=False)
+    low = knowledge_neurons(
+        llama, by_hand, options=replace(KNOWLEDGE_NEURONS, threshold=0.1, min_share=0.5), progress=False
+    )
     assert set(low) == pairs([A, B, C]), "A in two facts, C in two prompts of three; E is at the bound, not above it"
 
 
@@ -201,7 +207,7 @@ def test_a_set_is_filled_up_by_votes_then_by_attribution(llama: Any, by_hand: Pr
 def test_a_fact_of_one_prompt_shares_nothing(llama: Any, by_hand: ProbeSet) -> None:
     one_each = by_hand.filter(templates=[0])
     with pytest.warns(UserWarning, match="knowledge_neurons: every fact has one prompt.*of several templates") as found:
-        chosen = knowledge_neurons(llama, one_each, threshold=0.05, progress=False)
+        chosen = knowledge_neurons(llama, one_each, options=replace(KNOWLEDGE_NEURONS, threshold=0.05), progress=False)
     assert found[0].filename == __file__
     assert set(chosen) == pairs([0, 3, 6, A, B, C, E]), "whatever is above the threshold once"
 
@@ -209,9 +215,9 @@ def test_a_fact_of_one_prompt_shares_nothing(llama: Any, by_hand: ProbeSet) -> N
 @pytest.mark.parametrize(
     ("recipe", "constants"),
     [
-        (depn, {"language": "en", "steps": 20, "threshold": 0.1, "min_share": 0.5}),
-        (knowledge_neurons, {"language": "en", "steps": 20, "threshold": 0.3, "min_share": 0.7}),
-        (apneap, {"language": "en", "steps": 10, "threshold": 0.1, "min_share": 0.5}),
+        (depn, {"language": "en", "options": ThresholdOptions(steps=20, threshold=0.1, min_share=0.5)}),
+        (knowledge_neurons, {"language": "en", "options": ThresholdOptions(steps=20, threshold=0.3, min_share=0.7)}),
+        (apneap, {"language": "en", "options": ThresholdOptions(steps=10, threshold=0.1, min_share=0.5)}),
         (lape, {"share": 0.01, "quantile": 0.95}),
     ],
 )
@@ -246,14 +252,19 @@ def test_bad_input_of_the_attribution_recipes(llama: Any, probes: ProbeSet, reci
         recipe(llama, probes.filter(group="public"))
     with pytest.raises(ValueError, match="no private probes in 'de': set language= to one of en, fr, or to None"):
         recipe(llama, probes, language="de")
-    for wrong in ({"steps": 1}, {"n_neurons": 0}):
-        with pytest.raises(ValueError, match="steps must be 2 or more and n_neurons 1 or more, got"):
-            recipe(llama, probes, **wrong)
-    for wrong in ({"threshold": 1.0}, {"min_share": 0.0}):
-        with pytest.raises(ValueError, match="threshold must be in .0, 1. and min_share in"):
-            recipe(llama, probes, **wrong)
+    with pytest.raises(ValueError, match="n_neurons must be 1 or more, got 0"):
+        recipe(llama, probes, n_neurons=0)
     with pytest.raises(ValueError, match="max_answer_tokens must be at least 1, or None for whole answers; got 0"):
         recipe(llama, probes, max_answer_tokens=0)
+
+
+@pytest.mark.parametrize("options", [DEPN, KNOWLEDGE_NEURONS, APNEAP])
+def test_bad_constants_of_the_attribution_recipes(options: ThresholdOptions) -> None:
+    with pytest.raises(ValueError, match="steps must be 2 or more, got 1"):
+        replace(options, steps=1)
+    for wrong in ({"threshold": 1.0}, {"min_share": 0.0}):
+        with pytest.raises(ValueError, match="threshold must be in .0, 1. and min_share in"):
+            replace(options, **wrong)  # type: ignore[arg-type]
 
 
 def test_activation_probability_is_that_of_the_gate(llama: Any) -> None:

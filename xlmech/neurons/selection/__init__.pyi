@@ -7,5 +7,6 @@ from .published import apneap as apneap
 from .published import depn as depn
 from .published import knowledge_neurons as knowledge_neurons
 from .published import lape as lape
+from .thresholding import ThresholdOptions as ThresholdOptions
 from .verify import VerifiedNeurons as VerifiedNeurons
 from .verify import verify_neurons as verify_neurons

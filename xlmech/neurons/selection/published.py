@@ -9,8 +9,8 @@ differ only by how texts are counted. `lape` finds neurons of a language, not of
 
 Compare at equal `n_neurons`, which cuts a set in the order of the recipe's own ranking, or fills it up. What the published rule
 keeps comes first; then the neurons that most texts mark; then those with the largest mean attribution. So where the rule keeps
-few (on the demo model DEPN's keeps one neuron of 36,864), a set of many is mostly the ranking, not the rule. Random sets to
-compare with are in `xlmech.neurons.random_neurons`.
+few (on the demo model that of DEPN keeps one neuron of 36,864), a large set is mostly the ranking, not the rule. Random sets
+are in `xlmech.neurons.random_neurons`.
 """
 
 from __future__ import annotations
@@ -29,8 +29,11 @@ from xlmech.data.probes import ProbeSet
 from xlmech.engine.batching import mean_over_tokens
 from xlmech.models.backends import backend_of
 from xlmech.neurons.neuron_set import NeuronSet
-from xlmech.neurons.selection.votes import ThresholdVote, ranked_set
+from xlmech.neurons.selection.thresholding import ThresholdOptions, ranked_set, select_by_thresholds
 
+DEPN = ThresholdOptions(steps=20, threshold=0.1, min_share=0.5)
+KNOWLEDGE_NEURONS = ThresholdOptions(steps=20, threshold=0.3, min_share=0.7)
+APNEAP = ThresholdOptions(steps=10, threshold=0.1, min_share=0.5)
 _GATE = "mlp.hook_pre"
 
 
@@ -38,10 +41,8 @@ def depn(
     model: Any,
     probes: ProbeSet,
     *,
+    options: ThresholdOptions = DEPN,
     language: str | None = "en",
-    steps: int = 20,
-    threshold: float = 0.1,
-    min_share: float = 0.5,
     n_neurons: int | None = None,
     max_answer_tokens: int | None = None,
     progress: bool = True,
@@ -54,12 +55,10 @@ def depn(
     Args:
         model: Hooked model.
         probes: Private probes are taken from it.
+        options: Constants; the published ones by default.
         language: Query language of the texts, English as published; None for all.
-        steps: Steps of the sum.
-        threshold: Least part of a text's maximum.
-        min_share: Least share of texts.
-        n_neurons: Number of neurons, by the ranking, which goes on below `min_share` and `threshold` (see the module); those that
-            pass `min_share` by default, which may be none.
+        n_neurons: Number of neurons, by the ranking, which goes on below the thresholds (see the module); by default those that
+            pass them, which may be none.
         max_answer_tokens: Attribute only the first so many tokens of each answer.
         progress: Whether to show a progress bar.
 
@@ -73,18 +72,18 @@ def depn(
     Source:
         Wu et al. 2023, arXiv:2310.20138. Differs: the tokens of an answer are summed, where the paper has their product.
     """
-    vote = ThresholdVote(probes, language, steps, threshold, min_share, n_neurons, max_answer_tokens, progress)
-    return vote.neurons(backend_of(model), "depn", metric="prob", rule="left", reaches=operator.ge)
+    return select_by_thresholds(
+        model, probes, "depn", options, language=language, n_neurons=n_neurons, max_answer_tokens=max_answer_tokens,
+        progress=progress, metric="prob", rule="left", reaches=operator.ge,
+    )  # fmt: skip
 
 
 def knowledge_neurons(
     model: Any,
     probes: ProbeSet,
     *,
+    options: ThresholdOptions = KNOWLEDGE_NEURONS,
     language: str | None = "en",
-    steps: int = 20,
-    threshold: float = 0.3,
-    min_share: float = 0.7,
     n_neurons: int | None = None,
     max_answer_tokens: int | None = None,
     progress: bool = True,
@@ -95,38 +94,28 @@ def knowledge_neurons(
     The set is the union over facts, ranked by the number of facts, then by the share of prompts, then by the mean of the
     normalised attribution. A fact's prompts are its probes: give several templates.
 
-    Args:
-        model: Hooked model.
-        probes: See `depn`.
-        language: See `depn`.
-        steps: Points of the sum.
-        threshold: Part of a prompt's maximum to exceed. 0.3 is the default of the package knowledge-neurons; the paper's
-            code has 0.2.
-        min_share: Share of a fact's prompts to exceed. 0.7 is the paper's, which then moves it by steps of 0.05 until a fact
-            has two to five neurons; the package has 0.5.
-        n_neurons: As of `depn`; those of any fact by default, which may be none.
-        max_answer_tokens: See `depn`.
-        progress: See `depn`.
+    The threshold 0.3 is the default of the package knowledge-neurons; the paper's code has 0.2. The share 0.7 is the paper's,
+    which then moves it by steps of 0.05 until a fact has two to five neurons; the package has 0.5.
 
-    Raises, warns: as `depn`; it also warns where every fact has a single prompt, which leaves of this rule only its threshold.
+    Arguments, errors and warnings are those of `depn`. `knowledge_neurons` also warns if every fact has a single
+    prompt: of this rule only the threshold is left then.
 
     Source:
         Dai et al. 2022, arXiv:2104.08696; inclusive points: its package knowledge-neurons (EleutherAI).
     """
-    vote = ThresholdVote(probes, language, steps, threshold, min_share, n_neurons, max_answer_tokens, progress)
-    return vote.neurons(
-        backend_of(model), "knowledge_neurons", metric="prob", rule="inclusive", reaches=operator.gt, by_fact=True
-    )
+    return select_by_thresholds(
+        model, probes, "knowledge_neurons", options, language=language, n_neurons=n_neurons,
+        max_answer_tokens=max_answer_tokens, progress=progress, metric="prob", rule="inclusive", reaches=operator.gt,
+        by_fact=True,
+    )  # fmt: skip
 
 
 def apneap(
     model: Any,
     probes: ProbeSet,
     *,
+    options: ThresholdOptions = APNEAP,
     language: str | None = "en",
-    steps: int = 10,
-    threshold: float = 0.1,
-    min_share: float = 0.5,
     n_neurons: int | None = None,
     max_answer_tokens: int | None = None,
     progress: bool = True,
@@ -140,26 +129,17 @@ def apneap(
     Not done: the texts that the model makes up to augment the private ones (add probes to the set instead), and the edit by
     a steering vector in place of zeroing.
 
-    Args:
-        model: Hooked model.
-        probes: See `depn`.
-        language: See `depn`.
-        steps: Steps of the sum.
-        threshold: Part of a text's largest to exceed.
-        min_share: Share of texts to exceed.
-        n_neurons: See `depn`.
-        max_answer_tokens: See `depn`.
-        progress: See `depn`.
-
-    Raises, warns: as `depn`.
+    Arguments, errors and warnings are those of `depn`.
 
     Source:
         Wu et al. 2024, aclanthology.org/2024.findings-acl.315; constants: the defaults of its released scripts. Differs from
         these: the gradient is read at the position that predicts the token, where they read it one further, and divided by
         the token's probability once, where they do so twice.
     """
-    vote = ThresholdVote(probes, language, steps, threshold, min_share, n_neurons, max_answer_tokens, progress)
-    return vote.neurons(backend_of(model), "apneap", metric="log_prob", rule="left", reaches=operator.gt, signed=False)
+    return select_by_thresholds(
+        model, probes, "apneap", options, language=language, n_neurons=n_neurons, max_answer_tokens=max_answer_tokens,
+        progress=progress, metric="log_prob", rule="left", reaches=operator.gt, signed=False,
+    )  # fmt: skip
 
 
 def lape(
@@ -172,7 +152,7 @@ def lape(
     n_neurons: int | None = None,
     progress: bool = True,
 ) -> dict[str, NeuronSet]:
-    """Choose language neurons as LAPE does: often active in one language or few, whatever is asked.
+    """Choose language neurons as LAPE does: neurons that are often active in one language or few, whatever the question.
 
     A neuron is active at a token where what its activation function gives is positive: in gated MLPs the gate, not its product
     with the other half. Of the neurons whose activation probability exceeds, in some language, the 95th percentile over all
@@ -206,8 +186,10 @@ def lape(
         )
     backend = backend_of(model)
     by_language = [
-        mean_over_tokens(backend, own, _GATE, lambda value: value > 0, progress=f"{code} text" if progress else "")
-        for code, own in plain.items()
+        mean_over_tokens(
+            backend, sentences, _GATE, lambda value: value > 0, progress=f"{code} text" if progress else ""
+        )
+        for code, sentences in plain.items()
     ]
     probabilities = torch.stack(by_language).flatten(1).numpy()
     bar = np.quantile(probabilities, quantile)
@@ -215,8 +197,8 @@ def lape(
     order = order[np.lexsort((-probabilities.max(0)[order], stats.entropy(probabilities[:, order], axis=0)))]
     lowest = np.isin(np.arange(probabilities.shape[1]), order[: round(share * probabilities.shape[1])])
     return {
-        code: ranked_set(backend, f"lape in {code}", order, lowest & (own > bar), own > bar, n_neurons)
-        for code, own in zip(plain, probabilities, strict=True)
+        code: ranked_set(backend, f"lape in {code}", order, lowest & (active > bar), active > bar, n_neurons)
+        for code, active in zip(plain, probabilities, strict=True)
     }
 
 

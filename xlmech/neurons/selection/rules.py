@@ -1,4 +1,4 @@
-"""The selection rules: how scores by language become universal and language-specific neurons. Runs no model."""
+"""Select universal and language-specific neurons from scores by language. Runs no model."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def candidates(
     n_neurons: int,
     min_share: float,
 ) -> Bool[torch.Tensor, "language layer neuron"]:
-    """(language, layer, neuron) whether a neuron is a language's candidate: by share of probes, or among the top k by mean.
+    """Mark (language, layer, neuron) candidates: by share of probes, or among the `n_neurons` of largest mean.
 
     Args:
-        mean: Mean attribution, with the public facts' subtracted where they are to be; only positive ones are candidates.
-        share: Share of probes in which a neuron stands out, with the public facts' subtracted alike.
-        n_neurons: A language's candidates by mean.
-        min_share: From this share of probes on.
+        mean: Mean attribution, less that of public facts if they are used; only neurons with a positive mean are candidates.
+        share: Share of probes in which a neuron exceeds the threshold, less that of public facts alike.
+        n_neurons: Number of candidates by mean, per language.
+        min_share: Smallest share that makes a candidate.
     """
     mean = mean.masked_fill(mean.isnan(), -torch.inf)
     order = mean.flatten(1).topk(min(n_neurons, mean[0].numel()), dim=1).indices
@@ -39,9 +39,9 @@ def select_universal(
     n_neurons: int,
     is_candidate: Bool[torch.Tensor, "language layer neuron"],
 ) -> list[tuple[int, int, float]]:
-    """(layer, neuron, score), best first: at most `n_neurons` with a positive score.
+    """List (layer, neuron, score), best first: at most `n_neurons` universal neurons with a positive score.
 
-    Rules `min` and `entropy` rank by the minimum over languages; `intersection` ranks every language's common candidates by
+    Rules `min` and `entropy` rank by the minimum over languages; `intersection` ranks the candidates of all languages by
     their mean.
     """
     if rule in ("min", "entropy"):
@@ -60,37 +60,34 @@ def select_specific(
     rule: Rule = "min",
     max_entropy: float = LocateOptions().max_entropy,
 ) -> list[tuple[int, int, float]]:
-    """(layer, neuron, score), best first: one language's own neurons, ranked by its score.
+    """List (layer, neuron, score), best first: one language's specific neurons, ranked by its score.
 
-    Own are a language's candidates that no other language has. With rule `entropy` they are its candidates whose score is
-    highest in it, and whose positive scores, divided by their sum over languages, have an entropy of at most `max_entropy`
-    nats: another language may have them among its candidates, with little of the score. Neither proves that deactivation acts
-    in that language only; `evaluate_mitigation` tells.
+    These are candidates of this language alone. With rule `entropy` they are candidates with their highest score in this
+    language, whose positive scores, divided by their sum over languages, have an entropy of at most `max_entropy` nats; they may
+    be candidates of another language, with little of the score. Neither proves that ablation acts in this language only;
+    `evaluate_mitigation` measures it.
 
     Source:
         Entropy over languages: LAPE (Tang et al. 2024, arXiv:2402.16438), there of activation probabilities.
     """
     if rule == "entropy":
         positive = scores.clamp_min(0)
-        # Without a positive score the entropy is NaN, and no bound holds.
+        # Without a positive score the entropy is NaN, which no bound admits.
         entropy = torch.special.entr(positive / positive.sum(0)).sum(0)
-        own = is_candidate[language] & (scores.argmax(0) == language) & (entropy <= max_entropy)
+        is_specific = is_candidate[language] & (scores.argmax(0) == language) & (entropy <= max_entropy)
     else:
-        own = is_candidate[language] & (is_candidate.sum(0) == 1)
-    return _top(torch.where(own, scores[language], -torch.inf), n_neurons)
+        is_specific = is_candidate[language] & (is_candidate.sum(0) == 1)
+    return _top(torch.where(is_specific, scores[language], -torch.inf), n_neurons)
 
 
 def chosen_frame(rows: Iterable[tuple[str, str, Sequence[tuple[int, int, float]]]]) -> pd.DataFrame:
-    """The frame of `PrivacyNeurons.chosen` from (kind, language, neurons)."""
-    found = [(kind, language, *neuron) for kind, language, neurons in rows for neuron in neurons]
-    return pd.DataFrame(found, columns=["kind", "language", "layer", "neuron", "score"])
+    """Make the frame of `PrivacyNeurons.chosen` from (kind, language, neurons)."""
+    chosen = [(kind, language, *neuron) for kind, language, neurons in rows for neuron in neurons]
+    return pd.DataFrame(chosen, columns=["kind", "language", "layer", "neuron", "score"])
 
 
 def _top(scores: Float[torch.Tensor, "layer neuron"], k: int) -> list[tuple[int, int, float]]:
     ranked = scores.masked_fill(scores.isnan(), -torch.inf)  # NaN would rank first
-    found = ranked.flatten().topk(min(k, scores.numel()))
-    return [
-        (index // scores.shape[1], index % scores.shape[1], score)
-        for index, score in zip(found.indices.tolist(), found.values.tolist(), strict=True)
-        if score > 0
-    ]
+    best = ranked.flatten().topk(min(k, scores.numel()))
+    pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    return [(*divmod(index, scores.shape[1]), score) for index, score in pairs if score > 0]
