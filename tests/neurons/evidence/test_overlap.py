@@ -105,5 +105,5 @@ def test_refusals() -> None:
         language_overlap(made({}), n_neurons=0)
     with pytest.raises(ValueError, match="attributions in en only: an overlap is one of two or more languages"):
         language_overlap(made({}, codes=("en",)), n_neurons=1)
-    with pytest.raises(ValueError, match="do not say whose probes they are"):
+    with pytest.raises(ValueError, match="do not list their probes"):
         language_overlap(dataclasses.replace(made({}), probes=pd.DataFrame()), n_neurons=1)

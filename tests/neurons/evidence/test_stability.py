@@ -141,7 +141,7 @@ def test_pool_and_sets() -> None:
         ),
         (
             {"private": dataclasses.replace(made({}), probes=pd.DataFrame())},
-            "the private attributions do not say whose",
+            "the private attributions do not list their probes",
         ),
         ({"public": made({}, codes=("en",))}, "no public attributions in fr"),
         (

@@ -1,4 +1,4 @@
-"""What a neuron writes, and where it fires: two looks at single neurons. Neither shows that a neuron matters."""
+"""Show what single neurons write to the output and where they are active. Neither shows that a neuron matters."""
 
 from __future__ import annotations
 
@@ -23,22 +23,23 @@ from xlmech.storage.result import Result
 
 @torch.no_grad()
 def promoted_tokens(model: Any, neurons: NeuronSet, *, k: int = 10) -> pd.DataFrame:
-    """The tokens whose logits a neuron raises and lowers most by what it writes straight to the output.
+    """List the tokens whose logits each neuron raises and lowers most by its direct path to the output.
 
-    A neuron's row of W_out, through the norm after the MLP where the model has one, and the gain of the final norm, times the
-    unembedding, minus the mean over the vocabulary. The norms' scales are left out, since they depend on the prompt: logits
-    compare within a neuron, not between neurons. A positive activation raises the first tokens, a negative one the last.
+    A neuron's row of W_out passes the norm after the MLP, if the model has one, and the gain of the final norm. It is multiplied
+    by the unembedding, and the mean over the vocabulary is subtracted. The norms' scales depend on the prompt and are left out:
+    compare logits within a neuron, not between neurons. A positive activation raises the `raised` tokens, a negative one the
+    `lowered` ones.
 
-    What it does not measure: what later layers do with the neuron's output, which is nearly all that an early neuron does;
-    whether and where it is active (`neuron_activations`); whether answers depend on it (`verify_neurons`).
+    This does not measure what later layers do with the output, which is nearly all the effect of an early neuron; nor where the
+    neuron is active (`neuron_activations`); nor whether answers depend on it (`verify_neurons`).
 
     Args:
         model: Hooked model.
-        neurons: Whose tokens.
-        k: How many tokens at each end.
+        neurons: The neurons.
+        k: Number of tokens raised, and of tokens lowered.
 
     Returns:
-        One row per neuron, end and token: `layer`, `neuron`, `side` (`raised` or `lowered`), `rank` (from 1), `token`, `logit`
+        One row per neuron, side and token: `layer`, `neuron`, `side` (`raised` or `lowered`), `rank` (from 1), `token`, `logit`
         (per unit of activation, up to the norms' scales).
 
     Raises:
@@ -57,16 +58,16 @@ def promoted_tokens(model: Any, neurons: NeuronSet, *, k: int = 10) -> pd.DataFr
         written = _written(backend, layer)[indices]
         logits = _through(final, written) @ backend.unembed.double().T
         logits = logits - logits.mean(1, keepdim=True)
-        for index, own in zip(indices, logits, strict=True):
-            for side, best in (("raised", own.topk(k)), ("lowered", (-own).topk(k))):
+        for index, of_neuron in zip(indices, logits, strict=True):
+            for side, best in (("raised", of_neuron.topk(k)), ("lowered", (-of_neuron).topk(k))):
                 for rank, token in enumerate(best.indices.tolist(), start=1):
                     text = backend.tokenizer.decode([token])
-                    rows.append((layer, index, side, rank, text, float(own[token])))
+                    rows.append((layer, index, side, rank, text, float(of_neuron[token])))
     return pd.DataFrame(rows, columns=["layer", "neuron", "side", "rank", "token", "logit"])
 
 
 def _written(backend: Backend, layer: int) -> Float[torch.Tensor, "neuron d_model"]:
-    """What each neuron of a layer adds to the residual stream per unit of activation, up to a norm's scale; float64."""
+    """Return what each neuron of a layer adds to the residual stream per unit of activation, up to a norm's scale; float64."""
     block = backend.model.blocks[layer]
     weight: torch.Tensor = block.mlp.W_out.detach().double()
     rows = weight if weight.shape[0] == backend.d_mlp else weight.T
@@ -77,7 +78,7 @@ def _written(backend: Backend, layer: int) -> Float[torch.Tensor, "neuron d_mode
 
 
 def _through(norm: FrozenNorm, rows: Float[torch.Tensor, "row d_model"]) -> Float[torch.Tensor, "row d_model"]:
-    """The norm without its scale and offset."""
+    """Apply a norm without its scale and offset."""
     centred = rows - rows.mean(1, keepdim=True) if norm.centres else rows
     return centred * norm.gain
 
@@ -88,7 +89,7 @@ class NeuronActivations(Result):
 
     Attributes:
         tokens: One row per probe and position: `probe`, `query_language`, `position`, `token`; the subject's tokens are masked
-            unless the caller wanted them shown.
+            unless `reveal` was set.
         activations: (row of `tokens`, neuron), neurons in the order of `layers` and `indices`.
         layers: Layer of every neuron.
         indices: Index of every neuron in its layer.
@@ -101,60 +102,59 @@ class NeuronActivations(Result):
     indices: tuple[int, ...]
 
     def to_frame(self) -> pd.DataFrame:
-        """One row per token and neuron: the columns of `tokens`, `layer`, `neuron`, `activation`."""
-        parts = [
+        """Return one row per token and neuron: the columns of `tokens`, `layer`, `neuron`, `activation`."""
+        frames = [
             self.tokens.assign(layer=layer, neuron=index, activation=self.activations[:, number].numpy())
             for number, (layer, index) in enumerate(zip(self.layers, self.indices, strict=True))
         ]
-        return pd.concat(parts, ignore_index=True)
+        return pd.concat(frames, ignore_index=True)
 
 
 @torch.no_grad()
 def neuron_activations(model: Any, neurons: NeuronSet, probes: ProbeSet, *, reveal: bool = False) -> NeuronActivations:
-    """Where neurons fire: their activation at every token of the prompts, for `figures.neuron_activations` to show.
+    """Record the activation of neurons at every token of the prompts, for `figures.neuron_activations`.
 
-    That a neuron is active at a token is no sign that it does anything there: many are active everywhere.
+    An active neuron need not have an effect: many are active everywhere.
 
     Args:
-        model: Hooked model; what is ablated on it stays so.
-        neurons: A few.
-        probes: Whose prompts are run, without an answer.
+        model: Hooked model; ablations that are active on it are kept.
+        neurons: A few neurons.
+        probes: Probes whose prompts are run, without an answer.
         reveal: Whether the subjects' names are kept in `tokens`.
 
     Returns:
         NeuronActivations.
 
     Raises:
-        ValueError: No probes, no neurons, neurons of another model, or, without `reveal`, a subject whose tokens cannot be told.
+        ValueError: No probes, no neurons, neurons of another model, or, without `reveal`, a subject whose tokens cannot be found.
     """
     backend = backend_of(model)
     _check(backend, neurons)
     if not len(probes):
         raise ValueError("no probes to run; see build_probes, and the filters applied to its result")
     chosen, recorder = list(neurons), Recorder(backend, NEURON_HOOK)
-    frames, parts = [], []
+    frames, activations = [], []
     for probe in probes:
         tokens = encode_prompt(backend, probe.prompt, what=f"probe {probe.id}")
         with backend.hooks(recorder.hooks()):
             backend.hidden(torch.tensor([tokens]))
-        parts.append(torch.stack([recorder.kept[layer][0, :, index].float().cpu() for layer, index in chosen], dim=1))
-        frames.append(_shown(backend, probe, tokens, reveal))
+        of_probe = [recorder.kept[layer][0, :, index].float().cpu() for layer, index in chosen]
+        activations.append(torch.stack(of_probe, dim=1))
+        frames.append(_token_frame(backend, probe, tokens, reveal))
     return NeuronActivations(
         tokens=pd.concat(frames, ignore_index=True),
-        activations=torch.cat(parts),
+        activations=torch.cat(activations),
         layers=tuple(layer for layer, _ in chosen),
         indices=tuple(index for _, index in chosen),
         provenance=provenance(model),
     )
 
 
-def _shown(backend: Backend, probe: Probe, tokens: Sequence[int], reveal: bool) -> pd.DataFrame:
-    hidden = range(0) if reveal else subject_tokens(backend, probe)
-    texts = [MASK if place in hidden else backend.tokenizer.decode([token]) for place, token in enumerate(tokens)]
-    frame = pd.DataFrame({"position": range(len(tokens)), "token": texts})
-    return frame.assign(probe=probe.id, query_language=probe.query_language)[
-        ["probe", "query_language", "position", "token"]
-    ]
+def _token_frame(backend: Backend, probe: Probe, tokens: Sequence[int], reveal: bool) -> pd.DataFrame:
+    masked = range(0) if reveal else subject_tokens(backend, probe)
+    texts = [MASK if number in masked else backend.tokenizer.decode([token]) for number, token in enumerate(tokens)]
+    rows = [(probe.id, probe.query_language, number, text) for number, text in enumerate(texts)]
+    return pd.DataFrame(rows, columns=["probe", "query_language", "position", "token"])
 
 
 def _check(backend: Backend, neurons: NeuronSet) -> None:

@@ -1,11 +1,10 @@
-"""Whether sets of neurons share more, or less, than they would by chance, and where in depth they lie. Runs no model.
+"""Measure what sets of neurons share, against chance, and where in depth they lie. Runs no model.
 
-Two questions, two nulls. Do two sets share more than sets of their sizes IN THEIR LAYERS would (`set_overlap`)? And do languages
-share less than if it made no difference which language is asked (`language_overlap`)? p-values are of single comparisons: with
-many sets, some are small by chance.
+There are two nulls. `set_overlap` compares with random sets of the same sizes in the same layers. `language_overlap` compares
+with languages whose labels are permuted. p-values are of single comparisons: with many sets, some are small by chance.
 
-    set_overlap({"universal": found.universal} | found.specific, lape_sets)     # privacy neurons beside language neurons
-    language_overlap(attributions, n_neurons=73)                                    # languages beside permuted labels
+    set_overlap({"universal": found.universal} | found.specific, lape_sets)     # privacy neurons and language neurons
+    language_overlap(attributions, n_neurons=73)                                # languages and permuted labels
     layer_spread({"universal": found.universal} | found.specific)
 """
 
@@ -22,19 +21,19 @@ from scipy import stats
 from xlmech.metrics import intervals, resampling
 from xlmech.metrics.similarity import jaccard
 from xlmech.neurons.attribution.attribute import AttributionResult
-from xlmech.neurons.evidence.subject_scores import SubjectScores
+from xlmech.neurons.evidence.subject_scores import SubjectScores, check_subjects
 from xlmech.neurons.neuron_set import NeuronSet
 
 
 def set_overlap(first: Mapping[str, NeuronSet], second: Mapping[str, NeuronSet]) -> pd.DataFrame:
-    """How many neurons sets share, beside as many random neurons of the same layers.
+    """Count the neurons that sets share, and compare with random sets of the same layers.
 
-    The null draws one set's neurons anew within each layer, as many as it has there: what is shared then is a sum of independent
+    The null draws as many neurons as one set has, within each layer. The number shared is then a sum of independent
     hypergeometric counts, whose distribution is exact. That two sets lie in the same layers is no overlap by this measure.
 
     Args:
         first: Sets by name, e.g. privacy neurons.
-        second: Sets to compare each of them with, e.g. those of `lape`, or located on public facts.
+        second: Sets to compare each of them with, e.g. those of `lape`, or sets located on public facts.
 
     Returns:
         One row per pair: `first`, `second`, `n_first`, `n_second`, `shared`, `expected` (mean of the null), `ratio` (shared /
@@ -46,71 +45,69 @@ def set_overlap(first: Mapping[str, NeuronSet], second: Mapping[str, NeuronSet])
     """
     if not first or not second:
         raise ValueError(f"{len(first)} and {len(second)} neuron sets: an overlap takes at least one on each side")
-    rows = [_shared(a, b, first[a], second[b]) for a in first for b in second]
-    return pd.DataFrame(rows)
+    return pd.DataFrame([_compare(a, b, first[a], second[b]) for a in first for b in second])
 
 
-def _shared(name: str, other: str, one: NeuronSet, two: NeuronSet) -> dict[str, object]:
-    shared, null = len(one & two), _null(one, two)
+def _compare(first_name: str, second_name: str, first: NeuronSet, second: NeuronSet) -> dict[str, object]:
+    shared = len(first & second)
+    null = _null(first, second)
     expected = float(np.arange(len(null)) @ null)
     return {
-        "first": name,
-        "second": other,
-        "n_first": len(one),
-        "n_second": len(two),
+        "first": first_name,
+        "second": second_name,
+        "n_first": len(first),
+        "n_second": len(second),
         "shared": shared,
         "expected": expected,
         "ratio": shared / expected if expected else float("nan"),
-        "jaccard": jaccard(one.neurons, two.neurons),
+        "jaccard": jaccard(first.neurons, second.neurons),
         "p_more": min(1.0, float(null[shared:].sum())),
         "p_less": min(1.0, float(null[: shared + 1].sum())),
     }
 
 
-def _null(one: NeuronSet, two: NeuronSet) -> NDArray[np.float64]:
-    """(count,) probability of sharing 0, 1, ... neurons, one set's being random within its layers."""
-    mine, theirs, total = one.by_layer(), two.by_layer(), np.ones(1)
-    for layer, indices in mine.items():
-        n, m = len(indices), len(theirs.get(layer, ()))
-        total = np.convolve(total, stats.hypergeom.pmf(np.arange(min(n, m) + 1), one.d_mlp, m, n))
-    return np.pad(total, (0, min(len(one), len(two)) + 1 - len(total)))
+def _null(first: NeuronSet, second: NeuronSet) -> NDArray[np.float64]:
+    """Compute the (count,) probability of sharing 0, 1, ... neurons if the first set is random within its layers."""
+    second_layers = second.by_layer()
+    total = np.ones(1)
+    for layer, indices in first.by_layer().items():
+        n, m = len(indices), len(second_layers.get(layer, ()))
+        total = np.convolve(total, stats.hypergeom.pmf(np.arange(min(n, m) + 1), first.d_mlp, m, n))
+    return np.pad(total, (0, min(len(first), len(second)) + 1 - len(total)))
 
 
 def language_overlap(
-    found: AttributionResult, *, n_neurons: int, n_permutations: int = 1000, seed: int = 0
+    result: AttributionResult, *, n_neurons: int, n_permutations: int = 1000, seed: int = 0
 ) -> pd.DataFrame:
-    """Overlap of the languages' top neurons, beside that where each subject's languages are exchanged at random.
+    """Compare the overlap of the languages' top neurons with that after permuting the languages within each subject.
 
-    Where the label makes no difference, exchanging it within every subject changes nothing but noise: an overlap below that says
-    that languages have neurons of their own, beyond those that differ by chance. It does not say that they share anything; for
-    that there is `p_more`, against random neurons of the same layers (`set_overlap`).
+    If the label makes no difference, permuting it within subjects changes nothing but noise. An overlap below the permuted one
+    says that languages have specific neurons, beyond those that differ by chance. It does not say that languages share anything:
+    `p_more` does, against random neurons of the same layers (`set_overlap`).
 
     Args:
-        found: Attributions in two or more languages, of the same facts in each; a neuron that a probe does not keep counts as 0
-            there (see `track` of `attribute_neurons`).
-        n_neurons: Each language's neurons: so many, the largest by mean normalised attribution that are positive.
-        n_permutations: Of the labels.
-        seed: Of these.
+        result: Attributions in two or more languages, of the same facts in each; a neuron that is not kept for a probe counts as
+            0 there (see `track` of `attribute_neurons`).
+        n_neurons: Number of neurons per language: those with the largest positive mean normalised attribution.
+        n_permutations: Number of permutations of the labels.
+        seed: Seed of the permutations.
 
     Returns:
         One row per pair of languages, and one for their mean (`all`, `all`): `first`, `second`, `jaccard`, `permuted` (mean under
-        permuted labels), `low`, `high` (where 95 % of these lie), `p_less` (share of permutations, this one among them, with an
-        overlap as small), `p_more` (NaN for the mean).
+        permuted labels), `low`, `high` (where 95 % of these lie), `p_less` (share of permutations, the observed labels included,
+        with an overlap as small), `p_more` (NaN for the mean).
 
     Raises:
-        ValueError: One language only, attributions that do not say whose probes they are, or a number out of range.
+        ValueError: One language only, attributions that do not list their probes, or a number out of range.
     """
     if n_neurons < 1 or n_permutations < 1:
         raise ValueError(f"n_neurons and n_permutations must be 1 or more, got {n_neurons} and {n_permutations}")
-    if len(found.languages) < 2:
-        raise ValueError(
-            f"attributions in {', '.join(found.languages)} only: an overlap is one of two or more languages"
-        )
-    if found.probes.empty:
-        raise ValueError(
-            "attributions that do not say whose probes they are: an earlier version made them; attribute again"
-        )
-    scores, rng, codes = SubjectScores.of(found, found.languages, 1.0), np.random.default_rng(seed), found.languages
+    codes = result.languages
+    if len(codes) < 2:
+        raise ValueError(f"attributions in {', '.join(codes)} only: an overlap is one of two or more languages")
+    check_subjects(result, "languages'")
+    scores = SubjectScores.of(result, codes, 1.0)
+    rng = np.random.default_rng(seed)
     chosen = _top_units(scores, np.arange(len(codes)), n_neurons)
     observed = _jaccards(chosen)
     orders = [
@@ -124,14 +121,14 @@ def language_overlap(
         jaccard=observed, permuted=permuted.mean(0), low=low, high=high,
         p_less=(1 + (permuted <= observed).sum(0)) / (1 + n_permutations),
     )  # fmt: skip
-    n_layers, d_mlp = found.mean.shape[1:]
+    n_layers, d_mlp = result.mean.shape[1:]
     sets = [NeuronSet(frozenset(divmod(unit, d_mlp) for unit in units), n_layers, d_mlp) for units in chosen]
     more = [set_overlap({"": a}, {"": b}).p_more.item() for a, b in combinations(sets, 2)]
     return frame.assign(p_more=[*more, float("nan")])
 
 
 def _top_units(scores: SubjectScores, order: NDArray[np.intp], n_neurons: int) -> list[set[int]]:
-    """Per language, its top units, each subject's languages in the (subject, language) order given."""
+    """List the top units of each language, with each subject's languages in the (subject, language) order given."""
     order = np.broadcast_to(order, (scores.n_subjects, scores.counts.shape[1]))
     rows = np.arange(scores.n_subjects)[:, None]
     sums, counts = scores.sums[rows, order].sum(0), scores.counts[rows, order].sum(0)
@@ -142,12 +139,12 @@ def _top_units(scores: SubjectScores, order: NDArray[np.intp], n_neurons: int) -
 
 
 def _jaccards(chosen: Sequence[set[int]]) -> NDArray[np.float64]:
-    """(pair,) Jaccard overlap of every two sets; 0 where both are empty."""
+    """Compute the (pair,) Jaccard overlap of every two sets; 0 where both are empty."""
     return np.nan_to_num([jaccard(first, second) for first, second in combinations(chosen, 2)])
 
 
 def layer_spread(sets: Mapping[str, NeuronSet]) -> pd.DataFrame:
-    """Where sets lie in depth.
+    """Count the neurons of sets in each layer.
 
     Args:
         sets: By name; `{"universal": found.universal} | found.specific` of privacy neurons.
@@ -166,11 +163,11 @@ def layer_spread(sets: Mapping[str, NeuronSet]) -> pd.DataFrame:
 
 
 def depth_of(sets: Mapping[str, NeuronSet], *, against: str) -> pd.DataFrame:
-    """How deep sets lie, and whether deeper than one of them.
+    """Measure how deep sets lie, and test whether they lie deeper than one of them.
 
     Args:
-        sets: By name.
-        against: The set that the others are compared with, e.g. `universal`.
+        sets: Sets by name.
+        against: Name of the set that the others are compared with, e.g. `universal`.
 
     Returns:
         One row per set: `name`, `n`, `mean_layer`, `low` and `high` (95 %, over the set's neurons; NaN where all lie in one
