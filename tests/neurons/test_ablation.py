@@ -315,7 +315,7 @@ def _bad(value: float) -> torch.Tensor:
         ({"mode": "mean"}, "mode 'mean' with values missing and std missing"),
         ({"mode": "noise", "values": _bad(0)}, "mode 'noise' with values given and std missing"),
         ({"values": _bad(0)}, "mode 'zero' with values given"),
-        ({"mode": "mean", "values": torch.zeros(3, 2)}, r"values must be finite, .* \(3, 64\); got \(3, 2\)"),
+        ({"mode": "mean", "values": torch.zeros(3, 2)}, r"values must be finite, .* \(3, 64\), got \(3, 2\)"),
         ({"mode": "mean", "values": _bad(float("nan"))}, "values must be finite"),
         ({"mode": "noise", "values": _bad(0), "std": -1.0}, "std has negative entries"),
         ({"mode": "noise", "values": _bad(0), "std": 1.0, "seed": -1}, "seed must not be negative"),

@@ -174,20 +174,19 @@ def _checked_edit(
         raise ValueError(f"seed must not be negative, got {seed}")
     _check_positions(positions)
     spread = torch.full((backend.n_layers, backend.d_mlp), float(std)) if isinstance(std, float | int) else std
-    values = _checked_tensor(backend, "values", values)
-    spread = _checked_tensor(backend, "std", spread)
+    values = None if values is None else check_values(backend, "values", values)
+    spread = None if spread is None else check_values(backend, "std", spread)
     if spread is not None and bool((spread < 0).any()):
         raise ValueError("std has negative entries; a standard deviation is at least 0")
     return _Edit(mode=mode, factor=factor, values=values, std=spread, seed=seed, positions=positions)
 
 
-def _checked_tensor(backend: Backend, name: str, given: torch.Tensor | None) -> torch.Tensor | None:
-    if given is None:
-        return None
-    wanted = (backend.n_layers, backend.d_mlp)
-    if tuple(given.shape) != wanted or not bool(given.isfinite().all()):
-        raise ValueError(f"{name} must be finite, of shape (layer, neuron) {wanted}; got {tuple(given.shape)}")
-    return given.detach().to(backend.device)
+def check_values(backend: Backend, name: str, values: torch.Tensor) -> Float[torch.Tensor, "layer neuron"]:
+    """Return (layer, neuron) values on the model's device; raise ValueError if they are not finite or of another shape."""
+    shape = (backend.n_layers, backend.d_mlp)
+    if tuple(values.shape) != shape or not bool(values.isfinite().all()):
+        raise ValueError(f"{name} must be finite, of shape (layer, neuron) {shape}, got {tuple(values.shape)}")
+    return values.detach().to(backend.device)
 
 
 def _check_positions(positions: slice | None) -> None:
@@ -199,7 +198,7 @@ def _check_positions(positions: slice | None) -> None:
     if min(start, positions.stop or 0) < 0 or step < 1:
         raise ValueError(
             f"positions {positions} must count forwards from the sequence's start: its end moves in generation, so negative "
-            "numbers have no fixed place"
+            "numbers have no fixed position"
         )
 
 

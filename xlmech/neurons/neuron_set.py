@@ -16,6 +16,7 @@ from typing import Any
 import pandas as pd
 
 from xlmech.metrics.similarity import jaccard
+from xlmech.storage.atomic import new_file
 
 Neuron = tuple[int, int]
 
@@ -28,7 +29,7 @@ class NeuronSet:
         neurons: (layer, index) pairs.
         n_layers: Layers of the model.
         d_mlp: Neurons per layer.
-        model: Name of the model they were found in.
+        model: Name of the model.
     """
 
     neurons: frozenset[Neuron]
@@ -79,7 +80,7 @@ class NeuronSet:
         return [layer for layer, indices in self.by_layer().items() if len(indices) == self.d_mlp]
 
     def for_model(self, name: str) -> NeuronSet:
-        """Copy the set for a model of another name: a fine-tuned or copied version of the one it was found in."""
+        """Copy the set for a model of another name: a fine-tuned or copied version of the same one."""
         return NeuronSet(self.neurons, self.n_layers, self.d_mlp, name)
 
     def check_model(self, name: str, n_layers: int, d_mlp: int) -> None:
@@ -114,9 +115,8 @@ class NeuronSet:
             )
         else:
             text = json.dumps({"kind": "neurons"} | shape | {"neurons": list(self)})
-        partial = Path(path).with_name(f".{Path(path).name}.partial")
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(path)
+        with new_file(Path(path)) as partial:
+            partial.write_text(text, encoding="utf-8")
 
     @classmethod
     def load(cls, path: str | Path) -> NeuronSet:
@@ -139,10 +139,17 @@ class NeuronSet:
         return NeuronSet(neurons, self.n_layers, self.d_mlp, self.model)
 
     def _same_model(self, other: NeuronSet) -> NeuronSet:
-        mine, theirs = (self.model, self.n_layers, self.d_mlp), (other.model, other.n_layers, other.d_mlp)
-        if mine != theirs:
-            raise ValueError(f"neuron sets of different models: {mine} and {theirs} (model, layers, neurons per layer)")
+        first, second = ((neurons.model, neurons.n_layers, neurons.d_mlp) for neurons in (self, other))
+        if first != second:
+            raise ValueError(
+                f"neuron sets of different models: {first} and {second} (model, layers, neurons per layer)"
+            )
         return other
+
+
+def pairs_of(rows: pd.DataFrame) -> list[Neuron]:
+    """List the (layer, index) of rows with columns `layer` and `neuron`, in their order."""
+    return list(zip(rows.layer.astype(int).tolist(), rows.neuron.astype(int).tolist(), strict=True))
 
 
 def _from_csv(text: str) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import pandas as pd
 import torch
 
-from xlmech.neurons.neuron_set import NeuronSet
+from xlmech.neurons.neuron_set import NeuronSet, pairs_of
 from xlmech.storage.result import Result
 
 
@@ -18,7 +18,7 @@ class PrivacyNeurons(Result):
 
     Attributes:
         languages: Query languages, the order of `scores`.
-        scores: (language, layer, neuron) private minus public normalised attribution; minus infinity where a neuron was spared.
+        scores: (language, layer, neuron) private minus public normalised attribution; minus infinity for neurons left out.
         chosen: One row per chosen neuron: `kind` (`universal` or `specific`), `language` ("" for universal), `layer`,
             `neuron`, `score` (by which it was ranked).
         rule: Selection rule.
@@ -41,7 +41,7 @@ class PrivacyNeurons(Result):
 
     @property
     def specific(self) -> dict[str, NeuronSet]:
-        """Per language, neurons that act in it and in no other."""
+        """Neurons that act in one language only, by language."""
         of_kind = self.chosen[self.chosen.kind == "specific"]
         return {language: self._set(of_kind[of_kind.language == language]) for language in self.languages}
 
@@ -51,7 +51,7 @@ class PrivacyNeurons(Result):
         return self._set(self.chosen)
 
     def to_frame(self) -> pd.DataFrame:
-        """One row per chosen neuron."""
+        """Return one row per chosen neuron."""
         return self.chosen
 
     def headline(self) -> dict[str, str]:
@@ -60,5 +60,4 @@ class PrivacyNeurons(Result):
         return {"universal": f"{len(self.universal)} neurons", "specific": counts}
 
     def _set(self, rows: pd.DataFrame) -> NeuronSet:
-        pairs = frozenset(zip(rows.layer.astype(int).tolist(), rows.neuron.astype(int).tolist(), strict=True))
-        return NeuronSet(pairs, self.scores.shape[1], self.scores.shape[2], self.model)
+        return NeuronSet(frozenset(pairs_of(rows)), self.scores.shape[1], self.scores.shape[2], self.model)

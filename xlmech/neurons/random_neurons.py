@@ -42,7 +42,7 @@ def random_neurons(
     """Draw as many random neurons in every layer as `like` has, none of them in it: the control condition of a set.
 
     Args:
-        like: The set to match.
+        like: Set to match.
         magnitudes: (layer, neuron) `mean_magnitudes`: the draw then matches every quantile bin of each layer's magnitudes.
         bins: Number of bins, equally full.
         n_neurons: Number of neurons; that of `like` by default. More are drawn in rounds that each match `like`, the last one
@@ -69,8 +69,8 @@ def random_neurons(
                     "the set; use fewer bins, a smaller set or a smaller n_neurons"
                 )
             taken = rng.permutation(others)[: n_chosen * n_rounds].reshape(n_rounds, n_chosen)
-            for drawn, some in zip(rounds, taken.tolist(), strict=True):
-                drawn += [(layer, index) for index in some]
+            for drawn, indices_drawn in zip(rounds, taken.tolist(), strict=True):
+                drawn += [(layer, index) for index in indices_drawn]
     order = [drawn[index] for drawn in rounds for index in rng.permutation(len(drawn))]
     return NeuronSet(frozenset(order[:n_neurons]), like.n_layers, like.d_mlp, like.model)
 

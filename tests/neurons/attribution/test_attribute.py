@@ -195,7 +195,7 @@ def test_bad_options(options: dict[str, Any], message: str) -> None:
         (
             "exact",
             {"baseline_values": torch.zeros(3, 64)},
-            "baseline_values are of integrated gradients only: exact estimates what ablation does",
+            "baseline_values are of integrated gradients only: exact estimates an ablation; give the replacement",
         ),
         (
             "exact",

@@ -1,11 +1,11 @@
-"""Neuron attribution: how much each MLP neuron adds to an answer, over probes and languages.
+"""Attribute answers to MLP neurons, over probes and languages.
 
-`gradient_x_activation` and `exact` estimate an intervention: what `ablate` would take from the answer with this neuron alone, at
-the same positions and with the same replacement. Exact attribution is that intervention; gradient x activation is its first
-order. Integrated gradients answer another question: how a layer's change along the line from a baseline is shared out among its
-neurons, all other layers as they are. Models with a norm after the MLP (Gemma 2 and 3, OLMo 2) hide any scaling of a whole
-layer's activations, so that from a zero baseline this integral does not converge; the completeness error shows it, and the
-default is the mean over control people's prompts. The methods are in `effects` and `gradient`, beside this module.
+`gradient_x_activation` and `exact` estimate an intervention: how far the answer's score falls under `ablate` of this neuron
+alone, at the same positions and with the same replacement. Exact attribution runs that intervention; gradient x activation is
+its first order. Integrated gradients answer another question: how the effect of moving a layer from a baseline is divided among
+its neurons, with all other layers unchanged. Models with a norm after the MLP (Gemma 2 and 3, OLMo 2) hide any scaling of a whole
+layer's activations, so that this integral does not converge from a zero baseline. The completeness error shows it, and the
+default baseline is the mean over control people's prompts. The methods are in `effects` and `gradient`.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from xlmech.execution.resume import in_order, run_task
 from xlmech.models.backends import Backend, backend_of
 from xlmech.models.load import model_name, provenance
 from xlmech.models.tokens import EncodedProbe, encode_probe
+from xlmech.neurons.ablation import check_values
 from xlmech.neurons.attribution.accumulator import merge_attributions
 from xlmech.neurons.attribution.baselines import warn_if_incomplete, zero_baseline
 from xlmech.neurons.attribution.task import AttributionTask, MeanActivationTask, SaturationTask
@@ -41,10 +42,10 @@ SATURATED = 0.99
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class AttributionResult(Result):
-    """Attributions, never dense: running means per language, and each probe's top neurons.
+    """Attributions: means per language, and each probe's top neurons.
 
-    A probe's attribution is the mean over its answer tokens of what each neuron adds to the metric, divided by its maximum
-    over neurons where means and shares are formed: probes attributed by different metrics then weigh the same.
+    A probe's attribution is the mean over its answer tokens of the neuron's effect on the metric. In means and shares it is
+    divided by its maximum over neurons, so that probes of different metrics weigh the same.
 
     Attributes:
         languages: Query languages, the order of `mean` and `share`.
@@ -54,15 +55,15 @@ class AttributionResult(Result):
             probe's metric).
         completeness: `probe`, `layer`, `error`: |sum IG - (F(a) - F(b))| / |F(a) - F(b)|; empty for the other methods.
         threshold: tau of `share`.
-        method: As called.
-        mode: What takes a neuron's place in the intervention that is estimated, `zero` or `mean`; "" for integrated gradients.
+        method: Attribution method.
+        mode: Replacement in the intervention that is estimated, `zero` or `mean`; "" for integrated gradients.
         baseline: Where the path of integrated gradients starts, `mean`, `zero` or `given`; "" for the other methods.
-        positions: As called.
-        metric: As called.
+        positions: Positions attributed.
+        metric: Metric of each answer token.
         saturated: Ids of the probes that metric `auto` attributed by log-odds, the others by log-probability.
         probes: One row per probe: `probe`, `subject` (a hash), `query_language`, `template`; empty where an earlier version
             saved the result.
-        failed: Ids of probes that failed every time and are left out; only where work is done in shards.
+        failed: Ids of probes that failed every time and are left out; only in work by shards.
     """
 
     kind: ClassVar[str] = "attribution"
@@ -82,7 +83,7 @@ class AttributionResult(Result):
     failed: tuple[str, ...] = ()
 
     def to_frame(self) -> pd.DataFrame:
-        """Each probe's top neurons."""
+        """Return each probe's top neurons."""
         return self.top
 
 
@@ -101,31 +102,32 @@ def attribute_neurons(
 ) -> AttributionResult:
     """Attribute each probe's answer (in the query language's form) to MLP neurons.
 
-    With the defaults a neuron's attribution estimates, in the unit of the metric and per answer token, what the answer loses
-    while `ablate` holds this neuron at zero: at all positions, over the whole answer. With `mode="mean"` and `values` it is what
-    the answer loses under `ablate(..., mode="mean", values=values)`. `exact` runs that intervention, neuron by neuron.
-    Gradient x activation takes one backward pass per batch; `docs/explanation/method.md` measures how well it ranks neurons for
-    zero. Values far from the activations are further than first order reaches: try `exact`.
+    By default a neuron's attribution estimates the loss of the answer, in the unit of the metric and per answer token, while
+    `ablate` holds this neuron at zero, at all positions. With `mode="mean"` and `values` it estimates the loss under
+    `ablate(..., mode="mean", values=values)`. `exact` runs that intervention, neuron by neuron. Gradient x activation takes one
+    backward pass per batch; `docs/explanation/method.md` measures how well it ranks neurons. For values far from the
+    activations the first order is not enough: use `exact`.
 
-    Attribution does not measure what several neurons do together. It does not measure saturated answers (probability near 1) in
-    log-probability either, which hardly moves whatever is removed. Log-odds move: metric `auto` takes them where an answer's
-    mean token probability exceeds `SATURATED`, and the result says for which probes.
+    Attribution does not measure what several neurons do together. The log-probability of a saturated answer (probability near
+    1) hardly changes under any ablation. Metric `auto` therefore takes log-odds if an answer's mean token probability exceeds
+    `SATURATED`, and the result lists these probes.
 
     Args:
         model: Hooked model.
-        probes: Whose answers to attribute.
+        probes: Probes whose answers are attributed.
         options: Method, positions, metric and baseline. `exact` takes a row per neuron and answer, so it is for small models or
-            few probes. `integrated_gradients` sum, over a layer, to what moving the whole layer to the baseline takes, at a pass
-            per node and layer. Positions are where the intervention acts: `all` as `ablate` does; `subject`, the tokens of the
-            subject's name in the prompt, where facts are looked up (Meng et al. 2022, arXiv:2202.05262); or `last`, for each
-            answer token its predicting position alone. Attributions of several positions are summed.
-        mode: What takes a neuron's place in the intervention that is estimated: `zero`, or `mean`, which is `values`. Not of
-            integrated gradients.
+            few probes. `integrated_gradients` add up, over a layer, to the loss when the whole layer moves to the baseline; they
+            take a pass per node and layer. Positions are those at which the intervention acts: `all` as `ablate` does;
+            `subject`, the tokens of the subject's name in the prompt, at which facts are looked up (Meng et al. 2022,
+            arXiv:2202.05262); or `last`, for each answer token its predicting position alone. Attributions of several positions
+            are summed.
+        mode: Replacement in the intervention that is estimated: `zero`, or `mean`, which is `values`. Not of integrated
+            gradients.
         values: (layer, neuron) activations of mode `mean`; see `activation_moments`.
-        baseline_probes: Probes over which baseline `mean` of integrated gradients is taken, at the positions attributed: people
-            whom the model never saw. The attributed probes themselves will not do: their own mean would hide what they share.
+        baseline_probes: Probes over which baseline `mean` of integrated gradients is taken, at the positions attributed: control
+            people, whom the model never saw. The mean over the attributed probes would hide what they share.
         baseline_values: (layer, neuron) baseline of integrated gradients, in place of `options.baseline`.
-        track: Neurons whose effect is kept for every probe, beside its top ones, for `selection_stability`.
+        track: Neurons whose effect is kept for every probe, in addition to its top neurons, for `selection_stability`.
         batch_size: Probes at a time, at first, of gradient x activation.
         progress: Whether to show a progress bar.
 
@@ -188,7 +190,7 @@ def attribute_neurons(
 
 
 def _saturated(backend: Backend, encoded: Sequence[EncodedProbe], progress: bool) -> frozenset[str]:
-    """Ids of the probes whose answer's mean token probability exceeds `SATURATED`."""
+    """Return the ids of probes whose answer's mean token probability exceeds `SATURATED`."""
     outputs = run_task(backend, SaturationTask(limit=SATURATED, progress=progress), encoded)
     frame = pd.concat([output["probes"] for output in outputs])
     return frozenset(frame.probe[frame.saturated])
@@ -201,36 +203,28 @@ def replacement_of(
     values: Float[torch.Tensor, "layer neuron"] | None = None,
     baseline_values: Float[torch.Tensor, "layer neuron"] | None = None,
 ) -> tuple[str, Float[torch.Tensor, "layer neuron"] | None]:
-    """Find the activations that take the neurons' place; arguments as of `attribute_neurons`.
+    """Return the activations that replace the neurons'; arguments as of `attribute_neurons`.
 
     Returns:
         Name of the baseline of integrated gradients, "" for the other methods; and (layer, neuron) activations, None for a mean
-        that is not taken yet.
+        that is still to be computed.
     """
     check_choice("mode", mode, Replacement)
+    zero = zero_baseline(backend)
     if options.method != "integrated_gradients":
         if baseline_values is not None:
             raise ValueError(
-                f"baseline_values are of integrated gradients only: {options.method} estimates what ablation does, so say what "
-                "takes a neuron's place with mode='mean' and values="
+                f"baseline_values are of integrated gradients only: {options.method} estimates an ablation; give the "
+                "replacement by mode='mean' and values="
             )
         if (mode == "mean") != (values is not None):
             raise ValueError("mode='mean' replaces by values=, which no other mode takes; see activation_moments")
-        return "", zero_baseline(backend) if values is None else _of_shape(backend, "values", values)
+        return "", zero if values is None else check_values(backend, "values", values).to(zero)
     if mode != "zero" or values is not None:
         raise ValueError("mode and values are of an intervention; integrated gradients take a baseline in their place")
     if baseline_values is not None:
-        return "given", _of_shape(backend, "baseline_values", baseline_values)
-    return options.baseline, zero_baseline(backend) if options.baseline == "zero" else None
-
-
-def _of_shape(
-    backend: Backend, what: str, given: Float[torch.Tensor, "layer neuron"]
-) -> Float[torch.Tensor, "layer neuron"]:
-    wanted = (backend.n_layers, backend.d_mlp)
-    if tuple(given.shape) != wanted or not bool(given.isfinite().all()):
-        raise ValueError(f"{what} must be finite, of shape (layer, neuron) {wanted}, got {tuple(given.shape)}")
-    return given.detach().to(zero_baseline(backend))
+        return "given", check_values(backend, "baseline_values", baseline_values).to(zero)
+    return options.baseline, zero if options.baseline == "zero" else None
 
 
 def check_baseline_probes(probes: ProbeSet | None) -> ProbeSet:
@@ -250,7 +244,7 @@ def check_baseline_probes(probes: ProbeSet | None) -> ProbeSet:
 def _mean(
     backend: Backend, encoded: Sequence[EncodedProbe], task: MeanActivationTask
 ) -> Float[torch.Tensor, "layer neuron"]:
-    """The mean activation over control probes, at the positions attributed."""
+    """Compute the mean activation over control probes, at the positions attributed."""
     total, n = torch.zeros((), dtype=torch.float64), 0
     for output in run_task(backend, task, encoded):
         total, n = total + output["sum"], n + int(output["n"])
@@ -258,7 +252,7 @@ def _mean(
 
 
 def _described(probes: ProbeSet, failed: tuple[str, ...]) -> pd.DataFrame:
-    """One row per probe that was attributed."""
+    """Make a frame of one row per probe that was attributed."""
     rows = [
         (probe.id, subject_hash(probe.record.subject), probe.query_language, probe.template)
         for probe in probes

@@ -1,7 +1,7 @@
-"""What stands for a neuron's absence: baselines of attribution, and the warning where the path from one does not converge.
+"""Baselines of attribution, and the warning if integrated gradients from a baseline do not converge.
 
-Models with a norm after the MLP (Gemma 2 and 3, OLMo 2) hide any scaling of its activations: from a zero baseline nothing
-changes until the end of the path, where everything does. The completeness error shows it.
+Models with a norm after the MLP (Gemma 2 and 3, OLMo 2) hide any scaling of its activations. On the path from a zero baseline
+almost all of the change then lies next to the baseline, and the completeness error is large.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ INCOMPLETE = 0.1
 
 
 def zero_baseline(backend: Backend) -> Float[torch.Tensor, "layer neuron"]:
-    """(layer, neuron) zeros, in the model's dtype but at least float32."""
+    """Return (layer, neuron) zeros, in the model's dtype but at least float32."""
     exact = torch.promote_types(backend.unembed.dtype, torch.float32)
     return torch.zeros(backend.n_layers, backend.d_mlp, dtype=exact, device=backend.device)
 
 
 def warn_if_incomplete(errors: Sequence[float], baseline: str, *, remedy: str, stacklevel: int) -> None:
-    """Warn where the median of completeness errors, one per probe and layer, is above `INCOMPLETE`.
+    """Warn if the median of the completeness errors, one per probe and layer, is above `INCOMPLETE`.
 
     Args:
-        errors: As of `integrated_gradients`; there may be none.
-        baseline: What the path starts from, by name.
-        remedy: The message's last sentence.
-        stacklevel: Of the warning; 2 is the caller's caller.
+        errors: As of `integrated_gradients`; may be empty.
+        baseline: Name of the baseline.
+        remedy: Last sentence of the message.
+        stacklevel: Stack level of the warning; 2 is the caller's caller.
     """
     median = float(np.median(errors)) if len(errors) else 0.0
     if median > INCOMPLETE:

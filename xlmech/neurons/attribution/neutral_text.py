@@ -1,4 +1,4 @@
-"""Neutral text, which says nothing private: which neurons the model needs for it."""
+"""Measure which neurons a model needs for neutral text, which says nothing private."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from xlmech.models.tokens import encode_prompt
 from xlmech.neurons.attribution.baselines import zero_baseline
 from xlmech.neurons.attribution.gradient import gradient_x_activation
 
-_AT_ONCE = 8
-"""Texts that are differentiated together, where as many are of one length."""
+_BATCH_SIZE = 8
+"""Largest number of texts of one length that are differentiated together."""
 
 
 def check_texts(texts: Mapping[str, Sequence[str]] | None) -> None:
-    """Raise ValueError unless these are lists of sentences by language: a text alone would be read letter by letter."""
-    for code, of_language in (texts or {}).items():
-        if isinstance(of_language, str):
+    """Raise ValueError unless these are lists of sentences by language; a single text would be read letter by letter."""
+    for code, sentences in (texts or {}).items():
+        if isinstance(sentences, str):
             raise ValueError(f"neutral text in {code!r} is one text alone; give a list of sentences")
 
 
@@ -33,7 +33,7 @@ class LanguageTexts:
 
     Attributes:
         id: The language.
-        texts: Its sentences; there may be none.
+        texts: Sentences; may be empty.
     """
 
     id: str
@@ -42,7 +42,7 @@ class LanguageTexts:
     group: ClassVar[str] = ""
 
     def encode(self, backend: Backend) -> list[list[int]]:
-        """Token ids of each text.
+        """Return the token ids of each text.
 
         Raises:
             ValueError: A text that the model cannot take.
@@ -51,15 +51,15 @@ class LanguageTexts:
 
 
 def needed_for_text(backend: Backend, texts: Mapping[str, Sequence[str]]) -> Float[torch.Tensor, "layer neuron"]:
-    """(layer, neuron) nats per token that text would lose with the neuron at zero, in the language that would lose most.
+    """Estimate the (layer, neuron) loss of text with the neuron at zero, nats per token, in the language that loses most.
 
-    To first order: gradient x activation of the text's log-probability, at all positions. What neurons do together it does not
-    tell; `evaluate_mitigation` on other texts does. The packs' `choosing` sentences are others than those it takes by default.
+    The estimate is gradient x activation of the text's log-probability, at all positions. It does not measure what neurons do
+    together; `evaluate_mitigation` on other texts does. By default that takes other sentences than the packs' `choosing`.
 
     Raises:
         ValueError: No texts, or one that the model cannot take or that has a single token.
     """
-    items = [LanguageTexts(id=code, texts=tuple(of_language)) for code, of_language in texts.items() if of_language]
+    items = [LanguageTexts(id=code, texts=tuple(sentences)) for code, sentences in texts.items() if sentences]
     if not items:
         raise ValueError("no texts to find the neurons of; give sentences by language")
     return torch.stack([output["needed"].amax(0) for output in run_task(backend, _FluencyTask(), items)]).amax(0)
@@ -67,21 +67,21 @@ def needed_for_text(backend: Backend, texts: Mapping[str, Sequence[str]]) -> Flo
 
 @dataclass(frozen=True, kw_only=True)
 class _FluencyTask:
-    """The neurons that texts need; a task of `run_task`."""
+    """Find the neurons that texts need; a task of `run_task`."""
 
     stage: ClassVar[str] = "fluency"
 
     def __call__(self, backend: Backend, items: Sequence[LanguageTexts]) -> dict[str, Any]:
-        """Tensor `needed`: (language, layer, neuron)."""
+        """Return tensor `needed`: (language, layer, neuron)."""
         base = zero_baseline(backend)
         totals = base.repeat(len(items), 1, 1)
         tokens = list[list[int]]()
         rows = list[int]()
         for row, item in enumerate(items):
-            for of_text in item.encode(backend):
-                if len(of_text) < 2:
+            for text in item.encode(backend):
+                if len(text) < 2:
                     raise ValueError(f"a neutral text in {item.id} has a single token; give sentences")
-                tokens.append(of_text)
+                tokens.append(text)
                 rows.append(row)
         row_of_text = torch.tensor(rows, device=base.device)
 
@@ -92,7 +92,7 @@ class _FluencyTask:
         def length(index: int) -> int:
             return len(tokens[index])
 
-        run_in_batches(len(tokens), add, key=length, group=length, batch_size=_AT_ONCE)
+        run_in_batches(len(tokens), add, key=length, group=length, batch_size=_BATCH_SIZE)
         counts = torch.zeros(len(items), device=base.device)
-        counts.index_add_(0, row_of_text, torch.tensor([len(of_text) - 1.0 for of_text in tokens], device=base.device))
+        counts.index_add_(0, row_of_text, torch.tensor([len(text) - 1.0 for text in tokens], device=base.device))
         return {"needed": (totals / counts[:, None, None]).cpu()}

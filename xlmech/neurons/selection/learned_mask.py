@@ -1,6 +1,6 @@
 """Learn which neurons to ablate: a set of a given size under which some answers are suppressed and others kept.
 
-Attribution ranks neurons one by one; it sees neither that two stand in for each other nor what else is lost. Here the set is
+Attribution ranks neurons one by one: it sees neither that two replace each other nor the utility that is lost. Here the set is
 chosen as a whole, in rounds. With the present set ablated, every answer's log-odds are measured, and their slopes by every
 neuron's gate. Where these slopes lead, the best set within some changes is tried; it is kept if it really is better.
 
@@ -8,7 +8,7 @@ neuron's gate. Where these slopes lead, the best set within some changes is trie
     with ablate(model, mask.neurons()):
         ...
 
-What to suppress in one language and keep in the others makes a set of that language: `learn_mask(model, private_fr, keep=rest)`.
+A set of one language suppresses answers in it and keeps them in the others: `learn_mask(model, private_fr, keep=rest)`.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def learn_mask(
     That the loss falls on these probes says nothing about other people: measure on those, with `evaluate_mitigation`.
 
     Args:
-        model: Hooked model; what is ablated on it stays so.
+        model: Hooked model; ablations that are active on it are kept.
         suppress: Probes whose answers are to be suppressed, where the model gives them.
         keep: Probes whose answers are to be kept, where the model gives them.
         options: Weights of the loss, and the search.

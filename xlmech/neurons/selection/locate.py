@@ -27,12 +27,12 @@ from xlmech.neurons.attribution.attribute import (
     replacement_of,
 )
 from xlmech.neurons.attribution.neutral_text import check_texts, needed_for_text
-from xlmech.neurons.neuron_set import NeuronSet
+from xlmech.neurons.neuron_set import NeuronSet, pairs_of
 from xlmech.neurons.privacy_neurons import PrivacyNeurons
 from xlmech.neurons.selection.leak_check import check_known
 from xlmech.neurons.selection.refine import refine_universal
 from xlmech.neurons.selection.rules import candidates, chosen_frame, select_specific, select_universal
-from xlmech.neurons.selection.verify import neurons_of, pairs_of
+from xlmech.neurons.selection.verify import neurons_of
 from xlmech.options import LocateOptions
 
 DEFAULT_SHARE = 0.002

@@ -1,4 +1,4 @@
-"""The fewest neurons that stop a leak: the shortest beginning of a ranking that reduces extraction as wanted."""
+"""Find the fewest neurons, from the top of a ranking, whose ablation reduces extraction to a target."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import pandas as pd
 from xlmech.data.probes import ProbeSet
 from xlmech.leakage.measure import measure_leakage
 from xlmech.neurons.ablation import ablate
-from xlmech.neurons.neuron_set import NeuronSet
-from xlmech.neurons.selection.verify import neurons_of, pairs_of
+from xlmech.neurons.neuron_set import NeuronSet, pairs_of
+from xlmech.neurons.selection.verify import neurons_of
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class FewestNeurons:
-    """The shortest beginning of a ranking that reduces extraction as wanted.
+    """The fewest neurons from the top of a ranking that reach a reduction of extraction.
 
     Attributes:
-        neurons: Its neurons; where no beginning reaches the target, those of the largest reduction.
-        reduction: Of extraction, by `neurons`, on the probes given.
-        reached: Whether that is as much as wanted.
-        tried: One row per length tried: `n_neurons`, `reduction`.
+        neurons: The smallest set that reaches the target; if none does, the set with the largest reduction.
+        reduction: Reduction of extraction by `neurons`, on the probes given.
+        reached: Whether `reduction` reaches the target.
+        tried: One row per number tried: `n_neurons`, `reduction`.
     """
 
     neurons: NeuronSet
@@ -40,19 +40,19 @@ def fewest_neurons(
     n_neurons: int | None = None,
     progress: bool = True,
 ) -> FewestNeurons:
-    """Find the fewest neurons from a ranking's beginning that reduce extraction of the private answers as wanted.
+    """Find the fewest neurons from the top of a ranking that reduce extraction of the private answers to a target.
 
-    Lengths are doubled until one suffices, then bisected. This assumes that reduction does not fall as the set grows; if it
-    does, a smaller set that suffices may be overlooked. Reduction is measured on the probes given: on those that selected the
-    neurons it is too good, and the result is a set to evaluate on others.
+    The number is doubled until it suffices, then bisected. This assumes that reduction does not fall as the set grows; if it
+    does, a smaller sufficient set may be missed. Reduction is measured on the probes given. On probes that selected the neurons
+    it is too high: evaluate the set on held-out people.
 
     Args:
         model: Hooked model.
         probes: Private probes are taken from it.
         ranking: Neurons, best first, in columns `layer` and `neuron`: `verify_neurons(...).to_frame()`, or the rows of one kind
             of `PrivacyNeurons.chosen`.
-        target_reduction: Wanted: 1 - after / before, of the number of probes whose value is extracted in any form.
-        n_neurons: Longest beginning tried; the whole ranking by default.
+        target_reduction: Target of 1 - after / before, of the number of probes whose value is extracted in any form.
+        n_neurons: Largest number tried; the whole ranking by default.
         progress: Whether to show progress bars.
 
     Returns:
@@ -67,13 +67,15 @@ def fewest_neurons(
         )
     if not {"layer", "neuron"} <= set(ranking.columns) or ranking.empty:
         raise ValueError(f"a ranking needs rows, in columns layer and neuron; got {len(ranking)} of {list(ranking)}")
-    private, order = probes.filter(group="private"), list(dict.fromkeys(pairs_of(ranking)))[:n_neurons]
+    private = probes.filter(group="private")
+    order = list(dict.fromkeys(pairs_of(ranking)))[:n_neurons]
 
     def n_extracted() -> float:
         leakage = measure_leakage(model, private, candidates=probes.records, progress=progress)
         return float(leakage.probes.extracted.sum())
 
-    before, reductions = n_extracted(), dict[int, float]()
+    before = n_extracted()
+    reductions = dict[int, float]()
     if not before:
         raise ValueError("none of the private values is extracted: there is no leakage to reduce; see measure_leakage")
 
@@ -83,7 +85,8 @@ def fewest_neurons(
                 reductions[length] = 1 - n_extracted() / before
         return reductions[length] >= target_reduction
 
-    too_short, length = 0, 1
+    too_short = 0
+    length = 1
     while not suffices(length) and length < len(order):
         too_short, length = length, min(2 * length, len(order))
     if not suffices(length):

@@ -1,4 +1,4 @@
-"""From a shortlist to a set that stands up to ablation: what helps of it, and the fewest that reduce as wanted."""
+"""Refine located neurons by ablation: keep those that help, or the fewest that reach a reduction."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import Any
 import pandas as pd
 
 from xlmech.data.probes import ProbeSet
+from xlmech.neurons.neuron_set import pairs_of
 from xlmech.neurons.privacy_neurons import PrivacyNeurons
 from xlmech.neurons.selection.minimal_set import fewest_neurons
-from xlmech.neurons.selection.verify import pairs_of, verify_neurons
+from xlmech.neurons.selection.verify import verify_neurons
 
 
 def refine_universal(
@@ -64,5 +65,5 @@ def refine_universal(
                 f"not by the {target_reduction:.0%} wanted; take a larger n_neurons",
                 stacklevel=3,
             )
-    chosen = pd.concat([part for part in (rows, specific) if len(part)] or [rows], ignore_index=True)
+    chosen = pd.concat([frame for frame in (rows, specific) if len(frame)] or [rows], ignore_index=True)
     return dataclasses.replace(located, chosen=chosen)

@@ -1,7 +1,6 @@
-"""Verify neurons by ablation: each alone, and the set, of which those that do not help are dropped.
+"""Verify neurons by ablation, each alone and as a set, and drop those that do not help.
 
-Attribution proposes; what is left of the answers without the neurons decides. Sets are compared by the log-probability of forced
-answers, which costs no generation.
+Sets are compared by the log-probability of forced answers, which takes no generation.
 
     found = locate_privacy_neurons(model, locating)
     verified = verify_neurons(model, locating, neurons=found.universal)
@@ -30,23 +29,23 @@ from xlmech.models.tokens import encode_probe
 from xlmech.neurons.ablation import ablate
 from xlmech.neurons.attribution.baselines import zero_baseline
 from xlmech.neurons.attribution.effects import exact_effects
-from xlmech.neurons.neuron_set import Neuron, NeuronSet
+from xlmech.neurons.neuron_set import Neuron, NeuronSet, pairs_of
 from xlmech.neurons.selection.leak_check import draw
 from xlmech.options import CONTRAST
 from xlmech.progress import progress_bar
 from xlmech.storage.result import Result
 
 N_PROBES = 24
-"""Probes of each group by which sets are compared, by default."""
+"""Default number of probes of each group by which sets are compared."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class VerifiedNeurons(Result):
-    """What ablating each neuron of a shortlist does, and the set of those that help.
+    """Effects of ablating each neuron of a shortlist, and the set of those that help.
 
     Attributes:
-        effects: One row per neuron, the kept ones first, in order: `layer`, `neuron`; `private` and `public`, by how much the
-            answers' log-probability falls without this neuron alone (nats per token, mean over probes); `kept`; `set_private`
+        effects: One row per neuron, the kept ones first, in order: `layer`, `neuron`; `private` and `public`, the fall
+            of the answers' log-probability without this neuron alone (nats per token, mean over probes); `kept`; `set_private`
             and `set_public`, the same without this and all kept neurons above it (NaN for those not kept).
         contrast: As called.
         n_private: Number of private probes used.
@@ -68,11 +67,10 @@ class VerifiedNeurons(Result):
     @property
     def kept(self) -> NeuronSet:
         """The neurons that help."""
-        rows = self.effects[self.effects.kept]
-        return NeuronSet(frozenset(pairs_of(rows)), self.n_layers, self.d_mlp, self.model)
+        return NeuronSet(frozenset(pairs_of(self.effects[self.effects.kept])), self.n_layers, self.d_mlp, self.model)
 
     def to_frame(self) -> pd.DataFrame:
-        """One row per neuron: a ranking for `fewest_neurons`."""
+        """Return one row per neuron: a ranking for `fewest_neurons`."""
         return self.effects
 
     def headline(self) -> dict[str, str]:
@@ -93,26 +91,26 @@ def verify_neurons(
     seed: int = 0,
     progress: bool = True,
 ) -> VerifiedNeurons:
-    """Ablate each neuron alone, then the set, and drop members without which it does as well.
+    """Ablate each neuron alone, then the set, and drop neurons that the set does not need.
 
-    Ablated neurons are zero at all positions. The gain of a set is what its ablation takes from private answers, minus `contrast`
-    times what it takes from public ones, both exact. Neurons are ordered by their own gain. Then, from the last to the first,
-    each is taken out of the set, and stays out if the set's gain falls by no more than `min_gain`. Beginning with the whole
-    set keeps neurons that back each other up, which do nothing alone.
+    Ablated neurons are zero at all positions. The gain of a set is the loss of private answers under its ablation, minus
+    `contrast` times the loss of public ones, both exact. Neurons are ordered by their single gain. From the last to the first,
+    each is dropped if the set's gain then falls by no more than `min_gain`. The search begins with the whole set, which keeps
+    neurons that back each other up and do nothing alone.
 
-    This costs, per probe, a row for each neuron and about two forced answers for each. It does not measure people who did not
-    select the neurons, other wordings, or generation: `evaluate_mitigation` does.
+    This takes, per probe and neuron, one row and about two forced answers. It does not measure held-out people, other wordings
+    or generation: `evaluate_mitigation` does.
 
     Args:
         model: Hooked model.
         probes: Private probes; those of group public in it serve as `public` by default.
         neurons: The shortlist, e.g. `found.universal`.
         public: Probes of public facts; their loss is not counted where there are none.
-        n_neurons: Only so many, the best by their own gain, may be in the set; all by default.
+        n_neurons: Largest number of neurons in the set, the best by single gain; all by default.
         contrast: Weight of the public loss.
         min_gain: Nats per token by which the set's gain must fall without a neuron for it to be kept.
-        n_probes: At most so many private and so many public probes, drawn over all languages.
-        seed: Of this draw.
+        n_probes: Largest number of private and of public probes, drawn over all languages.
+        seed: Seed of this draw.
         progress: Whether to show progress bars.
 
     Returns:
@@ -125,19 +123,19 @@ def verify_neurons(
     public = public if public is not None else probes.filter(group="public")
     _check(backend, private, neurons, n_neurons, contrast, min_gain, n_probes)
     answers = _ForcedAnswers(backend, draw(private, n_probes, seed=seed), draw(public, n_probes, seed=seed))
-    alone = answers.losses_of_each(neurons, progress)
+    single = answers.single_losses(neurons, progress)
 
     def gain(losses: pd.DataFrame) -> pd.Series:
         return losses.private - contrast * losses.public.fillna(0)
 
-    alone = alone.loc[gain(alone).sort_values(ascending=False, kind="stable").index].reset_index(drop=True)
-    kept = pairs_of(alone)[:n_neurons]
+    single = single.loc[gain(single).sort_values(ascending=False, kind="stable").index].reset_index(drop=True)
+    kept = pairs_of(single)[:n_neurons]
     best = gain(answers.losses([kept])).item()
     for neuron in progress_bar(kept[::-1], "pruning", shown=progress):
-        rest = [other for other in kept if other != neuron]
+        rest = [member for member in kept if member != neuron]
         if (gain_of_rest := gain(answers.losses([rest])).item()) >= best - min_gain:
             kept, best = rest, gain_of_rest
-    effects = alone.assign(kept=[neuron in kept for neuron in pairs_of(alone)])
+    effects = single.assign(kept=[neuron in kept for neuron in pairs_of(single)])
     effects = effects.sort_values("kept", ascending=False, kind="stable", ignore_index=True)
     sets = answers.losses([kept[: number + 1] for number in range(len(kept))], "prefixes" if progress else "")
     return VerifiedNeurons(
@@ -152,13 +150,8 @@ def verify_neurons(
     )
 
 
-def pairs_of(rows: pd.DataFrame) -> list[Neuron]:
-    """List the (layer, index) of rows with columns `layer` and `neuron`, in their order."""
-    return list(zip(rows.layer.astype(int).tolist(), rows.neuron.astype(int).tolist(), strict=True))
-
-
 class _ForcedAnswers:
-    """Forced answers of private and public probes, and what ablation takes from them: nats per token, mean over a group."""
+    """Forced answers of private and public probes, and their losses under ablation: nats per token, mean over a group."""
 
     def __init__(self, backend: Backend, private: ProbeSet, public: ProbeSet) -> None:
         self.backend = backend
@@ -166,8 +159,8 @@ class _ForcedAnswers:
         self.is_private = np.arange(len(self.encoded)) < len(private)
         self._intact = self._log_probs()
 
-    def losses_of_each(self, neurons: NeuronSet, progress: bool) -> pd.DataFrame:
-        """Return what the answers lose without each neuron alone: `layer`, `neuron`, `private`, `public`."""
+    def single_losses(self, neurons: NeuronSet, progress: bool) -> pd.DataFrame:
+        """Compute the answers' losses without each neuron alone: `layer`, `neuron`, `private`, `public`."""
         chosen, zero, losses = torch.tensor(list(neurons)), zero_baseline(self.backend), []
         for item in progress_bar(self.encoded, "single neurons", shown=progress):
             forced = run_forced(self.backend, item.prompt, item.answer, NEURON_HOOK, what=f"probe {item.id}")
@@ -176,7 +169,7 @@ class _ForcedAnswers:
         return neurons.to_frame().join(self._means(np.stack(losses, axis=1)))
 
     def losses(self, sets: Sequence[Sequence[Neuron]], progress: str = "") -> pd.DataFrame:
-        """Return what the answers lose without each set: `private`, `public`."""
+        """Compute the answers' losses without each set: `private`, `public`."""
         losses = [np.zeros((0, len(self.encoded)))]
         for pairs in progress_bar(sets, progress, shown=bool(progress)):
             with ablate(self.backend.model, neurons_of(self.backend.model, pairs)):
