@@ -53,8 +53,16 @@ def random_neurons(
         ValueError: An empty set, a bin with too few others, magnitudes of another shape, `bins` or `n_neurons` below 1.
     """
     n_neurons = len(like) if n_neurons is None else n_neurons
-    _check(like, magnitudes, bins, n_neurons)
-    bin_of = np.zeros((like.n_layers, like.d_mlp), dtype=int)
+    if not len(like):
+        raise ValueError("the set to match is empty: there is nothing to draw")
+    if n_neurons < 1 or not 1 <= bins <= like.d_mlp:
+        raise ValueError(f"n_neurons must be 1 or more and bins from 1 to {like.d_mlp}, got {n_neurons} and {bins}")
+    shape = (like.n_layers, like.d_mlp)
+    if magnitudes is not None and tuple(magnitudes.shape) != shape:
+        raise ValueError(
+            f"magnitudes of shape {tuple(magnitudes.shape)}, neurons of a model of {shape}; both must be of one"
+        )
+    bin_of = np.zeros(shape, dtype=int)
     if magnitudes is not None:
         bin_of = magnitudes.cpu().argsort(1).argsort(1).numpy() * bins // like.d_mlp
     rng, n_rounds = np.random.default_rng(seed), -(-n_neurons // len(like))
@@ -73,15 +81,3 @@ def random_neurons(
                 drawn += [(layer, index) for index in indices_drawn]
     order = [drawn[index] for drawn in rounds for index in rng.permutation(len(drawn))]
     return NeuronSet(frozenset(order[:n_neurons]), like.n_layers, like.d_mlp, like.model)
-
-
-def _check(like: NeuronSet, magnitudes: torch.Tensor | None, bins: int, n_neurons: int) -> None:
-    if not len(like):
-        raise ValueError("the set to match is empty: there is nothing to draw")
-    if n_neurons < 1 or not 1 <= bins <= like.d_mlp:
-        raise ValueError(f"n_neurons must be 1 or more and bins from 1 to {like.d_mlp}, got {n_neurons} and {bins}")
-    shape = (like.n_layers, like.d_mlp)
-    if magnitudes is not None and tuple(magnitudes.shape) != shape:
-        raise ValueError(
-            f"magnitudes of shape {tuple(magnitudes.shape)}, neurons of a model of {shape}; both must be of one"
-        )

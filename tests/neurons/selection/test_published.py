@@ -215,9 +215,12 @@ def test_a_fact_of_one_prompt_shares_nothing(llama: Any, by_hand: ProbeSet) -> N
 @pytest.mark.parametrize(
     ("recipe", "constants"),
     [
-        (depn, {"language": "en", "options": ThresholdOptions(steps=20, threshold=0.1, min_share=0.5)}),
-        (knowledge_neurons, {"language": "en", "options": ThresholdOptions(steps=20, threshold=0.3, min_share=0.7)}),
-        (apneap, {"language": "en", "options": ThresholdOptions(steps=10, threshold=0.1, min_share=0.5)}),
+        (depn, {"language": "en", "options": replace(DEPN, steps=20, threshold=0.1, min_share=0.5)}),
+        (
+            knowledge_neurons,
+            {"language": "en", "options": replace(KNOWLEDGE_NEURONS, steps=20, threshold=0.3, min_share=0.7)},
+        ),
+        (apneap, {"language": "en", "options": replace(APNEAP, steps=10, threshold=0.1, min_share=0.5)}),
         (lape, {"share": 0.01, "quantile": 0.95}),
     ],
 )

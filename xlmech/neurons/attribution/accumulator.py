@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -72,18 +71,12 @@ class AttributionSums:
         }
 
 
-@dataclass(frozen=True, kw_only=True)
-class MergedAttributions:
-    """Outputs of all shards, merged; fields as in `AttributionResult`."""
+def merge_attributions(outputs: Iterable[dict[str, Any]], languages: Sequence[str]) -> dict[str, Any]:
+    """Merge the outputs of all shards, in their order, into the fields of `AttributionResult` of the same names.
 
-    mean: Float[torch.Tensor, "language layer neuron"]
-    share: Float[torch.Tensor, "language layer neuron"]
-    top: pd.DataFrame
-    completeness: pd.DataFrame
-
-
-def merge_attributions(outputs: Iterable[dict[str, Any]], languages: Sequence[str]) -> MergedAttributions:
-    """Compute means and shares per language over all outputs, in their order; NaN for a language without probes."""
+    Returns:
+        `mean` and `share`, (language, layer, neuron), NaN for a language without probes; frames `top` and `completeness`.
+    """
     total = above = torch.zeros(())
     count = torch.zeros(len(languages), 1, 1, dtype=torch.float64)
     tops, errors = list[pd.DataFrame](), list[pd.DataFrame]()
@@ -98,9 +91,9 @@ def merge_attributions(outputs: Iterable[dict[str, Any]], languages: Sequence[st
             count[index] += n
         tops.append(output["top"])
         errors.append(output["completeness"])
-    return MergedAttributions(
-        mean=(total / count).float(),
-        share=(above / count).float(),
-        top=pd.concat(tops, ignore_index=True),
-        completeness=pd.concat(errors, ignore_index=True),
-    )
+    return {
+        "mean": (total / count).float(),
+        "share": (above / count).float(),
+        "top": pd.concat(tops, ignore_index=True),
+        "completeness": pd.concat(errors, ignore_index=True),
+    }

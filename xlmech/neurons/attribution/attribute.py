@@ -169,10 +169,10 @@ def attribute_neurons(
     order = [probe.id for probe in probes]
     result = AttributionResult(
         languages=probes.languages,
-        mean=merged.mean,
-        share=merged.share,
-        top=in_order(merged.top, "probe", order),
-        completeness=in_order(merged.completeness, "probe", order),
+        mean=merged["mean"],
+        share=merged["share"],
+        top=in_order(merged["top"], "probe", order),
+        completeness=in_order(merged["completeness"], "probe", order),
         threshold=options.threshold,
         method=options.method,
         mode="" if baseline else mode,

@@ -15,7 +15,6 @@ are in `xlmech.neurons.random_neurons`.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -31,9 +30,15 @@ from xlmech.models.backends import backend_of
 from xlmech.neurons.neuron_set import NeuronSet
 from xlmech.neurons.selection.thresholding import ThresholdOptions, ranked_set, select_by_thresholds
 
-DEPN = ThresholdOptions(steps=20, threshold=0.1, min_share=0.5)
-KNOWLEDGE_NEURONS = ThresholdOptions(steps=20, threshold=0.3, min_share=0.7)
-APNEAP = ThresholdOptions(steps=10, threshold=0.1, min_share=0.5)
+DEPN = ThresholdOptions(
+    recipe="depn", metric="prob", rule="left", strict=False, steps=20, threshold=0.1, min_share=0.5,
+)  # fmt: skip
+KNOWLEDGE_NEURONS = ThresholdOptions(
+    recipe="knowledge_neurons", metric="prob", rule="inclusive", by_fact=True, steps=20, threshold=0.3, min_share=0.7,
+)  # fmt: skip
+APNEAP = ThresholdOptions(
+    recipe="apneap", metric="log_prob", rule="left", signed=False, steps=10, threshold=0.1, min_share=0.5,
+)  # fmt: skip
 _GATE = "mlp.hook_pre"
 
 
@@ -55,7 +60,7 @@ def depn(
     Args:
         model: Hooked model.
         probes: Private probes are taken from it.
-        options: Constants; the published ones by default.
+        options: The recipe as published by default; change a constant with `dataclasses.replace`.
         language: Query language of the texts, English as published; None for all.
         n_neurons: Number of neurons, by the ranking, which goes on below the thresholds (see the module); by default those that
             pass them, which may be none.
@@ -73,8 +78,7 @@ def depn(
         Wu et al. 2023, arXiv:2310.20138. Differs: the tokens of an answer are summed, where the paper has their product.
     """
     return select_by_thresholds(
-        model, probes, "depn", options, language=language, n_neurons=n_neurons, max_answer_tokens=max_answer_tokens,
-        progress=progress, metric="prob", rule="left", reaches=operator.ge,
+        model, probes, options, language=language, n_neurons=n_neurons, max_answer_tokens=max_answer_tokens, progress=progress
     )  # fmt: skip
 
 
@@ -104,9 +108,7 @@ def knowledge_neurons(
         Dai et al. 2022, arXiv:2104.08696; inclusive points: its package knowledge-neurons (EleutherAI).
     """
     return select_by_thresholds(
-        model, probes, "knowledge_neurons", options, language=language, n_neurons=n_neurons,
-        max_answer_tokens=max_answer_tokens, progress=progress, metric="prob", rule="inclusive", reaches=operator.gt,
-        by_fact=True,
+        model, probes, options, language=language, n_neurons=n_neurons, max_answer_tokens=max_answer_tokens, progress=progress
     )  # fmt: skip
 
 
@@ -137,8 +139,7 @@ def apneap(
         the token's probability once, where they do so twice.
     """
     return select_by_thresholds(
-        model, probes, "apneap", options, language=language, n_neurons=n_neurons, max_answer_tokens=max_answer_tokens,
-        progress=progress, metric="log_prob", rule="left", reaches=operator.gt, signed=False,
+        model, probes, options, language=language, n_neurons=n_neurons, max_answer_tokens=max_answer_tokens, progress=progress
     )  # fmt: skip
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import operator
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,14 +26,26 @@ from xlmech.progress import progress_bar
 
 @dataclass(frozen=True, kw_only=True)
 class ThresholdOptions:
-    """Constants of a recipe that selects by thresholds.
+    """How a recipe attributes a text's answer, and the thresholds by which it selects.
 
     Attributes:
-        steps: Steps of the sum that approximates the integral.
-        threshold: A text marks the neurons above this part of its largest attribution.
-        min_share: A neuron is kept if this share of texts marks it.
+        recipe: Name of the recipe.
+        metric: Metric of each answer token.
+        rule: Rule of the sum that approximates the integral.
+        strict: Whether thresholds must be exceeded; reaching them suffices otherwise.
+        signed: Whether attributions keep their sign.
+        by_fact: Whether the texts of each fact are a group, of which a share is taken; otherwise all texts are one group.
+        steps: Steps of the sum.
+        threshold: Part of a text's largest attribution from which on the text marks a neuron.
+        min_share: Share of the texts that must mark a neuron.
     """
 
+    recipe: str
+    metric: Metric
+    rule: Quadrature
+    strict: bool = True
+    signed: bool = True
+    by_fact: bool = False
     steps: int
     threshold: float
     min_share: float
@@ -50,61 +62,54 @@ class ThresholdOptions:
 def select_by_thresholds(
     model: Any,
     probes: ProbeSet,
-    recipe: str,
     options: ThresholdOptions,
     *,
     language: str | None,
     n_neurons: int | None,
     max_answer_tokens: int | None,
     progress: bool,
-    metric: Metric,
-    rule: Quadrature,
-    reaches: Callable[[Any, float], Any],
-    signed: bool = True,
-    by_fact: bool = False,
 ) -> NeuronSet:
     """Rank neurons by how many groups of texts keep them, by the share of texts, and by mean attribution; then take a set.
 
-    `recipe` is its name in messages. `metric` is of each answer token, `rule` of the sum; `reaches` (`ge` or `gt`) compares with
-    thresholds. Without `signed`, attributions lose their sign. With `by_fact` the texts of each fact are a group; otherwise all
-    texts are one. The other arguments are those of `depn`.
+    The arguments are those of `depn`.
     """
     if n_neurons is not None and n_neurons < 1:
         raise ValueError(f"n_neurons must be 1 or more, got {n_neurons}")
     if max_answer_tokens is not None and max_answer_tokens < 1:
         raise ValueError(f"max_answer_tokens must be at least 1, or None for whole answers; got {max_answer_tokens}")
     backend, texts = backend_of(model), _private_texts(probes, language)
+    reaches = operator.gt if options.strict else operator.ge
     groups = [list(texts)]
-    if by_fact:
+    if options.by_fact:
         groups = [[probe for probe in texts if probe.record.id == record.id] for record in texts.records]
         if max(map(len, groups)) == 1:
             warnings.warn(
-                f"{recipe}: every fact has one prompt, so that its neurons cannot be those its prompts share: whatever is "
-                "above the threshold once is kept. Give probes of several templates",
+                f"{options.recipe}: every fact has one prompt, so that its neurons cannot be those its prompts share: "
+                "whatever is above the threshold once is kept. Give probes of several templates",
                 stacklevel=3,
             )
     zero, errors = zero_baseline(backend), list[float]()
     n_keeping = share = mean = np.zeros(1)
-    for group in progress_bar(groups, "facts", shown=progress and by_fact):
+    for group in progress_bar(groups, "facts", shown=progress and options.by_fact):
         n_marking = total = torch.zeros(zero.numel(), dtype=torch.float64)
-        for probe in progress_bar(group, "attribution", shown=progress and not by_fact):
+        for probe in progress_bar(group, "attribution", shown=progress and not options.by_fact):
             item = encode_probe(backend, probe, max_answer_tokens=max_answer_tokens)
             forced = run_forced(backend, item.prompt, item.answer, NEURON_HOOK, what=f"probe {item.id}")
             scores, error = integrated_gradients(
-                backend, forced, zero, nodes=options.steps, positions="last", metric=metric, rule=rule
+                backend, forced, zero, nodes=options.steps, positions="last", metric=options.metric, rule=options.rule
             )
             errors += error.tolist()
-            normalised = normalised_attribution(scores if signed else scores.abs()).flatten().cpu().double()
+            normalised = normalised_attribution(scores if options.signed else scores.abs()).flatten().cpu().double()
             n_marking = n_marking + reaches(normalised, options.threshold)
             total = total + normalised
         share_of_group = (n_marking / len(group)).numpy()
         n_keeping = n_keeping + reaches(share_of_group, options.min_share)
         share = share + share_of_group
         mean = mean + (total / len(group)).numpy()
-    remedy = f"{recipe} is run as published; compare attribute_neurons with integrated gradients from baseline='mean'."
+    remedy = f"{options.recipe} is run as published; compare attribute_neurons with integrated gradients from baseline='mean'."
     warn_if_incomplete(errors, "zero", remedy=remedy, stacklevel=3)
     order, is_eligible = np.lexsort((-mean, -share, -n_keeping)), (share > 0) | (mean > 0)
-    return ranked_set(backend, recipe, order, n_keeping > 0, is_eligible, n_neurons)
+    return ranked_set(backend, options.recipe, order, n_keeping > 0, is_eligible, n_neurons)
 
 
 def _private_texts(probes: ProbeSet, language: str | None) -> ProbeSet:

@@ -121,7 +121,16 @@ def verify_neurons(
     """
     backend, private = backend_of(model), probes.filter(group="private")
     public = public if public is not None else probes.filter(group="public")
-    _check(backend, private, neurons, n_neurons, contrast, min_gain, n_probes)
+    if not len(private):
+        raise ValueError("no private probes to verify neurons with; records of group 'private' are needed")
+    if not len(neurons):
+        raise ValueError("no neurons to verify: the set is empty")
+    neurons.check_model(model_name(backend.model), backend.n_layers, backend.d_mlp)
+    for name, value, least in (("contrast", contrast, 0), ("min_gain", min_gain, 0), ("n_probes", n_probes, 1)):
+        if not (math.isfinite(value) and value >= least):
+            raise ValueError(f"{name} must be a finite number from {least} on, got {value}")
+    if n_neurons is not None and n_neurons < 1:
+        raise ValueError(f"n_neurons must be 1 or more, or None for all; got {n_neurons}")
     answers = _ForcedAnswers(backend, draw(private, n_probes, seed=seed), draw(public, n_probes, seed=seed))
     single = answers.single_losses(neurons, progress)
 
@@ -193,24 +202,3 @@ def neurons_of(model: Any, pairs: Iterable[Neuron]) -> NeuronSet:
     """Make a set of a model's neurons."""
     backend = backend_of(model)
     return NeuronSet(frozenset(pairs), backend.n_layers, backend.d_mlp, model_name(model))
-
-
-def _check(
-    backend: Backend,
-    private: ProbeSet,
-    neurons: NeuronSet,
-    n_neurons: int | None,
-    contrast: float,
-    min_gain: float,
-    n_probes: int,
-) -> None:
-    if not len(private):
-        raise ValueError("no private probes to verify neurons with; records of group 'private' are needed")
-    if not len(neurons):
-        raise ValueError("no neurons to verify: the set is empty")
-    neurons.check_model(model_name(backend.model), backend.n_layers, backend.d_mlp)
-    for name, value, least in (("contrast", contrast, 0), ("min_gain", min_gain, 0), ("n_probes", n_probes, 1)):
-        if not (math.isfinite(value) and value >= least):
-            raise ValueError(f"{name} must be a finite number from {least} on, got {value}")
-    if n_neurons is not None and n_neurons < 1:
-        raise ValueError(f"n_neurons must be 1 or more, or None for all; got {n_neurons}")
