@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from jaxtyping import Float
 
-from xlmech.engine.batching import run_in_batches
+from xlmech.engine.batching import run_batched
 from xlmech.execution.resume import run_task
 from xlmech.models.backends import Backend
 from xlmech.models.tokens import encode_prompt
@@ -85,14 +85,11 @@ class _FluencyTask:
                 rows.append(row)
         row_of_text = torch.tensor(rows, device=base.device)
 
-        def add(batch: list[int]) -> None:
-            pairs = [(tokens[index][:1], tokens[index][1:]) for index in batch]
-            totals.index_add_(0, row_of_text[batch], gradient_x_activation(backend, pairs, base, positions="all"))
+        def add(batch: torch.Tensor, indices: list[int]) -> None:
+            pairs = [(of_text[:1], of_text[1:]) for of_text in batch.tolist()]
+            totals.index_add_(0, row_of_text[indices], gradient_x_activation(backend, pairs, base, positions="all"))
 
-        def length(index: int) -> int:
-            return len(tokens[index])
-
-        run_in_batches(len(tokens), add, key=length, group=length, batch_size=_BATCH_SIZE)
+        run_batched(tokens, add, batch_size=_BATCH_SIZE)
         counts = torch.zeros(len(items), device=base.device)
         counts.index_add_(0, row_of_text, torch.tensor([len(text) - 1.0 for text in tokens], device=base.device))
         return {"needed": (totals / counts[:, None, None]).cpu()}

@@ -35,7 +35,7 @@ def answer_margins(
 ) -> pd.DataFrame:
     """Compare how likely the model finds each probe's answer with how likely it finds other people's, after the same question.
 
-    The answer is the value in the query language's form: one extracted in another language's form only counts for little.
+    The answer is the value in the query language's form: a value extracted only in another language's form counts for little.
 
     Args:
         backend: The model; ablations that are active on it are kept.

@@ -166,7 +166,7 @@ def learn_mask(
             break
         tried.append(candidate)
         measured = measure(candidate, terms, f"mask, round {number} of {options.rounds}")
-        better = _total(measured) < _total(terms)
+        better = sum(term.measured for term in measured.values()) < sum(term.measured for term in terms.values())
         history.append(_history_row(number, candidate, measured, better))
         if better:
             updates = {name: update * (candidate == 0) for name, update in updates.items()}
@@ -189,10 +189,6 @@ def learn_mask(
         model=source.model,
         provenance=source,
     )
-
-
-def _total(terms: Mapping[str, LossTerm]) -> float:
-    return sum(term.measured for term in terms.values())
 
 
 def _history_row(
