@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from xlmech.checks import check_choice
-from xlmech.figures.marks import cells, line_with_band
+from xlmech.figures.marks import cells, line_with_band, panels
 from xlmech.figures.style import BLUE, DIVERGING, GREY, GRID, INK, ORANGE, faded, finish
 from xlmech.figures.wording import int_range, label, number, ordered, rows_of, with_interval
 
@@ -94,14 +94,12 @@ def depths(
     training = results[0].plant_language
     queries = ordered({code for frame in frames for code in frame.query_language}, training)
     titles = [f"{one.lens} lens ({one.component})" for one in results]
-    figure = make_subplots(1, len(results), subplot_titles=titles, shared_yaxes=True, horizontal_spacing=0.03)
-    figure.update_annotations(font_size=13)
+    figure, _ = panels(titles, len(titles), spacing=0.03)
     last = max(int(one.readings.layer.max()) for one in results)
     right = last + 0.12 * (last + 1)
     for col, frame in enumerate(frames, start=1):
         for lane, event in enumerate(_EVENTS):
             _draw_event(figure, frame[frame.event == event], event, queries, lane=lane, edge=right, col=col)
-        figure.update_xaxes(title_text="layer", col=col)
     figure.update_xaxes(range=[-0.6, right], dtick=2)
     figure.update_yaxes(
         tickvals=list(range(len(queries))), ticktext=[label(code, training) for code in queries],
@@ -155,8 +153,7 @@ def direct_logit(result: DirectLogitResult, *, form: str = "query - plant") -> g
     check_choice("form", form, sorted(set(frame.form)))
     frame = frame[(frame.form == form) & frame.component.isin(["attn_out", "mlp_out"])]
     queries, layers = list(dict.fromkeys(frame.query_language)), list(range(result.n_layers))
-    titles = ["attention output", "MLP output"]
-    figure = make_subplots(1, 2, subplot_titles=titles, shared_yaxes=True, horizontal_spacing=0.03)
+    figure, _ = panels(["attention output", "MLP output"], 2, spacing=0.03)
     top = float(frame.value.abs().max())
     for col, component in enumerate(("attn_out", "mlp_out"), start=1):
         rows = {(row.query_language, row.layer): row for row in rows_of(frame[frame.component == component])}
@@ -165,9 +162,8 @@ def direct_logit(result: DirectLogitResult, *, form: str = "query - plant") -> g
         hover = [[_term(component, row) for row in line] for line in table]
         trace = cells(values, hover, low=-top, high=top, title="logit", scale=DIVERGING, x=layers, y=queries)
         figure.add_trace(trace.update(showscale=col == 2), row=1, col=col)
-        figure.update_xaxes(title_text="layer", showgrid=False, dtick=2, col=col)
+    figure.update_xaxes(showgrid=False, dtick=2)
     figure.update_yaxes(autorange="reversed", showgrid=False).update_yaxes(title_text="query language", col=1)
-    figure.update_annotations(font_size=13)
     n_people = result.contributions.groupby("query_language").subject.nunique()[queries]
     name = {"query - plant": "query-language minus training-language", "plant": "training-language"}.get(
         form, "query-language"

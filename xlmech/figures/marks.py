@@ -164,7 +164,7 @@ def line_with_band(
 
 
 def panels(
-    titles: Sequence[str], n_columns: int, *, gap: float, x_title: str = "layer"
+    titles: Sequence[str], n_columns: int, *, gap: float = 0.0, spacing: float = 0.025, x_title: str = "layer"
 ) -> tuple[go.Figure, list[dict[str, int]]]:
     """Make empty panels with titles on one scale.
 
@@ -172,6 +172,7 @@ def panels(
         titles: One per panel.
         n_columns: Panels per row.
         gap: Vertical distance of panels, as a share of the figure's height per row.
+        spacing: Horizontal distance of panels, as a share of the figure's width.
         x_title: Title of the x axes.
 
     Returns:
@@ -184,7 +185,7 @@ def panels(
     ]
     figure = make_subplots(
         n_rows, n_columns, subplot_titles=titles, shared_yaxes=True, specs=specs,
-        horizontal_spacing=0.025, vertical_spacing=gap / n_rows,
+        horizontal_spacing=spacing, vertical_spacing=gap / n_rows,
     )  # fmt: skip
     for i, place in enumerate(places):
         figure.update_xaxes(title_text=x_title if i + n_columns >= len(titles) else None, **place)

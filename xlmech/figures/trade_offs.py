@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from html import escape
-from itertools import pairwise
+from itertools import cycle, pairwise
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -64,53 +64,45 @@ def trade_off(result: MitigationResult) -> go.Figure:
     {f"Nothing to reduce in {', '.join(missing)}." if missing else ""}
     {bold_note(private.query_language, result.plant_language)}"""
     title = "Trade-off: reduction of private extraction, and its cost, by number of neurons"
-    figure = finish(figure, title, caption, height=540, foot=78, legend=True, head=104)
-    return figure.update_layout(margin_r=48)
+    return finish(figure, title, caption, height=540, foot=78, legend=True, head=104).update_layout(margin_r=48)
 
 
 def _draw_reductions(figure: go.Figure, result: MitigationResult, private: pd.DataFrame, sizes: dict[str, int]) -> None:
     """Draw the upper panel: all languages, each with its interval, and random neurons."""
-    queries = ordered(private.query_language, result.plant_language)
+    training = result.plant_language
+    queries = ordered(private.query_language, training)
     shifts = _shifts(len(queries) + 2, sizes)
     overall = _pooled(private, sizes, "reduction", reduction=True).assign(low=math.nan, high=math.nan)
-    _curve(figure, overall, shifts[0], "all languages", {"color": INK, "width": 3.5}, **_UPPER)
-    for rank, query in enumerate(queries):
-        style = {"color": colour(query), "width": 3.5 if query == result.plant_language else 1.5}
-        points, text = _reduction_of(private, query, sizes), label(query, result.plant_language)
-        _curve(figure, points, shifts[rank + 1], text, style, symbol=_SYMBOLS[rank % len(_SYMBOLS)], **_UPPER)
+    _curve(figure, overall, shifts[0], "all languages", {"color": INK, "width": 3.5}, "circle", **_UPPER)
+    for query, shift, symbol in zip(queries, shifts[1:], cycle(_SYMBOLS), strict=False):
+        style = {"color": colour(query), "width": 3.5 if query == training else 1.5}
+        _curve(figure, _reduction_of(private, query, sizes), shift, label(query, training), style, symbol, **_UPPER)
     _diamonds(figure, _pooled(private, result.random, "reduction", reduction=True), shifts[-1], **_UPPER)
 
 
 def _draw_cost(figure: go.Figure, result: MitigationResult, public: pd.DataFrame, sizes: dict[str, int]) -> None:
     """Draw the lower panel: public facts kept, over all languages and in the worst, and the largest rise of NLL."""
-    what, shifts = "public facts kept", _shifts(4, sizes)
+    what = "public facts kept"
+    shifts = _shifts(4, sizes)
     lower = _LOWER | {"legend": "legend2"}
     overall = _pooled(public, sizes, what, reduction=False).assign(low=math.nan, high=math.nan)
-    _curve(figure, overall, shifts[0], f"{what}, all languages", {"color": INK, "width": 2.5}, **lower)
+    _curve(figure, overall, shifts[0], f"{what}, all languages", {"color": INK, "width": 2.5}, "circle", **lower)
     style = {"color": INK, "width": 1.5, "dash": "dash"}
-    worst = _worst_kept(public, sizes)
-    _curve(figure, worst, shifts[1], f"{what}, worst language", style, symbol="circle-open", **lower)
+    _curve(figure, _worst_kept(public, sizes), shifts[1], f"{what}, worst language", style, "circle-open", **lower)
     style = {"color": _RISE_COLOUR, "width": 2, "dash": "dot"}
     rise = _largest_rise(result.cost, sizes)
-    _curve(figure, rise, shifts[2], "largest rise of NLL (right)", style, symbol="square", secondary_y=True, **lower)
+    _curve(figure, rise, shifts[2], "largest rise of NLL (right)", style, "square", secondary_y=True, **lower)
     _diamonds(figure, _pooled(public, result.random, what, reduction=False), shifts[3], **_LOWER)
 
 
-def _shifts(count: int, sizes: Mapping[str, int]) -> list[float]:
-    """Factors that set the points of one size side by side on a logarithmic axis, over 0.62 of the least distance of sizes."""
+def _shifts(n_curves: int, sizes: Mapping[str, int]) -> list[float]:
+    """Compute the factors that set the points of one size side by side, over 0.62 of the least distance of sizes."""
     gap = min(math.log(after / before) for before, after in pairwise(sizes.values()))
-    return [math.exp(0.62 * gap * ((i + 0.5) / count - 0.5)) for i in range(count)]
+    return [math.exp(0.62 * gap * ((i + 0.5) / n_curves - 0.5)) for i in range(n_curves)]
 
 
 def _curve(
-    figure: go.Figure,
-    points: pd.DataFrame,
-    shift: float,
-    name: str,
-    style: dict[str, Any],
-    *,
-    symbol: str = "circle",
-    **place: Any,
+    figure: go.Figure, points: pd.DataFrame, shift: float, name: str, style: dict[str, Any], symbol: str, **place: Any
 ) -> None:
     """Draw a line through the points, with their whiskers."""
     figure.add_scatter(
@@ -144,8 +136,7 @@ def _scale_x(figure: go.Figure, result: MitigationResult, sizes: dict[str, int])
     figure.update_xaxes(type="log", range=[math.log10(min(drawn)) - 1.2 * gap, math.log10(max(drawn)) + 1.2 * gap])
     ticks = [f"{n:,}<br>{100 * n / result.total_neurons:.2g} %" for n in sizes.values()]
     figure.update_xaxes(tickvals=list(sizes.values()), ticktext=ticks, showgrid=False)
-    title = f"neurons ablated (number, and % of the model's {result.total_neurons:,})"
-    figure.update_xaxes(title_text=title, row=2)
+    figure.update_xaxes(title_text=f"neurons ablated (number, and % of the model's {result.total_neurons:,})", row=2)
 
 
 def _scale_y(figure: go.Figure) -> None:
@@ -162,24 +153,18 @@ def _scale_y(figure: go.Figure) -> None:
 
 
 def _range(figure: go.Figure, axis: str, low: float, high: float) -> list[float]:
-    """Range in percent from `low` to `high`, further for points, and for whiskers down to -50 %.
+    """Return a range in percent from `low` to `high`, further for points, and for whiskers down to -50 %.
 
     Whiskers reach further down if little was extracted before, and would hide the points.
     """
     for trace in figure.data:
         if (trace.yaxis or "y") == axis:
             points = pd.Series(trace.y, dtype=float)
-            lowest = points
-            if trace.error_y.array is not None:
-                lowest = points - pd.Series(trace.error_y.arrayminus, dtype=float)
+            lowest = points - pd.Series(trace.error_y.arrayminus, dtype=float)  # NaN without whiskers
             low = min([low, *points.dropna(), *lowest.clip(lower=-50.0).dropna()])
             high = max([high, *points.dropna()])
     margin = 0.06 * (high - low)
     return [low - margin, high + margin]
-
-
-# Curves over the number of neurons, as frames with one row per size: `neurons` (their number), `value`, `low`, `high` (shares;
-# NaN if not known) and `hover`.
 
 
 def _curve_sizes(result: MitigationResult) -> dict[str, int]:
@@ -208,9 +193,8 @@ def _reduction_of(effects: pd.DataFrame, query: str, sizes: Mapping[str, int]) -
     rows = {row.condition: row for row in rows_of(effects[effects.query_language == query])}
     return _frame(
         (size, row.reduction, row.low, row.high, effect_hover(condition, row))
-        if (row := rows.get(condition)) is not None
-        else (size, math.nan, math.nan, math.nan, "")
         for condition, size in sizes.items()
+        if (row := rows.get(condition))
     )
 
 
@@ -224,9 +208,8 @@ def _pooled(effects: pd.DataFrame, sizes: Mapping[str, int], what: str, *, reduc
         value, low, high = after / before if before else math.nan, ratios.min(), ratios.max()
         if reduction:
             value, low, high = 1 - value, 1 - high, 1 - low
-        of_languages = f"{percent(low)} to {percent(high)} by language"
-        hover = f"{escape(condition)} ablated, {what}, all languages: {percent(value)}<br>{of_languages}"
-        rows.append((size, value, low, high, hover))
+        hover = f"{escape(condition)} ablated, {what}, all languages: {percent(value)}"
+        rows.append((size, value, low, high, f"{hover}<br>{percent(low)} to {percent(high)} by language"))
     return _frame(rows)
 
 
@@ -258,6 +241,7 @@ def _never_extracted(private: pd.DataFrame) -> list[str]:
 
 
 def _frame(rows: Iterable[tuple[Any, ...]]) -> pd.DataFrame:
+    """Make the points of a curve, one row per size: `value`, `low` and `high` are shares, NaN if not known."""
     frame = pd.DataFrame(list(rows), columns=["neurons", "value", "low", "high", "hover"])
     return frame.assign(hover=[f"{row.neurons:,} neurons<br>{row.hover}" for row in rows_of(frame)])
 
@@ -282,10 +266,10 @@ def dose_response(result: MitigationResult) -> go.Figure:
         x=100 * front.lost, y=100 * front.reduction, mode="lines+markers", marker=ring, hoverinfo="skip",
         line={"color": INK, "width": 1, "dash": "dot"}, name="Pareto front", row=1, col=2,
     )  # fmt: skip
-    shades = (*SETS[1:], *OTHERS)
-    for i, method in enumerate(dict.fromkeys(name.rpartition("@")[0] for name in result.chosen)):
+    methods = dict.fromkeys(name.rpartition("@")[0] for name in result.chosen)
+    for method, shade, symbol in zip(methods, cycle((*SETS[1:], *OTHERS)), cycle(_METHOD_SYMBOLS), strict=False):
         part = points[(points.method == method) & ~points.control]
-        look = {"color": shades[i % len(shades)], "symbol": _METHOD_SYMBOLS[i % len(_METHOD_SYMBOLS)], "size": 9}
+        look = {"color": shade, "symbol": symbol, "size": 9}
         _draw_method(figure, part, method or "chosen neurons", "lines+markers", look)
     random = points[points.condition.isin(list(result.random))]
     if len(random):
