@@ -295,7 +295,7 @@ def test_a_shard_that_vanishes_is_an_error_not_a_gap(model: Any, tmp_path: Path)
         found = run_task(backend_of(model), Moody(bad=()), LETTERS)
         for path in tmp_path.glob("moody-*"):
             shutil.rmtree(path)
-        with pytest.raises(ShardError, match="shard 0 was finished, and now it is gone; every process must see"):
+        with pytest.raises(ShardError, match="shard 0 was finished, and now it is missing; every process must see"):
             list(found)
     with pytest.raises(ShardError, match="shard 7 was finished, and now cannot be read"):
         ShardStore(str(tmp_path)).failed("none", 7)

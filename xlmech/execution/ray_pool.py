@@ -5,12 +5,12 @@ with on_ray("auto", actors=4, num_gpus=1):
 
 Every analysis that works in shards does so here: leakage, the lens, patching, attribution, neutral text, and what is built on
 them (`locate_privacy_neurons`, `evaluate_mitigation`, `run_config`). A shard is the same wherever it is computed, and outputs are
-read in the order of the shards, so that the number of actors does not show in the results: they are equal to the bit to those of
+read in the order of the shards, so that the number of actors does not change the results: they are equal to the bit to those of
 a local run in shards of the same size, on the same kind of device and with as many threads.
 
-The model itself does not travel, but how `load_model` made it, and what is ablated on it; hooks of your own do not. An actor
-gets one shard at a time, writes its output itself (Parquet and safetensors, to any place that fsspec knows), and reports. If one
-dies, Ray starts it again, on another node if it must be.
+An actor gets the arguments of `load_model` and the active ablations, not the model's weights and not hooks of your own. It takes
+one shard at a time and writes the output itself (Parquet and safetensors, to any address that fsspec supports). If an actor dies,
+Ray starts it again, on another node if necessary.
 """
 
 from __future__ import annotations
@@ -33,30 +33,30 @@ from xlmech.execution.store import ShardStore
 from xlmech.models.ablation_state import ASKED_LANGUAGE, active_ablations
 
 _LOCAL_STORE_BYTES = 200 * 2**20
-_WAIT_SECONDS, _RESTART_SECONDS, _PAUSE_SECONDS = 5, 900, 0.3
+_WAIT_SECONDS, _RESTART_SECONDS, _POLL_SECONDS = 5, 900, 0.3
 
 
 class RayPool:
-    """Actors that hold one model, and what is given to them; a runner of `xlmech.execution.resume`."""
+    """Distribute shards to actors that hold one model; a runner of `xlmech.execution.resume`."""
 
     def __init__(self, *, actors: int, num_cpus: float, num_gpus: float, threads: int) -> None:
-        """Actors are started with the first shard; arguments as of `on_ray`."""
+        """Take the arguments of `on_ray`; actors are started with the first shard."""
         self.n_actors = actors
-        self.needs = {"num_cpus": num_cpus, "num_gpus": num_gpus}
+        self.resources = {"num_cpus": num_cpus, "num_gpus": num_gpus}
         self.threads = threads
         self.spec: ModelSpec | None = None
         self.actors: list[Any] = []
         self.is_open = True
 
     def __call__(self, sharded: ShardedTask, shards: Sequence[Shard]) -> Iterator[FinishedShard]:
-        """Compute the shards, each on whichever actor is free; the shard of an actor that dies counts as failed.
+        """Compute each shard on the next idle actor; the shard of an actor that dies counts as failed.
 
         Raises:
             RuntimeError: The `on_ray` block whose actors these are has ended.
         """
         if not self.is_open:
             raise RuntimeError(
-                "the on_ray block that this work was given to has ended, and its actors with it; leave the blocks that were "
+                "the on_ray block that holds these actors has ended, and its actors with it; leave the blocks that were "
                 "entered inside it before it"
             )
         import ray
@@ -78,19 +78,19 @@ class RayPool:
             (done, *_), _ = ray.wait(list(running), num_returns=1)
             actor, computed = running.pop(done)
             try:
-                answer = ray.get(done)
+                reply = ray.get(done)
             except ray.exceptions.RayError as error:
                 if computed is not None:
                     died_at[actor] = time.monotonic()
                     yield FinishedShard(shard=computed, error=_reason(error))
-                if _comes_back(error, died_at[actor]):
+                if _restarts(error, died_at[actor]):
                     running[actor.ready.remote()] = (actor, None)
                 else:
                     self.actors.remove(actor)
                 continue
             free.append(actor)
             if computed is not None:
-                kind, outcome = answer
+                kind, outcome = reply
                 if kind == "error":
                     raise outcome
                 yield replace(outcome, shard=computed)
@@ -104,7 +104,7 @@ class RayPool:
         self.actors, self.spec = [], None
 
     def close(self) -> None:
-        """End the actors for good."""
+        """End the actors and refuse further shards."""
         self.is_open = False
         self.stop()
 
@@ -114,30 +114,30 @@ class RayPool:
         if self.spec == spec and self.actors:
             return
         self.stop()
-        self._check_room()
-        kind = ray.remote(max_restarts=-1, max_task_retries=0, **self.needs)(Worker)
+        self._check_resources()
+        kind = ray.remote(max_restarts=-1, max_task_retries=0, **self.resources)(Worker)
         actors = [kind.remote(spec) for _ in range(self.n_actors)]
         try:
-            wrong = [text for text in ray.get([actor.ready.remote() for actor in actors]) if text]
+            mismatches = [text for text in ray.get([actor.ready.remote() for actor in actors]) if text]
         except ray.exceptions.RayError as error:
             raise RuntimeError(
                 f"an actor could not load the model: {_reason(error)}. Every node must reach {spec.recipe['source']!r} and have "
                 "xlmech installed; a model that does not fit takes fewer actors, a smaller dtype or device_map"
             ) from error
-        if wrong:
-            raise ValueError(f"{wrong[0]}: every node must load the same files as the caller")
+        if mismatches:
+            raise ValueError(f"{mismatches[0]}: every node must load the same files as the caller")
         self.actors, self.spec = actors, spec
 
-    def _check_room(self) -> None:
+    def _check_resources(self) -> None:
         import ray
 
-        resources = ray.cluster_resources()
+        available = ray.cluster_resources()
         for name, key in (("num_cpus", "CPU"), ("num_gpus", "GPU")):
-            wanted = self.n_actors * self.needs[name]
-            if wanted > resources.get(key, 0.0) + 1e-6:
+            required = self.n_actors * self.resources[name]
+            if required > available.get(key, 0.0) + 1e-6:
                 raise ValueError(
-                    f"{self.n_actors} actors with {name}={self.needs[name]:g} need {wanted:g} {key}, and this Ray has "
-                    f"{resources.get(key, 0.0):g}; ask for fewer actors, or less for each"
+                    f"{self.n_actors} actors with {name}={self.resources[name]:g} need {required:g} {key}, and this Ray has "
+                    f"{available.get(key, 0.0):g}; use fewer actors, or less for each"
                 )
 
 
@@ -155,24 +155,24 @@ def on_ray(
     """Run the analyses in the block on Ray.
 
     Args:
-        address: `auto`, a cluster that this machine belongs to, and where there is none a Ray of its own on this machine;
-            `local`, always such a one; or a cluster's address, `host:6379` or `ray://host:10001`.
+        address: `auto`: the cluster that this machine belongs to or, without one, a new Ray on this machine; `local`: always a
+            new Ray on this machine; or a cluster's address, `host:6379` or `ray://host:10001`.
         actors: Processes that hold the model.
-        num_cpus: CPUs that Ray reserves for each.
-        num_gpus: GPUs for each; several for a model that needs them (load it with `device_map="auto"`).
-        threads: Of torch in each; as many as here by default, which equal bits need.
-        folder: Where finished shards are stored: a path that all nodes share, or an address that fsspec knows. A temporary folder
-            by default, which is right on one machine. Inside `resumable` its folder is used.
+        num_cpus: CPUs that Ray reserves for each actor.
+        num_gpus: GPUs for each actor; several for a model that needs them (load it with `device_map="auto"`).
+        threads: Threads of torch in each actor; by default as many as in this process, which equal bits require.
+        folder: Where finished shards are stored: a path that all nodes share, or an address that fsspec supports. By default the
+            folder of an enclosing `resumable` or, on one machine only, a temporary folder.
         shard_size: Items in a shard, 64 by default.
 
     Yields:
-        The plan; its `failed` lists what failed every time.
+        The plan; its `failed` lists the items that failed every time.
 
     Raises:
         ImportError: Ray is not installed.
-        ConnectionError: There is no Ray at the address.
-        ValueError: `actors` or `shard_size` is below 1, the cluster lacks what is asked for, or the model cannot be loaded by
-            others (see `ModelSpec.of`).
+        ConnectionError: No Ray answers at the address.
+        ValueError: `actors` or `shard_size` is below 1, the cluster lacks these resources, or actors cannot load the model
+            (see `ModelSpec.of`).
     """
     if actors < 1 or (shard_size is not None and shard_size < 1):
         raise ValueError(f"actors and shard_size must be at least 1, got {actors} and {shard_size}")
@@ -199,7 +199,7 @@ def _connect(address: str, *, cpus: float) -> Any:
     """Connect to Ray.
 
     Returns:
-        What ends the connection again; None where there was one before.
+        A function that ends the connection; None if Ray was connected already.
     """
     try:
         import ray
@@ -235,7 +235,7 @@ def _connect(address: str, *, cpus: float) -> Any:
 
 
 def _check_address(address: str) -> None:
-    """Raise ConnectionError unless something listens there: Ray itself would try for long."""
+    """Raise ConnectionError unless something listens at the address; Ray itself would retry for minutes."""
     host, _, port = address.rpartition("://")[2].rpartition(":")
     try:
         with socket.create_connection((host, int(port)), timeout=_WAIT_SECONDS):
@@ -247,18 +247,18 @@ def _check_address(address: str) -> None:
         ) from error
 
 
-def _comes_back(error: BaseException, since: float) -> bool:
-    """Whether Ray is starting the actor again; asked now and then, for some minutes."""
+def _restarts(error: BaseException, since: float) -> bool:
+    """Tell whether Ray is starting the actor again; true for some minutes, after which the actor is given up."""
     import ray
 
-    time.sleep(_PAUSE_SECONDS)
-    gone = isinstance(error, ray.exceptions.ActorDiedError) and not isinstance(
+    time.sleep(_POLL_SECONDS)
+    died = isinstance(error, ray.exceptions.ActorDiedError) and not isinstance(
         error, ray.exceptions.ActorUnavailableError
     )
-    return time.monotonic() - since < _RESTART_SECONDS and not (gone and time.monotonic() - since > _WAIT_SECONDS)
+    return time.monotonic() - since < _RESTART_SECONDS and not (died and time.monotonic() - since > _WAIT_SECONDS)
 
 
 def _reason(error: BaseException) -> str:
-    """A Ray error in one line."""
+    """Write a Ray error in one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[-1][:200] if lines else 'no message'}"

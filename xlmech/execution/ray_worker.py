@@ -1,4 +1,4 @@
-"""What runs in an actor of `xlmech.execution.ray_pool`: a model that is made as the caller's was, and one shard at a time."""
+"""Compute shards in an actor of `xlmech.execution.ray_pool`, which loads the model as the caller did."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from xlmech.storage.fingerprint import weights_fingerprint
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
-    """How an actor makes the model that the caller has.
+    """How an actor loads the caller's model.
 
     Attributes:
         recipe: Keyword arguments of `load_model`.
-        plant_language: Of the records in the training data.
+        plant_language: Training language of the model.
         weights: Fingerprint that the loaded weights must have.
-        threads: Of torch.
+        threads: Threads of torch.
     """
 
     recipe: dict[str, Any]
@@ -36,7 +36,7 @@ class ModelSpec:
         """Make the spec of a model that `load_model` made.
 
         Raises:
-            ValueError: It was made from an object in memory, or has hooks that `ablate` did not add.
+            ValueError: The model was made from an object in memory, or has hooks that `ablate` did not add.
         """
         source = getattr(backend.model, "xlmech_source", None)
         if source is None or source.recipe is None:
@@ -53,7 +53,7 @@ class ModelSpec:
 
 
 class Worker:
-    """The process that holds the model."""
+    """Process that holds the model."""
 
     def __init__(self, spec: ModelSpec) -> None:
         import torch
@@ -66,12 +66,12 @@ class Worker:
         self.model.xlmech_source = replace(self.model.xlmech_source, plant_language=spec.plant_language)
         self.backend = backend_of(self.model)
         weights = weights_fingerprint(self.model)
-        self.wrong = "" if weights == spec.weights else f"{recipe} has other weights on {socket.gethostname()}"
+        self.mismatch = "" if weights == spec.weights else f"{recipe} has other weights on {socket.gethostname()}"
         self.task: tuple[str, Any] = ("", None)
 
     def ready(self) -> str:
-        """Why this process cannot take part, "" where it can."""
-        return self.wrong
+        """Return why this process cannot compute shards, "" if it can."""
+        return self.mismatch
 
     def run(
         self,
@@ -82,7 +82,7 @@ class Worker:
         ablations: tuple[ActiveAblation, ...],
         asked_language: str | None,
     ) -> tuple[str, Any]:
-        """("done", FinishedShard without its items), or ("error", the exception) for what no other try would mend."""
+        """Return ("done", FinishedShard without its items), or ("error", exception) if a retry would not help."""
         import ray
 
         if self.task[0] != key:

@@ -6,8 +6,8 @@ with resumable("shards"):                    # finished shards are stored in thi
 An analysis hands a task and its items to `run_task`. Outside of any block that is one call with all items. Inside `resumable`
 (or `xlmech.execution.ray_pool.on_ray`) the items are cut into shards in a fixed order. Batches are formed within a shard only, so
 that its numbers depend on nothing but the model, the options and its items: stopped and resumed, on one actor or on four, the
-results are the same to the bit, on the same kind of machine with the same number of threads. Memory must not run so short that
-batches are halved.
+results are the same to the bit, on the same kind of machine with the same number of threads, as long as memory suffices and no
+batch is halved.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from xlmech.scopes import OpenBlocks
 from xlmech.storage.fingerprint import fingerprint, weights_fingerprint
 
 SHARD_SIZE = 64
-"""Items in a shard: what a crash costs at most on each process, and what an actor gets at a time."""
+"""Items in a shard, which is the most that each process loses in a crash."""
 TRIES = 3
 """Number of times that an item may fail before it counts as failed."""
 
@@ -39,9 +39,9 @@ class ExecutionPlan:
     Attributes:
         shard_size: Items in a shard.
         store: Where finished shards are stored.
-        runner: What computes them.
-        watch: Called with an `Event` for whatever happens.
-        failed: Collects (stage, item id) of everything that failed every time.
+        runner: Computes the shards.
+        watch: Called with every `Event`.
+        failed: Collects (stage, item id) of the items that failed every time.
     """
 
     shard_size: int = SHARD_SIZE
@@ -55,7 +55,7 @@ _PLAN: OpenBlocks[ExecutionPlan] = OpenBlocks("xlmech_execution_plan")
 
 
 def current_plan() -> ExecutionPlan | None:
-    """The enclosing block's plan, None outside of any."""
+    """Return the plan of the enclosing block, None outside of any."""
     return _PLAN.get()
 
 
@@ -70,17 +70,17 @@ def execution_plan(plan: ExecutionPlan) -> Iterator[ExecutionPlan]:
 def resumable(
     folder: str | Path, *, shard_size: int | None = None, watch: Watch | None = None
 ) -> Iterator[ExecutionPlan]:
-    """Store finished shards of every analysis in the block, and read those that are there already instead of computing them.
+    """Store finished shards of every analysis in the block, and read stored ones instead of computing them.
 
     Args:
-        folder: Where shards are stored; a path, or an address that fsspec knows. Shards of another model, other probes or
-            options, or of another size are left alone, not used: every weight is compared, by its hash, once per analysis
+        folder: Where shards are stored; a path, or an address that fsspec supports. Shards of another model, other probes or
+            options, or of another size are neither used nor changed: every weight is compared, by its hash, once per analysis
             (`weights_fingerprint`, 0.65 s for the demo). The folder may be deleted once the results are saved.
-        shard_size: Items in a shard, 64 by default: what a crash costs at most.
-        watch: Called with an `Event` for whatever happens.
+        shard_size: Items in a shard, 64 by default: the most that a crash loses.
+        watch: Called with every `Event`.
 
     Yields:
-        The plan; its `failed` lists what failed every time.
+        The plan; its `failed` lists the items that failed every time.
 
     Raises:
         ValueError: `shard_size` is below 1.
@@ -111,15 +111,15 @@ class TaskOutputs:
 
 
 def run_task(backend: Backend, task: Task, items: Sequence[Item]) -> TaskOutputs:
-    """Do `task` on all items, in shards where the enclosing block asks for it.
+    """Run a task on all items, in shards inside a block of `resumable` or `on_ray`.
 
     Args:
         backend: The model.
-        task: What is done; it must not look at anything but its fields, the model and the items.
-        items: What it is done with; sorted into shards by their `group` and `length`, named by their `id`.
+        task: A function of its fields, the model and the items alone.
+        items: Input of the task, sorted into shards by `group` and `length` and named by `id`.
 
     Raises:
-        ValueError: Inside a block, hooks that `ablate` did not add are on the model: a stored shard would not tell what they
+        ValueError: Inside a block, the model has hooks that `ablate` did not add: stored shards do not record what they
             change.
         RuntimeError: Every item of a shard failed every time, or a shard without the failing ones failed.
         ShardError: An output could not be written.
@@ -129,7 +129,7 @@ def run_task(backend: Backend, task: Task, items: Sequence[Item]) -> TaskOutputs
         return TaskOutputs(outputs=[task(backend, items)])
     if n_hooks := n_foreign_hooks(backend.model):
         raise ValueError(
-            f"{n_hooks} hooks of your own are on the model, and stored shards would not tell what they change; remove them, use "
+            f"{n_hooks} hooks of your own are on the model, and stored shards do not record what they change; remove them, use "
             "`ablate`, or leave the block of `resumable` or `on_ray`"
         )
     shards = _shards(items, plan.shard_size)
@@ -142,7 +142,7 @@ def run_task(backend: Backend, task: Task, items: Sequence[Item]) -> TaskOutputs
         _compute(sharded, missing, plan, len(items))
     failed = tuple(item for shard in shards for item in plan.store.failed(sharded.key, shard.number))
     if len(failed) == len(items):
-        raise _given_up(task, "everything", "see the log")
+        raise _task_error(task, "everything", "see the log")
     for item in failed:
         plan.failed.append((task.stage, item))
         plan.watch(Event(kind="failed", stage=task.stage, n=1, total=len(items), text=item))
@@ -150,7 +150,7 @@ def run_task(backend: Backend, task: Task, items: Sequence[Item]) -> TaskOutputs
 
 
 def model_identity(backend: Backend) -> dict[str, Any]:
-    """What tells one model from another: its source, its weights, and what is ablated on it."""
+    """Return what identifies a model: its source, its weights, and its active ablations."""
     network = backend.model
     source = getattr(network, "xlmech_source", None)
     names = {} if source is None else {"name": source.name, "revision": source.revision, "adapter": source.adapter}
@@ -182,8 +182,8 @@ def _shards(items: Sequence[Item], size: int) -> list[Shard]:
         for start in range(0, len(ordered), size)
     ]
     return [
-        Shard(number=number, items=tuple(some), fingerprint=fingerprint([item.id for item in some], some))
-        for number, some in enumerate(members)
+        Shard(number=number, items=tuple(batch), fingerprint=fingerprint([item.id for item in batch], batch))
+        for number, batch in enumerate(members)
     ]
 
 
@@ -191,7 +191,7 @@ def _read(sharded: ShardedTask, shard: Shard) -> ShardOutput:
     stored = sharded.store.read(sharded.key, shard.number, items=shard.fingerprint)
     if not isinstance(stored, StoredShard):
         raise ShardError(
-            f"{sharded.store.url}/{sharded.key}: shard {shard.number} was finished, and now {stored or 'it is gone'}; every "
+            f"{sharded.store.url}/{sharded.key}: shard {shard.number} was finished, and now {stored or 'it is missing'}; every "
             "process must see the same folder. Continue with --resume"
         )
     return stored.output
@@ -213,7 +213,7 @@ def _compute(sharded: ShardedTask, shards: Sequence[Shard], plan: ExecutionPlan,
     reasons: dict[str, str] = {}
 
     def failures(shards: Sequence[Shard]) -> list[Shard]:
-        """Run shards; those that failed."""
+        """Run shards and return those that failed."""
         remaining = {id(shard): shard for shard in shards}
         for finished in plan.runner(sharded, shards):
             shard = finished.shard
@@ -240,28 +240,28 @@ def _compute(sharded: ShardedTask, shards: Sequence[Shard], plan: ExecutionPlan,
     singles = [replace(shard, items=(item,), is_stored=False) for shard in failed for item in shard.items]
     for _ in range(TRIES - 2):
         singles = failures(singles)
-    bad = {(single.number, single.items[0].id) for single in singles}
-    reduced = [_without(shard, [item for number, item in bad if number == shard.number]) for shard in failed]
+    failed_items = {(single.number, single.items[0].id) for single in singles}
+    reduced = [_without(shard, [item for number, item in failed_items if number == shard.number]) for shard in failed]
     for shard in reduced:
         if not shard.items and len(shard.failed) == 1:  # a shard of one item
             sharded.store.write(sharded.key, shard.number, {}, items=shard.fingerprint, failed=shard.failed)
-    reason = next(iter(reasons.values()), "a process died without a word")
+    reason = next(iter(reasons.values()), "a process died without a message")
     for shard in reduced:
         if not shard.items and len(shard.failed) > 1:
-            raise _given_up(sharded.task, f"all of shard {shard.number}", reason)
-    if still := failures([shard for shard in reduced if shard.items]):
-        raise _given_up(sharded.task, f"shard {still[0].number}", reason)
+            raise _task_error(sharded.task, f"all of shard {shard.number}", reason)
+    if again := failures([shard for shard in reduced if shard.items]):
+        raise _task_error(sharded.task, f"shard {again[0].number}", reason)
 
 
 def _without(shard: Shard, ids: Sequence[str]) -> Shard:
-    """The shard without the items of these ids."""
+    """Remove the items of these ids from the shard."""
     kept = tuple(item for item in shard.items if item.id not in ids)
     return replace(shard, items=kept, failed=tuple(item.id for item in shard.items if item.id in ids))
 
 
-def _given_up(task: Task, what: str, reason: str) -> RuntimeError:
+def _task_error(task: Task, failed: str, reason: str) -> RuntimeError:
     return RuntimeError(
-        f"{task.stage}: {what} failed {TRIES} times ({reason}); what was finished is kept. Mend the cause (memory, a device, a "
+        f"{task.stage}: {failed} failed {TRIES} times ({reason}); what was finished is kept. Mend the cause (memory, a device, a "
         "file), then continue with --resume"
     )
 

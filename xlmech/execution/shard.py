@@ -1,4 +1,4 @@
-"""Shards: the groups of items into which an analysis is cut, and how one of them is computed, here or in another process."""
+"""Shards: the groups of items into which an analysis is cut, and the function that computes one of them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _FAILURES = (RuntimeError, MemoryError, OSError)
 
 
 class Item(Protocol):
-    """What a task works on, e.g. an `EncodedProbe`: picklable, of plain values."""
+    """Input of a task, e.g. an `EncodedProbe`: picklable, of plain values."""
 
     @property
     def id(self) -> str:
@@ -31,7 +31,7 @@ class Item(Protocol):
 
 
 class Task(Protocol):
-    """What is done with items: a frozen dataclass of plain values, so that it can be sent and recognised."""
+    """Analysis of items: a frozen dataclass of plain values, so that it can be pickled and fingerprinted."""
 
     @property
     def stage(self) -> str:
@@ -43,14 +43,14 @@ class Task(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Event:
-    """Something that a watcher is told.
+    """Progress of a task, as passed to `Watch`.
 
     Attributes:
-        kind: `stage` (a task starts), `shard` (a shard is computed), `kept` (a finished shard is found), `damaged` (a shard is
-            found that cannot be used; it is computed again), `retry` (a shard failed and is tried again), `failed` (an item
+        kind: `stage` (a task starts), `shard` (a shard is computed), `kept` (a finished shard is read), `damaged` (a stored
+            shard is unusable; it is computed again), `retry` (a shard failed and is tried again), `failed` (an item
             failed every time).
         stage: Name of the task.
-        n: Number of items that this is about.
+        n: Number of items concerned.
         total: Number of items of the task.
         seconds: Time that the shard took.
         peak_bytes: Largest resident memory so far of the process that computed the shard.
@@ -77,7 +77,7 @@ class Shard:
         number: Number of the shard within its task.
         items: The items.
         fingerprint: Fingerprint of all items that the shard had when it was cut.
-        is_stored: Whether the output is written to the store; an item that is tried alone is not.
+        is_stored: Whether the output is written to the store; an item that is retried alone is not.
         failed: Ids of the shard's items that are left out.
     """
 
@@ -90,10 +90,10 @@ class Shard:
 
 @dataclass(frozen=True, kw_only=True)
 class ShardedTask:
-    """A task with what its shards need.
+    """A task, the model and the store of its shards.
 
     Attributes:
-        backend: The model, with what is ablated on it.
+        backend: The model with its active ablations.
         task: The task.
         key: Folder in the store: the stage and a fingerprint of the model, ablated neurons, task and items.
         store: Where outputs are written.
@@ -107,7 +107,7 @@ class ShardedTask:
 
 @dataclass(frozen=True, kw_only=True)
 class FinishedShard:
-    """How a shard ended.
+    """Outcome of a shard.
 
     Attributes:
         shard: The shard.
@@ -126,7 +126,7 @@ Runner = Callable[[ShardedTask, Sequence[Shard]], Iterable[FinishedShard]]
 
 
 def compute_shard(sharded: ShardedTask, shard: Shard) -> FinishedShard:
-    """Compute one shard and store its output. A failure that another try may mend becomes an `error`.
+    """Compute one shard and store its output. A failure that a retry may mend becomes an `error`.
 
     Raises:
         ShardError: The output could not be written.
@@ -143,7 +143,7 @@ def compute_shard(sharded: ShardedTask, shard: Shard) -> FinishedShard:
 
 
 def peak_bytes() -> int:
-    """Largest resident memory of this process, as far as the system tells."""
+    """Return the largest resident memory of this process in bytes."""
     try:
         import resource
     except ImportError:  # Windows

@@ -1,7 +1,7 @@
 """Outputs of shards on disk: frames as Parquet, tensors as safetensors, and a manifest with their hashes.
 
-A shard is finished when its manifest is there, and the manifest is written last: whatever kills the process leaves whole outputs
-and some files that no code reads. The folder may be any place that fsspec knows (a path, `s3://bucket/run`, `memory://run`).
+A shard is finished once its manifest exists. The manifest is written last, so a killed process leaves complete outputs and
+files that are ignored. The folder is a path or any address that fsspec supports (`s3://bucket/run`, `memory://run`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ShardOutput = dict[str, Any]
 
 
 class ShardError(OSError):
-    """The output of a shard could not be written or read back. Nothing that was finished before is lost."""
+    """The output of a shard could not be written or read back. Shards that were finished before are kept."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class StoredShard:
 
     Attributes:
         output: Frames and tensors.
-        failed: Ids of the items that it lacks, because they failed every time.
+        failed: Ids of the items that failed every time and are left out.
     """
 
     output: ShardOutput
@@ -46,7 +46,7 @@ class ShardStore:
     """A folder of outputs.
 
     Attributes:
-        url: A path, or an address that fsspec knows.
+        url: A path, or an address that fsspec supports.
     """
 
     url: str
@@ -59,7 +59,7 @@ class ShardStore:
 
     @cached_property
     def _root(self) -> tuple[Any, str]:
-        """The file system, and the folder in it."""
+        """Return the file system, and the folder in it."""
         try:
             files, root = fsspec.core.url_to_fs(self.url)
         except (ImportError, ValueError) as error:
@@ -73,8 +73,8 @@ class ShardStore:
             key: Folder of the task in the store.
             number: Number of the shard.
             output: Frames without an index of their own, and tensors.
-            items: Fingerprint of the items that it was computed from.
-            failed: Ids of items that it lacks.
+            items: Fingerprint of the shard's items.
+            failed: Ids of items that failed and are left out.
 
         Raises:
             ShardError: The output could not be written.
@@ -108,10 +108,10 @@ class ShardStore:
         Args:
             key: Folder of the task in the store.
             number: Number of the shard.
-            items: Fingerprint of the items that it must have been computed from.
+            items: Fingerprint of the items that the shard must be of.
 
         Returns:
-            The shard; "" where there is none of these items; or what is wrong with it.
+            The shard; "" if none of these items is stored; or the reason why it cannot be used.
         """
         files, folder = self._root[0], f"{self._root[1]}/{key}"
         manifest: dict[str, Any] = {}
@@ -130,10 +130,10 @@ class ShardStore:
             return f"it cannot be read ({type(error).__name__})"
 
     def failed(self, key: str, number: int) -> tuple[str, ...]:
-        """List the ids of the items that a finished shard lacks.
+        """List the ids of the items that failed in a finished shard.
 
         Raises:
-            ShardError: The shard is gone.
+            ShardError: The shard cannot be read.
         """
         files, root = self._root
         try:
@@ -152,7 +152,7 @@ def _parquet(frame: pd.DataFrame) -> bytes:
 
 
 def _output(contents: dict[str, bytes]) -> ShardOutput:
-    """The frames and tensors of a shard's files."""
+    """Read the frames and tensors of a shard's files."""
     output: ShardOutput = {}
     for name, content in contents.items():
         if name.endswith(".safetensors"):
