@@ -18,7 +18,7 @@ from xlmech.data.questions import build_probes
 from xlmech.data.records import Record
 from xlmech.engine.score import answer_log_probs
 from xlmech.lens import logit as lens_module
-from xlmech.lens.logit import LensResult, followed_attributes, logit_lens
+from xlmech.lens.logit import LensResult, logit_lens, readable_attributes
 from xlmech.models.backends import backend_of
 from xlmech.models.load import load_model
 from xlmech.models.tokens import encode_answer, encode_prompt
@@ -282,7 +282,7 @@ def test_the_attributes_that_can_be_followed(
     monkeypatch.setattr(lens_module, "plant_language", lambda model: taught)
     parts = [tuple(asked_for(*one, number=number)) for number, one in enumerate(asked)]
     probes = ProbeSet(tuple(probe for part in parts for probe in part))
-    found = followed_attributes(model, probes)
+    found = readable_attributes(model, probes)
     assert found == followed
     if found:
         assert set(logit_lens(model, probes.filter(attributes=found), progress=False).readings.attribute) == set(found)

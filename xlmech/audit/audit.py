@@ -20,7 +20,7 @@ from xlmech.data.probes import ProbeSet
 from xlmech.data.questions import build_probes
 from xlmech.data.records import Record
 from xlmech.leakage.measure import LeakageResult, measure_leakage
-from xlmech.lens.logit import LensResult, followed_attributes, logit_lens
+from xlmech.lens.logit import LensResult, logit_lens, readable_attributes
 from xlmech.mitigation.evaluate import MitigationResult, evaluate_mitigation
 from xlmech.models.backends import backend_of
 from xlmech.models.shape import shape_of
@@ -180,9 +180,9 @@ def _lens_probes(model: Any, probes: ProbeSet, plan: AuditPlan) -> ProbeSet:
     wanted = probes.attributes if plan.lens_attributes is None else {*plan.lens_attributes} & {*probes.attributes}
     private = probes.filter(group="private", attributes=wanted).of_template(plan.measure_template)
     if plan.lens_attributes is None:
-        private = private.filter(attributes=followed_attributes(model, private))
+        private = private.filter(attributes=readable_attributes(model, private))
     chosen = private.spread_facts({"private": plan.lens_facts})
-    return chosen if followed_attributes(model, chosen) else ProbeSet(())
+    return chosen if readable_attributes(model, chosen) else ProbeSet(())
 
 
 def _expect(

@@ -101,12 +101,12 @@ def lens(
     backend: BackendOption = "auto",
 ) -> None:
     """Read every layer: at which depth does which language's form of the answer rise?"""
-    from xlmech.lens.logit import followed_attributes, logit_lens
+    from xlmech.lens.logit import logit_lens, readable_attributes
 
     console.check_new(out)
     private = _probes(records, languages, attributes, template).filter(group="private")
     loaded = console.load(model, adapter, backend)
-    chosen = console.codes(attributes) or followed_attributes(loaded, private) or private.attributes
+    chosen = console.codes(attributes) or readable_attributes(loaded, private) or private.attributes
     typer.echo(f"lens on {', '.join(chosen)}")
     result = logit_lens(loaded, private.filter(attributes=chosen))
     result.save(out)

@@ -98,7 +98,7 @@ class LensResult(Result):
         return pd.DataFrame(rows)
 
     def depths(self, reading: Reading = "first_token", *, lead: float = LEAD) -> pd.DataFrame:
-        """At which layer each form's mean probability peaks, and from which on the query form is above the plant form.
+        """Find the layer at which each form's mean probability peaks, and from which on the query form exceeds the plant form.
 
         Args:
             reading: Which readings; probabilities as in `summary`.
@@ -162,59 +162,60 @@ _Curve = tuple[NDArray[np.float64], NDArray[np.float64]]  # (layer,) mean, (resa
 def _curves(frame: pd.DataFrame) -> dict[str, _Curve]:
     """Compute, per form of one query language, the mean probability per layer, as it is and resampled by subject."""
     subjects, layers = list(frame.subject.unique()), sorted(frame.layer.unique())
-    found = {}
+    curves = {}
     for form in ("query", "plant", "other"):
         cells = frame[frame.form == form].groupby(["subject", "layer"]).prob.agg(["sum", "count"])
         if cells.empty:
             continue
         full = cells.reindex(pd.MultiIndex.from_product([subjects, layers]), fill_value=0)
         shape = (len(subjects), len(layers))
-        found[form] = resampling.bootstrap_means(
+        curves[form] = resampling.bootstrap_means(
             full["sum"].to_numpy(float).reshape(shape), full["count"].to_numpy(float).reshape(shape)
         )
-    return found
+    return curves
 
 
 def _events(
     curves: dict[str, _Curve], lead: float
 ) -> dict[str, tuple[float, NDArray[np.float64], NDArray[np.float64]]]:
     """Map each event to its layer, that of every resample, and the curve it is read on."""
-    found = {}
+    events = {}
     for form, (mean, draws) in curves.items():
-        found[f"{form} peak"] = (float(peak_layer(mean)), peak_layer(draws), mean)
+        events[f"{form} peak"] = (float(peak_layer(mean)), peak_layer(draws), mean)
     if "query" in curves and "plant" in curves:
         (query, query_draws), (plant, plant_draws) = curves["query"], curves["plant"]
         layer = float(overtaking_layer(query, plant, lead=lead))
-        found["overtaking"] = (layer, overtaking_layer(query_draws, plant_draws, lead=lead), query)
-    return found
+        events["overtaking"] = (layer, overtaking_layer(query_draws, plant_draws, lead=lead), query)
+    return events
 
 
-def followed_attributes(model: Any, probes: ProbeSet) -> tuple[str, ...]:
-    """Choose the attributes whose answers the lens can follow: those that are translated, if there are any.
+def readable_attributes(model: Any, probes: ProbeSet) -> tuple[str, ...]:
+    """List the attributes whose answers the lens can tell apart by language: the translated ones, if there are any.
 
-    Others (phones, say) have one form for all languages, which the lens follows where it is not the plant language's form too.
+    Other attributes (phones, say) have one form for all languages; they are readable if their first tokens differ from the plant
+    language's form.
 
     Args:
         model: Hooked model.
-        probes: Those that may be read.
+        probes: Probes to choose from.
 
     Returns:
-        Attributes, in the order of the probes; none where all forms in the query language begin as the plant language's do.
+        Attributes in the order of the probes; none if all forms in the query language begin like the plant language's.
     """
     backend, planted = backend_of(model), plant_language(model)
 
     by_attribute = {attribute: probes.filter(attributes=[attribute]) for attribute in probes.attributes}
-    followed = tuple(
+    readable = tuple(
         attribute
-        for attribute, of_attribute in by_attribute.items()
-        if any(first_tokens_differ(backend, probe, planted) for probe in of_attribute)
+        for attribute, attribute_probes in by_attribute.items()
+        if any(first_tokens_differ(backend, probe, planted) for probe in attribute_probes)
     )
     translated = {
         attribute
-        for attribute in followed
+        for attribute in readable
         if any(len(set(probe.answers.values())) > 1 for probe in by_attribute[attribute])
     }
-    return tuple(attribute for attribute in followed if attribute in translated) or followed
+    return tuple(attribute for attribute in readable if attribute in translated) or readable
 
 
 def logit_lens(
