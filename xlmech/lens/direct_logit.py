@@ -78,10 +78,10 @@ class DirectLogitResult(Result):
         rows = []
         for language, part in terms.groupby("query_language", sort=False):
             cells = part.pivot_table(index="subject", columns=_KEYS[1:], values="value", aggfunc=["sum", "count"])
-            found = intervals.mean_intervals(
+            estimates = intervals.mean_intervals(
                 cells["sum"].fillna(0).to_numpy(float), cells["count"].fillna(0).to_numpy(float)
             )
-            for key, *figures in zip(cells["sum"].columns, *found, strict=True):
+            for key, *figures in zip(cells["sum"].columns, *estimates, strict=True):
                 named = dict(zip(_KEYS, (language, *key), strict=True))
                 rows.append(named | dict(zip(("value", "low", "high"), figures, strict=True)))
         return pd.DataFrame(rows)
@@ -125,7 +125,7 @@ def direct_logit_attribution(
             backend.hidden(tokens)
         embed, attn, mlp, post = ([kept[:, -1].double() for kept in recorder.kept] for recorder in recorders)
         stack, last = torch.stack([embed[0], *attn, *mlp]), recorders[-1].kept[-1][:, -1]
-        _check_whole(stack.sum(0), post[-1])
+        _check_sum(stack.sum(0), post[-1])
         for row, index in enumerate(indices):
             rows = _attribute(backend, norm, mean, clear[index], planted, stack[:, row], last[row])
             terms[index], totals[index] = rows
@@ -137,8 +137,8 @@ def direct_logit_attribution(
         progress="direct logit attribution" if progress else "",
     )
     return DirectLogitResult(
-        contributions=pd.DataFrame([row for of_probe in terms for row in of_probe]),
-        totals=pd.DataFrame([row for of_probe in totals for row in of_probe]),
+        contributions=pd.DataFrame([row for probe_rows in terms for row in probe_rows]),
+        totals=pd.DataFrame([row for probe_rows in totals for row in probe_rows]),
         n_layers=backend.n_layers,
         n_collisions=len(encoded) - len(clear),
         plant_language=planted,
@@ -146,7 +146,7 @@ def direct_logit_attribution(
     )
 
 
-def _check_whole(summed: Float[torch.Tensor, "row d_model"], stream: Float[torch.Tensor, "row d_model"]) -> None:
+def _check_sum(summed: Float[torch.Tensor, "row d_model"], stream: Float[torch.Tensor, "row d_model"]) -> None:
     error = float(((summed - stream).norm(dim=1) / stream.norm(dim=1)).max())
     if not error < _TOLERANCE:
         warnings.warn(
@@ -176,8 +176,8 @@ def _attribute(
     names = [("embed", -1)]
     names += [(name, layer) for name in ("attn_out", "mlp_out") for layer in range(backend.n_layers)]
     common, rows = describe(item.probe), []
-    for (component, layer), of_forms in zip([*names, ("bias", -1)], logits, strict=True):
-        for code, logit in zip(item.answers, of_forms, strict=False):
+    for (component, layer), form_logits in zip([*names, ("bias", -1)], logits, strict=True):
+        for code, logit in zip(item.answers, form_logits, strict=False):
             rows.append(
                 common
                 | {
@@ -186,7 +186,7 @@ def _attribute(
                     "form_language": code,
                     "form": form_kind(item, code, planted),
                 }
-                | {"logit": float(logit), "centred": float(logit - of_forms[-1])}
+                | {"logit": float(logit), "centred": float(logit - form_logits[-1])}
             )
     true = directions @ backend.final_norm(resid[None, None])[0, 0].double() + biases
     errors = np.asarray(logits.sum(0) - true.cpu().numpy())

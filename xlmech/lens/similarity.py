@@ -36,12 +36,12 @@ from xlmech.storage.result import Result
 
 Measure = Literal["cosine", "cka"]
 _MEASURES: tuple[Measure, ...] = ("cosine", "cka")
-_Row = dict[str, Probe]  # one fact and template, asked in every language
+_AlignedProbes = dict[str, Probe]  # probes of one fact and template by query language
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class SimilarityResult(Result):
-    """How alike two languages' representations are, beside a mismatched-subject null.
+    """Similarity of two languages' representations, with a null of mismatched subjects.
 
     Attributes:
         pairs: One row per (measure, language_a, language_b, position, layer): `value`, its 95 % bootstrap interval over
@@ -49,7 +49,7 @@ class SimilarityResult(Result):
             quantile `null`.
         pooled: The same for the mean over all language pairs.
         languages: The query languages compared.
-        null_quantile: Which quantile of the null a shared layer's lower bound must exceed.
+        null_quantile: Quantile of the null that a shared layer's lower bound must exceed.
         n_subjects: Distinct people.
         n_probes: Aligned probes per language.
         n_unaligned: Probes left out because some language does not ask them.
@@ -82,7 +82,7 @@ class SimilarityResult(Result):
         }
 
     def shared_layers(self, *, measure: Measure = "cosine", position: Position = "last") -> dict[str, tuple[int, ...]]:
-        """Layers where the interval's lower bound exceeds the null's quantile.
+        """Find the layers at which the interval's lower bound exceeds the null's quantile.
 
         Both are stricter than a permutation test alone (`value` above `null`), and with few people CKA seldom passes:
         its null is high then. Each layer is tested by itself.
@@ -168,11 +168,11 @@ def representation_similarity(
     )
 
 
-def _aligned(probes: ProbeSet) -> list[_Row]:
+def _aligned(probes: ProbeSet) -> list[_AlignedProbes]:
     if len(probes.languages) < 2:
-        asked = ", ".join(probes.languages) or "no language"
-        raise ValueError(f"similarity needs probes in two languages or more; these are asked in {asked}")
-    rows: dict[tuple[str, int], _Row] = {}
+        codes = ", ".join(probes.languages) or "no language"
+        raise ValueError(f"similarity needs probes in two languages or more; these are asked in {codes}")
+    rows: dict[tuple[str, int], _AlignedProbes] = {}
     for probe in probes:
         rows.setdefault((probe.record.id, probe.template), {})[probe.query_language] = probe
     whole = [row for row in rows.values() if len(row) == len(probes.languages)]
@@ -185,35 +185,37 @@ def _aligned(probes: ProbeSet) -> list[_Row]:
 
 
 def _draws(
-    rows: list[_Row], subjects: list[str], *, n_null: int, seed: int
+    rows: list[_AlignedProbes], subjects: list[str], *, n_null: int, seed: int
 ) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
-    """(resample, row) counts of a bootstrap over subjects, and (draw, row) partners of the null."""
+    """Draw (resample, row) counts of a bootstrap over subjects, and (draw, row) partners of the null."""
     people = list(dict.fromkeys(subjects))
-    of_row = np.array([people.index(subject) for subject in subjects])
-    counts = resampling.resample_counts(len(people), seed=seed)[:, of_row]
+    subject_indices = np.array([people.index(subject) for subject in subjects])
+    counts = resampling.resample_counts(len(people), seed=seed)[:, subject_indices]
     if len(people) < 2:
         warnings.warn("a single subject: there is no interval and no null (NaN); ask about more people", stacklevel=3)
         return counts, np.empty((0, len(rows)), dtype=np.intp)
     rng = np.random.default_rng(seed)
-    return counts, np.stack([_mismatched(rows, of_row, rng) for _ in range(n_null)])
+    return counts, np.stack([_mismatched(rows, subject_indices, rng) for _ in range(n_null)])
 
 
-def _mismatched(rows: list[_Row], of_row: NDArray[np.intp], rng: np.random.Generator) -> NDArray[np.intp]:
+def _mismatched(
+    rows: list[_AlignedProbes], subject_indices: NDArray[np.intp], rng: np.random.Generator
+) -> NDArray[np.intp]:
     """Draw for each (row,) a row of another subject: same attribute, group and template, subjects in a random circle."""
-    place_in_circle = rng.permutation(of_row.max() + 1)
+    circle_order = rng.permutation(subject_indices.max() + 1)
     strata: dict[tuple[str, str, int], list[int]] = {}
     for number, row in enumerate(rows):
         probe = next(iter(row.values()))
         strata.setdefault((probe.record.attribute, probe.record.group, probe.template), []).append(number)
     partner = np.empty(len(rows), dtype=np.intp)
     for (attribute, group, template), members in strata.items():
-        circle = sorted(members, key=lambda number: int(place_in_circle[of_row[number]]))
+        circle = sorted(members, key=lambda number: int(circle_order[subject_indices[number]]))
         # Shifted by as many rows as the most frequent subject has, no one is paired with themselves.
-        shift = int(np.bincount(of_row[circle]).max())
+        shift = int(np.bincount(subject_indices[circle]).max())
         if len(circle) < 2 * shift:
             raise ValueError(
                 f"{attribute}, template {template}: too few {group} people are asked it for a null that mismatches them "
-                f"({len(set(of_row[circle].tolist()))}, for {len(circle)} records); ask about more, or leave it out"
+                f"({len(set(subject_indices[circle].tolist()))}, for {len(circle)} records); ask about more, or leave it out"
             )
         partner[circle] = circle[shift:] + circle[:shift]
     return partner
@@ -221,7 +223,7 @@ def _mismatched(rows: list[_Row], of_row: NDArray[np.intp], rng: np.random.Gener
 
 def _read(
     backend: Backend,
-    rows: list[_Row],
+    rows: list[_AlignedProbes],
     languages: Sequence[str],
     positions: Sequence[Position],
     *,
@@ -229,7 +231,7 @@ def _read(
     progress: bool,
 ) -> Float[torch.Tensor, "language row position layer d_model"]:
     probes = [row[code] for code in languages for row in rows]
-    places = [[token_position(backend, probe, place) for place in positions] for probe in probes]
+    token_positions = [[token_position(backend, probe, position) for position in positions] for probe in probes]
     prompts = [encode_probe(backend, probe, languages=()).prompt for probe in probes]
     states = torch.empty(len(probes), len(positions), backend.n_layers, backend.d_model)
     recorder = Recorder(backend, "hook_resid_post")
@@ -240,7 +242,7 @@ def _read(
             backend.hidden(tokens)
         for layer, resid in enumerate(recorder.kept):
             for row, index in enumerate(indices):
-                states[index, :, layer] = resid[row, places[index]].float().cpu()
+                states[index, :, layer] = resid[row, token_positions[index]].float().cpu()
 
     run_batched(prompts, read, batch_size=batch_size, progress="similarity" if progress else "")
     return states.view(len(languages), len(rows), *states.shape[1:])
@@ -254,18 +256,18 @@ def _compare(
     partners: NDArray[np.intp],
     null_quantile: float,
 ) -> Iterator[dict[str, Any]]:
-    """Rows of one measure, position and layer: one per pair of languages, and their mean without languages."""
+    """Yield the rows of one measure, position and layer: one per pair of languages, and their mean without languages."""
     centred = (states.double() - states.double().mean(1, keepdim=True)).numpy()
     values, draws, nulls = [], [], []
     for a, b in combinations(centred, 2):
         grams = (a @ b.T, a @ a.T, b @ b.T)
-        once, null_counts = np.ones((1, states.shape[1])), np.ones(partners.shape)
+        unit_counts, null_counts = np.ones((1, states.shape[1])), np.ones(partners.shape)
         if measure == "cosine":
-            values.append(centred_cosine(*grams, once))
+            values.append(centred_cosine(*grams, unit_counts))
             draws.append(centred_cosine(*grams, counts))
             nulls.append(centred_cosine(*grams, null_counts, partners))
         else:
-            values.append(linear_cka(*grams[1:], once))
+            values.append(linear_cka(*grams[1:], unit_counts))
             draws.append(linear_cka(*grams[1:], counts))
             nulls.append(permuted_cka(*grams[1:], partners))
     pairs = combinations(languages, 2)

@@ -112,7 +112,7 @@ def train_tuned_lens(
             in every language, so the same numbers are held out in all.
         ridge: Penalty, as a share of each dimension's own sum of squares.
         steps: Of Adam on the divergence; 0 leaves the regression.
-        learning_rate: Of Adam.
+        learning_rate: Learning rate of Adam.
         seed: Of the positions and tokens drawn.
         progress: Whether to show progress bars.
 
@@ -167,7 +167,7 @@ def _split(
 
 @torch.no_grad()
 def _states(backend: Backend, texts: Sequence[str], label: str) -> Float[torch.Tensor, "layer position d_model"]:
-    """`resid_post` of every layer at every position but each text's first."""
+    """Record `resid_post` of every layer at every position but each text's first."""
     recorder = Recorder(backend, "hook_resid_post")
     tokens = [encode_prompt(backend, text, what="training text") for text in texts]
     states: list[torch.Tensor] = [torch.empty(0)] * len(texts)
@@ -185,7 +185,7 @@ def _states(backend: Backend, texts: Sequence[str], label: str) -> Float[torch.T
 def _regress(
     inner: Float[torch.Tensor, "position d_model"], last: Float[torch.Tensor, "position d_model"], ridge: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """W and b that bring h + h W + b nearest to the last layer's, with a penalty on W."""
+    """Fit W and b, with a penalty on W, so that h + h W + b approximates the last layer's h."""
     x, y = inner.double(), last.double() - inner.double()
     x_mean, y_mean = x.mean(0), y.mean(0)
     x, y = x - x_mean, y - y_mean
@@ -206,7 +206,7 @@ def _descend(
     generator: torch.Generator,
     progress: bool,
 ) -> None:
-    """Adam on the divergence from the last layer's reading, in place."""
+    """Minimise the divergence from the last layer's reading with Adam, in place."""
     if steps < 1:
         return
     likely = _likely_tokens(backend, inner[-1])
@@ -228,7 +228,7 @@ def _descend(
 
 @torch.no_grad()
 def _likely_tokens(backend: Backend, last: Float[torch.Tensor, "position d_model"]) -> torch.Tensor:
-    """Tokens that are among the likeliest few at some position."""
+    """Find the tokens that are among the likeliest few at some position."""
     parts = [
         token_logits(backend.final_norm(part), backend.unembed, **backend.unembed_options).topk(_TOP).indices.flatten()
         for part in torch.split(last, _ROWS_PER_PASS)
@@ -239,7 +239,7 @@ def _likely_tokens(backend: Backend, last: Float[torch.Tensor, "position d_model
 def _sample_tokens(
     backend: Backend, likely: torch.Tensor, generator: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The likely tokens and a sample of the rest, and what to add to their logits so that it stands for all the rest."""
+    """Sample the unlikely tokens; return likely and sampled ones, with logit offsets that weight the sample for the rest."""
     is_rest = torch.ones(len(backend.unembed), dtype=torch.bool)
     is_rest[likely.cpu()] = False
     rest = is_rest.nonzero()[:, 0]
@@ -262,7 +262,7 @@ def _log_probs(
 def divergence(
     backend: Backend, lens: TunedLens, states: Float[torch.Tensor, "layer position d_model"]
 ) -> pd.DataFrame:
-    """One row per layer: mean KL divergence (nats) of the raw and the tuned reading from the last layer's."""
+    """Compute, per layer, the mean KL divergence (nats) of the raw and the tuned reading from the last layer's."""
 
     def read(resid: torch.Tensor) -> torch.Tensor:
         return token_logits(backend.final_norm(resid), backend.unembed, **backend.unembed_options).log_softmax(-1)

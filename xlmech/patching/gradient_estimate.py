@@ -1,4 +1,4 @@
-"""The linear estimate of patching: one forward and one backward pass tell, to first order, what every overwriting would do."""
+"""Estimate every patch of a sweep to first order, by one forward and one backward pass."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def estimated_changes(
 
     Args:
         backend: The model.
-        sweep: What would be overwritten; one layer at a time.
-        item: In which prompt.
-        values: (layer, position, ...) by what.
+        sweep: Activations to overwrite, one layer at a time.
+        item: Prompt to overwrite.
+        values: (layer, position, ...) donor activations.
 
     Raises:
-        ValueError: A sweep onward, of which one gradient tells nothing.
+        ValueError: The sweep patches onward, which one gradient does not estimate.
     """
     if sweep.onward:
         raise ValueError("attribution patching estimates one layer at a time; use layers='single'")

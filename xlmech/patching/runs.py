@@ -61,7 +61,7 @@ class PatchedPrompt:
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """What is overwritten in which variants.
+    """Variants of a patch: the hook point and mask of each.
 
     Attributes:
         hook: Hook point within the layer.
@@ -74,7 +74,7 @@ class Sweep:
     onward: bool = False
 
     def rows(self, layers: Sequence[int], values: torch.Tensor, positions: slice) -> list[Intervention]:
-        """Rows of these layers; values are (prompt, layer of the model, position, ...)."""
+        """Make the interventions of these layers; values are (prompt, layer of the model, position, ...)."""
 
         def overwrite(layer: int) -> Intervention:
             return replace_where(self.hook, layer, self.masks[layer], values[:, layer, None], positions=positions)
@@ -87,7 +87,7 @@ class Sweep:
 
 @dataclass(frozen=True, kw_only=True)
 class DonorRun:
-    """What the donor prompts of an item give.
+    """Activations and outcomes of an item's donor prompts.
 
     Attributes:
         values: (layer, position, ...) mean activations for the positions to overwrite.
@@ -108,16 +108,16 @@ def run_donors(
     batch_size: int,
     progress: str = "",
 ) -> list[DonorRun]:
-    """Run every donor prompt once, keep what the items need of it, and read their outcomes off it.
+    """Run every donor prompt once, and record the activations and outcomes that the items need.
 
     Raises:
         ValueError: NaN or infinity in an activation (names layer and pair).
     """
     prompts = list(dict.fromkeys(prompt for item in items for prompt, _ in item.donors))
-    wanted: dict[int, list[tuple[int, int]]] = {}
+    uses: dict[int, list[tuple[int, int]]] = {}
     for number, item in enumerate(items):
         for slot, (prompt, _) in enumerate(item.donors):
-            wanted.setdefault(prompts.index(prompt), []).append((number, slot))
+            uses.setdefault(prompts.index(prompt), []).append((number, slot))
     activations: list[list[torch.Tensor]] = [[torch.empty(0)] * len(item.donors) for item in items]
     scores: list[list[torch.Tensor]] = [[torch.empty(0)] * len(item.donors) for item in items]
     recorder = Recorder(backend, hook)
@@ -126,7 +126,7 @@ def run_donors(
         with backend.hooks(recorder.hooks()):
             hidden, _ = backend.hidden(tokens)
         for row, index in enumerate(indices):
-            for number, slot in wanted[index]:
+            for number, slot in uses[index]:
                 positions = list(items[number].donors[slot][1])
                 activations[number][slot] = torch.stack([kept[row, positions] for kept in recorder.kept])
                 _check_finite(activations[number][slot], hook, items[number].id)
@@ -165,14 +165,14 @@ def patched_log_probs(
     batch_size: int,
     progress: str = "",
 ) -> list[Float[torch.Tensor, "row outcome"]]:
-    """Log-probability (nats) of each outcome: first the clean run's, then each variant's, layer by layer of the sweep.
+    """Compute the log-probability (nats) of each outcome in the clean run and then in each variant, layer by layer.
 
     Args:
         backend: The model.
-        sweep: What is overwritten.
-        items: In which prompts.
-        values: (layer, position, ...) by what, for each item.
-        whole: Sum over all tokens of each form, which is forced, in the place of the first token alone.
+        sweep: Activations to overwrite.
+        items: Prompts to overwrite.
+        values: (layer, position, ...) donor activations of each item.
+        whole: Whether to sum over all tokens of each form, which is forced, instead of its first token alone.
         batch_size: Prompts at a time, at first.
         progress: Label of a progress bar; none without.
 
@@ -205,22 +205,22 @@ def patched_log_probs(
         {form: score for (number, form), score in zip(tails, log_probs, strict=True) if number == n}
         for n in range(len(items))
     ]
-    return [_of_outcomes(item, scores) for item, scores in zip(items, by_item, strict=True)]
+    return [_outcome_log_probs(item, scores) for item, scores in zip(items, by_item, strict=True)]
 
 
 def whole_values(backend: Backend, item: PatchedPrompt) -> Float[torch.Tensor, " outcome"]:
-    """Log-probability (nats) of each outcome's whole forms after the item's prompt, as it is."""
+    """Compute the log-probability (nats) of each outcome's whole forms after the unpatched prompt."""
     scores = {}
     for form in _distinct_forms(item):
         hidden, _ = backend.hidden(torch.tensor([[*item.prompt, *form[:-1]]]))
         scores[form] = forced_log_prob(backend, hidden[:, -len(form) :], torch.tensor(form))
-    return _of_outcomes(item, scores)[0]
+    return _outcome_log_probs(item, scores)[0]
 
 
 def _run(
     backend: Backend, sweep: Sweep, items: Sequence[PatchedPrompt], values: torch.Tensor, tails: Sequence[Form]
 ) -> Float[torch.Tensor, "item row read d_model"]:
-    """Final hidden states of the clean run and all variants, from the prompt's last position on.
+    """Compute the final hidden states of the clean run and all variants, from the prompt's last position on.
 
     Rows that do not fit the memory at once are run some layers at a time.
     """
@@ -228,9 +228,9 @@ def _run(
     positions, n_read = items[0].positions, 1 + len(tails[0])
     start, span = positions[0], slice(0, len(positions))
     past = backend.hidden(tokens[:, :start])[1] if start else None
-    fit = rows_that_fit(backend, tokens.shape[1] - start, start) // len(items)
+    max_variants = rows_that_fit(backend, tokens.shape[1] - start, start) // len(items)
     parts: list[torch.Tensor] = []
-    for layers in _chunks(sweep, fit):
+    for layers in _layer_groups(sweep, max_variants):
         states = run_interventions(backend, tokens[:, start:], sweep.rows(layers, values, span), past=past)
         parts += [
             *([] if parts else [states.clean[:, None, -n_read:]]),
@@ -239,15 +239,15 @@ def _run(
     return torch.cat(parts, dim=1)
 
 
-def _chunks(sweep: Sweep, fit: int) -> list[list[int]]:
-    """Layers, in order, in groups whose variants number `fit` at most (a layer alone where it has more)."""
+def _layer_groups(sweep: Sweep, max_variants: int) -> list[list[int]]:
+    """Group layers in order, with at most `max_variants` variants in a group; a layer with more is a group of its own."""
     groups: list[list[int]] = [[]]
-    room = fit
+    room = max_variants
     for layer in sorted(sweep.masks):
         n = len(sweep.masks[layer])
         if groups[-1] and n > room:
             groups.append([])
-            room = fit
+            room = max_variants
         groups[-1].append(layer)
         room -= n
     return groups
@@ -260,7 +260,7 @@ def _distinct_forms(item: PatchedPrompt) -> list[Form]:
 def first_tokens(
     backend: Backend, hidden: Float[torch.Tensor, "row d_model"], item: PatchedPrompt
 ) -> Float[torch.Tensor, "row outcome"]:
-    """Log-probability (nats) of each outcome's first tokens, together; differentiable in `hidden`."""
+    """Compute the log-probability (nats) of each outcome's first tokens together; differentiable in `hidden`."""
     tokens = list(dict.fromkeys(token for tokens in item.firsts for token in tokens))
     targets = torch.tensor(tokens, device=hidden.device).expand(len(hidden), -1)
     scores = token_log_prob(hidden, backend.unembed, targets, **backend.unembed_options)
@@ -268,7 +268,7 @@ def first_tokens(
     return torch.stack([scores[:, column].logsumexp(1) for column in columns], dim=1)
 
 
-def _of_outcomes(item: PatchedPrompt, scores: dict[Form, torch.Tensor]) -> Float[torch.Tensor, "row outcome"]:
+def _outcome_log_probs(item: PatchedPrompt, scores: dict[Form, torch.Tensor]) -> Float[torch.Tensor, "row outcome"]:
     return torch.stack(
         [torch.stack([scores[form] for form in forms]).logsumexp(0) for forms in item.forms.values()], dim=1
     )
