@@ -1,7 +1,6 @@
-"""Running prompts: batches of equal length, what passes a hook point, and how many rows fit the memory.
+"""Run prompts in batches of equal length, record hook points, and estimate how many rows fit the memory.
 
-Prompts are batched by equal length, so that no padding is computed. What a model writes after a prompt is in
-`xlmech.engine.generate`, interventions are in `xlmech.engine.interventions`.
+Prompts are batched by equal length, so that no padding is computed.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ def run_batched(
 ) -> None:
     """Call `function(tokens, indices)` for batches of equally long sequences, every sequence once.
 
-    The batch size is halved on out-of-memory; what is done is not repeated.
+    The batch size is halved on out-of-memory; finished batches are not repeated.
 
     Args:
         sequences: Token ids.
@@ -98,7 +97,7 @@ def run_in_batches(
 
 
 def rows_that_fit(backend: Backend, n_positions: int, n_seen: int = 0, *, gradient: bool = False) -> int:
-    """How many rows to try at first: an estimate from the free memory and the activations that a row keeps.
+    """Estimate how many rows fit the free memory, by the activations that a row keeps.
 
     Args:
         backend: The model.
@@ -113,9 +112,9 @@ def rows_that_fit(backend: Backend, n_positions: int, n_seen: int = 0, *, gradie
 
 
 class Recorder:
-    """Hook functions that keep what passes a hook point at every layer.
+    """Record the activation at a hook point of every layer.
 
-    `hooks(component)` gives (name, function) pairs for `Backend.hooks`; `kept[layer]` is what passed last.
+    `hooks()` returns (name, function) pairs for `Backend.hooks`; `kept[layer]` is the last activation.
     """
 
     def __init__(self, backend: Backend, component: str) -> None:
@@ -124,7 +123,7 @@ class Recorder:
         self.names = [backend.hook_name(component, layer) for layer in range(backend.n_layers)]
 
     def hooks(self) -> list[tuple[str, Callable[..., None]]]:
-        """One recording hook per layer."""
+        """Return one recording hook per layer."""
         return [(name, self._keep(layer)) for layer, name in enumerate(self.names)]
 
     def _keep(self, layer: int) -> Callable[..., None]:
@@ -146,18 +145,18 @@ def mean_over_tokens(
     progress: str = "",
     what: str = "text",
 ) -> torch.Tensor:
-    """(layer, ..., width) mean of a function of what passes a hook point, over the texts' tokens; float64, on the CPU.
+    """Average a function of the activation at a hook point over the texts' tokens: (layer, ..., width), float64, on the CPU.
 
     Args:
-        backend: The model; hooks that are on it act.
+        backend: The model; active hooks apply.
         texts: One or more.
         component: The hook point.
-        function: Of a (row, position, width) activation in float64, entry by entry; what it gives may have further dimensions
-            in front, to take several means at once.
+        function: Of a (row, position, width) activation in float64, entry by entry; its result may have further leading
+            dimensions, to take several means at once.
         positions: `all` of each text but the special tokens in front, or its `last`.
         batch_size: Texts at a time, at first.
         progress: Label of a progress bar; none without.
-        what: What errors call a text.
+        what: Name of a text in errors.
 
     Raises:
         ValueError: A text that the model cannot take (names its number), or no tokens but special ones.
@@ -201,7 +200,7 @@ class Forced:
 
     @property
     def predicting(self) -> range:
-        """Positions that predict the answer's tokens, each the one after it."""
+        """Return the positions that predict the answer's tokens, each the next one."""
         return range(self.n_prompt - 1, len(self.tokens) - 1)
 
 
@@ -209,7 +208,7 @@ class Forced:
 def run_forced(
     backend: Backend, prompt: Sequence[int], answer: Sequence[int], component: str, *, what: str = "a prompt"
 ) -> Forced:
-    """Run a prompt with its answer forced, and keep one hook point's activations and all keys and values.
+    """Run a prompt with its answer forced, and record one hook point's activations and all keys and values.
 
     Raises:
         ValueError: NaN or infinity in an activation (names the layer and `what` was run).

@@ -1,7 +1,7 @@
-"""Generate what a model writes after prompts, greedily or sampled.
+"""Continue prompts, greedily or sampled.
 
-A prompt is run once for all of its answers, and the tokens that all prompts of a batch begin with (a question's wording before
-the name) once for all of them. Prompts of several lengths are generated together, with padding masked, because a step of few
+A prompt is run once for all of its answers, and the common prefix of a batch (a question's wording before the name) once for
+all prompts. Prompts of several lengths are generated together, with padding masked, because a step of few
 rows is too small to be efficient.
 """
 
@@ -21,7 +21,7 @@ from xlmech.models.backends import Backend
 from xlmech.models.kv_cache import KeyValues
 
 _MIN_SAVED_TOKENS = 64
-"""Tokens that sharing a beginning must save: its forward pass costs as much as some tokens."""
+"""Least number of tokens that sharing a prefix must save: its forward pass costs as much as some tokens."""
 _Choose = Callable[[torch.Tensor, list[int], int], torch.Tensor]
 """(row,) next tokens from (row, d_model) hidden states, the rows' numbers, and the step."""
 
@@ -29,7 +29,7 @@ _Choose = Callable[[torch.Tensor, list[int], int], torch.Tensor]
 def run_prompts(
     backend: Backend, prompts: Sequence[Sequence[int]]
 ) -> tuple[Float[torch.Tensor, "prompt d_model"], KeyValues]:
-    """Run prompts of equal length, their common beginning once; return the hidden state after each, and keys and values."""
+    """Run prompts of equal length, their common prefix once; return the hidden state after each, and keys and values."""
     n_common = min(len(os.path.commonprefix([list(prompt) for prompt in prompts])), len(prompts[0]) - 1)
     past = None
     if n_common * (len(prompts) - 1) >= _MIN_SAVED_TOKENS:
@@ -53,7 +53,7 @@ def generate(
     """Continue prompts greedily, with a key/value cache; finished rows leave the batch.
 
     Args:
-        backend: The model; hooks that are on it stay active at every step.
+        backend: The model; active hooks apply at every step.
         prompts: Token ids.
         max_new_tokens: Longest continuation.
         stop_token: Ends a continuation, and is not part of it; the end-of-text token always does.
@@ -86,7 +86,7 @@ def sample(
     """Draw several continuations of every prompt, each token from the model's own distribution.
 
     Every draw inverts the cumulative distribution at one uniform number, so two models (one of them ablated) are sampled with the
-    same numbers. These depend on the prompt's name (such as its probe's id) and not on its place in the list. One prompt's
+    same numbers. These depend on the prompt's name (such as its probe's id) and not on its index. One prompt's
     answers share a batch. Other arguments are as of `generate`.
 
     Returns:

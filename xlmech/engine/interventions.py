@@ -38,8 +38,8 @@ class Intervention:
         component: Hook point within the layer, e.g. `mlp.hook_post`; a full name, e.g. `hook_embed`, where `layer` is None.
         layer: Layer of the hook point, None outside the layers.
         n_variants: Number of variants; each is a row per prompt.
-        edit: Takes the (prompt, variant, position, ...) activation of these rows and returns the one that replaces it, for the
-            positions that are run. Differentiable in the tensors that it closes over.
+        edit: Maps the (prompt, variant, position, ...) activation of these rows, at the positions that are run, to its
+            replacement. Differentiable in the tensors that it closes over.
         later: Interventions on the same variants at later layers, without a `later` of their own.
 
     Raises:
@@ -53,12 +53,12 @@ class Intervention:
     later: tuple[Intervention, ...] = ()
 
     def __post_init__(self) -> None:
-        own_layer = -1 if self.layer is None else self.layer
-        for other in self.later:
-            if other.n_variants != self.n_variants or other.layer is None or other.layer <= own_layer:
+        start_layer = -1 if self.layer is None else self.layer
+        for later in self.later:
+            if later.n_variants != self.n_variants or later.layer is None or later.layer <= start_layer:
                 raise ValueError(
                     f"interventions on the rows of layer {self.layer} need {self.n_variants} variants and a later layer, got "
-                    f"{other.n_variants} at layer {other.layer}"
+                    f"{later.n_variants} at layer {later.layer}"
                 )
         if self.n_variants < 1:
             raise ValueError(
@@ -178,10 +178,10 @@ def run_interventions(
     """Run prompts and every variant of every intervention on them as one batch.
 
     Args:
-        backend: The model; hooks that are on it already act before the interventions.
+        backend: The model; active hooks apply before the interventions.
         tokens: Tokens from the first one that an intervention touches on; all prompts' equally many.
-        interventions: What to change.
-        past: Keys and values of what comes before `tokens`, one row per prompt, unpadded.
+        interventions: Edits to run.
+        past: Keys and values of the positions before `tokens`, one row per prompt, unpadded.
 
     Raises:
         ValueError: A hook point that the architecture lacks (names those it has).
@@ -207,9 +207,11 @@ class _Batch:
         self.backend = backend
         self.interventions = interventions
         self.n_prompts = n_prompts
-        n_embedded = sum(one.n_variants for one in interventions if one.layer is None)
+        n_embedded = sum(item.n_variants for item in interventions if item.layer is None)
         first_layer = backend.first_joinable_layer(n_prompts * (1 + n_embedded))
-        joins = [-1 if one.layer is None else 2 * one.layer + (one.component == RESID_POST) for one in interventions]
+        joins = [
+            -1 if item.layer is None else 2 * item.layer + (item.component == RESID_POST) for item in interventions
+        ]
         self.joins = [join if join >= 2 * first_layer else -1 for join in joins]
         self.order = sorted(range(len(joins)), key=self.joins.__getitem__)
         self.slices = [slice(0)] * len(joins)
@@ -219,11 +221,11 @@ class _Batch:
             self.slices[number] = slice(start, stop)
 
     def first_tokens(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Tokens of the rows that are there from the embedding on."""
+        """Return the tokens of the rows that join at the embedding."""
         return tokens[self._prompts(range(-1, 0)).cpu()]
 
     def expand(self, past: KeyValues) -> KeyValues:
-        """Repeat the prompts' keys and values for the rows that each layer has."""
+        """Repeat the prompts' keys and values for the rows of each layer."""
         keys, values = [], []
         for layer in range(self.backend.n_layers):
             prompts = self._prompts(range(-1, 2 * layer + 1))
@@ -236,7 +238,7 @@ class _Batch:
         return KeyValues(keys=tuple(keys), values=tuple(values))
 
     def hooks(self) -> list[tuple[str, HookFunction]]:
-        """Hooks that let rows join, and then those that edit them."""
+        """Return the hooks that let rows join, then those that edit them."""
         hooks: list[tuple[str, HookFunction]] = []
         for join in sorted({join for join in self.joins if join >= 0}):
             name = self.backend.hook_name(RESID_POST if join % 2 else "hook_resid_pre", join // 2)

@@ -1,4 +1,4 @@
-"""A norm whose scale is held at the value it has in one run: an affine map, so that a sum goes through it term by term."""
+"""A norm with its scale frozen at the value of one run: an affine map, which applies to a sum term by term."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class FrozenNorm:
     @classmethod
     @torch.no_grad()
     def of(cls, backend: Backend, module: Callable[[torch.Tensor], torch.Tensor] | None = None) -> FrozenNorm:
-        """Measure the final norm, or another, by the output for known vectors.
+        """Measure the final norm, or another, by its output for chosen vectors.
 
-        Architectures keep the gain in different ways (Gemma as 1 + weight), which this need not know.
+        Architectures keep the gain in different ways (Gemma as 1 + weight), which makes no difference to this measurement.
         """
         size, dtype_and_device, norm = backend.d_model, backend.unembed, module or backend.final_norm
 

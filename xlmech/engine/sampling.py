@@ -21,12 +21,12 @@ from xlmech.models.backends import Backend
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How answers are drawn, instead of taking the greedy one.
+    """Options of drawing answers instead of taking the greedy one.
 
     Attributes:
         n_samples: Answers per prompt.
         temperature: Divides the logits; 1 is the model's own distribution.
-        seed: Of the draws.
+        seed: Seed of the draws.
 
     Raises:
         ValueError: No samples, a temperature that is not positive, or a negative seed.

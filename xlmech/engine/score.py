@@ -36,8 +36,8 @@ def forced_log_prob(
     tokens = targets.to(backend.device).expand(hidden.shape[:2]).flatten()
     size = rows_per_pass or max(1, len(states))
     scores = [
-        token_log_prob(part, backend.unembed, wanted, **backend.unembed_options)
-        for part, wanted in zip(torch.split(states, size), torch.split(tokens, size), strict=True)
+        token_log_prob(part, backend.unembed, target, **backend.unembed_options)
+        for part, target in zip(torch.split(states, size), torch.split(tokens, size), strict=True)
     ]
     return torch.cat(scores).view(hidden.shape[:2]).sum(1)
 

@@ -45,7 +45,7 @@ def aligned_positions(backend: Backend, source: Probe, target: Probe, span: Span
     """Align two prompts: for each target position in `span`, return (target, source) positions that correspond.
 
     The last tokens correspond, and the subjects' last tokens. Longer spans are aligned part by part (see `prompt_spans`). Parts
-    with equally many tokens are aligned one by one. Otherwise the source token at the same relative place is taken, so that the
+    with as many tokens are aligned one by one. Otherwise the source token of the same relative position is used, so the
     first tokens and the last tokens correspond; a single target token gets the source's last. All target positions are covered; a
     source token may be used twice or not at all.
 

@@ -120,12 +120,12 @@ class PatchingResult(Result):
             peak, drawn = curve.argmax(), draws.argmax(1)
             numbers = layers.layer.to_numpy()
             low, high = resampling.percentile_interval(numbers[drawn].astype(float))
-            found = {"layer": int(numbers[peak]), "low": float(low), "high": float(high), "prob": float(curve[peak])}
-            rows.append(dict(zip(keys, key, strict=True)) | found | {"n_pairs": part.pair.nunique()})
+            peak_row = {"layer": int(numbers[peak]), "low": float(low), "high": float(high), "prob": float(curve[peak])}
+            rows.append(dict(zip(keys, key, strict=True)) | peak_row | {"n_pairs": part.pair.nunique()})
         return pd.DataFrame(rows)
 
     def known(self, *, at_least: float = 0.5) -> PatchingResult:
-        """Only the pairs whose two runs know their own value, unpatched: where there is something to bring over.
+        """Keep the pairs whose two unpatched runs give their own value.
 
         The value's probability, in any form, by first tokens; of an `other_attribute` control only the patched run's is
         asked for. Choosing pairs so changes what a mean is about: state how many are left (`n_pairs`).
@@ -190,7 +190,7 @@ def patch_languages(
     Args:
         model: Hooked model.
         pairs: From `ProbeSet.pairs`; several source languages are averaged, activation by activation.
-        component: What is overwritten: `resid_pre`, `resid_post`, `attn_out`, `mlp_out`; `heads` (each head's z on its own);
+        component: Activation to overwrite: `resid_pre`, `resid_post`, `attn_out`, `mlp_out`; `heads` (each head's z on its own);
             or `neurons` (those given, of the MLP's hidden activation).
         position: Where: the prompt's `last` token, the `subject_last` one, the whole `subject`, or `all` tokens. Spans of
             unequal length are aligned as in `positions.aligned_positions`, so that all of the patched one's is overwritten.
@@ -251,7 +251,7 @@ def patch_languages(
 
 @dataclass(frozen=True, kw_only=True)
 class PatchingTask:
-    """How prompts are patched; a task of `run_task`."""
+    """Options of patching; a task of `run_task`."""
 
     stage: ClassVar[str] = "patching"
     sweep: Sweep
@@ -260,7 +260,7 @@ class PatchingTask:
     progress: bool = field(compare=False)
 
     def __call__(self, backend: Backend, items: Sequence[PatchedPrompt]) -> dict[str, Any]:
-        """Frames `outcomes` and `effects`, as in `PatchingResult`."""
+        """Return the frames `outcomes` and `effects`, as in `PatchingResult`."""
         options: dict[str, Any] = {"whole": self.reading == "whole_value", "batch_size": self.batch_size}
         label = f"patching, {self.reading}" if self.progress else ""
         donors = run_donors(backend, self.sweep.hook, items, **options, progress=label and f"{label}: sources")

@@ -1,4 +1,4 @@
-"""Attribution patching: a quick look at what patching would do, beside what it does.
+"""Attribution patching: estimate the effects of patching by gradients, and compare some with the true ones.
 
 The contrast (log-odds of the source's value against the target's) is taken as linear around the unpatched run: its gradient
 times the difference of the two runs' activations estimates every layer's and head's effect in one backward pass (Nanda
@@ -62,8 +62,8 @@ class AttributionPatchingResult(Result):
             `mean_estimate`, `mean_exact` (nats), `relative_error` (sum of |error| / sum of |exact|; NaN where nothing
             changes), and `n` of what is compared.
         """
-        known = self.changes.dropna(subset="exact")
-        sizes = known.assign(size=known.exact.abs(), distance=known.error.abs()).groupby("layer")
+        patched = self.changes.dropna(subset="exact")
+        sizes = patched.assign(size=patched.exact.abs(), distance=patched.error.abs()).groupby("layer")
         table = sizes[["estimate", "exact", "distance", "size"]].sum().assign(n=sizes["size"].count())
         return pd.DataFrame(
             {
@@ -77,8 +77,8 @@ class AttributionPatchingResult(Result):
 
     def rank_correlation(self) -> float:
         """Spearman's correlation of estimate and true change, over all pairs, layers and heads that were patched too."""
-        known = self.changes.dropna(subset="exact")
-        return float(known.estimate.corr(known.exact, method="spearman"))
+        patched = self.changes.dropna(subset="exact")
+        return float(patched.estimate.corr(patched.exact, method="spearman"))
 
 
 def attribution_patching(
@@ -100,7 +100,7 @@ def attribution_patching(
         component: As in `patch_languages`.
         position: As in `patch_languages`.
         neurons: As in `patch_languages`.
-        n_exact: How many pairs, the first ones, are patched in truth as well.
+        n_exact: Number of pairs, the first ones, that are patched as well.
         batch_size: Prompts at a time, at first.
         progress: Whether to show a progress bar.
 
@@ -120,17 +120,17 @@ def attribution_patching(
     if not clear:
         raise ValueError("in every pair, forms of two outcomes share their first token; use other attributes or pairs")
     donors = run_donors(backend, sweep.hook, clear, batch_size=batch_size)
-    few = clear[:n_exact]
+    compared = clear[:n_exact]
     options: dict[str, Any] = {"batch_size": batch_size, "progress": "patching" if progress else ""}
-    scores = patched_log_probs(backend, sweep, few, [donor.values for donor in donors[:n_exact]], **options)
+    scores = patched_log_probs(backend, sweep, compared, [donor.values for donor in donors[:n_exact]], **options)
     sites, parts = patch_sites(sweep), []
     bar = progress_bar(zip(clear, donors, strict=True), "gradients", shown=progress, total=len(clear))
     for number, (item, donor) in enumerate(bar):
         estimate = estimated_changes(backend, sweep, item, donor.values).double().cpu().numpy()
         exact = np.full(len(estimate), np.nan)
-        if number < len(few):
-            found = contrast(scores[number].double().cpu(), list(item.forms))
-            exact = (found[1:] - found[0]).numpy()
+        if number < len(compared):
+            contrasts = contrast(scores[number].double().cpu(), list(item.forms))
+            exact = (contrasts[1:] - contrasts[0]).numpy()
         parts.append(
             prepend_columns(describe(item.pair), sites.assign(estimate=estimate, exact=exact, error=estimate - exact))
         )

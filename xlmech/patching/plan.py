@@ -1,4 +1,4 @@
-"""Turn pairs of probes into prompts to overwrite: tokens, corresponding positions, forms, collisions, components."""
+"""Turn pairs of probes into prompts to overwrite: tokens, aligned positions, forms, collisions, components."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def check_pairs(pairs: Sequence[ProbePair]) -> None:
 
 
 def hook_of(backend: Backend, component: Component) -> str:
-    """Hook point within the layer.
+    """Return the hook point of a component within the layer.
 
     Raises:
         ValueError: An unknown component, or one that the architecture lacks (names those it has).
@@ -57,7 +57,7 @@ def hook_of(backend: Backend, component: Component) -> str:
 def sweep_of(
     backend: Backend, component: Component, *, neurons: NeuronSet | None = None, onward: bool = False
 ) -> Sweep:
-    """One variant per layer, or per layer and head.
+    """Make a sweep with one variant per layer, or per layer and head.
 
     Raises:
         ValueError: As `hook_of`; neurons without their component or the other way round, or none, or out of range.
@@ -92,7 +92,7 @@ def _neuron_masks(backend: Backend, neurons: NeuronSet) -> dict[int, torch.Tenso
 
 
 def patched_prompt(backend: Backend, pair: ProbePair, *, span: Span, direction: Direction) -> PatchedPrompt:
-    """The prompt to overwrite, and what by.
+    """Encode the prompt to overwrite and its donor prompts.
 
     Raises:
         ValueError: Noising with several sources; as `aligned_positions`; a form or prompt that tokenises to nothing or is
@@ -137,13 +137,13 @@ def without_shared_firsts(item: PatchedPrompt) -> PatchedPrompt:
 
 
 def collides(item: PatchedPrompt) -> bool:
-    """Whether forms of two outcomes share their first token, so that it does not tell which of them is predicted."""
+    """Tell whether forms of two outcomes share their first token, so that it does not tell which of them is predicted."""
     firsts = [set(tokens) for tokens in item.firsts]
     return sum(map(len, firsts)) > len(set().union(*firsts))
 
 
 def contrast(log_prob: Float[torch.Tensor, "*row outcome"], outcomes: Sequence[str]) -> Float[torch.Tensor, " *row"]:
-    """Log-odds of the source's value against the target's, each in any of the forms (nats)."""
+    """Compute the log-odds of the source's value against the target's, each in any of the forms (nats)."""
     source, target = (
         log_prob[..., [number for number, name in enumerate(outcomes) if name.startswith(f"{record}_in")]].logsumexp(-1)
         for record in ("source", "target")

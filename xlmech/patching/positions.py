@@ -1,4 +1,4 @@
-"""Layer x position: which token of one prompt carries the answer at which layer, found by patching each in turn.
+"""Patch every layer and token of one prompt in turn: which token carries the answer at which layer?
 
 Every cell overwrites one layer's activation at one token of the target's prompt by that of the corresponding token of the
 source's. Two prompts in two languages have no common tokens; they correspond part by part (`positions.aligned_positions`:
@@ -58,7 +58,7 @@ class PositionSweep(Result):
         return self.outcomes
 
     def peaks(self) -> pd.DataFrame:
-        """Per outcome, the cell in which its probability is highest: `layer`, `position`, `part`, `head`, `prob`."""
+        """Find, per outcome, the cell in which its probability is highest: `layer`, `position`, `part`, `head`, `prob`."""
         best = self.outcomes.loc[self.outcomes.groupby("outcome", sort=False).log_prob.idxmax()]
         best = best.assign(prob=np.exp(best.log_prob)).merge(
             self.tokens[["position", "part"]], on="position", how="left"
@@ -66,7 +66,7 @@ class PositionSweep(Result):
         return best[["outcome", "layer", "position", "part", "head", "prob"]].reset_index(drop=True)
 
     def estimate_error(self) -> float:
-        """Relative error of the estimates: sum over cells of |estimate - change| / sum of |change|."""
+        """Compute the relative error of the estimates: sum over cells of |estimate - change| / sum of |change|."""
         return float((self.effects.estimate - self.effects.change).abs().sum() / self.effects.change.abs().sum())
 
 
@@ -99,7 +99,7 @@ def patch_positions(
             f"pair {pair.id}: forms of its two values share their first token, so that it does not tell whose is predicted; "
             "use another pair"
         )
-    sweep, sites = _each_position(sweep_of(backend, component), len(item.positions))
+    sweep, sites = _position_sweep(sweep_of(backend, component), len(item.positions))
     (donor,) = run_donors(backend, sweep.hook, [item], batch_size=1)
     label = "positions" if progress else ""
     (scores,) = patched_log_probs(backend, sweep, [item], [donor.values], batch_size=1, progress=label)
@@ -115,14 +115,14 @@ def patch_positions(
     )
 
 
-def _each_position(sweep: Sweep, n: int) -> tuple[Sweep, pd.DataFrame]:
-    """The sweep with every variant once for each of `n` positions, and what each variant is."""
+def _position_sweep(sweep: Sweep, n_positions: int) -> tuple[Sweep, pd.DataFrame]:
+    """Repeat every variant of the sweep for each of `n_positions` positions; return it with the site of each variant."""
     masks, rows = {}, []
     for layer, mask in sorted(sweep.masks.items()):
-        one_each = torch.eye(n, dtype=torch.bool).view(n, 1, n, *[1] * (mask.ndim - 2))
+        one_each = torch.eye(n_positions, dtype=torch.bool).view(n_positions, 1, n_positions, *[1] * (mask.ndim - 2))
         masks[layer] = (one_each & mask).flatten(0, 1)
         heads = range(len(mask)) if len(mask) > 1 else [-1]
-        rows += [(layer, position, head) for position in range(n) for head in heads]
+        rows += [(layer, position, head) for position in range(n_positions) for head in heads]
     return Sweep(hook=sweep.hook, masks=masks), pd.DataFrame(rows, columns=["layer", "position", "head"])
 
 
