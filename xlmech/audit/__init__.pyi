@@ -2,8 +2,8 @@ from .audit import Audit as Audit
 from .audit import run_audit as run_audit
 from .config import Config as Config
 from .config import read_config as read_config
+from .outcome import Outcome as Outcome
 from .plan import AuditPlan as AuditPlan
-from .run import Outcome as Outcome
 from .run import run_config as run_config
 from .trace import RecordTrace as RecordTrace
 from .trace import trace_record as trace_record

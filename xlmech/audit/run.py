@@ -10,18 +10,16 @@ outcome says so, and `data.add_controls` invents control people.
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
-from importlib import metadata
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import torch
 
-from xlmech.audit.audit import Audit, measure_ablated, run_audit, table
+from xlmech.audit.audit import Audit, measure_ablated, run_audit
 from xlmech.audit.config import Config, ExportSection
+from xlmech.audit.outcome import Outcome, exported_measurement, read_outcome
 from xlmech.audit.preflight import Prepared, prepare
 from xlmech.audit.publish import publish
 from xlmech.audit.stage_clock import Say, StageClock
@@ -40,62 +38,6 @@ from xlmech.storage.run_folder import RunFolder, is_finished, open_run_folder
 
 CONFIG = "config.yaml"
 """In a run folder: the config that was used."""
-SUMMARY = "summary.json"
-"""In a run folder: what was measured, written last."""
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Outcome:
-    """What one run measured and wrote.
-
-    Attributes:
-        audit: With the universal neurons ablated.
-        exported: The same measurement with the neurons that were exported, None without an export.
-        manifest: Of the checkpoint, None without one.
-        folder: The run folder.
-        checkpoint: Folder of the mitigated checkpoint, None without one.
-        refused: Why the checkpoint that the config asks for was not written, "" if it was or none is asked for.
-        notes: What the run could not measure and why, and other things to know when reading it; one sentence each.
-        failed: (stage, id) of every probe that failed every time and is not in the results.
-        peak_mb: Largest resident memory per stage, MB, of any process that worked on it.
-    """
-
-    audit: Audit
-    exported: MitigationResult | None = None
-    manifest: Manifest | None = None
-    folder: Path
-    checkpoint: Path | None = None
-    refused: str = ""
-    notes: tuple[str, ...] = ()
-    failed: tuple[tuple[str, str], ...] = ()
-    peak_mb: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def exported_audit(self) -> Audit | None:
-        """The audit with the exported neurons' measurement in place of the universal ones'."""
-        return replace(self.audit, mitigation=self.exported) if self.exported is not None else None
-
-    def summary(self) -> dict[str, Any]:
-        """Return the outcome as plain JSON values; rates and rises are shares, what was not measured is None."""
-        source, exported = self.audit.leakage.provenance, self.exported_audit
-        return {
-            "xlmech": metadata.version("xlmech"),
-            "run": str(self.folder),
-            "model": source.model,
-            "adapter": source.adapter,
-            "plant_language": self.audit.leakage.plant_language,
-            "sizes": self.audit.mitigation.sizes,
-            "total_neurons": self.audit.mitigation.total_neurons,
-            "languages": _rows(self.audit),
-            "checkpoint": str(self.checkpoint) if self.checkpoint else None,
-            "export_refused": self.refused or None,
-            "exported": {"sizes": exported.mitigation.sizes, "languages": _rows(exported)} if exported else None,
-            "verification": self.manifest.verification if self.manifest else None,
-            "notes": list(self.notes),
-            "failed": [list(one) for one in self.failed],
-            "seconds": self.audit.seconds,
-            "peak_mb": self.peak_mb,
-        }
 
 
 def run_config(
@@ -132,7 +74,7 @@ def run_config(
     if resume and is_finished(config.run_folder):
         RunFolder(config.run_folder).record_settings(_settings(config, prepared))
         say(f"{config.run_folder} is finished")
-        return _export_finished(config, _finished(config), say, show)
+        return _export_finished(config, read_outcome(config), say, show)
     for note in prepared.notes:
         say(f"note: {note}")
     with open_run_folder(config.run_folder, say=say) as run:
@@ -159,7 +101,7 @@ def run_config(
             peak_mb=clock.peak_mb,
         )
         outcome = _export(config, outcome, measured, clock, say)
-        _write_summary(outcome)
+        outcome.save_summary()
         run.finish()
     return outcome
 
@@ -205,39 +147,10 @@ def _export_finished(config: Config, outcome: Outcome, say: Say, show: Say | Non
         return outcome
     with open_run_folder(outcome.folder, say=say, state="finished") as run:
         clock = StageClock(say, log=run.log, show=show)
-        outcome = _export(config, outcome, _exported_measurement(outcome.folder, outcome.audit), clock, say)
+        outcome = _export(config, outcome, exported_measurement(outcome.folder, outcome.audit), clock, say)
         config.save(outcome.folder / CONFIG)
-        _write_summary(outcome)
+        outcome.save_summary()
     return outcome
-
-
-def _finished(config: Config) -> Outcome:
-    """The outcome of a finished run, read from its folder."""
-    folder, checkpoint = config.run_folder, config.checkpoint_folder
-    summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
-    audit = Audit.load(folder / "results")
-    written = checkpoint if checkpoint is not None and checkpoint.is_dir() else None
-    return Outcome(
-        audit=audit,
-        exported=_exported_measurement(folder, audit) if written else None,
-        manifest=load_manifest(written) if written else None,
-        folder=folder,
-        checkpoint=written,
-        refused="" if written else summary.get("export_refused") or "",
-        notes=tuple(summary["notes"]),
-        failed=tuple((stage, item) for stage, item in summary["failed"]),
-        peak_mb=summary["peak_mb"],
-    )
-
-
-def _exported_measurement(folder: Path, audit: Audit) -> MitigationResult:
-    saved = folder / "results" / EXPORTED
-    return MitigationResult.load(saved) if saved.is_dir() else audit.mitigation
-
-
-def _write_summary(outcome: Outcome) -> None:
-    text = json.dumps(outcome.summary(), indent=1, ensure_ascii=False, allow_nan=False)
-    (outcome.folder / SUMMARY).write_text(text, encoding="utf-8")
 
 
 def _settings(config: Config, prepared: Prepared) -> dict[str, Any]:
@@ -324,7 +237,3 @@ def _write_checkpoint(
         manifest = replace(manifest, plant_language=audit.leakage.plant_language)
         manifest.save(target)
     return manifest
-
-
-def _rows(audit: Audit) -> list[dict[str, Any]]:
-    return list(json.loads(table(audit).to_json(orient="records", double_precision=15)))

@@ -17,8 +17,8 @@ from xlmech.progress import without_bars
 
 if TYPE_CHECKING:
     from xlmech.audit.audit import Audit
+    from xlmech.audit.outcome import Outcome
     from xlmech.audit.plan import AuditPlan
-    from xlmech.audit.run import Outcome
     from xlmech.data.records import Record
 
 
