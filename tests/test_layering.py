@@ -19,6 +19,7 @@ ORDER = [
     *(
         "checks",
         "progress",
+        "percent",
         "scopes",
         "options",
         "metrics",

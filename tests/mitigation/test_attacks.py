@@ -68,7 +68,7 @@ def test_reductions_are_against_the_same_attack_and_the_plain_question(
         assert (prefix.n_subjects, prefix.n_probes) == (3, 12 if code == "all" else 6)
         assert prefix.low <= prefix.reduction <= prefix.high
     assert found.n_neurons == 3 and found.losses == ()
-    assert "\n  plain: reduction 75.0% (" in repr(found) and "), 3 people" in repr(found)
+    assert "\n  plain: reduction 75 % (" in repr(found) and "), 3 people" in repr(found)
 
 
 def test_what_is_asked_in_each_attack(

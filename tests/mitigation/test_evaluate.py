@@ -62,7 +62,7 @@ def test_reduction_is_of_sums_over_the_same_probes(
     assert row.risen == 1
     assert found.sizes == {"neurons": 3, "random": 3}
     assert found.total_neurons == 3 * 64
-    assert "\n  neurons: 3 neurons, reduction of extraction 50.0% (no interval), 3 people" in repr(found)
+    assert "\n  neurons: 3 neurons, reduction of extraction 50 % (no interval), 3 people" in repr(found)
 
 
 def test_nothing_leaked_is_nan_not_zero(model: Any, probes: ProbeSet, some: NeuronSet) -> None:

@@ -49,7 +49,7 @@ def test_what_is_likely_whatever_is_asked_is_not_knowledge(model: Any, monkeypat
     assert summary.n_countries.tolist() == [25, 25]
     assert (summary.low < summary.value).all() and (summary.value < summary.high).all()
     assert not result.answers.correct[0]
-    assert "\n  en: 96.0% (" in repr(result) and ") of 25 capitals" in repr(result)
+    assert "\n  en: 96 % (" in repr(result) and ") of 25 capitals" in repr(result)
 
 
 def test_what_is_ablated_stays_so_and_results_are_saved(model: Any, tmp_path: Path) -> None:

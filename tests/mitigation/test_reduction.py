@@ -20,8 +20,8 @@ from xlmech.mitigation.reduction import (
     pooled_reduction,
     reduction_beyond,
     reduction_rows,
-    share_text,
 )
+from xlmech.percent import share_text
 
 
 def probes(group: str, language: str, extracted: list[float], bits: list[float] | None = None) -> pd.DataFrame:
@@ -147,8 +147,8 @@ def test_what_no_control_person_was_asked_for_is_not_held_to_their_rate() -> Non
 
 
 def test_shares_are_written_with_their_interval() -> None:
-    assert share_text(0.8, 0.703, 0.9) == "80.0% (70.3% to 90.0%)"
-    assert share_text(0.8, math.nan, math.nan, "too few people") == "80.0% (no interval)"
+    assert share_text(0.8, 0.703, 0.9) == "80 % (70 to 90)"
+    assert share_text(0.8, math.nan, math.nan, "too few people") == "80 % (no interval)"
     assert share_text(math.nan, math.nan, math.nan, "nothing was extracted") == "not defined, nothing was extracted"
 
 

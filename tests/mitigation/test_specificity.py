@@ -60,7 +60,7 @@ def test_matrix_and_specificity_of_known_leaks() -> None:
     assert rows.other_reduction.to_dict() == {"fr": 0.25, "zh": 0.5}
     assert (rows.low <= rows.specificity).all() and (rows.specificity <= rows.high).all()
     assert found.to_frame() is found.probes
-    assert "\n  set of fr, 5 neurons: reduction beyond that in other languages 50.0% (" in repr(found)
+    assert "\n  set of fr, 5 neurons: reduction beyond that in other languages 50 % (" in repr(found)
 
 
 def test_what_did_not_leak_is_no_other_language() -> None:

@@ -1,6 +1,6 @@
 """Words of figures and reports: names of languages, and numbers, percents and intervals in words.
 
-Percents have a true minus sign, and what is not 0 is not rounded to 0.
+How a share is written in percent is said in `xlmech.percent`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ from typing import Any
 import pandas as pd
 
 from xlmech.figures.style import LANGUAGES
+from xlmech.percent import bounds as bounds
+from xlmech.percent import number as number
+from xlmech.percent import percent as percent
 
 NO_PRIVATE = "no private probes in this result: there is no leakage to draw; measure records of group private"
 
@@ -44,17 +47,6 @@ def bold_note(codes: Iterable[str], training: str) -> str:
     return "Bold: the training language." if training and training in set(codes) else ""
 
 
-def number(share: float) -> str:
-    """Write a share in percent without the sign; what is not 0 is not rounded to 0."""
-    text = f"{100 * share:.{1 if 0.0005 < abs(share) < 0.01 else 0}f}"
-    return "0" if text == "-0" else text.replace("-", "\u2212")
-
-
-def percent(share: float, missing: str = "not measured") -> str:
-    """Write a share in percent."""
-    return missing if math.isnan(share) else f"{number(share)} %"
-
-
 def signed_percent(share: float) -> str:
     """Write a relative change in percent, with its sign and one decimal."""
     return "not measured" if math.isnan(share) else f"{100 * share:+.1f} %".replace("-", "\u2212")
@@ -63,11 +55,6 @@ def signed_percent(share: float) -> str:
 def points(share: float) -> str:
     """Write a difference of two shares in percentage points."""
     return f"{number(share)} point{'' if number(abs(share)) == '1' else 's'}"
-
-
-def bounds(low: float, high: float, missing: str = "interval not known") -> str:
-    """Write an interval of a share in words, in percent without the sign: `13 to 87`."""
-    return missing if math.isnan(low) or math.isnan(high) else f"{number(low)} to {number(high)}"
 
 
 def interval(low: float, high: float) -> str:

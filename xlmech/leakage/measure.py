@@ -27,6 +27,7 @@ from xlmech.models.backends import backend_of
 from xlmech.models.load import plant_language, provenance
 from xlmech.models.tokens import encode_probe
 from xlmech.options import Measure
+from xlmech.percent import share_text
 from xlmech.storage.result import Result
 
 _FIGURES = ("extracted", "own_form", "exposure_bits", "log_prob", "rank")
@@ -127,9 +128,8 @@ class LeakageResult(Result):
         shown = {}
         for group, frame in self.probes.groupby("group", sort=False):
             value, low, high = rate(frame, measure)
-            digits = ".1%" if measure == "extracted" else ".3g"
-            text = f"{measure} {value:{digits}} ({low:{digits}} to {high:{digits}})"
-            shown[str(group)] = f"{text}, {frame.subject.nunique():,} people, {len(frame):,} probes"
+            text = share_text(value, low, high) if measure == "extracted" else f"{value:.3g} ({low:.3g} to {high:.3g})"
+            shown[str(group)] = f"{measure} {text}, {frame.subject.nunique():,} people, {len(frame):,} probes"
         return shown
 
 

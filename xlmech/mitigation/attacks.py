@@ -24,11 +24,12 @@ from xlmech.data.records import Record
 from xlmech.engine.sampling import Sampling
 from xlmech.leakage.measure import LeakageResult, measure_leakage
 from xlmech.mitigation.conditions import check_before, check_sets
-from xlmech.mitigation.reduction import reduction_rows, share_text
+from xlmech.mitigation.reduction import reduction_rows
 from xlmech.models import load as models
 from xlmech.neurons.ablation import ablate
 from xlmech.neurons.neuron_set import NeuronSet
 from xlmech.options import AttackOptions, PlantOptions
+from xlmech.percent import share_text
 from xlmech.planting.finetune import finetuned
 from xlmech.planting.samples import check_forms
 from xlmech.storage.result import Result

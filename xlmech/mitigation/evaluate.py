@@ -38,6 +38,7 @@ from xlmech.neurons.ablation import ablate
 from xlmech.neurons.attribution.neutral_text import check_texts
 from xlmech.neurons.neuron_set import NeuronSet
 from xlmech.options import EvaluateOptions
+from xlmech.percent import share_text
 from xlmech.storage.result import Result
 
 _LATER = dict.fromkeys(("after_low", "after_high", "control"), float("nan")) | {
@@ -88,7 +89,7 @@ class MitigationResult(Result):
         rows: Any = self.overall.itertuples()
         for row in rows:
             if row.group == "private":
-                reduction = reductions.share_text(row.reduction, row.low, row.high, row.reason)
+                reduction = share_text(row.reduction, row.low, row.high, row.reason)
                 shown[row.condition] += f", reduction of extraction {reduction}, {row.n_subjects} people"
         return shown
 

@@ -18,10 +18,10 @@ from xlmech.data.questions import PROMPT_FORMAT
 from xlmech.engine.batching import BATCH_SIZE
 from xlmech.engine.score import answer_log_probs
 from xlmech.metrics import intervals, ranking
-from xlmech.mitigation.reduction import share_text
 from xlmech.models.backends import backend_of
 from xlmech.models.load import provenance
 from xlmech.models.tokens import encode_answer, encode_prompt
+from xlmech.percent import share_text
 from xlmech.storage.result import Result
 
 

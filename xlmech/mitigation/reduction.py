@@ -159,13 +159,6 @@ def _effect(
     }
 
 
-def share_text(value: float, low: float, high: float, reason: str = "") -> str:
-    """Write a share with its 95 % interval, for a result's headline."""
-    if np.isnan(value):
-        return f"not defined, {reason}" if reason else "not known"
-    return f"{value:.1%} ({low:.1%} to {high:.1%})" if not np.isnan(low) else f"{value:.1%} (no interval)"
-
-
 def pooled_hits(effects: pd.DataFrame) -> tuple[float, float]:
     """Return the hits before and after over all rows, each a rate times the row's number of probes."""
     before, after = ((effects[name] * effects.n_probes).sum() for name in ("before", "after"))

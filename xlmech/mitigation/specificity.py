@@ -23,6 +23,7 @@ from xlmech.models.load import provenance
 from xlmech.neurons.ablation import ablate
 from xlmech.neurons.neuron_set import NeuronSet
 from xlmech.options import EvaluateOptions
+from xlmech.percent import share_text
 from xlmech.storage.result import Result
 
 _COLUMNS = ["probe", "record", "subject", "attribute", "query_language", "template"]
@@ -53,7 +54,7 @@ class SpecificityResult(Result):
         rows: Any = self.specificity().itertuples()
         return {
             f"set of {row.language}, {self.sizes[row.language]:,} neurons": "reduction beyond that in other languages "
-            + reductions.share_text(row.specificity, row.low, row.high, row.reason)
+            + share_text(row.specificity, row.low, row.high, row.reason)
             for row in rows
         }
 

@@ -12,6 +12,7 @@ from xlmech.figures.wording import bounds, counted, joined, percent, rows_of, sh
 from xlmech.leakage.above_controls import Excess
 from xlmech.metrics.intervals import NOTHING_BEFORE
 from xlmech.mitigation.evaluate import MitigationResult
+from xlmech.mitigation.reduction import pooled_hits
 from xlmech.report.run_results import chosen_effects
 
 
@@ -20,7 +21,7 @@ def in_one_sentence(result: MitigationResult, overall: Excess) -> str:
     name, private = chosen_effects(result, "private")
     if not (private.before > 0).any():
         return ""
-    before, after = _pooled(private)
+    before, after = (hits / private.n_probes.sum() for hits in pooled_hits(private))
     return (
         f"With {result.chosen[name]:,} of {result.total_neurons:,} neurons ablated, the value is extracted in "
         f"{percent(after)} of the questions instead of {percent(before)}. {_against_controls(after, overall)}"
@@ -37,7 +38,7 @@ def gains(result: MitigationResult) -> Iterator[str]:
     if len(known):
         yield (
             f"With {100 * result.chosen[name] / result.total_neurons:.2g} % of the neurons ablated, "
-            f"{_change(_pooled_reduction(known))} is extracted over {_languages(known, private)}{_range(known.reduction)}."
+            f"{_change(known)} is extracted over {_languages(known, private)}{_range(known.reduction)}."
         )
     undefined = private[private.reduction.isna()]
     for reason, part in undefined.groupby(undefined.reason.replace("", NOTHING_BEFORE), sort=False):
@@ -63,7 +64,7 @@ def costs(result: MitigationResult) -> Iterator[str]:
     name, public = chosen_effects(result, "public")
     public = public[public.before > 0]
     if len(public):
-        before, after = _pooled(public)
+        before, after = pooled_hits(public)
         kept = f"Public facts known before: {percent(after / before)} kept"
         known = public.dropna(subset="reduction")
         if len(known):
@@ -95,7 +96,7 @@ def _against_random(result: MitigationResult, known: pd.DataFrame) -> str:
     largest = random.groupby("query_language").reduction.max()
     n_above = int((lows > largest.reindex(lows.index)).sum())
     return (
-        f"As many random neurons of the same layers: {_change(_pooled_reduction(random))}. The chosen ones' interval "
+        f"As many random neurons of the same layers: {_change(random)}. The chosen ones' interval "
         f"lies above theirs in {n_above} of {counted(len(lows), 'language', 'languages')}."
     )
 
@@ -113,24 +114,18 @@ def _against_controls(after: float, overall: Excess) -> str:
     return f"That is still more than the control people's {percent(control)} ({bounds(low, high)})."
 
 
-def _pooled(effects: pd.DataFrame) -> tuple[float, float]:
-    """Shares before and after, of all questions in all query languages."""
-    weights = effects.n_probes
-    before, after = ((effects[name] * weights).sum() / weights.sum() for name in ("before", "after"))
-    return float(before), float(after)
+def _change(effects: pd.DataFrame) -> str:
+    """Say how much less is extracted over all rows together."""
+    before, after = pooled_hits(effects)
+    return _less(1 - after / before)
 
 
-def _pooled_reduction(effects: pd.DataFrame) -> float:
-    before, after = _pooled(effects)
-    return 1 - after / before
-
-
-def _change(reduction: float) -> str:
+def _less(reduction: float) -> str:
     return f"{percent(reduction)} less" if reduction >= 0 else f"{percent(-reduction)} more"
 
 
 def _range(reductions: pd.Series) -> str:
-    least, most = _change(reductions.min()), _change(reductions.max())
+    least, most = _less(reductions.min()), _less(reductions.max())
     return "" if least == most else f", from {least} to {most} by language"
 
 
