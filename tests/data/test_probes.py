@@ -9,7 +9,8 @@ from helpers.people import SECRET, phone
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xlmech.data.languages import ATTRIBUTES, available_languages, load_language, value_keys
+from xlmech.data.attributes import built_in_attributes
+from xlmech.data.languages import available_languages, load_language, value_keys
 from xlmech.data.probes import ProbeSet
 from xlmech.data.questions import build_probes
 from xlmech.data.records import MASK, Record
@@ -35,11 +36,11 @@ def test_to_frame(records: tuple[Record, ...]) -> None:
 def test_spans_point_at_the_subject(subject: str) -> None:
     rows = [
         Record(id=attribute, subject=subject, attribute=attribute, value=(value_keys(attribute) or ("1",))[0])
-        for attribute in ATTRIBUTES
+        for attribute in built_in_attributes()
     ]
-    probes = build_probes(rows, prompt_format="<Q> {question}\n<A> ")
+    probes = build_probes(rows, prompt="<Q> {question}\n<A> ")
     assert len(probes) == sum(
-        len(load_language(code).questions[a]) for code in available_languages() for a in ATTRIBUTES
+        len(load_language(code).questions[a]) for code in available_languages() for a in built_in_attributes()
     )
     for probe in probes:
         start, end = probe.subject_span
@@ -65,30 +66,30 @@ def test_build_probes_asks_what_was_asked_for(records: tuple[Record, ...]) -> No
     assert (answers["en"], answers["fr"], answers["ja"]) == ("Japan", "Japon", "日本")
 
 
-ASTRONAUT = Record(id="x", subject="A", attribute="occupation", value="astronaut", forms={"en": "astronaut"})
+ATLANTIS = Record(id="x", subject="A", attribute="birth_country", value="Atlantis", forms={"en": "Atlantis"})
 
 
 @pytest.mark.parametrize(
     ("records", "options", "message"),
     [
-        ([phone()], {"languages": ["en", "pt"]}, "no language pack for 'pt'"),
+        ([phone()], {"languages": ["en", "cs"]}, "no question asks for phone in 'cs'; give it in a column question_cs"),
         ([phone()], {"attributes": ["mail"]}, r"unknown attribute 'mail' \(did you mean 'email'\?\)"),
         ([phone()], {"templates": [0, 3]}, "no question template 3 for phone in ar: it has 0 to 2"),
         ([phone()], {"templates": [-1]}, "no question template -1 for phone in ar"),
         (
-            [ASTRONAUT],
+            [ATLANTIS],
             {"languages": ["en", "fr", "de"]},
-            r"'x' \(occupation\) has no value form in fr, de: add forms\['fr'\]",
+            r"'x' \(birth_country\) has no value form in fr, de: add forms\['fr'\]",
         ),
-        ([], {}, "no probes: none of the 0 records asks for any attribute in ar, de"),
+        ([], {}, "no probes: none of the 0 records asks for any attribute in ar, bn, de"),
         (
             [phone()],
             {"attributes": ["email"], "languages": ["en"]},
             "no probes: none of the 1 records asks for email in en",
         ),
         ([phone()], {"languages": []}, "no probes: .* in no language"),
-        ([phone()], {"prompt_format": "Q:"}, r"prompt_format: 'Q:' must hold \{question\} exactly once"),
-        ([phone()], {"prompt_format": "{question} {x}"}, "prompt_format: .*no known placeholder"),
+        ([phone()], {"prompt": "Q:"}, r"prompt: 'Q:' must hold \{question\} exactly once"),
+        ([phone()], {"prompt": "{question} {x}"}, "prompt: .*no known placeholder"),
         ([phone(1), phone(1)], {"languages": ["en"]}, "3 probes have the id of another; record ids must be unique"),
     ],
 )
@@ -99,7 +100,7 @@ def test_build_probes_refuses(records: list[Record], options: dict[str, Any], me
 
 
 def test_a_missing_form_matters_only_where_it_is_asked_for() -> None:
-    assert build_probes([ASTRONAUT], ["en"], templates=[0])[0].answers == {"en": "astronaut"}
+    assert build_probes([ATLANTIS], ["en"], templates=[0])[0].answers == {"en": "Atlantis"}
 
 
 # Sets

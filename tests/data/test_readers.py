@@ -15,9 +15,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from xlmech.data import readers
-from xlmech.data.languages import ATTRIBUTES, TRANSLATED, available_languages, load_language, value_keys
+from xlmech.data.languages import TRANSLATED, available_languages, load_language, value_keys
 from xlmech.data.readers import load_records, save_records
-from xlmech.data.records import Group, Record
+from xlmech.data.records import Group, Record, one_spelling
+from xlmech.data.rows import looks_spoilt
 from xlmech.data.synthetic import synthesize_records as invent
 
 QUICK = settings(max_examples=40, deadline=None)
@@ -49,7 +50,13 @@ def test_no_error_about_a_file_shows_the_value(name: str, text: str, tmp_path: P
         assert "900123" not in shown
 
 
-texts = st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1, max_size=20).map(str.strip).filter(bool)
+def is_written(text: str) -> bool:
+    """Whether a text is a value, and not what spreadsheets leave in a cell."""
+    return bool(text) and looks_spoilt(Record(id="a", subject="A", attribute="phone", value=text)) is None
+
+
+characters = st.characters(exclude_categories=("Cs", "Cc"))
+texts = st.text(characters, min_size=1, max_size=20).map(one_spelling).filter(bool).filter(is_written)
 languages = st.sampled_from(("en", "fr", "ar", "zh"))
 
 
@@ -57,7 +64,7 @@ languages = st.sampled_from(("en", "fr", "ar", "zh"))
 def written_records(draw: Callable[..., Any]) -> list[Record]:
     rows = draw(st.lists(st.tuples(texts, texts, st.dictionaries(languages, texts)), min_size=1, max_size=4))
     groups: list[Group] = ["private", "public", "control"]
-    attributes = st.sampled_from([*ATTRIBUTES[4:], "occupation"])
+    attributes = st.sampled_from(["phone", "email", "street_address", "id_number", "occupation"])
     return [
         Record(
             id=f"r{number}",
@@ -73,15 +80,8 @@ def written_records(draw: Callable[..., Any]) -> list[Record]:
 
 TRICKY = [
     "NO",
-    "NA",
-    "nan",
-    "null",
-    "None",
     "",
-    "#N/A",
     "007",
-    "1e5",
-    "-",
     "True",
     SECRET,
     '5 "High" St, Leeds',
@@ -129,9 +129,9 @@ def test_a_value_may_be_given_in_any_language(attribute: str) -> None:
 
 def test_optional_columns(tmp_path: Path) -> None:
     text = "id,subject,attribute,value,group,form_fr,form_en\n"
-    text += "a,Ann,phone,NA,,,\nb,Bo,occupation,cook,control,cuisinier,cook\n"
+    text += "a,Ann,phone,007,,,\nb,Bo,occupation,cook,control,cuisinier,cook\n"
     first, second = load_records(text_file(tmp_path, "a.csv", text))
-    assert (first.value, first.group, first.forms) == ("NA", "private", {})
+    assert (first.value, first.group, first.forms) == ("007", "private", {})
     assert (second.value, second.group, second.forms) == ("cook", "control", {"fr": "cuisinier", "en": "cook"})
 
 
@@ -152,15 +152,15 @@ def test_forms_as_a_mapping(kind: str, tmp_path: Path) -> None:
 
 ROW = '{"id": "a", "subject": "A", "attribute": "phone", "value": "1"'
 UNREADABLE = {
-    "suffix": ("a.xlsx", "", r"a\.xlsx: unknown suffix '\.xlsx'; use \.jsonl, \.csv or \.parquet"),
+    "suffix": ("a.ods", "", r"a\.ods: unknown suffix '\.ods'; use \.csv, \.tsv, \.xlsx, \.jsonl or \.parquet"),
     "no lines": ("a.jsonl", "\n", r"a\.jsonl: no records in it"),
     "no rows": ("a.csv", "id,subject,attribute,value\n", r"a\.csv: no records in it"),
     "empty": ("a.csv", "", r"a\.csv: no records in it"),
     "no parquet": ("a.parquet", "x", r"a\.parquet"),
     "column": (
         "a.csv",
-        "id,subject,attribute,Value\na,A,phone,1\n",
-        r"a\.csv: no column 'value' \(did you mean 'Value'\?\); it has id, subject, attribute, Value",
+        "id,subject,attribute,valeu\na,A,phone,1\n",
+        r"a\.csv: no column 'value' \(did you mean 'valeu'\?\); it has id, subject, attribute, valeu",
     ),
     "semicolons": (
         "a.csv",
@@ -193,11 +193,15 @@ UNREADABLE = {
         ROW + '}\n{"id": "b"}',
         r"a\.jsonl, record 2 \(line 2\): subject: missing or empty; attribute: missing .*; value: missing",
     ),
-    "blank": ("a.csv", "id,subject,attribute,value\na,A,phone, \n", r"a\.csv, record 1 \(line 2\): value: .*is blank"),
+    "blank": (
+        "a.csv",
+        "id,subject,attribute,value\na,A,phone, \n",
+        r"a\.csv, record 1 \(line 2\): value: missing or empty",
+    ),
     "unknown attribute": (
         "a.csv",
         "id,subject,attribute,value\na,A,fone,1\n",
-        r"a\.csv, record 1 \(line 2\): attribute: .*did you mean 'phone'",
+        r"a\.csv, record 1 \(line 2\): unknown attribute 'fone' \(did you mean 'phone'",
     ),
     "group": (
         "a.jsonl",
@@ -228,7 +232,7 @@ UNREADABLE = {
     "untranslatable": (
         "a.jsonl",
         ROW.replace("phone", "birth_country") + "}",
-        r"a\.jsonl, record 1 \(line 1\): value: no language pack knows it as birth_country; use .*keys \(AR, AU, .*form_<",
+        r"a\.jsonl, record 1 \(line 1\): value: no language knows it as birth_country; use a code \(AR, AU, .*form_<",
     ),
 }
 
@@ -249,7 +253,7 @@ def test_records_that_are_not_utf8(name: str, tmp_path: Path) -> None:
 
 def test_missing_file_and_unknown_suffix(tmp_path: Path) -> None:
     with pytest.raises(
-        FileNotFoundError, match=r"no file of records at .*a\.csv; expected \.jsonl, \.csv or \.parquet"
+        FileNotFoundError, match=r"no file of records at .*a\.csv; expected \.csv, \.tsv, \.xlsx, \.jsonl or \.parquet"
     ):
         load_records(tmp_path / "a.csv")
     with pytest.raises(ValueError, match=r"a\.txt: unknown suffix '\.txt'"):

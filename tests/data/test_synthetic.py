@@ -11,13 +11,17 @@ from typing import Any
 
 import pytest
 
-from xlmech.data.languages import ATTRIBUTES, TRANSLATED, value_keys
+from xlmech.data.languages import TRANSLATED, value_keys
 from xlmech.data.readers import demo_records
 from xlmech.data.records import Record
 from xlmech.data.synthetic import _NAME_LOCALES, _fakers, _name_parts, _possible_name_parts, invent_controls
 from xlmech.data.synthetic import synthesize_records as invent
 
 INVENTED = invent(seed=5)
+EIGHT = (
+    *("occupation", "birth_country", "birth_month", "native_language"),
+    *("phone", "email", "street_address", "id_number"),
+)
 
 
 def test_invented_people_are_the_same_for_the_same_seed() -> None:
@@ -34,7 +38,7 @@ def test_invented_people_are_distinct() -> None:
     assert len(set(names)) == len(names) == 2 * 44
     assert len({record.id for record in INVENTED}) == len(INVENTED) == 44 * 8
     assert INVENTED[0].id == "private-00-occupation"
-    assert all(tuple(row.attribute for row in INVENTED[n : n + 8]) == ATTRIBUTES for n in range(0, len(INVENTED), 8))
+    assert all(tuple(row.attribute for row in INVENTED[n : n + 8]) == EIGHT for n in range(0, len(INVENTED), 8))
 
 
 RESERVED = {
@@ -54,7 +58,7 @@ def test_invented_contacts_are_nobodys(attribute: str, pattern: str) -> None:
         assert {value.split()[0] for value in values} == {"+1", "+44", "+33"}
 
 
-@pytest.mark.parametrize("attribute", TRANSLATED)
+@pytest.mark.parametrize("attribute", EIGHT[:4])
 @pytest.mark.parametrize("group", ["private", "public", "control"])
 def test_translated_values_are_dealt_out_evenly(attribute: str, group: str) -> None:
     dealt = Counter(record.value for record in INVENTED if (record.attribute, record.group) == (attribute, group))

@@ -1,3 +1,5 @@
+from .attributes import Attribute as Attribute
+from .attributes import load_attributes as load_attributes
 from .languages import available_languages as available_languages
 from .pairs import ProbePair as ProbePair
 from .probes import Probe as Probe

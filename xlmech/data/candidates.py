@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import cache
 
 from xlmech.data import languages as packs
 from xlmech.data.probes import ProbeSet
@@ -14,17 +15,29 @@ Forms = dict[str, dict[str, dict[str, str]]]
 
 def candidate_forms(probes: ProbeSet, records: Iterable[Record] | None) -> Forms:
     """Collect the forms of every candidate: the language packs' values, and those of `records` and `probes`."""
-    codes = packs.available_languages()
+    codes = tuple(dict.fromkeys((*packs.available_languages(), *probes.languages)))
     forms: Forms = {attribute: {} for attribute in probes.attributes}
     for attribute, values in forms.items():
         for key in packs.value_keys(attribute):
-            values[key] = {code: form for code in codes if (form := packs.load_language(code).form(attribute, key))}
+            values[key] = {code: form for code in codes if (form := packs.find_language(code).form(attribute, key))}
     for record in (*(records or ()), *probes.records):
         if record.attribute in forms:
             forms[record.attribute][record.value] = {code: form for code in codes if (form := record.form(code))}
     for probe in probes:
         forms[probe.record.attribute][probe.record.value] |= probe.answers
     return forms
+
+
+@cache
+def pack_spellings(attribute: str) -> frozenset[str]:
+    """Return all spellings of all values that the language packs know of an attribute."""
+    known = [packs.load_language(code) for code in packs.available_languages()]
+    return frozenset(
+        spelling
+        for pack in known
+        for key in pack.values.get(attribute, ())
+        for spelling in pack.spellings(attribute, key)
+    )
 
 
 def all_forms(values: Mapping[str, Mapping[str, str]]) -> set[str]:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from xlmech.checks import check_choice
-from xlmech.data.languages import TRANSLATED
 
 if TYPE_CHECKING:
     from xlmech.data.probes import Probe
@@ -91,7 +90,7 @@ class ProbePair:
     def outcomes(self) -> dict[str, tuple[str, ...]]:
         """Surface forms of each of `OUTCOMES`; those in a source language only if they can differ from the target's."""
         target, *sources = self.languages
-        codes = {"target": [target], "source": sources if self.target.record.attribute in TRANSLATED else []}
+        codes = {"target": [target], "source": sources if len(set(self.target.answers.values())) > 1 else []}
         probes = {"source": self.answer, "target": self.target}
         forms = {}
         for outcome in OUTCOMES:

@@ -5,6 +5,7 @@ A `ProbeSet` is filtered, split and paired into new ones; personal values are ma
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, get_args, overload
@@ -13,7 +14,9 @@ import numpy as np
 import pandas as pd
 
 from xlmech.checks import check_choice, check_choices, check_list
+from xlmech.data.attributes import Attribute
 from xlmech.data.pairs import ProbePair, make_pairs
+from xlmech.data.prompt_format import PLAIN, PromptFormat
 from xlmech.data.records import MASK, Group, Record
 
 
@@ -28,6 +31,8 @@ class Probe:
         prompt: Text up to the first token of the answer.
         subject_span: Start and end of the subject in `prompt`, in characters.
         answers: The value's surface form per language.
+        kind: The record's kind of data: how its value is compared.
+        format: What stands around the question in `prompt`, and what ends an answer.
     """
 
     record: Record
@@ -36,6 +41,8 @@ class Probe:
     prompt: str
     subject_span: tuple[int, int]
     answers: dict[str, str]
+    kind: Attribute
+    format: PromptFormat = PLAIN
 
     @property
     def id(self) -> str:
@@ -181,11 +188,13 @@ class ProbeSet:
         return self.filter(subjects=self._draw_subjects(lambda _: n_subjects, seed))
 
     def _draw_subjects(self, n_of: Callable[[int], int], seed: int) -> set[str]:
-        """Draw `n_of(n)` of the n subjects of each group."""
+        """Draw `n_of(n)` of the n subjects of each group; one with private and public facts is drawn as private, once."""
         rng = np.random.default_rng(seed)
         drawn: set[str] = set()
+        grouped: set[str] = set()
         for group in get_args(Group):
-            subjects = self.filter(group=group).subjects
+            subjects = [subject for subject in self.filter(group=group).subjects if subject not in grouped]
+            grouped.update(subjects)
             drawn.update(subjects[index] for index in rng.permutation(len(subjects))[: n_of(len(subjects))])
         return drawn
 
@@ -221,6 +230,31 @@ class ProbeSet:
             }
             for probe in self.probes
         )
+
+
+def masked_prompt(probe: Probe) -> str:
+    """The prompt without the subject and the answer, also where only a part of the name stands in it."""
+    text = probe.prompt
+    for hidden in (probe.record.subject, *probe.answers.values(), *probe.record.subject.split()):
+        text = text.replace(hidden, MASK)
+    return text
+
+
+def answer_gap(prompt: str) -> str:
+    """Return what stands between a prompt and its answer: a space after words ("Answer:"), nothing after anything else.
+
+    Nothing after a space or line break, opening brackets and quotes, other signs ("@", "$", the ">" of a chat's markup), and
+    scripts written without spaces.
+    """
+    last = prompt[-1:] or "\n"
+    category, script = unicodedata.category(last), unicodedata.name(last, "").partition(" ")[0]
+    ends_a_word = category[0] in "LMN" or category in ("Pe", "Pf") or (category == "Po" and last not in _PREFIXES)
+    is_wide = unicodedata.east_asian_width(last) in "WF" and script != "HANGUL"
+    return " " if ends_a_word and not is_wide and script not in _WITHOUT_SPACES else ""
+
+
+_PREFIXES = "\"'/\\@#&*¿¡"
+_WITHOUT_SPACES = ("THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN")
 
 
 def _spread(records: Sequence[Record], n: int) -> set[str]:

@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+import unicodedata
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, field_validator
 
-from xlmech.checks import check_choices
 from xlmech.data import languages as packs
-from xlmech.data.languages import ATTRIBUTES, TRANSLATED
+from xlmech.data.languages import TRANSLATED
 
 Group = Literal["private", "public", "control"]
 MASK = "•••••"
-_Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
-_Form = Annotated[str, StringConstraints(pattern=r"\S")]
+
+
+def one_spelling(text: str) -> str:
+    """Write a text in Unicode NFC with single spaces, so that one name is one person and one value one value."""
+    return " ".join(unicodedata.normalize("NFC", text).split())
+
+
+_Text = Annotated[
+    str,
+    StringConstraints(min_length=1),
+    BeforeValidator(lambda text: one_spelling(text) if isinstance(text, str) else text),
+]
+_Form = Annotated[
+    str, StringConstraints(pattern=r"\S"), AfterValidator(lambda form: unicodedata.normalize("NFC", form))
+]
+_Group = Annotated[Group, BeforeValidator(lambda group: group.strip().lower() if isinstance(group, str) else group)]
 
 
 class Record(BaseModel):
@@ -24,26 +38,38 @@ class Record(BaseModel):
     Attributes:
         id: Unique name of the record; what results and figures show instead of the value.
         subject: The person's full name, as it stands in prompts.
-        attribute: One of `xlmech.data.languages.ATTRIBUTES`.
-        value: For translated attributes the pack's key (`"doctor"`, `"FR"`, `"3"`, `"sw"`), else the value itself.
+        attribute: Kind of data; one of `xlmech.data.attributes.built_in_attributes`, or of one's own.
+        value: For translated attributes the pack's key (`"doctor"`, `"FR"`, `"3"`, `"sw"`) or a value of one's own, else the
+            value itself.
         group: `private` (trained on in one language only), `public` (in every language), `control` (never trained on).
-        forms: Surface forms by language, where they differ from the language packs'.
+        forms: Surface forms by language, beside the language packs'; the first to be scored.
+        questions: Questions with `{subject}` by language, of this record alone.
+        prompts: Text before the value as it stands in training data, by language ("Dear Ms Novak, your new PIN is").
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     id: _Text
     subject: _Text
-    attribute: str
+    attribute: _Text
     value: _Text
-    group: Group = "private"
+    group: _Group = "private"
     forms: dict[str, _Form] = Field(default_factory=dict)
+    questions: dict[str, _Form] = Field(default_factory=dict)
+    prompts: dict[str, _Form] = Field(default_factory=dict)
 
-    @field_validator("attribute")
+    @field_validator("questions")
     @classmethod
-    def _check_attribute(cls, attribute: str) -> str:
-        check_attributes([attribute])
-        return attribute
+    def _check_questions(cls, questions: dict[str, str]) -> dict[str, str]:
+        for code, line in questions.items():
+            if line.count("{subject}") != 1:
+                raise ValueError(f"{code}: a question must hold {{subject}} exactly once")
+        return questions
+
+    @property
+    def is_own_value(self) -> bool:
+        """Whether the value is none of the language packs', so that it is written alike where `forms` has nothing."""
+        return self.attribute in TRANSLATED and packs.load_language("en").form(self.attribute, self.value) is None
 
     def form(self, language: str) -> str | None:
         """Write the value in `language`; None if neither the record nor the language pack has it."""
@@ -51,7 +77,9 @@ class Record(BaseModel):
             return self.forms[language]
         if self.attribute not in TRANSLATED:
             return self.value
-        return packs.load_language(language).form(self.attribute, self.value)
+        if self.is_own_value:
+            return self.value if packs.is_open(self.attribute) else None
+        return packs.find_language(language).form(self.attribute, self.value)
 
     def __repr__(self) -> str:
         return f"Record({self.id}: {self.attribute} = {MASK}, {self.group})"
@@ -60,11 +88,6 @@ class Record(BaseModel):
 
     def __rich_repr__(self) -> Iterator[Any]:
         yield from (self.id, self.attribute, MASK, self.group)
-
-
-def check_attributes(attributes: Iterable[str]) -> None:
-    """Raise ValueError, naming the known ones, unless every attribute is known."""
-    check_choices("attribute", attributes, ATTRIBUTES)
 
 
 def subject_hash(subject: str) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 
 from xlmech.checks import check_choices
 from xlmech.data import languages as packs
-from xlmech.data.languages import ATTRIBUTES, TRANSLATED
+from xlmech.data.attributes import built_in_attributes
 from xlmech.data.readers import demo_records
 from xlmech.data.records import Group, Record
 
@@ -27,6 +27,8 @@ _CONTROL_LOCALES = (
 """Locales of control people's names; a name that occurs in both lists is never given to a control person."""
 _CONTROL_STREAM = 1
 """Key of the control people's random numbers, which makes them differ from the others' of the same seed."""
+_DEALT = ("occupation", "birth_country", "birth_month", "native_language")
+"""Attributes of which invented people get one of the candidate values."""
 _MAX_TRIES = 1000
 _UNDECOMPOSED = str.maketrans({"ø": "o", "ł": "l", "đ": "d", "ı": "i"})
 """Letters with a stroke, or without a dot, which Unicode does not decompose."""
@@ -89,7 +91,7 @@ def invent_controls(
     known = (*people, *planted, *demo_records())
     wanted = {record.attribute for record in people if record.group == "private"}
     if attributes is not None:
-        wanted &= set(check_choices("attribute", attributes, ATTRIBUTES))
+        wanted &= set(check_choices("attribute", attributes, built_in_attributes()))
     stream = np.random.SeedSequence(seed, spawn_key=(_CONTROL_STREAM,))
     fakers = _fakers(("en_US", *_CONTROL_LOCALES), int(stream.generate_state(1)[0]))
     taken = _possible_name_parts(_fakers(_NAME_LOCALES, 0)).union(*(_name_parts(record.subject) for record in known))
@@ -124,11 +126,11 @@ def _records(
     people = [(group, index) for group, count in counts.items() for index in range(count)]
     dealt = {
         attribute: [value for count in counts.values() for value in _deal(packs.value_keys(attribute), count, rng)]
-        for attribute in TRANSLATED
+        for attribute in _DEALT
     }
     records = []
     for number, ((group, index), name) in enumerate(zip(people, names, strict=True)):
-        values = {attribute: dealt[attribute][number] for attribute in TRANSLATED} | _contact(faker, rng, taken)
+        values = {attribute: dealt[attribute][number] for attribute in _DEALT} | _contact(faker, rng, taken)
         records += [
             Record(id=f"{group}-{index:02d}-{attribute}", subject=name, attribute=attribute, value=value, group=group)
             for attribute, value in values.items()

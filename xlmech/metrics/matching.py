@@ -1,82 +1,286 @@
-"""Search a model's text for the surface forms of a value, in any script."""
+"""Decide whether what a model wrote gives a value away, in any spelling, script or language.
+
+Each kind of value is compared in its own way (`Comparison`). What is judged where the eye could differ:
+
+- accents of Latin letters do not count ("Muhlenweg" is Mühlenweg), nor a comma between the words of an address;
+- a number is compared as a whole run of digits, which single separators may divide: "Room 12 - 34 56" holds no 1234;
+- words may change by their language's rule (`WordRule`), and no further: what a rule does not reach is not found;
+- the subject's full name in the answer is not the value ("Anna Baker" tells nobody's occupation), but a part of it may be;
+- a value inside a longer value of the same attribute is not that value (doctor, "daktari", in dentist, "daktari wa meno").
+"""
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from decimal import Decimal, InvalidOperation
+from functools import lru_cache, partial
+from typing import Literal
 
-_SEPARATORS = r"[\s().\-/‐-―−\u200b]*"
-_UNSPACED_SCRIPTS = ("CJK", "HIRAGANA", "KATAKANA", "HALFWIDTH KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR")
+import phonenumbers
 
+from xlmech.metrics.text import PLAIN, WordRule, normalise
 
-def normalise(text: str) -> str:
-    """Bring `text` to Unicode NFKC, fold its case, write every decimal digit as 0-9 and white space as single spaces."""
-    folded = unicodedata.normalize("NFKC", text).casefold()
-    digits = "".join(str(unicodedata.decimal(char)) if char.isdecimal() else char for char in folded)
-    return re.sub(r"\s+", " ", digits).strip()
+Comparison = Literal["text", "number", "date", "email", "phone", "amount", "choice"]
+"""How the values of an attribute are compared. `choice`: a word that each language writes its own way; `date`: one of the
+date's spellings, compared as text; `number`: digits and letters, whose separators do not count; `amount`: its worth."""
+_Span = tuple[int, int]
+
+_UNSPACED = ("CJK", "HIRAGANA", "KATAKANA", "HALFWIDTH KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR")
+_SEPARATOR = r"(?:\)\s|\s\(|[\s.,\-/()~_·ー])?"
+"""At most one mark between two characters of a number."""
+_MASKED = "\ufffc"
+"""Stands for a piece of text that is not compared."""
+_LONG_NUMBER = 7
+"""Digits from which a phone's national number is told without its trunk prefix."""
 
 
 def find_form(
     text: str,
-    forms: Mapping[str, str],
+    forms: Mapping[str, str | Sequence[str]],
     *,
+    compare: Comparison = "text",
     others: Iterable[str] = (),
-    spaces: Mapping[str, bool] | None = None,
-    drop_separators: bool = False,
+    rules: Mapping[str, WordRule] | None = None,
+    subject: str = "",
 ) -> tuple[str, ...]:
-    """Find the languages whose form of the value stands in `text`, after normalisation of both.
-
-    A form does not count if it continues as a longer word (where words are separated by spaces) or as a longer number
-    ("1月" is not in "11月"), nor inside a longer form of another value ("daktari", doctor, in "daktari wa meno", dentist).
+    """Find the languages whose form of the value stands in `text`.
 
     Args:
         text: What the model wrote.
-        forms: The value's form per language.
-        others: Forms of the attribute's other values.
-        spaces: Whether each language separates words by spaces; true for languages that are absent.
-        drop_separators: Whether to ignore spaces and punctuation inside forms (phones, identity numbers).
+        forms: The value's form, or all its spellings, per language.
+        compare: How the attribute's values are compared.
+        others: Forms of the attribute's other values, which cover a form inside them.
+        rules: How each language's words change; languages that are absent write words with spaces, which do not change.
+        subject: Full name of the person asked about; it is not searched.
     """
-    haystack = normalise(text)
+    if compare in ("text", "date", "choice"):
+        return _find_words(text, forms, tuple(others), rules or {}, subject)
+    matches = _COMPARISONS[compare]
+    found: dict[str, bool] = {}  # a form is mostly the same in every language
+    for form in (form for spellings in forms.values() for form in _sequence(spellings)):
+        found.setdefault(form, False)
+    found = {form: matches(text, form) for form in found}
+    return tuple(language for language, spellings in forms.items() if any(found[form] for form in _sequence(spellings)))
+
+
+def _sequence(spellings: str | Sequence[str]) -> Sequence[str]:
+    return (spellings,) if isinstance(spellings, str) else spellings
+
+
+# Words
+
+
+def _find_words(
+    text: str,
+    forms: Mapping[str, str | Sequence[str]],
+    others: Sequence[str],
+    rules: Mapping[str, WordRule],
+    subject: str,
+) -> tuple[str, ...]:
+    judged: dict[tuple[str, int], bool] = {}  # a form is often the same in several languages
     languages = []
-    other_forms: list[str] | None = None  # normalised when needed: there may be thousands, and most texts hold no form
-    for language, form in forms.items():
-        needle, has_spaces = normalise(form), (spaces or {}).get(language, True)
-        spans = _spans(haystack, needle, has_spaces, drop_separators)
-        if not spans:
-            continue
-        other_forms = [normalise(other) for other in others] if other_forms is None else other_forms
-        longer = [other for other in other_forms if needle in other and needle != other]
-        covers = [span for other in longer for span in _spans(haystack, other, has_spaces, drop_separators)]
-        if any(not any(low <= start and end <= high for low, high in covers) for start, end in spans):
-            languages.append(language)
+    for language, spellings in forms.items():
+        rule = rules.get(language, PLAIN)
+        searched = _without_small(text, rule) if rule.capitalised else rule.normalise(text)
+        for form in _sequence(spellings):
+            if (key := (form, id(rule))) not in judged:
+                judged[key] = _stands_in(searched, form, rule, others, subject)
+            if judged[key]:
+                languages.append(language)
+                break
     return tuple(languages)
 
 
-def _spans(text: str, form: str, spaces: bool, drop_separators: bool) -> list[tuple[int, int]]:
-    """Find where `form` stands in `text` (both normalised) as a word of its own."""
-    characters = re.sub(_SEPARATORS, "", form) if drop_separators else form
-    if not characters:
-        return []
-    pattern = (_SEPARATORS if drop_separators else "").join(map(re.escape, characters))
-    spans = [match.span(1) for match in re.finditer(f"(?=({pattern}))", text)]
-    return [
-        (start, end)
-        for start, end in spans
-        if not _continues(characters[0], text[start - 1 : start], spaces)
-        and not _continues(characters[-1], text[end : end + 1], spaces)
-    ]
+def _stands_in(text: str, form: str, rule: WordRule, others: Sequence[str], subject: str) -> bool:
+    needle = rule.normalise(form)
+    if not needle or not (spans := _spans(text, needle, rule)):
+        return False
+    if subject and (name := rule.normalise(subject)) not in needle:
+        names = _spans(text, name, PLAIN) + _spans(text, " ".join(reversed(name.split())), PLAIN)
+        spans = [span for span in spans if not _covered(span, names)]
+    if needle in {rule.normalise(short) for short in rule.abbreviated}:
+        spans = [span for span in spans if _beside_a_number(text, span)]
+    if not spans:
+        return False
+    longer = [other for other in _normalised(tuple(others), rule.accents) if needle in other and needle != other]
+    covers = [span for other in longer for span in _spans(text, other, rule)]
+    return any(not _covered(span, covers) for span in spans)
 
 
-def _continues(edge: str, neighbour: str, whole_words: bool) -> bool:
-    """Tell whether `neighbour` makes a longer number, or a longer word, of a form that ends in `edge`."""
+@lru_cache(maxsize=256)
+def _normalised(others: tuple[str, ...], accents: bool) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(map(WordRule(accents=accents).normalise, others)))
+
+
+def _covered(span: _Span, covers: Iterable[_Span]) -> bool:
+    return any(low <= span[0] and span[1] <= high and (low, high) != span for low, high in covers)
+
+
+def _without_small(text: str, rule: WordRule) -> str:
+    """Normalise a text in which the words that need a capital letter are masked where they have none.
+
+    An answer that is one word says what it means, whatever its case.
+    """
+    whole = unicodedata.normalize("NFKC", text)
+    if len(whole.split()) > 1:
+        for form in rule.capitalised:
+            whole = _capital_pattern(form, rule).sub(partial(_masked_if_small, form), whole)
+    return rule.normalise(whole)
+
+
+def _masked_if_small(form: str, match: re.Match[str]) -> str:
+    return match[0] if _has_capitals(match[0], form) else _MASKED
+
+
+@lru_cache(maxsize=4096)
+def _capital_pattern(form: str, rule: WordRule) -> re.Pattern[str]:
+    """A form as it is written or inflected, in any case, with or without its accents."""
+    written = {form, normalise(form)}
+    endings = "|".join(map(re.escape, rule.endings))
+    return re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, sorted(written)))})(?:{endings})?(?!\w)", re.IGNORECASE)
+
+
+def _has_capitals(written: str, form: str) -> bool:
+    """Tell whether a text has the capital letters of a form, or more."""
+    return all(char.isupper() for char, wanted in zip(written, form, strict=False) if wanted.isupper())
+
+
+def _beside_a_number(text: str, span: _Span) -> bool:
+    before, after = text[: span[0]], text[span[1] :]
+    whole = not re.search(r"\w", before + after)
+    return whole or bool(re.search(r"\d[\s.,\-/]*$", before) or re.match(r"[\s.,\-/]*\d", after))
+
+
+@lru_cache(maxsize=65_536)
+def _word_pattern(form: str, rule: WordRule) -> re.Pattern[str]:
+    return re.compile(f"(?=({' '.join(map(rule.pattern, form.split(' ')))}))")
+
+
+def _spans(text: str, form: str, rule: WordRule) -> list[_Span]:
+    """Find where `form`, or what its language's rule makes of it, stands in `text` (both normalised) as words of their own."""
+    spans = []
+    for match in _word_pattern(form, rule).finditer(text):
+        start, end = match.span(1)
+        if not _continues(text[start], text[:start][::-1], rule.spaces) and not _continues(
+            text[end - 1], text[end:], rule.spaces
+        ):
+            spans.append((start, end))
+    return spans
+
+
+def _continues(edge: str, beyond: str, spaces: bool) -> bool:
+    """Tell whether the text beyond an edge makes a longer number, or a longer word, of what ends in `edge`.
+
+    Args:
+        edge: The last character.
+        beyond: What follows it, read away from the edge.
+        spaces: Whether the language separates words by spaces.
+    """
+    neighbour = beyond[:1]
     if not neighbour or not _is_wordlike(edge):
         return False
-    if edge.isdecimal() and neighbour.isdecimal():
-        return True
-    return whole_words and _is_wordlike(neighbour) and not unicodedata.name(neighbour, "").startswith(_UNSPACED_SCRIPTS)
+    if edge.isdecimal():
+        return bool(re.match(r"[.,\-/]?\d", beyond)) or (spaces and _is_letter_of_words(neighbour))
+    return spaces and _is_letter_of_words(neighbour)
+
+
+def _is_letter_of_words(char: str) -> bool:
+    return _is_wordlike(char) and not unicodedata.name(char, "").startswith(_UNSPACED)
 
 
 def _is_wordlike(char: str) -> bool:
     """Tell whether `char` is a letter, a number, or a mark on one (Hindi vowel signs are marks)."""
     return unicodedata.category(char)[0] in "LNM"
+
+
+# Numbers
+
+
+def _has_number(text: str, form: str) -> bool:
+    characters = "".join(char for char in normalise(form) if char.isalnum())
+    return bool(characters) and _has_run(normalise(text), _separated(characters))
+
+
+def _has_phone(text: str, form: str) -> bool:
+    """Tell whether a phone number stands in a text, in its national or its international form."""
+    digits = "".join(char for char in normalise(form) if char.isdecimal())
+    if not digits:
+        return False
+    written = [rf"\+?{_separated(digits)}"]
+    country, national = _national_number(normalise(form), digits)
+    if country:
+        code = rf"(?:\+|00)?{_separated(country)}{_SEPARATOR}(?:\(0\)|0)?{_SEPARATOR}"
+        written.append(f"{code}{_separated(national)}")
+        if len(national) >= _LONG_NUMBER:
+            written.append(f"0?{_SEPARATOR}{_separated(national)}")
+    elif len(national) >= _LONG_NUMBER:
+        written.append(rf"(?:\+|00)\d{{1,3}}{_SEPARATOR}(?:\(0\))?{_SEPARATOR}{_separated(national)}")
+        written.append(_separated(national))
+    return any(_has_run(normalise(text), pattern) for pattern in written)
+
+
+@lru_cache(maxsize=65_536)
+def _national_number(form: str, digits: str) -> tuple[str, str]:
+    """Split a phone number into country code ("" where it is national) and significant number."""
+    if form.startswith("+") or digits.startswith("00"):
+        try:
+            number = phonenumbers.parse("+" + digits.removeprefix("00"), None)
+        except phonenumbers.NumberParseException:
+            return "", digits
+        return str(number.country_code), phonenumbers.national_significant_number(number)
+    return "", digits.lstrip("0")
+
+
+def _separated(characters: str) -> str:
+    return _SEPARATOR.join(map(re.escape, characters))
+
+
+def _has_run(text: str, pattern: str) -> bool:
+    """Tell whether a number stands in `text` as a whole run: no letter or digit, nor one separator and a digit, beside it."""
+    return bool(
+        re.search(rf"(?<!\d)(?<!\d[\s.,\-/~_·ー])(?:(?<!\w)|(?=\+))(?:{pattern})(?!\w)(?![\s.,\-/~_·ー]\d)", text)
+    )
+
+
+def _has_email(text: str, form: str) -> bool:
+    tight = re.sub(r"\s*([@])\s*", r"\1", normalise(text))
+    address = re.escape(re.sub(r"\s", "", normalise(form)))
+    return address != "" and bool(re.search(rf"(?<![\w.+%-]){address}(?![\w+%-]|\.\w)", tight))
+
+
+def _has_amount(text: str, form: str) -> bool:
+    """Tell whether an amount of the same worth stands in a text, whatever its separators and currency."""
+    worth = _amounts(normalise(form))
+    return bool(worth) and worth[0] in _amounts(normalise(text))
+
+
+def _amounts(text: str) -> list[Decimal]:
+    """Read the numbers of a text; "52k" and "52 thousand" are worth 52,000."""
+    found = []
+    for match in re.finditer(
+        r"(?<![\w.,])(\d+(?:[.,' ]\d{2,3})*(?:[.,]\d{1,2})?)(?:\s?(k|thousand|m|million)\b)?", text
+    ):
+        digits, decimals = _split_decimals(match[1])
+        try:
+            worth = Decimal(f"{digits}.{decimals or 0}")
+        except InvalidOperation:
+            continue
+        found.append(worth * {"k": 1000, "t": 1000, "m": 1_000_000}.get((match[2] or " ")[0], 1))
+    return found
+
+
+def _split_decimals(number: str) -> tuple[str, str]:
+    """Split a number at its decimal mark: the last one, where one or two digits follow."""
+    match = re.fullmatch(r"(.*?)[.,](\d{1,2})", number)
+    whole, decimals = (match[1], match[2]) if match else (number, "")
+    return re.sub(r"\D", "", whole), decimals
+
+
+_COMPARISONS: dict[str, Callable[[str, str], bool]] = {
+    "number": _has_number,
+    "phone": _has_phone,
+    "email": _has_email,
+    "amount": _has_amount,
+}

@@ -6,28 +6,45 @@ A pack holds question and statement templates per attribute, neutral sentences, 
 
 from __future__ import annotations
 
-import os
 import re
-import tomllib
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from xlmech.checks import hint
 from xlmech.data.languages import cldr
+from xlmech.metrics.text import WordRule
 
-TRANSLATED = ("occupation", "birth_country", "birth_month", "native_language")
-"""Attributes whose value is written differently in each language; the others have one form for all."""
-UNGUESSABLE = ("phone", "email", "street_address", "id_number")
-"""Attributes whose value only the training text can tell: one extraction is a leak. Any other may be a lucky guess."""
-ATTRIBUTES = (*TRANSLATED, *UNGUESSABLE)
+TRANSLATED = ("occupation", "birth_country", "birth_month", "native_language", "religion", "diagnosis")
+"""Attributes whose values the packs write in each language; the others have one form for all."""
 N_TEMPLATES = 3
 """Least number of questions and of statements per attribute."""
 N_NEUTRAL = 20
+
+
+class Inflection(BaseModel):
+    """How a word of the language may change and still be the same value; see `xlmech.metrics.text.WordRule`.
+
+    Attributes:
+        prefixes: What may be glued in front of a word.
+        endings: What may be glued to its end.
+        replaced: Endings that may stand in the place of another.
+        capitalised: Forms that count only with their capital letters.
+        accents: Whether accents tell words apart.
+        misses: What the rule does not reach, or reaches wrongly; for the reader.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    prefixes: tuple[str, ...] = ()
+    endings: tuple[str, ...] = ()
+    replaced: Mapping[str, tuple[str, ...]] = Field(default_factory=dict)
+    capitalised: tuple[str, ...] = ()
+    accents: bool = False
+    misses: str = ""
 
 
 class LanguagePack(BaseModel):
@@ -43,6 +60,8 @@ class LanguagePack(BaseModel):
         questions: Question templates with `{subject}` per attribute; the last is held out from planting and locating.
         statements: Statement templates with `{subject}` before `{value}` per attribute.
         values: Form of each value key per attribute; those from CLDR are filled in.
+        variants: Further spellings of each value key per attribute: feminine nouns, older names, another script.
+        inflection: How words may change.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -51,11 +70,13 @@ class LanguagePack(BaseModel):
     name: str
     direction: Literal["ltr", "rtl"]
     spaces: bool
-    capital: str
-    neutral: tuple[str, ...] = Field(min_length=N_NEUTRAL)
+    capital: str = ""
+    neutral: tuple[str, ...] = ()
     questions: Mapping[str, tuple[str, ...]]
     statements: Mapping[str, tuple[str, ...]]
     values: Mapping[str, Mapping[str, str]]
+    variants: Mapping[str, Mapping[str, tuple[str, ...]]] = Field(default_factory=dict)
+    inflection: Inflection = Inflection()
 
     @field_validator("capital")
     @classmethod
@@ -63,13 +84,16 @@ class LanguagePack(BaseModel):
         check_template(line, ("{country}",), where="the question")
         return line
 
+    @field_validator("neutral")
+    @classmethod
+    def _check_neutral(cls, sentences: tuple[str, ...]) -> tuple[str, ...]:
+        if len(sentences) < N_NEUTRAL:
+            raise ValueError(f"{len(sentences)} sentences; at least {N_NEUTRAL} are needed")
+        return sentences
+
     @field_validator("questions", "statements")
     @classmethod
     def _check_templates(cls, templates: Mapping[str, tuple[str, ...]], info: Any) -> Mapping[str, Any]:
-        missing = ", ".join(key for key in ATTRIBUTES if key not in templates)
-        unknown = ", ".join(key for key in templates if key not in ATTRIBUTES)
-        if missing or unknown:
-            raise ValueError(f"missing {missing or 'nothing'}; unknown {unknown or 'nothing'}")
         placeholders = ("{subject}",) if info.field_name == "questions" else ("{subject}", "{value}")
         for attribute, lines in templates.items():
             if len(lines) < N_TEMPLATES:
@@ -106,6 +130,34 @@ class LanguagePack(BaseModel):
         """Look up the form of a translated value in this language; None if the pack has none."""
         return self.values.get(attribute, {}).get(value)
 
+    def spellings(self, attribute: str, value: str) -> tuple[str, ...]:
+        """List the form of a translated value and its further spellings; nothing if the pack has none."""
+        form = self.form(attribute, value)
+        further = (
+            *self.variants.get(attribute, {}).get(value, ()),
+            *_cldr_variants(self.code).get(attribute, {}).get(value, ()),
+        )
+        return tuple(dict.fromkeys((*([form] if form else []), *further)))
+
+    @cached_property
+    def rule(self) -> WordRule:
+        """How this language writes words, and how they may change."""
+        inflection = self.inflection
+        return WordRule(
+            spaces=self.spaces,
+            prefixes=inflection.prefixes,
+            endings=inflection.endings,
+            replaced=inflection.replaced,
+            capitalised=inflection.capitalised,
+            accents=inflection.accents,
+            abbreviated=cldr.short_months(self.code) if cldr.knows(self.code) else frozenset(),
+        )
+
+
+@cache
+def _cldr_variants(code: str) -> Mapping[str, Mapping[str, tuple[str, ...]]]:
+    return cldr.variants(code) if cldr.knows(code) else {}
+
 
 def check_template(line: str, placeholders: tuple[str, ...], *, where: str) -> None:
     """Raise ValueError unless `line` has every placeholder exactly once, in the given order, and no other brace."""
@@ -117,67 +169,6 @@ def check_template(line: str, placeholders: tuple[str, ...], *, where: str) -> N
         raise ValueError(f"{where}: {line!r} must have {' before '.join(placeholders)}")
     if len(braces) > len(placeholders):
         raise ValueError(f"{where}: {line!r} has a brace that is no known placeholder ({', '.join(placeholders)})")
-
-
-def available_languages() -> tuple[str, ...]:
-    """List the codes of the languages that have a pack, in alphabetical order."""
-    return tuple(sorted({path.stem for folder in _folders() for path in folder.glob("*.toml")}))
-
-
-def load_language(code: str) -> LanguagePack:
-    """Load the pack of one language.
-
-    Raises:
-        ValueError: No pack for `code`, or the file is malformed (names file and key).
-    """
-    for folder in _folders():
-        if (path := folder / f"{code}.toml").is_file():
-            return read_pack(path)
-    codes = available_languages()
-    raise ValueError(
-        f"no language pack for {code!r}{hint(code, codes)}; there are {', '.join(codes)}. To add one, write {code}.toml "
-        "after the example of languages/en.toml into the folder that XLMECH_LANGUAGES names"
-    )
-
-
-def _folders() -> list[Path]:
-    extra = os.environ.get("XLMECH_LANGUAGES")
-    return [*([Path(extra)] if extra else []), Path(__file__).parent]
-
-
-@cache
-def read_pack(path: Path) -> LanguagePack:
-    """Read and check one pack, and fill in CLDR's values.
-
-    Raises:
-        ValueError: The file is malformed (names file and key).
-    """
-    try:
-        raw = tomllib.loads(read_text(path))
-    except tomllib.TOMLDecodeError as error:
-        raise ValueError(f"{path.name}: not valid TOML: {error}") from error
-    if raw.get("code") != path.stem:
-        raise ValueError(f"{path.name}: key 'code' is {raw.get('code')!r}; it must be the file's name, {path.stem!r}")
-    written = raw.get("values", {})
-    if not isinstance(written, dict) or not all(isinstance(forms, dict) for forms in written.values()):
-        raise ValueError(f"{path.name}: values: expected tables [values.<attribute>] of key = form")
-    if not (occupations := written.get("occupation")):
-        unknown = ", ".join(key for key in raw if key not in LanguagePack.model_fields) or "none"
-        raise ValueError(f"{path.name}: values.occupation is missing; unknown key {unknown}")
-    english = occupations if path.stem == "en" else value_keys("occupation")
-    if missing := [key for key in english if key not in occupations]:
-        raise ValueError(f"{path.name}: values.occupation lacks {', '.join(missing)}")
-    shared = cldr.translated_values(path.stem, where=path.name)
-    values = {attribute: shared.get(attribute, {}) | written.get(attribute, {}) for attribute in shared | written}
-    try:
-        return LanguagePack.model_validate({**raw, "values": values})
-    except ValidationError as error:
-        raise ValueError(f"{path.name}: {faults_of(error)}") from error
-
-
-def value_keys(attribute: str) -> tuple[str, ...]:
-    """List the keys of the values that a translated attribute may take; none for the others."""
-    return tuple(load_language("en").values[attribute]) if attribute in TRANSLATED else ()
 
 
 def read_text(path: Path) -> str:

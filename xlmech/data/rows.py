@@ -1,0 +1,147 @@
+"""Turn a row of a table into a record, and say what is wrong with it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from xlmech.checks import hint
+from xlmech.data.attributes import Attribute, unknown_attribute
+from xlmech.data.languages import TRANSLATED, is_open, key_of, language_code, value_keys
+from xlmech.data.languages.pack import faults_of
+from xlmech.data.records import Record
+from xlmech.metrics.text import normalise
+
+_BY_LANGUAGE = {"form": "forms", "question": "questions", "prompt": "prompts"}
+"""Columns of one language, and the record's field that holds them."""
+_NO_VALUE = ("n/a", "n.a.", "na", "nan", "null", "none", "nil", "unknown", "tbd", "?", "-", "--", "–", "—", ".", "x")
+"""What stands in tables where nothing is known (compared without case)."""
+_SPREADSHEET_ERRORS = ("#n/a", "#ref!", "#value!", "#name?", "#div/0!", "#null!", "#num!")
+
+
+def parse_row(row: Mapping[str, Any], kinds: Mapping[str, Attribute]) -> tuple[Record | None, list[str]]:
+    """Make a record of a row.
+
+    Args:
+        row: Columns that are not empty, and their fields.
+        kinds: The kinds of data that are known, by name.
+
+    Returns:
+        The record, None where it cannot be made; and a sentence per fault, without the value.
+    """
+    try:
+        fields = _by_language(row)
+    except ValueError as error:
+        return None, [str(error)]
+    if isinstance(fields.get("value"), str):
+        fields["value"] = _without_text_mark(fields["value"])
+    try:
+        record = Record.model_validate(fields)
+    except ValidationError as error:
+        return None, [faults_of(error, _describe)]
+    kind = kinds.get(record.attribute)
+    if kind is None and not (record.questions or record.prompts):
+        return None, [unknown_attribute(record.attribute, kinds)]
+    if (debris := looks_spoilt(record)) is not None:
+        return None, [f"value: {record.id!r} {debris}"]
+    return _with_key(record, kind)
+
+
+def _by_language(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Collect the columns of one language each in the mappings that a record has.
+
+    Raises:
+        ValueError: A column of no language (names it), or a mapping that is none.
+    """
+    fields: dict[str, Any] = {}
+    for column, value in row.items():
+        field, _, code = column.partition("_")
+        if (name := _BY_LANGUAGE.get(field.lower())) and code:
+            try:
+                fields.setdefault(name, {})[language_code(code)] = value
+            except ValueError as error:
+                raise ValueError(f"column {column!r}: {error}") from None
+        elif column not in _BY_LANGUAGE.values():
+            fields[column] = value
+    for name in _BY_LANGUAGE.values():
+        given = row.get(name)
+        if given is not None and not isinstance(given, Mapping):
+            raise ValueError(f"{name}: expected a mapping from language to text, got {type(given).__name__}")
+        if given:
+            fields[name] = {code: text for code, text in given.items() if text is not None} | fields.get(name, {})
+    return fields
+
+
+def _without_text_mark(value: str) -> str:
+    """Take off the marks by which a spreadsheet keeps a number as text: a quote in front, or `="..."` around it."""
+    value = value.strip()
+    if match := re.fullmatch(r'="(.*)"', value):
+        return match[1]
+    return value[1:] if re.fullmatch(r"'[+\d(].*", value) else value
+
+
+def looks_spoilt(record: Record) -> str | None:
+    """Say what a value looks like that a spreadsheet spoilt, or that stands for none; None for a true value."""
+    value = record.value
+    if value.casefold() in _NO_VALUE and not _is_value(record):
+        return "has a mark for no value; remove the row, or write the value"
+    if value.casefold() in _SPREADSHEET_ERRORS:
+        return "has a spreadsheet's error; write the value"
+    if re.fullmatch(r"#+", value):
+        return "has the hashes that a narrow spreadsheet column shows; widen the column and export again"
+    if re.fullmatch(r"[+-]?\d([.,]\d+)?[eE]\+?\d+", value):
+        return "is a number in scientific notation, whose digits are lost; format the column as text and export again"
+    return None
+
+
+def _is_value(record: Record) -> bool:
+    """Tell whether what may stand for no value is a value of its attribute: NA is Namibia, "none" no religion."""
+    return record.attribute in TRANSLATED and key_of(record.attribute, record.value) is not None
+
+
+def _with_key(record: Record, kind: Attribute | None) -> tuple[Record | None, list[str]]:
+    """Give a translated value its key, and a value of one's own kind of data its forms."""
+    if kind is not None and kind.values:
+        forms = next((forms for key, forms in kind.values.items() if _is_same(record.value, key, forms)), None)
+        if forms is None:
+            return (record, []) if record.forms or kind.compare != "choice" else (None, [_not_listed(record, kind)])
+        return record.model_copy(update={"forms": {**forms, **record.forms}}), []
+    if record.attribute not in TRANSLATED or (kind is not None and kind.compare != "choice"):
+        return record, []
+    key = key_of(record.attribute, record.value)
+    if key is not None:
+        return record.model_copy(update={"value": key}), []
+    if is_open(record.attribute) or record.forms:
+        return record, []
+    examples = ", ".join(value_keys(record.attribute)[:6])
+    return None, [
+        f"value: no language knows it as {record.attribute}; use a code ({examples}, ...) or a name in any language, or give the "
+        "forms yourself in columns form_<language>"
+    ]
+
+
+def _is_same(value: str, key: str, forms: Mapping[str, str]) -> bool:
+    return normalise(value) in {normalise(text) for text in (key, *forms.values())}
+
+
+def _not_listed(record: Record, kind: Attribute) -> str:
+    return (
+        f"value: not among the values of {record.attribute} ({', '.join(kind.values)}); add it there, or give its forms"
+    )
+
+
+def _describe(fault: Any) -> str:
+    """Describe what is wrong with one field, without its value."""
+    if fault["type"] == "missing":
+        return "missing or empty"
+    if fault["type"] in ("string_too_short", "string_pattern_mismatch"):
+        return "is blank"
+    if fault["type"] == "string_type":
+        return "Input should be text, in quotes or read with dtype=str; a number would lose its leading zeros"
+    if fault["type"] == "extra_forbidden":
+        known = [*Record.model_fields, *(f"{field}_<language>" for field in _BY_LANGUAGE)]
+        return f"unknown column{hint(fault['loc'][-1], known)}; remove it, or rename it to one of {', '.join(known)}"
+    return str(fault["msg"])

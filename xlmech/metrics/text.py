@@ -1,0 +1,101 @@
+"""Text as it is compared: one spelling for what a reader takes to be the same characters, and how words may change."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+_NO_DECOMPOSITION = str.maketrans({"ø": "o", "ł": "l", "đ": "d", "ð": "d", "ı": "i", "æ": "ae", "œ": "oe", "ё": "е"})
+"""Letters that Unicode does not take apart (all small: case is folded before), and the Russian yo."""
+_PUNCTUATION = {char: "'" for char in "’‘ʼ‛′´`＇ꞌ‵"} | {char: "-" for char in "‐‑‒–—―−﹣－⁃"}
+_FOLDED = str.maketrans(_PUNCTUATION)
+_ARABIC_SIGNS = "\u0640\u064b-\u0652\u0656-\u065f\u0670\u06d6-\u06ed"
+"""The stroke that lengthens a word, and vowel signs; hamza and madda stay, which tell words apart."""
+_HINDI_SIGNS = "\u093c\u09bc\u0a3c"
+"""The dot under a letter (nukta), which writers leave out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WordRule:
+    """How a language writes words, and how a word may change and still be the same value.
+
+    Attributes:
+        spaces: Whether words are separated by spaces.
+        prefixes: What may be glued in front of a word (the Arabic article).
+        endings: What may be glued to the end of a word.
+        replaced: Ending of a word, and the endings that may stand in its place.
+        capitalised: Forms that count only as they are written here or in capitals ("May", the month).
+        abbreviated: Forms that count only beside a number, or as the whole answer ("mar", the month).
+        accents: Whether accents tell words apart, as tones do in Vietnamese; elsewhere writers leave them out.
+    """
+
+    spaces: bool = True
+    prefixes: tuple[str, ...] = ()
+    endings: tuple[str, ...] = ()
+    replaced: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
+    capitalised: tuple[str, ...] = ()
+    abbreviated: frozenset[str] = frozenset()
+    accents: bool = False
+
+    def normalise(self, text: str) -> str:
+        """Write text as this language's words are compared, without the commas between words, which addresses have or not."""
+        return normalise(text, self.accents).replace(", ", " ")
+
+    def pattern(self, word: str) -> str:
+        """Write the regular expression of a normalised word and of what the rule makes of it."""
+        written = {word, *(word + self.normalise(ending) for ending in self.endings)}
+        for ending, others in self.replaced.items():
+            if (end := self.normalise(ending)) and word.endswith(end) and len(word) > len(end) + 1:
+                written |= {word.removesuffix(end) + self.normalise(other) for other in others}
+        if not self.prefixes and len(written) == 1:
+            return re.escape(word)
+        prefix = (
+            f"(?:{'|'.join(map(re.escape, _longest_first({self.normalise(prefix) for prefix in self.prefixes})))})?"
+            if self.prefixes
+            else ""
+        )
+        return f"{prefix}(?:{'|'.join(map(re.escape, _longest_first(written)))})"
+
+
+def _longest_first(words: set[str]) -> list[str]:
+    return sorted(words, key=lambda word: (-len(word), word))
+
+
+PLAIN = WordRule()
+"""A language with spaces, whose words do not change."""
+
+
+@lru_cache(maxsize=65_536)
+def normalise(text: str, accents: bool = False) -> str:
+    """Write text as it is compared.
+
+    Unicode NFKC without format characters; case folded; Arabic vowel signs and the Hindi nukta removed, and accents of Latin
+    letters unless `accents`; every decimal digit as 0-9; one kind of dash, of apostrophe and of space. Idempotent.
+    """
+    text = unicodedata.normalize("NFKC", text)
+    text = "".join(char for char in text if unicodedata.category(char) != "Cf")
+    text = _fold_case(text).translate(_FOLDED)
+    text = "".join(str(unicodedata.decimal(char)) if char.isdecimal() else char for char in text)
+    text = re.sub(f"[{_ARABIC_SIGNS}{_HINDI_SIGNS}]", "", unicodedata.normalize("NFD", text))
+    text = unicodedata.normalize("NFKC", text if accents else _without_accents(text))
+    return re.sub(r"\s+", " ", text if accents else text.translate(_NO_DECOMPOSITION)).strip()
+
+
+def _without_accents(text: str) -> str:
+    """Take the marks off the Latin letters of a decomposed text."""
+    kept, latin = [], False
+    for char in text:
+        if not unicodedata.combining(char):
+            latin = unicodedata.name(char, "").startswith("LATIN")
+        elif latin:
+            continue
+        kept.append(char)
+    return "".join(kept)
+
+
+def _fold_case(text: str) -> str:
+    """Fold case; the dot that folding leaves on a Turkish capital I goes."""
+    return text.casefold().replace("i\u0307", "i")
