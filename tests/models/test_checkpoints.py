@@ -14,9 +14,10 @@ import torch
 from helpers.tiny_models import ALL_ARCHITECTURES, N_LAYERS, multimodal, tiny
 from safetensors.torch import load_file, save_file
 
-from xlmech.models import checkpoints
-from xlmech.models.checkpoints import adapter_folder, load_checkpoint, shipped_adapters
-from xlmech.models.weight_checks import check_tokenizer
+from xlmech.models.checkpoints import load_checkpoint
+from xlmech.models.sources import lora as adapters
+from xlmech.models.sources.lora import adapter_folder, shipped_adapters
+from xlmech.models.sources.weight_checks import check_tokenizer
 
 Tensors = dict[str, torch.Tensor]
 
@@ -68,7 +69,7 @@ def test_a_damaged_adapter(tmp_path: Path, tokenizer: Any) -> None:
 
 def test_an_adapter_needs_peft(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "peft", None)
-    monkeypatch.setattr(checkpoints, "check_adapter", lambda *_: None)
+    monkeypatch.setattr(adapters, "check_adapter", lambda *_: None)
     with pytest.raises(ImportError, match=r"an adapter needs peft: pip install \"xlmech\[demo\]\""):
         load_checkpoint(tiny("llama"), tokenizer=tokenizer, adapter="en")
 
@@ -80,7 +81,7 @@ def test_shipped_adapters_are_small_and_come_with_their_log(language: str) -> No
     log = json.loads((folder / "planting.json").read_text())
     assert log["recipe"]["language"] == language
     assert len(log["loss"]) == log["recipe"]["steps"]
-    assert (checkpoints.ADAPTERS / "NOTICE").is_file() and (checkpoints.ADAPTERS / "GEMMA_TERMS.html").is_file()
+    assert (adapters.ADAPTERS / "NOTICE").is_file() and (adapters.ADAPTERS / "GEMMA_TERMS.html").is_file()
 
 
 # Weights that are not those of the config
@@ -185,7 +186,9 @@ def test_whole_checkpoints_pass(architecture: str, tmp_path: Path, tokenizer: An
 def test_a_damaged_file_of_weights(saved: Path) -> None:
     path = saved / "model.safetensors"
     path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(ValueError, match="a file of its weights is damaged .*; copy or save it again"):
+    with pytest.raises(
+        ValueError, match=f"^{path}: this file of weights is damaged .*1000 bytes in all.*download it again"
+    ):
         load_checkpoint(saved)
 
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.tiny_models import ALL_ARCHITECTURES, D_VOCAB, N_LAYERS, multimodal, tiny
+from helpers.families import FAMILIES, network_of
+from helpers.tiny_models import ALL_ARCHITECTURES, D_MLP, D_VOCAB, N_LAYERS, multimodal, save_tokenizer, tiny
 
 from xlmech.engine.unembed import token_logits
 from xlmech.models import load as models
@@ -21,8 +22,8 @@ from xlmech.models.kv_cache import KeyValues
 from xlmech.models.load import load_model, provenance
 
 HAS_HOOKED = find_spec("transformer_lens.HookedTransformer") is not None
-# TransformerLens 3's Falcon keeps no keys and values.
-BRIDGED = tuple(name for name in ALL_ARCHITECTURES if name != "falcon" or not HAS_HOOKED)
+# TransformerLens 3's Falcon keeps no keys and values, and its Cohere turns queries and keys otherwise (it is refused).
+BRIDGED = tuple(name for name in ALL_ARCHITECTURES if name not in ("falcon", "cohere2") or not HAS_HOOKED)
 
 
 def _logits(backend: Any, tokens: torch.Tensor, past: KeyValues | None = None) -> torch.Tensor:
@@ -136,6 +137,70 @@ def test_an_unknown_output_transform_is_noticed(tokenizer: Any, monkeypatch: pyt
     monkeypatch.setattr("xlmech.models.backends.BridgeBackend.softcap", property(lambda self: 0.01))
     with pytest.raises(ValueError, match="output transform is not one that xlmech knows"):
         load_model(tiny("llama"), tokenizer=tokenizer, backend="bridge")
+
+
+def test_a_stream_that_does_not_lead_to_the_logits_is_noticed(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = BridgeBackend.final_norm
+    monkeypatch.setattr(BridgeBackend, "final_norm", lambda backend, resid: -plain(backend, resid))
+    with pytest.raises(
+        ValueError, match=r"through its final norm and unembedding, differs from its logits by \d+.*unknown"
+    ):
+        load_model(tiny("llama"), tokenizer=tokenizer, backend="bridge")
+
+
+@pytest.mark.parametrize("family", ["opt", "xglm"])
+def test_neurons_are_counted_where_transformer_lens_assumes_their_number(family: str, tokenizer: Any) -> None:
+    backend = backend_of(load_model(network_of(FAMILIES[family]), tokenizer=tokenizer, backend="bridge"))
+    assert backend.d_mlp == D_MLP != 4 * backend.d_model
+
+
+def test_layers_with_different_numbers_of_neurons_are_refused(tokenizer: Any) -> None:
+    network = tiny("llama")
+    mlp = network.model.layers[1].mlp
+    mlp.gate_proj, mlp.up_proj, mlp.down_proj = (
+        torch.nn.Linear(*sizes, bias=False) for sizes in [(32, 40), (32, 40), (40, 32)]
+    )
+    with pytest.raises(ValueError, match=r"layers of this model have different numbers of neurons \(40, 64\)"):
+        load_model(network, tokenizer=tokenizer, backend="bridge")
+
+
+def test_a_model_that_runs_without_keys_and_values(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise IndexError("list index out of range")
+
+    monkeypatch.setattr(BridgeBackend, "hidden", fail)
+    with pytest.raises(
+        ValueError, match=r"this LlamaForCausalLM cannot be run from the keys .* \(list index out of range\); give"
+    ):
+        load_model(tiny("llama"), tokenizer=tokenizer, backend="bridge")
+
+
+def test_a_tokenizer_is_given_by_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny("llama").save_pretrained(tmp_path / "model")
+    wanted = save_tokenizer(tmp_path / "tokenizer")
+    monkeypatch.chdir(tmp_path)
+    model = load_model("model", tokenizer="tokenizer", backend="bridge")
+    assert backend_of(model).tokenizer.get_vocab() == wanted.get_vocab()
+    recipe = model.xlmech_source.recipe
+    assert (recipe["source"], recipe["tokenizer"]) == (str(tmp_path / "model"), str(tmp_path / "tokenizer"))
+    with pytest.raises(
+        ValueError, match=r"^\./none.*give tokenizer= a folder with tokenizer.json, a hub id, or a tokenizer"
+    ):
+        load_model("model", tokenizer="./none")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"^empty: no tokenizer could be read .*; give tokenizer= a folder"):
+        load_model("model", tokenizer="empty")
+
+
+@pytest.mark.parametrize("family", ["granite"] if HAS_HOOKED else ["cohere", "granite"])
+def test_the_logit_scale_is_in_every_hidden_state(family: str, tokenizer: Any) -> None:
+    network, tokens = network_of(FAMILIES[family]), torch.tensor([[2, 7, 8, 9]])
+    with torch.no_grad():
+        logits, trunk = network(tokens).logits.clone(), network.model(tokens).last_hidden_state.clone()
+        backend = backend_of(load_model(network, tokenizer=tokenizer, backend="bridge"))
+        hidden, _ = backend.hidden(tokens)
+    torch.testing.assert_close(hidden, trunk / 4)
+    torch.testing.assert_close(hidden @ backend.unembed.T, logits)
 
 
 # The model itself, before it is wrapped

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.families import FAMILIES, network_of
 from helpers.tiny_models import save_tokenizer, tiny
 
+from xlmech.mitigation.export.down_projection import down_projections, layer_count
 from xlmech.models import load as models
 from xlmech.models.load import load_model
 from xlmech.models.shape import shape_of
@@ -22,6 +24,22 @@ def test_weights_are_counted(architecture: str) -> None:
     shape = shape_of(network.config)
     assert shape.n_parameters == matrices
     assert shape.weight_bytes("float32") == 4 * matrices
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_weights_of_every_family_are_counted(family: str) -> None:
+    network = network_of(FAMILIES[family])
+    stack = next(
+        part
+        for part in network.modules()
+        if isinstance(part, torch.nn.ModuleList) and len(part) == layer_count(network)
+    )
+    shape = shape_of(network.config)
+    assert shape.body == sum(weight.numel() for weight in stack.parameters() if weight.ndim == 2)
+    assert (
+        shape.d_mlp
+        == network.get_submodule(down_projections(network, shape.d_mlp)[0][0]).weight.numel() // shape.d_model
+    )
 
 
 def test_an_unusual_config_is_refused() -> None:

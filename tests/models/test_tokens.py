@@ -7,18 +7,17 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from helpers.in_context import answer_tokens
 
-from xlmech.data.probes import ProbeSet
+from xlmech.data.probes import ProbeSet, masked_prompt
 from xlmech.data.records import MASK
 from xlmech.engine.token_spans import token_position
 from xlmech.models.backends import backend_of
 from xlmech.models.tokens import (
     check_room,
-    encode_answer,
-    encode_forms,
+    encode_in_context,
     encode_probe,
     encode_prompt,
-    masked_prompt,
     n_special,
     subject_tokens,
 )
@@ -29,10 +28,9 @@ def test_encoding_refuses_what_does_not_fit(model: Any, probes: ProbeSet) -> Non
     backend = backend_of(model)
     with pytest.raises(ValueError, match=r"probe x: \d+ tokens and 5 for the answer do not fit the model's context of"):
         encode_prompt(backend, "a" * (backend.n_ctx - 2), room=5, what="probe x")
-    with pytest.raises(ValueError, match="answer: tokenises to nothing"):
-        encode_answer(backend, "")
+    with pytest.raises(ValueError, match="the city: tokenises to nothing"):
+        encode_in_context(backend.tokenizer, "Where?", ["Rome", ""], what_answer="the city")
     assert encode_prompt(backend, probes[0].prompt)[0] == backend.tokenizer.bos_token_id
-    assert backend.tokenizer.bos_token_id not in encode_answer(backend, "France")
     assert n_special(backend) == 1
 
 
@@ -40,8 +38,8 @@ def test_a_probe_is_its_prompt_and_the_forms_asked_for(model: Any, probes: Probe
     backend, probe = backend_of(model), probes.filter(languages=["fr"])[0]
     encoded = encode_probe(backend, probe)
     assert encoded.prompt == tuple(encode_prompt(backend, probe.prompt))
-    assert encoded.answer == tuple(encode_answer(backend, probe.answers["fr"]))
-    assert encoded.answers == {"fr": encoded.answer} == encode_forms(backend, probe)
+    assert encoded.answer == tuple(answer_tokens(backend.tokenizer, probe.prompt, probe.answers["fr"]))
+    assert encoded.answers == {"fr": encoded.answer} and encoded.n_straddling == 0
     assert (encoded.id, encoded.subject, encoded.group) == (probe.id, None, "")
     assert encoded.length == (len(probe.prompt.encode()), len(probe.answers["fr"]))
     several = encode_probe(backend, probe, languages=["en", "fr"], max_answer_tokens=2, subject=True)
@@ -67,13 +65,13 @@ def test_an_encoded_probe_travels_and_is_recognised(model: Any, probes: ProbeSet
 
 def test_what_the_model_cannot_take_is_named(model: Any, probes: ProbeSet) -> None:
     backend, probe = backend_of(model), probes[0]
-    long = replace(probe, prompt="a" * (backend.n_ctx - 4), answers={"en": "abcdefgh"})
+    long = replace(probe, prompt="a" * (backend.n_ctx - 5) + "\n", answers={"en": "abcdefgh"})
     with pytest.raises(ValueError, match=f"probe {probe.id}: .* and 8 for the answer do not fit the model's context"):
         encode_probe(backend, long)
     encoded = encode_probe(backend, long, max_answer_tokens=3)
-    check_room(backend, encoded, 3)
+    check_room(backend, encoded.prompt, 3, "probe")
     with pytest.raises(ValueError, match=f"probe {probe.id}: .* and 4 for the answer do not fit the model's context"):
-        check_room(backend, encoded, 4)
+        check_room(backend, encoded.prompt, 4, f"probe {probe.id}")
     assert encode_probe(backend, long, room=0).prompt == encoded.prompt
     with pytest.raises(ValueError, match="and 4 for the answer do not fit"):
         encode_probe(backend, long, languages=(), room=4)
@@ -114,20 +112,23 @@ def test_tokenizers_without_offsets_or_tokens_of_the_subject_are_refused(
 ) -> None:
     backend, probe = backend_of(model), probes[0]
 
-    class Slow:
+    class Slow(type(backend.tokenizer)):  # type: ignore[misc]
         is_fast = False
 
     class Dropping:
         is_fast = True
         eos_token_id = 1
 
-        def __call__(self, _: str, **__: Any) -> Any:
+        bos_token = eos_token = "<s>"
+
+        def __call__(self, text: Any, **__: Any) -> Any:
             class Encoded(dict[str, Any]):
-                input_ids = (2, 5)
+                input_ids = [(2, 5, number) for number in range(len(text))]
 
             return Encoded(offset_mapping=[(0, 0), (0, 5)])
 
-    monkeypatch.setattr(backend, "tokenizer", Slow())
+    slow = Slow(tokenizer_object=backend.tokenizer.backend_tokenizer, bos_token="<bos>", eos_token="<eos>")
+    monkeypatch.setattr(backend, "tokenizer", slow)
     with pytest.raises(ValueError, match="Slow gives no offsets.*fast tokenizer"):
         subject_tokens(backend, probe)
     monkeypatch.setattr(backend, "tokenizer", Dropping())

@@ -9,14 +9,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from xlmech.models.kv_cache import KeyValues
+from xlmech.models.kv_cache import EmptyEntry, KeyValues
 from xlmech.models.onednn import faster
 
 HookFunction = Callable[..., torch.Tensor | None]
@@ -27,6 +26,17 @@ NEURON_HOOK = "mlp.hook_post"
 def is_hooked(model: Any) -> bool:
     """Tell whether `model` is a HookedTransformer or TransformerBridge."""
     return not isinstance(model, str | Path) and hasattr(model, "hook_dict") and hasattr(model, "run_with_hooks")
+
+
+def logit_scale(network: Any) -> float:
+    """Return the factor by which a transformers model multiplies what its unembedding gives, 1 for most.
+
+    Cohere's models have `logit_scale`; Granite's divide by `logits_scaling`.
+    """
+    scale = getattr(network, "logit_scale", None)
+    if scale is None and str(network.config.model_type).startswith("granite"):
+        scale = 1 / float(network.config.logits_scaling)
+    return 1.0 if scale is None else float(scale)
 
 
 class Backend(ABC):
@@ -84,11 +94,15 @@ class Backend(ABC):
         """Run (row, position) `tokens` after `past`; hooks are called, no logits are computed.
 
         Returns:
-            (row, position, d_model) hidden states after the final norm, and the keys and values of past and tokens.
+            (row, position, d_model) hidden states after the final norm, as `final_norm` gives them, and the keys and values of
+            past and tokens.
         """
 
     def final_norm(self, resid: torch.Tensor) -> torch.Tensor:
-        """Apply the model's own final norm to a residual stream."""
+        """Apply the model's own final norm, and its logit scale if it has one, to a residual stream.
+
+        The logits are then the product with `unembed`, plus `unembed_bias`, soft-capped: so a scale is known here alone.
+        """
         return self.model.ln_final(resid)  # type: ignore[no-any-return]
 
     @property
@@ -159,6 +173,13 @@ class BridgeBackend(Backend):
         return getattr(head, "original_component", head)
 
     @property
+    def _logit_scale(self) -> float:
+        return logit_scale(self.model.original_model)
+
+    def final_norm(self, resid: torch.Tensor) -> torch.Tensor:  # noqa: D102
+        return _scaled(super().final_norm(resid), self._logit_scale)
+
+    @property
     def unembed(self) -> torch.Tensor:  # noqa: D102
         return self._head.weight  # type: ignore[no-any-return]
 
@@ -188,25 +209,7 @@ class BridgeBackend(Backend):
             values=tuple(layer.values for layer in layers),
             padding=past.padding if past else None,
         )
-        return output.last_hidden_state, after
-
-
-@dataclass
-class _EmptyEntry:
-    """A layer's empty cache entry for HookedTransformer, whose own cannot take more rows than it was made for.
-
-    Attributes:
-        past_keys: (row, position, head, d_head), without positions at first.
-        past_values: As the keys.
-    """
-
-    past_keys: torch.Tensor
-    past_values: torch.Tensor
-
-    def append(self, new_keys: torch.Tensor, new_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keep and return the keys and values of the only pass, however many rows have joined."""
-        self.past_keys, self.past_values = new_keys, new_values
-        return new_keys, new_values
+        return _scaled(output.last_hidden_state, self._logit_scale), after
 
 
 class HookedBackend(Backend):
@@ -238,7 +241,7 @@ class HookedBackend(Backend):
         cache = Cache.init_cache(self.model.cfg, self.device, len(tokens))
         tokens = tokens.to(self.device)
         if past is None:
-            cache.entries = [_EmptyEntry(entry.past_keys, entry.past_values) for entry in cache.entries]
+            cache.entries = [EmptyEntry(entry.past_keys, entry.past_values) for entry in cache.entries]
         else:
             cache.entries = [
                 Entry(past_keys=keys.transpose(1, 2), past_values=values.transpose(1, 2))
@@ -260,6 +263,10 @@ class HookedBackend(Backend):
             padding=padding,
         )
         return self.final_norm(resid), after
+
+
+def _scaled(hidden: torch.Tensor, scale: float) -> torch.Tensor:
+    return hidden if scale == 1 else hidden * scale
 
 
 def _bias(bias: torch.Tensor | None) -> torch.Tensor | None:

@@ -1,25 +1,37 @@
-"""Load weights as a transformers model with its tokenizer: the demo, a hub id, a folder, or a GGUF file.
+"""Load weights as a transformers model with its tokenizer: the demo, a hub id, a folder, a GGUF file, or a PEFT model.
 
-A LoRA adapter is merged into them on the way.
+An adapter is merged into them on the way.
 """
 
 from __future__ import annotations
 
 import json
-import warnings
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 
-from xlmech.models.gguf import cache_dir, cached_tokenizer, demo_base, demo_hash, dequantised, sha256
+from xlmech.data.prompt_format import PLAIN, PromptFormat
 from xlmech.models.shape import shape_of
-from xlmech.models.weight_checks import check_finite, check_tokenizer, first_line, list_faults, load_whole
+from xlmech.models.sources.files import check_folder, check_not_pointer
+from xlmech.models.sources.gguf import cache_dir, cached_tokenizer, demo_base, demo_hash, dequantised, sha256
+from xlmech.models.sources.hub import MODEL_FILES, TOKENIZER_FILES, check_on_hub
+from xlmech.models.sources.lora import (
+    adapter_folder,
+    adapter_name,
+    base_of,
+    is_adapter_folder,
+    is_wrapped,
+    merge,
+    with_lora,
+)
+from xlmech.models.sources.weight_checks import check_finite, check_tokenizer, first_line, load_whole
 
 DEMO_BASE = "google/gemma-3-270m"
-ADAPTERS = Path(__file__).parents[1] / "adapters"
+_OTHER_TOKENIZER = "give tokenizer= a folder with tokenizer.json, a hub id, or a tokenizer of transformers"
+_WITHOUT_ATTENTION = frozenset({"conv", "linear_attention", "mamba", "recurrent"})
+"""What configs call layers without keys and values."""
 _CAUSAL = ("CausalLM", "LMHeadModel", "ConditionalGeneration")
 """Ends of the names of architectures with a language-model head."""
 
@@ -35,6 +47,8 @@ class Source:
         plant_language: Training language of the adapter's private records, "" where unknown.
         tokenizer: As loaded: TransformerLens reconfigures its copy (it prepends BOS where transformers would not).
         recipe: Arguments of `load_model` by which another process can load the same model, None where there are none.
+        planted_prompt: Prompt format in which the adapter's records were planted, None where unknown.
+        end_tokens: Token ids that end a text by the model's generation config.
     """
 
     name: str
@@ -43,6 +57,8 @@ class Source:
     plant_language: str = ""
     tokenizer: Any = field(default=None, repr=False)
     recipe: dict[str, Any] | None = field(default=None, repr=False)
+    planted_prompt: PromptFormat | None = None
+    end_tokens: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,9 +88,13 @@ def load_checkpoint(
         OSError: A truncated or wrong GGUF file, or a full disk.
         ImportError: A package that the demo, a GGUF file or an adapter needs is missing; names the extra.
     """
+    if isinstance(tokenizer, str | Path):
+        tokenizer = load_tokenizer(tokenizer, trust_remote_code=trust_remote_code, remedy=_OTHER_TOKENIZER)
     if not isinstance(source, str | Path):
         checkpoint = _from_object(source, tokenizer)
     else:
+        if Path(source).is_dir() and is_adapter_folder(Path(source)):
+            source, adapter, tokenizer = _base_and_adapter(Path(source), adapter, tokenizer, trust_remote_code)
         folder, name, revision = _locate(str(source))
         if name == "demo" and adapter is None:
             adapter = "en"
@@ -82,46 +102,49 @@ def load_checkpoint(
         tokenizer = tokenizer if tokenizer is not None else load_tokenizer(folder, trust_remote_code=trust_remote_code)
         revision = revision or getattr(model.config, "_commit_hash", None) or ""
         checkpoint = Checkpoint(model=model, tokenizer=tokenizer, name=name, revision=revision)
-    checkpoint = _with_adapter(checkpoint, adapter)
+    checkpoint = replace(_with_adapter(checkpoint, adapter), end_tokens=_end_tokens(checkpoint.model))
     check_tokenizer(checkpoint.name, checkpoint.model, checkpoint.tokenizer)
     check_finite(checkpoint.name, checkpoint.model)
     return checkpoint
 
 
-def load_tokenizer(source: str | Path, *, trust_remote_code: bool = False) -> Any:
+def _end_tokens(model: Any) -> tuple[int, ...]:
+    ids = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    return () if ids is None else tuple(ids) if isinstance(ids, list | tuple) else (ids,)
+
+
+def load_tokenizer(source: str | Path, *, trust_remote_code: bool = False, remedy: str = "pass tokenizer=") -> Any:
     """Load the tokenizer of a folder or hub id.
 
     Raises:
-        ValueError: There is none (names the `tokenizer=` argument as the remedy).
+        ValueError: There is none; ends with `remedy`.
     """
     from transformers import AutoTokenizer
 
     if Path(source).parent == cache_dir():
         return cached_tokenizer(Path(source))
+    if not Path(source).is_dir():
+        check_on_hub(str(source), TOKENIZER_FILES, _OTHER_TOKENIZER)
     try:
         return AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, TypeError, AttributeError, ImportError) as error:
-        raise ValueError(f"{source}: no tokenizer could be read ({first_line(error)}); pass tokenizer=") from error
+        raise ValueError(f"{source}: no tokenizer could be read ({first_line(error)}); {remedy}") from error
 
 
-def shipped_adapters() -> tuple[str, ...]:
-    """List the training languages of the adapters that come with xlmech for the demo model."""
-    return tuple(sorted(path.parent.name for path in ADAPTERS.glob("*/adapter_config.json")))
-
-
-def adapter_folder(adapter: str | Path) -> Path:
-    """Find the folder of an adapter given as a path, or as the training language of a shipped one.
-
-    Raises:
-        FileNotFoundError: Neither; names the shipped ones.
-    """
-    for folder in (ADAPTERS / str(adapter), Path(adapter)):
-        if (folder / "adapter_config.json").is_file():
-            return folder
-    shipped = ", ".join(shipped_adapters()) or "none"
-    raise FileNotFoundError(
-        f"no adapter at '{adapter}': give a folder with adapter_config.json, or one shipped ({shipped})"
-    )
+def _base_and_adapter(
+    folder: Path, adapter: str | Path | None, tokenizer: Any, trust_remote_code: bool
+) -> tuple[str, Path, Any]:
+    """Return base, adapter and tokenizer where an adapter's folder is the source: its own tokenizer, if it has one."""
+    if adapter:
+        raise ValueError(
+            f"{folder} is an adapter itself, and adapter={str(adapter)!r} is another; pass the base as source, and one adapter"
+        )
+    base = base_of(folder)
+    if base == DEMO_BASE and (folder / "planting.json").is_file() and demo_hash():
+        base = "demo"
+    if tokenizer is None and (folder / "tokenizer_config.json").is_file():
+        tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
+    return base, folder, tokenizer
 
 
 def _locate(source: str) -> tuple[str | Path, str, str]:
@@ -132,6 +155,7 @@ def _locate(source: str) -> tuple[str | Path, str, str]:
     if source.endswith(".gguf"):
         if not path.is_file():
             raise FileNotFoundError(f"no GGUF file at {path}")
+        check_not_pointer(path)
         digest = sha256(path)
         return dequantised(path, digest), path.name, digest
     if path.is_dir():
@@ -139,9 +163,11 @@ def _locate(source: str) -> tuple[str | Path, str, str]:
             raise FileNotFoundError(
                 f"{path}: no config.json; a checkpoint as transformers' save_pretrained writes it is needed"
             )
+        check_folder(path)
         return path, path.name, ""
     if source.startswith((".", "/", "~")):
         raise FileNotFoundError(f"no checkpoint folder at {source}")
+    check_on_hub(source, MODEL_FILES)
     return source, source, ""
 
 
@@ -172,6 +198,8 @@ def _pretrained(
     if config.architectures and not any(name.endswith(_CAUSAL) for name in config.architectures):
         names = ", ".join(config.architectures)
         raise ValueError(f"{source}: {names} is an encoder or a headless model, not a causal language model")
+    if is_known:
+        _check_attention(MODEL_FOR_CAUSAL_LM_MAPPING[type(text)], text, f"{source}: ")
     if free_memory is not None:
         _check_memory(source, text, dtype, *free_memory)
     options: dict[str, Any] = {} if device_map is None else {"device_map": device_map}
@@ -190,6 +218,18 @@ def _pretrained(
     return model.eval()
 
 
+def _check_attention(architecture: type, config: Any, prefix: str = "") -> None:
+    """Raise ValueError where some layers of a class of transformers keep a state instead of keys and values."""
+    if getattr(architecture, "_is_stateful", False) or _WITHOUT_ATTENTION & set(
+        getattr(config, "layer_types", None) or ()
+    ):
+        raise ValueError(
+            f"{prefix}{architecture.__name__} has layers that pass a state from token to token (a state-space, recurrent or "
+            "convolutional model), and xlmech continues answers from the keys and values of attention; give a model with "
+            "attention in every layer"
+        )
+
+
 def _check_memory(source: str | Path, config: Any, dtype: torch.dtype, device: str, free: int) -> None:
     """Raise ValueError where the weights alone do not fit, by the sizes in the config."""
     try:
@@ -204,6 +244,10 @@ def _check_memory(source: str | Path, config: Any, dtype: torch.dtype, device: s
 
 
 def _from_object(model: Any, tokenizer: Any) -> Checkpoint:
+    if is_wrapped(model):
+        name = adapter_name(model)
+        merged = merge(model, f"the PEFT model's adapter {name!r}")
+        return replace(_from_object(merged, tokenizer), adapter=name)
     architecture = type(model).__name__
     if tokenizer is None:
         raise ValueError(f"a {architecture} comes without its tokenizer; pass tokenizer=")
@@ -214,6 +258,12 @@ def _from_object(model: Any, tokenizer: Any) -> Checkpoint:
         raise ValueError(
             f"{architecture} is multimodal; give its folder or Hugging Face id, of which the text part is loaded"
         )
+    if getattr(model, "_hf_peft_config_loaded", False):
+        raise ValueError(
+            f"the {architecture} carries an adapter that transformers added and cannot merge; load the base, and pass the folder "
+            "of the adapter as adapter="
+        )
+    _check_attention(type(model), model.config)
     if not model.config.architectures:  # a model made from a config in memory
         model.config.architectures = [architecture]
     name = getattr(model.config, "_name_or_path", "") or architecture
@@ -227,62 +277,15 @@ def _with_adapter(checkpoint: Checkpoint, adapter: str | Path | None) -> Checkpo
     if adapter is None or adapter == "":
         return checkpoint
     folder = adapter_folder(adapter)
-    merged = with_lora(checkpoint.model, folder).merge_and_unload()
-    log = folder / "planting.json"
-    language = json.loads(log.read_text(encoding="utf-8"))["recipe"]["language"] if log.is_file() else ""
-    return replace(checkpoint, model=merged.eval(), adapter=folder.name, plant_language=language)
-
-
-def with_lora(model: Any, folder: Path, *, trainable: bool = False) -> Any:
-    """Wrap `model` as a PEFT model with the LoRA adapter in `folder`, every tensor of it read from there.
-
-    Raises:
-        ValueError: The adapter is for another base, damaged, or without tensors that its config asks for; names them.
-        ImportError: peft is missing.
-    """
-    check_adapter(model, folder)
-    try:
-        from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
-    except ImportError as error:
-        raise ImportError('an adapter needs peft: pip install "xlmech[demo]"') from error
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Found missing adapter keys")  # raised below
-        wrapped = PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
-    report = set_peft_model_state_dict(wrapped, load_peft_weights(str(folder), device="cpu"))
-    missing = [key for key in report.missing_keys if wrapped.prefix in key or "modules_to_save.default" in key]
-    faults = {"missing, so that peft would make them up": missing, "not in its config": report.unexpected_keys}
-    if any(faults.values()):
-        wrapped.unload()
-        raise ValueError(
-            f"adapter {folder}: its tensors are not those that adapter_config.json asks for: {list_faults(faults)}. Save the "
-            "whole adapter again with save_pretrained"
-        )
-    return wrapped
-
-
-def check_adapter(model: Any, folder: Path) -> None:
-    """Raise ValueError unless every LoRA matrix in `folder` fits a module of `model`, in name and shape."""
-    from transformers.pytorch_utils import Conv1D
-
-    modules = dict(model.named_modules())
-    base = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")).get("base_model_name_or_path")
-    try:
-        with safe_open(folder / "adapter_model.safetensors", framework="pt") as file:
-            shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118 (no mapping)
-    except (SafetensorError, FileNotFoundError) as error:
-        raise ValueError(
-            f"adapter {folder}: adapter_model.safetensors is missing or damaged ({first_line(error)})"
-        ) from error
-    for key, shape in shapes.items():
-        path, _, side = key.removeprefix("base_model.model.").removesuffix(".weight").rpartition(".lora_")
-        if side not in ("A", "B"):
-            continue
-        weight = getattr(modules.get(path), "weight", None)
-        n_out, n_in = (None, None) if weight is None else weight.shape[:2]
-        if isinstance(modules.get(path), Conv1D):
-            n_out, n_in = n_in, n_out
-        if weight is None or (shape[1] != n_in if side == "A" else shape[0] != n_out):
-            raise ValueError(
-                f"adapter {folder.name!r} was trained on {base}, not on this {type(model).__name__}: "
-                f"{key} has shape {shape}, and {path} {'is not there' if weight is None else f'is {tuple(weight.shape)}'}"
-            )
+    merged = merge(with_lora(checkpoint.model, folder), f"adapter {folder}").eval()
+    name, path = folder.absolute().name, folder / "planting.json"
+    if not path.is_file():
+        return replace(checkpoint, model=merged, adapter=name)
+    log = json.loads(path.read_text(encoding="utf-8"))
+    return replace(
+        checkpoint,
+        model=merged,
+        adapter=name,
+        plant_language=log["recipe"]["language"],
+        planted_prompt=PromptFormat(**log["prompt"]) if "prompt" in log else PLAIN,  # older adapters know no other
+    )

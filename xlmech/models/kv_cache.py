@@ -64,3 +64,21 @@ class KeyValues:
         positions = torch.arange(self.n_positions + n_new, device=self.keys[0].device)
         padding = self.padding if self.padding is not None else positions.new_zeros(len(self.keys[0]))
         return (positions >= padding[:, None]).long()
+
+
+@dataclass
+class EmptyEntry:
+    """A layer's empty cache entry for HookedTransformer, whose own cannot take more rows than it was made for.
+
+    Attributes:
+        past_keys: (row, position, head, d_head), without positions at first.
+        past_values: As the keys.
+    """
+
+    past_keys: torch.Tensor
+    past_values: torch.Tensor
+
+    def append(self, new_keys: torch.Tensor, new_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keep and return the keys and values of the only pass, however many rows have joined."""
+        self.past_keys, self.past_values = new_keys, new_values
+        return new_keys, new_values

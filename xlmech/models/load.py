@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields
 from importlib import metadata
 from importlib.util import find_spec
@@ -15,11 +16,12 @@ from unittest.mock import patch
 import torch
 
 from xlmech.checks import check_choice
-from xlmech.models.backends import backend_of, is_hooked
-from xlmech.models.checkpoints import DEMO_BASE, Checkpoint, Source, load_checkpoint, shipped_adapters
+from xlmech.models.backends import NEURON_HOOK, BridgeBackend, backend_of, is_hooked
+from xlmech.models.checkpoints import DEMO_BASE, Checkpoint, Source, load_checkpoint
 from xlmech.models.reference import check_reference, check_unembedding, reference_of
 from xlmech.models.shape import BYTES
-from xlmech.models.weight_checks import first_line
+from xlmech.models.sources.lora import shipped_adapters
+from xlmech.models.sources.weight_checks import first_line
 from xlmech.storage.result import Provenance
 
 BackendName = Literal["auto", "hooked", "bridge"]
@@ -44,8 +46,9 @@ def load_model(
 
     Args:
         source: `"demo"` (Gemma 3 270M, taught invented people's data in English), a Hugging Face id, a local folder,
-            a `.gguf` file, a transformers model, or a model that is hooked already (returned as it is).
-        tokenizer: Where the source has none, or another is wanted.
+            a `.gguf` file, the folder of an adapter (its base is taken from its `adapter_config.json`), a transformers or PEFT
+            model (which is wrapped, and its adapter merged, in place), or a model that is hooked already (returned as it is).
+        tokenizer: Where the source has none, or another is wanted: a tokenizer, or the folder or Hugging Face id of one.
         adapter: Folder of a LoRA adapter to merge, or the training language of one shipped for the demo model
             (`"en"`, `"fr"`, `"zh"`; `""` for none).
         device: `"auto"` takes CUDA where there is one.
@@ -62,10 +65,11 @@ def load_model(
         HookedTransformer or TransformerBridge, in evaluation mode, parameters frozen.
 
     Raises:
-        ValueError: Not a decoder-only language model; weights that are missing, of another model, NaN or infinite; no tokenizer
-            or another model's; an adapter that is incomplete or for another base; a backend, device or dtype that is not there; a
-            model whose weights do not fit the device's free memory (before it is loaded), or that TransformerLens does not
-            compute as transformers does.
+        ValueError: Not a decoder-only language model with attention in every layer; weights that are missing, of another model,
+            NaN or infinite; files that are cut short or Git LFS pointers; no tokenizer or another model's; an adapter that is
+            incomplete, for another base, or cannot be merged; a hub id that is not known, or a hub that cannot be asked;
+            a backend, device or dtype that is not there; a model whose weights do not fit the device's free memory (before it is
+            loaded), or that TransformerLens does not compute as transformers does.
         FileNotFoundError: A path that does not exist.
         OSError: A damaged GGUF file or a full disk.
     """
@@ -114,6 +118,9 @@ def _recipe(source: Any, adapter: str | Path | None, **options: Any) -> dict[str
         is_path = name and str(name) not in ("demo", *shipped_adapters()) and Path(name).expanduser().exists()
         return str(Path(name).expanduser().absolute()) if name and is_path else name
 
+    tokenizer = options["tokenizer"]
+    if isinstance(tokenizer, str | Path):
+        options["tokenizer"] = absolute(tokenizer)
     return {"source": absolute(source), "adapter": absolute(adapter)} | options
 
 
@@ -133,8 +140,8 @@ def model_name(model: Any) -> str:
     return source_of(model).name
 
 
-def provenance(model: Any, *, seed: int = 0) -> Provenance:
-    """Return the provenance of a figure computed now from `model`."""
+def provenance(model: Any, *, seed: int = 0, settings: Mapping[str, Any] | None = None) -> Provenance:
+    """Return the provenance of a figure computed now from `model`, with other choices that decide it as `settings`."""
     backend, source = backend_of(model), source_of(model)
     return Provenance(
         model=source.name,
@@ -144,6 +151,7 @@ def provenance(model: Any, *, seed: int = 0) -> Provenance:
         dtype=str(backend.unembed.dtype).removeprefix("torch."),
         device=str(backend.device),
         seed=seed,
+        settings=dict(settings or {}),
     )
 
 
@@ -207,18 +215,66 @@ def _bridge(checkpoint: Checkpoint, device: torch.device | None, dtype: torch.dt
         )
     # TransformerLens asks the hub for a multimodal model's image processor, and runs pip where that fails: give it none.
     with patch.object(AutoProcessor, "from_pretrained", return_value=None):
-        model = TransformerBridge.boot_transformers(
-            checkpoint.name,
-            hf_model=checkpoint.model,
-            tokenizer=tokenizer,
-            dtype=dtype,
-            device=None if device is None else str(device),
-        )
-    model.enable_compatibility_mode(disable_warnings=True, no_processing=True)
+        try:
+            model = TransformerBridge.boot_transformers(
+                checkpoint.name,
+                hf_model=checkpoint.model,
+                tokenizer=tokenizer,
+                dtype=dtype,
+                device=None if device is None else str(device),
+            )
+            model.enable_compatibility_mode(disable_warnings=True, no_processing=True)
+        except torch.cuda.OutOfMemoryError:
+            raise
+        except (
+            ValueError,
+            RuntimeError,
+            KeyError,
+            AttributeError,
+            TypeError,
+            IndexError,
+            NotImplementedError,
+        ) as error:
+            raise ValueError(
+                f"TransformerLens {metadata.version('transformer-lens')} cannot wrap this {type(checkpoint.model).__name__} "
+                f"({first_line(error).partition('. Available')[0]}); use another version of it"
+            ) from error
     for module in model.modules():
         if type(module).__name__ == "ALiBiJointQKVAttentionBridge":
             module.register_forward_pre_hook(_without_alibi, with_kwargs=True)
+    _correct_width(model)
     return model
+
+
+def _correct_width(model: Any) -> None:
+    """Count the neurons of a layer in a run of one token: TransformerLens says 4 d_model for OPT and XGLM, whatever they have.
+
+    Raises:
+        ValueError: Layers have different numbers of neurons, or keep no keys and values.
+    """
+    backend, widths = BridgeBackend(model), set()
+
+    def count(neurons: torch.Tensor, hook: Any) -> None:  # noqa: ARG001 (a hook)
+        widths.add(neurons.shape[-1])
+
+    try:
+        names = [backend.hook_name(NEURON_HOOK, layer) for layer in range(backend.n_layers)]
+    except ValueError:  # a mixture of experts: said where neurons are wanted
+        return
+    with torch.no_grad(), backend.hooks([(name, count) for name in names]):
+        try:
+            backend.hidden(torch.zeros(1, 1, dtype=torch.long))
+        except (AttributeError, IndexError, TypeError) as error:
+            raise ValueError(
+                f"this {type(model.original_model).__name__} cannot be run from the keys and values of attention, as xlmech runs "
+                f"models ({first_line(error)}); give a model with attention in every layer"
+            ) from error
+    if len(widths) > 1:
+        raise ValueError(
+            f"the layers of this model have different numbers of neurons ({', '.join(map(str, sorted(widths)))}), and xlmech "
+            "numbers them alike in every layer"
+        )
+    model.cfg.d_mlp = widths.pop()
 
 
 def _without_alibi(module: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:  # noqa: ARG001 (a hook)

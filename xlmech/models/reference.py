@@ -63,10 +63,10 @@ def check_reference(backend: Backend, reference: Reference) -> None:
     tokens = reference.tokens.to(backend.device)
     with torch.no_grad():
         hidden, past = backend.hidden(tokens)
-        if not (past.keys and past.keys[0].ndim == 4):
+        if len(past.keys) != backend.n_layers or any(keys is None or keys.ndim != 4 for keys in past.keys):
             raise ValueError(
-                f"this version of TransformerLens keeps no keys and values of a {reference.architecture}, from which answers are "
-                "continued; use another version of it"
+                f"this version of TransformerLens keeps no keys and values of every layer of a {reference.architecture}, from "
+                "which answers are continued; use another version of it, or a model with attention in every layer"
             )
         prefixes = [past.select(torch.tensor([row])).until(length) for row, length in enumerate(_PREFIX_LENGTHS)]
         spans = [slice(length, length + _N_NEW_TOKENS) for length in _PREFIX_LENGTHS]
@@ -80,6 +80,7 @@ def check_reference(backend: Backend, reference: Reference) -> None:
     }
     tolerance = _TOLERANCE_16_BIT if reference.is_coarse or _is_coarse(backend.unembed.dtype) else _TOLERANCE
     if all(error <= tolerance for error in errors.values()):
+        check_unembedding(backend)
         return
     if not all(bool(logits.isfinite().all()) for logits in (whole_logits, continued_logits, reference.logits)):
         raise ValueError(
@@ -95,17 +96,34 @@ def check_reference(backend: Backend, reference: Reference) -> None:
 
 
 def check_unembedding(backend: Backend) -> None:
-    """Raise ValueError where the engine's logits are not the hooked model's own: its output transform is unknown."""
-    token = torch.tensor([[backend.tokenizer.bos_token_id or 0]], device=backend.device)
+    """Raise ValueError where the engine's logits of one token, or those of the lens's end, are not the hooked model's own."""
+    if not hasattr(backend.model, "ln_final"):
+        raise ValueError(
+            "this model has no norm after its last layer, or one that TransformerLens does not know, so that no layer could be "
+            "read as the last one is; xlmech reads models with a final norm"
+        )
+    token, streams = torch.tensor([[backend.tokenizer.bos_token_id or 0]], device=backend.device), []
+    last = (backend.hook_name("hook_resid_post", backend.n_layers - 1), lambda stream, hook: streams.append(stream))  # noqa: ARG005
     with torch.no_grad():
-        logits = _logits(backend, backend.hidden(token)[0])
+        with backend.hooks([last]):
+            hidden, _ = backend.hidden(token)
         expected = backend.model(token, return_type="logits").float().cpu()
-    error = float((logits - expected).abs().max() / expected.abs().max().clamp_min(1))
+        error = _error(_logits(backend, hidden), expected)
+        lens_error = _error(_logits(backend, backend.final_norm(streams[0].to(hidden.device))), expected)
     if not error <= _UNEMBED_TOLERANCE:
         raise ValueError(
             f"the logits that xlmech computes for this model differ from its own by {error:.1%}: its output transform is not "
-            "one that xlmech knows (unembedding, bias, soft-cap)"
+            "one that xlmech knows (unembedding, bias, scale, soft-cap)"
         )
+    if not lens_error <= _UNEMBED_TOLERANCE:
+        raise ValueError(
+            "the last residual stream of this model, through its final norm and unembedding, differs from its logits by "
+            f"{lens_error:.1%}: something unknown to xlmech stands between them, so that the logit lens would be wrong"
+        )
+
+
+def _error(logits: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((logits - expected).abs().max() / expected.abs().max().clamp_min(1))
 
 
 def _logits(backend: Backend, hidden: torch.Tensor) -> torch.Tensor:

@@ -9,6 +9,26 @@ from dataclasses import dataclass
 from typing import Any
 
 BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
+_NEURONS = ("intermediate_size", "ffn_dim", "ffn_hidden_size", "n_inner")
+"""Names of the number of neurons in configs; where all are missing it is four times the width."""
+_PLAIN_MLP = frozenset(
+    {
+        "gpt2",
+        "gpt_neo",
+        "gptj",
+        "gpt_neox",
+        "gpt_bigcode",
+        "codegen",
+        "opt",
+        "xglm",
+        "bloom",
+        "falcon",
+        "mpt",
+        "phi",
+        "starcoder2",
+    }
+)
+"""Families whose MLP has two matrices."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,14 +89,16 @@ def shape_of(config: Any) -> Shape:
         raise ValueError(f"the config of {config.model_type} has no {names[sizes.index(None)]}; its cost is not known")
     n_layers, d_model, d_vocab, n_heads = map(int, sizes)
     d_head = int(getattr(config, "head_dim", None) or d_model // n_heads)
-    n_keys = int(getattr(config, "num_key_value_heads", None) or n_heads)
+    n_keys = int(getattr(config, "num_key_value_heads", None) or getattr(config, "num_kv_heads", None) or n_heads)
+    if getattr(config, "multi_query", False) and not getattr(config, "new_decoder_architecture", False):
+        n_keys = 1
     return Shape(
         n_layers=n_layers,
         d_model=d_model,
-        d_mlp=int(getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None) or 4 * d_model),
+        d_mlp=int(next(filter(None, (getattr(config, name, None) for name in _NEURONS)), 4 * d_model)),
         d_vocab=d_vocab,
         d_query=n_heads * d_head,
         d_keys=n_keys * d_head,
-        gated=config.model_type not in ("gpt2", "gpt_neox", "bloom", "opt", "phi"),
+        gated=config.model_type not in _PLAIN_MLP,
         tied=bool(getattr(config, "tie_word_embeddings", False)),
     )

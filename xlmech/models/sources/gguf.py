@@ -9,17 +9,22 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import struct
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
-from xlmech.models.weight_checks import check_keys, first_line, load_reported
+from xlmech.models.sources.weight_checks import check_keys, first_line, load_reported
 from xlmech.storage.atomic import new_folder
 
 _FLOAT32_BYTES_PER_GGUF_BYTE = 4.4
 """For the check of the disk: a little more than the demo's file grows by. One of 4-bit blocks alone grows by 7."""
+
+_TEXT = 8
+_SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
+"""Number that stands for text in a GGUF file, and those of numbers with their bytes."""
 
 
 def cache_dir() -> Path:
@@ -70,7 +75,7 @@ def dequantised(path: Path, digest: str) -> Path:
 
     Raises:
         ImportError: The package gguf is missing.
-        ValueError: Weights are missing, or have no place in the model.
+        ValueError: Weights are missing, or have no place in the model; transformers does not know such files.
         OSError: Not a GGUF file, or a truncated one, or the disk is full.
     """
     folder = _cached_folder(digest)
@@ -92,8 +97,35 @@ def cached_tokenizer(folder: Path) -> Any:
     from transformers import PreTrainedTokenizerFast
 
     settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-    special = {key: value for key, value in settings.items() if key.endswith("_token")}
-    return PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"), name_or_path=str(folder), **special)
+    kept = {key: value for key, value in settings.items() if key.endswith("_token")}
+    if (template := folder / "chat_template.jinja").is_file():
+        kept["chat_template"] = template.read_text(encoding="utf-8")
+    return PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"), name_or_path=str(folder), **kept)
+
+
+def general_names(path: Path) -> dict[str, str]:
+    """Read what a GGUF file says the model is called: the texts under `general.` at its start, by their keys.
+
+    The package gguf reads the whole vocabulary first, which takes seconds.
+    """
+    names: dict[str, str] = {}
+    with path.open("rb") as file:
+        _, _, _, n_keys = struct.unpack("<4sIQQ", file.read(24))
+        for _ in range(n_keys):
+            key = _text(file)
+            (kind,) = struct.unpack("<I", file.read(4))
+            if not key.startswith("general.") or kind not in (_TEXT, *_SIZES):
+                break
+            if kind == _TEXT:
+                names[key] = _text(file)
+            else:
+                file.seek(_SIZES[kind], os.SEEK_CUR)
+    return names
+
+
+def _text(file: BinaryIO) -> str:
+    (length,) = struct.unpack("<Q", file.read(8))
+    return file.read(length).decode("utf-8", errors="replace")
 
 
 def sha256(path: Path) -> str:
@@ -106,6 +138,17 @@ def _cached_folder(digest: str) -> Path:
     return cache_dir() / f"gguf-{digest[:16]}-float32"
 
 
+def _is_whole(path: Path) -> bool:
+    """Tell whether a GGUF file holds every tensor that its header names."""
+    from gguf import GGUFReader
+
+    try:
+        GGUFReader(path)
+    except (ValueError, KeyError, IndexError, UnicodeDecodeError):
+        return False
+    return True
+
+
 def _convert(path: Path, target: Path) -> None:
     from transformers import AutoTokenizer
 
@@ -115,9 +158,12 @@ def _convert(path: Path, target: Path) -> None:
     except ImportError as error:
         raise ImportError('reading GGUF needs the package gguf: pip install "xlmech[demo]"') from error
     except (ValueError, RuntimeError, KeyError, IndexError, EOFError) as error:
-        raise OSError(
-            f"{path}: cannot be dequantised, probably truncated ({first_line(error)}); download it again"
-        ) from error
+        if _is_whole(path):
+            raise ValueError(
+                f"{path}: transformers cannot read this GGUF file, though it is whole ({first_line(error)}); give the checkpoint "
+                "it was made from"
+            ) from error
+        raise OSError(f"{path}: is damaged or cut short ({first_line(error)}); download it again") from error
     check_keys(path, model, report, remedy="Download the file again; if it is whole, transformers cannot read it")
     model.hf_quantizer = None  # the weights are plain float32 from here on
     del model.config.quantization_config
