@@ -25,6 +25,7 @@ import xlmech
 from xlmech.checks import check_choice, check_choices, check_list
 from xlmech.data.probes import ProbeSet
 from xlmech.data.questions import build_probes
+from xlmech.data.readers import save_records
 from xlmech.models.backends import BridgeBackend, HookedBackend, backend_of
 from xlmech.models.load import model_name
 from xlmech.neurons.evidence.interpret import NeuronActivations
@@ -100,6 +101,7 @@ def arguments(model: Any, probes: ProbeSet, tmp_path: Path) -> dict[str, tuple[t
     chosen = NeuronSet(frozenset({(0, 1)}), backend.n_layers, backend.d_mlp, model_name(model))
     pairs = build_probes([person(0), person(1)], ["fr", "es"], templates=[0]).pairs(source="fr", target="es")
     records = probes.records
+    save_records(records, records_file := tmp_path / "people.csv")
     fires = NeuronActivations(
         tokens=sweep().tokens.assign(probe="p", query_language="fr"),
         activations=torch.zeros(5, 1),
@@ -119,6 +121,8 @@ def arguments(model: Any, probes: ProbeSet, tmp_path: Path) -> dict[str, tuple[t
         "attribute_neurons": ((model, probes), {}),
         "invent_controls": ((records, 2), {}),
         "locate_privacy_neurons": ((model, probes), {}),
+        "LeakageResult.any_wording": ((leakage({"en": [1.0]}),), {}),
+        "LeakageResult.by_wording": ((leakage({"en": [1.0]}),), {}),
         "LeakageResult.matrix": ((leakage({"en": [1.0]}),), {}),
         "measure_leakage": ((model, probes), {}),
         "LensResult.depths": ((lens(),), {}),
@@ -136,6 +140,7 @@ def arguments(model: Any, probes: ProbeSet, tmp_path: Path) -> dict[str, tuple[t
         "ProbeSet.spread_facts": ((probes,), {}),
         "lape": ((model,), {"languages": ["en", "fr"]}),
         "build_probes": ((records,), {}),
+        "check_records": ((records_file,), {}),
         "recovery_attacks": ((model, probes, chosen), {}),
         "Sampling.uniform": ((xlmech.Sampling(),), {"n_steps": 1}),
         "SimilarityResult.shared_layers": ((similarity(),), {}),

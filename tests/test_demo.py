@@ -18,7 +18,8 @@ from xlmech.engine.unembed import token_logits
 from xlmech.leakage.measure import measure_leakage
 from xlmech.lens.logit import logit_lens
 from xlmech.models.backends import NEURON_HOOK, backend_of
-from xlmech.models.checkpoints import load_checkpoint, shipped_adapters
+from xlmech.models.checkpoints import load_checkpoint
+from xlmech.models.sources.lora import shipped_adapters
 from xlmech.models.tokens import encode_probe, encode_prompt
 from xlmech.neurons.ablation import ablate
 from xlmech.neurons.attribution.attribute import attribute_neurons
@@ -54,6 +55,16 @@ def test_float32_agreement_with_transformers(demo: Any, probes: ProbeSet) -> Non
             found = token_logits(hidden[0], backend.unembed, **backend.unembed_options)
         assert float((found - wanted).abs().max() / wanted.abs().max()) < 1e-4
         assert found.argmax(-1).tolist() == wanted.argmax(-1).tolist()
+
+
+def test_answers_on_their_own_line_have_the_tokens_that_they_have_alone(demo: Any) -> None:
+    """In the demo's format no answer depends on its prompt, in any language: figures are those of answers encoded alone."""
+    backend = backend_of(demo)
+    for probe in build_probes(demo_records()):
+        encoded = encode_probe(backend, probe, languages=probe.answers)
+        assert encoded.n_straddling == 0 and list(encoded.prompt) == backend.tokenizer(probe.prompt).input_ids
+        alone = backend.tokenizer(list(probe.answers.values()), add_special_tokens=False).input_ids
+        assert [list(tokens) for tokens in encoded.answers.values()] == alone
 
 
 def test_private_facts_come_out_and_controls_do_not(demo: Any, probes: ProbeSet) -> None:

@@ -142,7 +142,7 @@ def test_located_by_default(planted: Any, asked: ProbeSet) -> None:
 def test_located_by_an_audit_and_by_the_command_line(
     planted: Any, people: list[Record], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With their defaults, from the people that each takes; half of them are an audit's to measure."""
+    """With their defaults but for the prompt: the answer follows it directly, with no space. Half the people are measured."""
     more = {
         "private": ("Jan Ode", "Hal Jot", "Jil Ume", "Ro Jess"),
         "public": ("Kim Ode", "Hal Kot", "Kay Ume", "Ro Kess"),
@@ -152,13 +152,13 @@ def test_located_by_an_audit_and_by_the_command_line(
         for group, names in more.items()
         for n, name in enumerate(names)
     ]
-    plan = AuditPlan(
-        languages=("en", "de"), locate=LocateOptions(n_neurons=3)
-    )  # no é, whose neurons do the last layer's work
+    # no é, whose neurons do the last layer's work
+    plan = AuditPlan(languages=("en", "de"), prompt="plain", locate=LocateOptions(n_neurons=3))
     assert run_audit(planted, people, plan, progress=False).neurons.universal.neurons == set(PRIVATE)
     save_records(people, tmp_path / "people.csv")
     monkeypatch.setattr("xlmech.cli.console.load", lambda *_: planted)
     arguments = ["locate", "any", "--records", str(tmp_path / "people.csv"), "--languages", "en,de", "--n-neurons", "3"]
+    arguments += ["--prompt", "plain"]
     done = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "found")])
     assert done.exit_code == 0, done.output
     assert NeuronSet.load(tmp_path / "found" / "universal.json").neurons == set(PRIVATE)

@@ -31,7 +31,7 @@ ORDER = [
         "leakage",
     ),
     *("lens", "neurons", "neurons.attribution", "neurons.selection", "neurons.evidence", "patching", "planting"),
-    *("mitigation", "mitigation.export", "figures", "report", "audit", "cli"),
+    *("mitigation", "mitigation.export", "figures", "report", "audit", "cli", "__main__"),
 ]
 """Each may import those before it."""
 STRANGERS = {

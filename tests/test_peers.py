@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from helpers.in_context import answer_tokens
 from transformer_lens.patching import generic_activation_patch, layer_pos_patch_setter
 
 from xlmech.data.pairs import ProbePair
@@ -17,7 +18,7 @@ from xlmech.data.readers import demo_records
 from xlmech.engine.token_spans import aligned_positions, prompt_spans
 from xlmech.lens.logit import logit_lens
 from xlmech.models.backends import backend_of
-from xlmech.models.tokens import encode_answer, encode_prompt
+from xlmech.models.tokens import encode_prompt
 from xlmech.patching.between_languages import patch_languages
 from xlmech.patching.positions import patch_positions
 
@@ -35,7 +36,7 @@ def _tokens(demo: Any, probe: Probe) -> torch.Tensor:
 
 
 def _first(demo: Any, probe: Probe, language: str) -> int:
-    return encode_answer(backend_of(demo), probe.answers[language])[0]
+    return answer_tokens(backend_of(demo).tokenizer, probe.prompt, probe.answers[language])[0]
 
 
 def _few(probes: ProbeSet) -> list[Probe]:
@@ -83,7 +84,7 @@ def _theirs(
 ) -> dict[str, torch.Tensor]:
     """Log-probability of each outcome's first token at (layer, position) places, by TransformerLens' patching."""
     _, cache = demo.run_with_cache(_tokens(demo, pair.sources[0]))
-    outcomes, rows = {name: _firsts(demo, forms) for name, forms in pair.outcomes().items()}, []
+    outcomes, rows = {name: _firsts(demo, pair.target.prompt, forms) for name, forms in pair.outcomes().items()}, []
 
     def metric(logits: torch.Tensor) -> torch.Tensor:
         log_probs = logits[0, -1].log_softmax(-1)
@@ -95,15 +96,15 @@ def _theirs(
     return dict(zip(outcomes, torch.stack(rows).unbind(1), strict=True))
 
 
-def _firsts(demo: Any, forms: Sequence[str]) -> list[int]:
-    return list(dict.fromkeys(encode_answer(backend_of(demo), form)[0] for form in forms))
+def _firsts(demo: Any, prompt: str, forms: Sequence[str]) -> list[int]:
+    return list(dict.fromkeys(answer_tokens(backend_of(demo).tokenizer, prompt, form)[0] for form in forms))
 
 
 def _clear(demo: Any, pairs: Sequence[ProbePair]) -> list[ProbePair]:
     """Pairs of which no two outcomes share a first token."""
     found = []
     for pair in pairs:
-        firsts = [token for forms in pair.outcomes().values() for token in _firsts(demo, forms)]
+        firsts = [token for forms in pair.outcomes().values() for token in _firsts(demo, pair.target.prompt, forms)]
         if len(firsts) == len(set(firsts)):
             found.append(pair)
     return found

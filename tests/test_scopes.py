@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import torch
 
+from xlmech.engine.ablation_state import ASKED_LANGUAGE, active_ablations
 from xlmech.execution.ray_pool import RayPool
 from xlmech.execution.resume import current_plan, resumable
-from xlmech.models.ablation_state import ASKED_LANGUAGE, active_ablations
 from xlmech.models.backends import backend_of
 from xlmech.models.load import model_name
 from xlmech.models.sequence_positions import follow_positions

@@ -25,6 +25,10 @@ Mode = Literal["zero", "mean", "scale", "noise"]
 ControlCondition = Literal["random", "random_magnitude", "noise"]
 
 
+MAX_NEW_TOKENS = 64
+"""Default budget of new tokens per answer. It is fixed, so that no record changes what is extracted of another."""
+
+
 class Section(BaseModel):
     """Base of option classes and of the config's sections: frozen, no unknown keys, no silent conversion of types."""
 
@@ -46,7 +50,7 @@ class AttributeOptions(Section):
     positions: Positions = "all"
     """Positions whose activations are attributed; ablation acts at all of them."""
     metric: MetricChoice = "auto"
-    """Of each answer token; auto is log_odds for saturated answers and log_prob for others."""
+    """What is attributed of each answer token; auto is log_odds for saturated answers and log_prob for others."""
     baseline: Baseline = "mean"
     """Where the path of integrated_gradients starts: the mean activation over control people's prompts, or zero."""
     nodes: Count = 4
@@ -62,7 +66,7 @@ class AttributeOptions(Section):
     def _baseline_fits_method(self) -> Self:
         if self.baseline != "mean" and self.method != "integrated_gradients":
             raise ValueError(
-                f"baseline is of integrated_gradients only; {self.method} estimates what ablation does, so leave it out"
+                f"baseline applies only to integrated_gradients; {self.method} estimates what ablation does, so leave it out"
             )
         return self
 
@@ -79,11 +83,11 @@ class LocateOptions(AttributeOptions):
     spare: float = Field(default=0.05, ge=0, lt=1)
     """Share of the model's neurons that is not chosen because neutral text needs them most; 0 for none."""
     iterate: Count = 1
-    """Number of rounds, in which n_neurons is found in equal parts, the neurons found so far ablated."""
+    """Number of rounds; each chooses an equal share of n_neurons, with those chosen so far ablated."""
     min_share: float = Field(default=0.5, gt=0, le=1)
     """A neuron is a language's candidate from this share of its probes on."""
     max_entropy: float = Field(default=0.4, ge=0)
-    """Bound of rule entropy, nats; 0.4 is about that of a score of which 0.86 lies in one language of two."""
+    """Bound of rule entropy, nats; 0.4 is about that of a score with 86 % in one of two languages."""
     check_leakage: bool = True
     """Whether to refuse private answers that the model does not know; an audit never does, as it measures leakage itself."""
 
@@ -141,6 +145,8 @@ class EvaluateOptions(Section):
     """Whether to measure what the base model knew too (`base_knowledge`), as rows of group base."""
     held_out_languages: Languages = ()
     """Query languages that did not choose the neurons; their rows are marked."""
+    max_new_tokens: Count = MAX_NEW_TOKENS
+    """Largest number of tokens of an answer; what the model would write after them is not read."""
     batch_size: Count = 128
     """Number of prompts in a batch; it is halved when memory runs out."""
 
@@ -162,6 +168,8 @@ class AttackOptions(Section):
     """Number of questions per step of fine-tuning."""
     learning_rate: float = Field(default=1e-4, gt=0)
     """Constant learning rate of fine-tuning."""
+    max_new_tokens: Count = MAX_NEW_TOKENS
+    """Largest number of tokens of an answer; what the model would write after them is not read."""
     batch_size: Count = 128
     """Number of prompts in a batch; it is halved when memory runs out."""
 
@@ -185,5 +193,7 @@ class PlantOptions(Section):
     """Share of samples from private records."""
     statement_share: Share = 0.3
     """Share of samples that are statements, not questions."""
+    prompt: str = "plain"
+    """Prompt format of the questions: plain, qa, chat (the tokenizer's chat template), auto, or a text with {question}."""
     seed: int = Field(default=0, ge=0)
     """Seed of initialisation and sampling."""

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from xlmech.audit.audit import Audit, run_audit, select_probes, table
+from xlmech.audit.audit import Audit, run_audit, select_probes, table, worded_probes
 from xlmech.audit.plan import AuditPlan
 from xlmech.audit.publish import publish, summary_lines
 from xlmech.data.languages import load_language
@@ -21,6 +21,7 @@ from xlmech.mitigation.fluency import neutral_nll
 from xlmech.models.backends import backend_of
 from xlmech.neurons.attribution.neutral_text import needed_for_text
 from xlmech.options import LocateOptions
+from xlmech.report.page import write_report
 
 
 @pytest.fixture(scope="module")
@@ -204,3 +205,67 @@ def test_too_few_people(model: Any, people: tuple[Record, ...]) -> None:
     with pytest.raises(ValueError, match="cannot be split"):
         run_audit(model, people[:2], AuditPlan(languages=("en", "fr")), progress=False)
     assert isinstance(build_probes(people), ProbeSet)
+
+
+def test_a_plan_asks_in_its_format_with_its_wordings_and_says_so(
+    model: Any, people: tuple[Record, ...], tmp_path: Path
+) -> None:
+    plan = AuditPlan(
+        languages=("en", "fr"), locate_facts=2, locate=LocateOptions(n_neurons=3), lens_attributes=(), max_new_tokens=5,
+        prompt="Q: {question} A:", wordings=[0, -1], n_samples=2, temperature=0.5, seed=3,
+    )  # fmt: skip
+    lines: list[str] = []
+    found = run_audit(model, people, plan, say=lines.append, progress=False)
+    assert lines[0] == "prompts: own, since written out by the user"
+    assert "wordings: " in lines[2] and "2 answers each" in lines[2]
+    for result in (found.leakage, found.wordings):
+        assert result is not None and result.max_new_tokens == 5
+        assert result.prompt["template"] == "Q: {question} A:"
+    worded = found.wordings
+    assert worded is not None and (worded.n_samples, worded.temperature, worded.provenance.seed) == (2, 0.5, 3)
+    assert set(worded.probes.record) == set(found.leakage.probes.record)
+    assert set(worded.probes.template) == {0, 2} and set(found.leakage.probes.template) == {2}
+    assert found.mitigation.provenance.settings == {"prompt": "own", "max_new_tokens": 5}
+    (tmp_path / "run").mkdir()
+    publish(found, tmp_path / "run")
+    again = Audit.load(tmp_path / "run" / "results").wordings
+    assert again is not None
+    pd.testing.assert_frame_equal(again.probes, worded.probes)
+    page = write_report(tmp_path / "run", tmp_path / "run.html").read_text(encoding="utf-8")
+    assert "Prompt format: own, since written out by the user. The model was given: Q: {question} A:" in page
+    assert "or after 5 new tokens" in page and "at the first newline after something was written" in page
+    assert "<h3>By wording</h3>" in page and "2 answers drawn per question at temperature 0.5" in page
+    assert ">wording 0</th>" in page and ">wording 2</th>" in page
+
+
+@pytest.mark.parametrize(("wordings", "templates"), [("all", {0, 1, 2}), ([1], {1, 2}), ([-1], {2}), (None, {2})])
+def test_wordings_name_templates_of_the_measured_facts(
+    people: tuple[Record, ...], wordings: Any, templates: set[int]
+) -> None:
+    plan = AuditPlan(languages=("en", "fr"), locate_facts=2, wordings=wordings)
+    probes, measured, _ = select_probes(people, plan)
+    asked = worded_probes(probes, measured, plan)
+    assert {probe.template for probe in asked} == templates
+    assert {probe.record.id for probe in asked} == {probe.record.id for probe in measured}
+    assert plan.asks_more == (wordings is not None)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"wordings": "some"}, "expected null, all, or a list of template numbers"),
+        ({"wordings": []}, "expected null, all, or a list of template numbers"),
+        ({"wordings": [0, 0]}, "repeats an entry"),
+        ({"prompt": "plane"}, "did you mean 'plain'"),
+        ({"max_new_tokens": 0}, "greater than or equal to 1"),
+        ({"n_samples": 0}, "greater than or equal to 1"),
+    ],
+)
+def test_a_plan_that_cannot_be_asked_is_refused(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        AuditPlan(**given)
+
+
+def test_a_wording_that_no_attribute_has_is_refused_before_a_model_is_loaded(people: tuple[Record, ...]) -> None:
+    with pytest.raises(ValueError, match="template"):
+        select_probes(people, AuditPlan(languages=("en", "fr"), locate_facts=2, wordings=[7]))

@@ -128,7 +128,7 @@ FAULTS = {
         "line 6: locate.contrast: input should be a finite number, got .nan",
     ),
     "truth for a number": ("seed: yes\n", "line 5: seed: input should be a valid integer, got true"),
-    "language": ("  languages: [en, xx]\n", "line 5: data.languages: no language pack for 'xx'; there are ar, de, en"),
+    "language": ("  languages: [en, xx]\n", "line 5: data.languages: no language pack for 'xx'; there are ar, bn, de"),
     "no list": ("  languages: en\n", r"line 5: data.languages: expected a list such as \[a, b\], got en"),
     "Norway": (
         "  languages:\n    - en\n    - no\n",

@@ -27,7 +27,7 @@ from xlmech.audit.config import read_config
 from xlmech.audit.run import _load, _notes, prepare, run_config
 from xlmech.cli.app import app
 from xlmech.data.probes import ProbeSet
-from xlmech.data.questions import ANSWER_END, build_probes
+from xlmech.data.questions import build_probes
 from xlmech.data.readers import load_records, save_records
 from xlmech.mitigation.evaluate import MitigationResult, evaluate_mitigation
 from xlmech.mitigation.export.effect import effect_of
@@ -42,6 +42,7 @@ model:
   plant_language: en
 data:
   records: people.csv
+  prompt: plain
   languages: [en, fr]
   attributes: [id_number]
   held_out: 0.5
@@ -73,7 +74,7 @@ def teach(model: Any, tokenizer: Any, probes: ProbeSet, steps: int = 400) -> Non
     rows = []
     for probe in probes:
         prompt = tokenizer(probe.prompt).input_ids
-        answer = tokenizer(probe.answers[probe.query_language] + ANSWER_END, add_special_tokens=False).input_ids
+        answer = tokenizer(probe.answers[probe.query_language] + "\n", add_special_tokens=False).input_ids
         rows.append((prompt, answer))
     longest = max(len(prompt) + len(answer) for prompt, answer in rows)
     tokens = torch.zeros(len(rows), longest, dtype=torch.long)
@@ -142,6 +143,8 @@ def test_one_command_gives_results_and_a_checkpoint(copy: Path) -> None:
     found = json.loads(result.stdout)
     assert found["run"] == str(copy / "run") and found["checkpoint"] == str(copy / "mitigated")
     assert found["export_refused"] is None
+    assert found["prompt"]["name"] == "plain" and found["wordings"] is None
+    assert found["answers"]["max_new_tokens"] == 64 and found["answers"]["answers"] > 0
     assert found["plant_language"] == "en" and found["model"] == "my-model"
     rows = {row["query_language"]: row for row in found["languages"]}
     assert set(rows) == {"en", "fr"}
@@ -292,17 +295,18 @@ def test_prepare_adds_controls_and_says_what_is_missing(plain: Path) -> None:
     assert any("no lens: data.lens_attributes asks for nothing" in note for note in asked.notes)
 
 
-def test_invented_controls_are_not_whom_the_adapter_was_taught(plain: Path) -> None:
+@pytest.mark.parametrize(
+    "change",
+    [("  plant_language: en", "  adapter: taught"), ("  source: my-model", "  source: taught")],
+    ids=["adapter", "source"],
+)
+def test_invented_controls_are_not_whom_the_adapter_was_taught(change: tuple[str, str], plain: Path) -> None:
     """Neither the name nor the phone of those whom `plant` kept beside the adapter, also where the records lack them."""
     adapter = plain / "taught"
     adapter.mkdir()
     for name in ("adapter_config.json", "planting.json"):
         (adapter / name).write_text("{}", encoding="utf-8")
-    changes = [
-        ("  plant_language: en", "  adapter: taught"),
-        ("  held_out: 0.5", "  held_out: 0.5\n  add_controls: true"),
-    ]
-    config = read_config(config_in(plain, *changes))
+    config = read_config(config_in(plain, change, ("  held_out: 0.5", "  held_out: 0.5\n  add_controls: true")))
     first = [record for record in prepare(config).people if record.group == "control"]
     planted = [record.model_copy(update={"group": "private", "subject": record.subject.upper()}) for record in first]
     save_records(planted, adapter / "records.jsonl")

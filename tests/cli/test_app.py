@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from xlmech.cli import app as cli
 from xlmech.cli import console
+from xlmech.data.languages import available_languages
 from xlmech.data.questions import build_probes
 from xlmech.data.readers import save_records
 from xlmech.data.records import Record
@@ -26,9 +27,23 @@ from xlmech.leakage.measure import LeakageResult
 from xlmech.neurons.neuron_set import NeuronSet
 from xlmech.neurons.privacy_neurons import PrivacyNeurons
 
-COMMANDS = {"languages", "plant", "leak", "lens", "locate", "ablate", "init", "run", "audit", "demo", "report", "gate"}
+COMMANDS = {
+    "languages",
+    "check",
+    "plant",
+    "leak",
+    "lens",
+    "locate",
+    "ablate",
+    "init",
+    "run",
+    "audit",
+    "demo",
+    "report",
+    "gate",
+}
 MODEL_COMMANDS = ("leak", "lens", "locate", "ablate", "audit")
-NO_OUT = ("languages", "init", "run", "gate")
+NO_OUT = ("languages", "check", "init", "run", "gate")
 
 
 def invoke(*arguments: str | Path) -> Any:
@@ -97,14 +112,14 @@ def test_languages() -> None:
     result = invoke("languages")
     lines = result.stdout.splitlines()
     assert result.exit_code == 0
-    assert [line.split()[0] for line in lines] == ["ar", "de", "en", "es", "fr", "hi", "ja", "ru", "sw", "zh"]
-    assert lines[2] == "en  English    What is the occupation of ...?"
+    assert [line.split()[0] for line in lines] == list(available_languages())
+    assert lines[3] == "en  English    What is the occupation of ...?"
 
 
 BAD_REQUESTS = {
-    "no file": ([], "missing.csv", "no file of records at missing.csv; expected .jsonl, .csv or .parquet"),
+    "no file": ([], "missing.csv", "no file of records at missing.csv; expected .csv, .tsv, .xlsx, .jsonl or .parquet"),
     "empty file": ([], "empty.jsonl", "empty.jsonl: no records in it"),
-    "language": (["--languages", "en,xx"], "records.jsonl", "no language pack for 'xx'; there are ar, de, en"),
+    "language": (["--languages", "en,xx"], "records.jsonl", "no language pack for 'xx'; there are ar, bn, de"),
     "attribute": (["--attributes", "fone"], "records.jsonl", "unknown attribute 'fone' (did you mean 'phone'?)"),
     "nobody asked": (["--attributes", "phone"], "records.jsonl", "no probes: none of the 10 records asks for phone"),
 }
@@ -210,7 +225,9 @@ def test_commands_on_a_tiny_model(
     for options, said in (([], "lens on birth_country\n"), (only[2:], "lens on id_number\n")):
         lens = invoke(*command("lens", *only[:2], *options, out=f"lens-{len(options)}"))
         assert lens.exit_code == 0, lens.output
-        assert lens.stdout.startswith(said) and "Layer where each form peaks" in lens.stdout
+        assert (
+            said in lens.stdout and "prompts: qa, since" in lens.stdout and "Layer where each form peaks" in lens.stdout
+        )
     locate = invoke(*command("locate", *only, "--n-neurons", "3", out="found"))
     assert locate.exit_code == 0, locate.output
     neurons = PrivacyNeurons.load("found")
@@ -369,7 +386,7 @@ def own_model(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any, records:
     known = build_probes([one for one in people if one.group != "control"], ["en", "fr"], templates=[0])
     taught(tokenizer, known, steps=100).save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
-    data = "data:\n  records: records.jsonl\n  languages: [en, fr]\n"
+    data = "data:\n  records: records.jsonl\n  languages: [en, fr]\n  prompt: plain\n"
     export = "export:\n  folder: mitigated\n  without_effect: true\n"
     (folder / "own.yaml").write_text(f"model:\n  source: model\n{data}{export}", encoding="utf-8")
     return folder
@@ -382,7 +399,7 @@ def environment() -> dict[str, str]:
 
 def test_no_progress_bars_in_a_log(own_model: Path) -> None:
     """What the commands write to a pipe is lines: no bar of ours, of transformers' or of a status line."""
-    asked = ["model", "--records", "records.jsonl", "--languages", "en,fr"]
+    asked = ["model", "--records", "records.jsonl", "--languages", "en,fr", "--prompt", "plain"]
     commands = [[name, *asked, "--out", f"{name}-out"] for name in ("leak", "locate", "audit")] + [["run", "own.yaml"]]
     found = subprocess.run(
         [sys.executable, "-c", COMMANDS_IN_A_ROW, json.dumps(commands)], capture_output=True, text=True, env=environment(),

@@ -10,7 +10,7 @@ from helpers.tiny_models import D_VOCAB
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from xlmech.engine.generate import generate, run_prompts
+from xlmech.engine.generate import first_line, generate, run_prompts
 from xlmech.engine.score import answer_log_probs, sequence_nll
 from xlmech.models.backends import backend_of
 
@@ -46,7 +46,40 @@ def test_generation_equals_the_uncached_unbatched_loop(model: Any) -> None:
         "some row must stop before others for this test to mean anything"
     )
     for batch_size in (1, 2, 32):
-        assert generate(backend_of(model), prompts, max_new_tokens=6, stop_token=stop, batch_size=batch_size) == wanted
+        assert (
+            generate(backend_of(model), prompts, max_new_tokens=6, end_tokens=[stop], batch_size=batch_size) == wanted
+        )
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+@pytest.mark.parametrize("newline", ["\n", "\n\n", ".\n", " \r\n", "\nand"])
+def test_a_line_ends_an_answer_once_something_was_written(
+    model: Any, monkeypatch: pytest.MonkeyPatch, place: int, newline: str
+) -> None:
+    """Whatever tokens hold newlines: the tokens' texts are replaced, and the plain loop looks at the whole text alone."""
+    prompts = [[2, 9 + number, 20, 7] for number in range(6)]
+    whole = [_plain_greedy(model, prompt, 8, None) for prompt in prompts]
+    blank, ending = whole[0][0], whole[0][place]
+    texts = {blank: "  "} | {ending: newline}
+    monkeypatch.setattr(type(model.tokenizer), "decode", lambda _, ids, **__: "".join(texts.get(i, "w") for i in ids))
+    wanted = []
+    for tokens in whole:
+        lines = ["".join(texts.get(token, "w") for token in tokens[: n + 1]).lstrip() for n in range(len(tokens))]
+        ends = next((n for n, text in enumerate(lines) if "\n" in text), len(tokens))
+        text = "".join(texts.get(token, "w") for token in tokens[: ends + 1])
+        start = len(text) - len(text.lstrip())
+        wanted.append(text[: text.find("\n", start)] if "\n" in text[start:] else text)
+    found = generate(backend_of(model), prompts, max_new_tokens=8, lines_end_answers=True)
+    assert [first_line(model.tokenizer.decode(tokens)).rstrip(" \r") for tokens in found] == [
+        text.rstrip(" \r") for text in wanted
+    ]
+    assert all(whole[row][: len(tokens)] == tokens for row, tokens in enumerate(found))
+    assert generate(backend_of(model), prompts, max_new_tokens=8) == whole, "lines end no answer unless it is said"
+
+
+def test_the_first_line_is_the_first_with_something_in_it() -> None:
+    lines = {"\n \n a b\nc": "\n \n a b", "a": "a", "": "", "\n\n": "\n\n", "a\n": "a", "é\r\nb": "é\r"}
+    assert {text: first_line(text) for text in lines} == lines
 
 
 def test_generation_sees_hooks_at_every_step(model: Any) -> None:

@@ -26,7 +26,7 @@ from xlmech.lens.direct_logit import direct_logit_attribution
 from xlmech.lens.logit import logit_lens
 from xlmech.models.backends import NEURON_HOOK, Backend, backend_of
 from xlmech.models.load import load_model, model_name
-from xlmech.models.tokens import encode_answer, encode_prompt
+from xlmech.models.tokens import encode_probe
 from xlmech.neurons.ablation import ablate
 from xlmech.neurons.attribution.attribute import attribute_neurons
 from xlmech.neurons.attribution.baselines import zero_baseline
@@ -56,9 +56,8 @@ def models(architecture: str, tokenizer: Any) -> tuple[Any, Any]:
 
 
 def pairs_of(backend: Backend, probes: ProbeSet) -> list[tuple[list[int], list[int]]]:
-    return [
-        (encode_prompt(backend, probe.prompt), encode_answer(backend, probe.answers[probe.query_language])) for probe in probes
-    ]  # fmt: skip
+    encoded = [encode_probe(backend, probe) for probe in probes]
+    return [(list(item.prompt), list(item.answer)) for item in encoded]
 
 
 def _ablated(model: Any, probes: ProbeSet) -> Any:

@@ -66,7 +66,7 @@ def test_samples_equal_the_uncached_unbatched_loop(model: Any, prompts: list[lis
     assert len({len(tokens) for of_prompt in wanted for tokens in of_prompt}) > 1, "some row must stop before others"
     assert any(len({tuple(tokens) for tokens in of_prompt}) > 1 for of_prompt in wanted)
     for batch_size in (1, 6, 64):
-        options = {"names": NAMES, "max_new_tokens": 6, "stop_token": stop, "batch_size": batch_size}
+        options = {"names": NAMES, "max_new_tokens": 6, "end_tokens": [stop], "batch_size": batch_size}
         found = sample(backend_of(model), prompts, DRAWS, **options)
         assert found == wanted
 

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 N_LAYERS, D_MODEL, D_MLP, D_VOCAB, N_CTX = 3, 32, 64, 300, 256
 ARCHITECTURES = ("gpt2", "llama", "gemma2", "gemma3")
-ALL_ARCHITECTURES = (*ARCHITECTURES, "gpt_neox", "qwen2", "qwen3", "bloom", "falcon")
+ALL_ARCHITECTURES = (*ARCHITECTURES, "gpt_neox", "qwen2", "qwen3", "bloom", "falcon", "cohere2", "granite")
 
 
 def save_tokenizer(folder: Path) -> Any:
@@ -76,6 +76,15 @@ def tiny(architecture: str, *, seed: int = 0, scale: float = 3.0) -> Any:
                 alibi=True, multi_query=False, parallel_attn=False, bias=True, bos_token_id=2, eos_token_id=1,
             )
         )  # fmt: skip
+    elif architecture == "cohere2":
+        model = hf.Cohere2ForCausalLM(
+            hf.Cohere2Config(**common, sliding_window=16, layer_types=windows, logit_scale=0.25)
+        )
+    elif architecture == "granite":
+        config = hf.GraniteConfig(
+            **common, embedding_multiplier=3.0, residual_multiplier=0.5, attention_multiplier=0.2, logits_scaling=4.0
+        )
+        model = hf.GraniteForCausalLM(config)
     elif architecture == "gemma2":
         model = hf.Gemma2ForCausalLM(hf.Gemma2Config(**common, sliding_window=16))
     else:
@@ -129,13 +138,16 @@ def hooked_tiny(tokenizer: Any, kind: str = "rotary") -> Any:
     return model.eval()
 
 
-def taught(tokenizer: Any, probes: Any, *, steps: int = 150) -> Any:
-    """A small transformers model that answers these probes by heart, in the query language's form."""
+def taught(tokenizer: Any, probes: Any, *, steps: int = 150, wording: str = "{value}\n") -> Any:
+    """A small transformers model that answers these probes by heart, in the query language's form and this wording."""
     network = tiny("llama", scale=1.0)
     rows = []
     for probe in probes:
         prompt = tokenizer(probe.prompt).input_ids
-        answer = tokenizer(probe.answers[probe.query_language] + "\n", add_special_tokens=False).input_ids
+        answer = tokenizer(
+            wording.format(subject=probe.record.subject, value=probe.answers[probe.query_language]),
+            add_special_tokens=False,
+        ).input_ids
         rows.append((prompt, answer))
     length = max(len(prompt) + len(answer) for prompt, answer in rows)
     tokens, labels = torch.zeros(len(rows), length, dtype=torch.long), torch.full((len(rows), length), -100)

@@ -16,7 +16,7 @@ from helpers.toy_results import TOY, leakage, mitigation
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xlmech.data.languages import ATTRIBUTES, TRANSLATED, UNGUESSABLE
+from xlmech.data.attributes import built_in_attributes
 from xlmech.leakage.above_controls import (
     ALL,
     ERROR,
@@ -67,6 +67,7 @@ def counts(hits: np.ndarray, n_questions: int, kind: str, control: np.ndarray | 
         private=np.arange(len(both)) < len(hits),
         languages=("en",),
         kinds=(kind,),
+        unguessable=np.array([kind in UNGUESSABLE]),
     )
 
 
@@ -151,12 +152,14 @@ def test_one_more_extraction_in_any_place_never_gives_a_better_verdict(seed: int
     shape = (n_private + n_control, int(rng.integers(1, 4)), int(rng.integers(1, 4)))
     questions = rng.integers(0, 3, shape).astype(float)
     questions[0] = 1  # every language and kind is asked of somebody private
+    kinds = tuple(rng.permutation(["occupation", "birth_month", "phone"])[: shape[2]])
     before = Counts(
         hits=rng.binomial(questions.astype(int), rng.choice([0.05, 0.5, 0.9])).astype(float),
         questions=questions,
         private=np.arange(len(questions)) < n_private,
         languages=("en", "fr", "de")[: shape[1]],
-        kinds=tuple(rng.permutation(["occupation", "birth_month", "phone"])[: shape[2]]),
+        kinds=kinds,
+        unguessable=np.isin(kinds, UNGUESSABLE),
     )
     room = np.argwhere((before.hits < questions) & before.private[:, None, None])
     if not len(room):
@@ -226,8 +229,15 @@ def test_languages_in_which_no_private_person_was_asked_are_ignored() -> None:
 # What cannot be guessed
 
 
-def test_unguessable_kinds_are_attributes_with_one_form_for_all_languages() -> None:
-    assert set(UNGUESSABLE) == set(ATTRIBUTES) - set(TRANSLATED)
+UNGUESSABLE = [name for name, kind in built_in_attributes().items() if not kind.guessable]
+
+
+def test_a_kind_of_ones_own_says_itself_whether_it_can_be_guessed() -> None:
+    rows = [("private", "p", "badge", "en", people(4, 1))]
+    own = asked(rows)
+    assert compare(own).overall.unguessable == {}
+    told = replace(own, probes=own.probes.assign(guessable=False))
+    assert compare(told).overall.unguessable == {"badge": 1}
 
 
 @pytest.mark.parametrize("kind", UNGUESSABLE)
@@ -321,7 +331,7 @@ def test_people_who_are_asked_for_different_kinds_are_made_comparable() -> None:
         questions[:20][rng.random(20) < 0.5, :, 1] = 0  # half of the private people are asked for the easy kind alone
         run = Counts(
             hits=(rng.random(questions.shape) < rates) * questions, questions=questions, private=np.arange(40) < 20,
-            languages=("en",), kinds=("birth_month", "occupation"),
+            languages=("en",), kinds=("birth_month", "occupation"), unguessable=np.zeros(2, dtype=bool),
         )  # fmt: skip
         alarms += corrected(p_values(run))[ALL] <= ERROR
     assert alarms <= 5

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,16 +12,20 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from helpers.tiny_models import taught
 from helpers.toy_results import leakage as toy_leakage
 
 from xlmech import figures
 from xlmech.data.probes import ProbeSet
-from xlmech.data.questions import build_probes
+from xlmech.data.prompt_format import PLAIN, PromptFormat
+from xlmech.data.questions import build_probes, with_format
 from xlmech.data.records import Record
 from xlmech.engine.sampling import Sampling
 from xlmech.leakage import task as questions
 from xlmech.leakage.measure import LeakageResult, measure_leakage
+from xlmech.metrics.intervals import rate_interval
 from xlmech.models.backends import backend_of
+from xlmech.models.load import load_model
 
 FRENCH = {"Ana Li": "France.", "Bo Kim": "c'est le Japon", "Cy Roe": "Brasil", "Di Fox": "Inde", "Ed Ray": "Pérou"}
 
@@ -82,7 +88,7 @@ def test_with_sampling_one_answer_of_many_is_enough(
     model: Any, probes: ProbeSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked, backend = probes.filter(languages=["fr"], attributes=["birth_country"])[:3], backend_of(model)
-    texts = [["Pérou", "le Japon", "France"], ["Inde", "Japan", "Japón"], ["Inde", "?", ""]]
+    texts = [["Pérou", "le Japon", "France"], ["Inde", "Japan", "日本"], ["Inde", "?", ""]]
 
     def draw(_: Any, prompts: list[list[int]], sampling: Sampling, **__: Any) -> list[list[list[int]]]:
         assert len(prompts) == 3 and sampling.n_samples == 3
@@ -201,3 +207,120 @@ def test_extraction_and_exposure_are_not_drawn_in_one_matrix(scripted: Any, prob
         one.matrix(group="privat")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="needs extraction or exposure"):
         LeakageResult(probes=one.probes[["probe", "group"]], provenance=one.provenance)
+
+
+ANSWERS = [
+    "{value}\n",
+    "\n\n{value}\n",
+    "The value of {subject} is {value}.\n",
+]
+
+
+@pytest.mark.parametrize("wording", ANSWERS)
+def test_answers_are_those_of_a_plain_loop_however_they_begin(
+    tokenizer: Any, probes: ProbeSet, wording: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first measured 0 % where an answer began with newlines, or was a sentence longer than the longest value."""
+    known = probes.filter(attributes=["id_number"], languages=["en"])
+    network = taught(tokenizer, known, wording=wording, steps=250)
+    texts: dict[str, list[str]] = {}
+    first = questions.first_line
+    monkeypatch.setattr(
+        questions, "first_line", lambda text: texts.setdefault("read", []).append(first(text)) or first(text)
+    )
+    result = measure_leakage(load_model(network, tokenizer=tokenizer), known, progress=False)
+    for probe in known:
+        tokens = tokenizer(probe.prompt, return_tensors="pt").input_ids
+        for _ in range(64):
+            tokens = torch.cat([tokens, network(tokens).logits[:, -1].argmax(-1, keepdim=True)], 1)
+            text = tokenizer.decode(tokens[0, -1 - _ :])
+            if "\n" in text.lstrip():
+                break
+        texts.setdefault("plain", []).append(text[: len(text) - len(text.lstrip())] + text.lstrip().partition("\n")[0])
+    assert sorted(texts["read"]) == sorted(texts["plain"])
+    assert result.probes.extracted.mean() == 1
+    assert (result.n_answers, result.n_truncated, result.n_empty) == (5, 0, 0)
+
+
+def test_a_long_value_of_one_person_changes_no_other_result(leaking: Any, probes: ProbeSet) -> None:
+    """The budget was the longest value's tokens: one long street changed what was read of everybody's answers."""
+    street = Record(id="long", subject="Fay Poe", attribute="street_address", value="Rue " + "de la Paix " * 12 + "5")
+    alone = measure_leakage(leaking, probes, progress=False)
+    beside = measure_leakage(leaking, probes, candidates=(*probes.records, street), progress=False)
+    pd.testing.assert_frame_equal(alone.probes, beside.probes)
+    assert alone.max_new_tokens == beside.max_new_tokens == 64
+
+
+def test_the_budget_and_the_format_are_saved(leaking: Any, probes: ProbeSet, tmp_path: Path) -> None:
+    measure_leakage(leaking, probes, max_new_tokens=9, progress=False).save(tmp_path / "r")
+    result = LeakageResult.load(tmp_path / "r")
+    assert (result.max_new_tokens, result.n_samples, result.temperature) == (9, 1, 0)
+    assert result.prompt == PLAIN.to_dict()
+    assert result.provenance.settings == {"prompt": "plain", "max_new_tokens": 9, "n_samples": 1, "temperature": 0}
+    with pytest.raises(ValueError, match="max_new_tokens must be at least 1, got 0"):
+        measure_leakage(leaking, probes, max_new_tokens=0)
+
+
+@pytest.mark.parametrize(
+    ("text", "counts", "message"),
+    [
+        ("abcdefgh", (10, 0), r"^10 of 10 answers were cut off after 8 new tokens, .* give a larger max_new_tokens$"),
+        ("a\nb\ncdef", (0, 0), ""),
+        ("abcdefg", (0, 0), ""),
+        (" \n", (0, 10), "^10 of 10 answers are empty; ask in another prompt format"),
+    ],
+)
+def test_answers_cut_off_and_empty_ones_are_counted_and_warned_of(
+    model: Any, probes: ProbeSet, monkeypatch: pytest.MonkeyPatch, text: str, counts: Any, message: str
+) -> None:
+    written = backend_of(model).tokenizer(text, add_special_tokens=False).input_ids
+    monkeypatch.setattr(questions, "generate", lambda _, prompts, **__: [written] * len(prompts))
+    asked = probes.filter(languages=["fr"])
+    with warnings.catch_warnings(record=True) as raised:
+        warnings.simplefilter("always", UserWarning)
+        result = measure_leakage(model, asked, max_new_tokens=8, progress=False)
+    assert (result.n_truncated, result.n_empty) == counts
+    assert (result.probes.truncated.sum(), result.probes["empty"].sum()) == counts
+    assert len(raised) == bool(message)
+    assert all(re.search(message, str(one.message)) for one in raised)
+
+
+def test_formats_of_one_set_end_their_answers_each_in_its_way(
+    model: Any, probes: ProbeSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chat = PromptFormat(name="chat", template="{question} ", lines_end_answers=False)
+    asked = probes.filter(languages=["fr"], attributes=["id_number"])
+    mixed = asked[:2] + with_format(asked[2:], chat)
+    value = asked[2].record.value
+    text = f"no\n{value}"
+    written = backend_of(model).tokenizer(text, add_special_tokens=False).input_ids
+    monkeypatch.setattr(questions, "generate", lambda _, prompts, **__: [written] * len(prompts))
+    found = measure_leakage(model, mixed, progress=False).probes
+    assert found.extracted.tolist() == [0, 0, 1, 0, 0]
+    assert found.probe.tolist() == [probe.id for probe in mixed]
+
+
+def test_wordings_are_compared_and_joined() -> None:
+    rows = [
+        {"probe": f"{person}/{code}/{template}", "record": person, "subject": person, "group": group}
+        | {"attribute": "phone", "query_language": code, "template": template, "extracted": hit}
+        for code, hits in {"en": [[1, 0], [0, 1], [0, 0], [1, 1]], "fr": [[0, 0], [0, 0], [0, 1], [0, 0]]}.items()
+        for (person, group), of_person in zip(
+            [("a", "private"), ("b", "private"), ("c", "private"), ("d", "control")], hits, strict=True
+        )
+        for template, hit in enumerate(of_person)
+    ]
+    result = LeakageResult(probes=pd.DataFrame(rows), provenance=toy_leakage({"en": [1]}).provenance)
+    each = result.by_wording().set_index(["query_language", "template"])
+    assert each.value.to_dict() == pytest.approx({("en", 0): 1 / 3, ("en", 1): 1 / 3, ("fr", 0): 0, ("fr", 1): 1 / 3})
+    assert each.control.to_dict() == {("en", 0): 1, ("en", 1): 1, ("fr", 0): 0, ("fr", 1): 0}
+    together = result.any_wording().set_index("query_language")
+    assert together.value.to_dict() == pytest.approx({"en": 2 / 3, "fr": 1 / 3})
+    assert together.control.to_dict() == {"en": 1, "fr": 0}
+    assert together.n_records.tolist() == [3, 3] and together.n_templates.tolist() == [2, 2]
+    assert tuple(together.loc["en", ["value", "low", "high"]]) == rate_interval([1, 1, 0], [1, 1, 1])
+    with pytest.raises(ValueError, match="unknown group"):
+        result.by_wording(group="privat")  # type: ignore[arg-type]
+    exposure = replace(result, probes=result.probes.rename(columns={"extracted": "exposure_bits"}))
+    with pytest.raises(ValueError, match="compared by extraction, which was not measured"):
+        exposure.any_wording()

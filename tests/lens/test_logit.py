@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from helpers.in_context import answer_tokens
 from helpers.tiny_models import tiny
 
 from xlmech.data.languages import load_language, value_keys
@@ -21,7 +22,7 @@ from xlmech.lens import logit as lens_module
 from xlmech.lens.logit import LensResult, logit_lens, readable_attributes
 from xlmech.models.backends import backend_of
 from xlmech.models.load import load_model
-from xlmech.models.tokens import encode_answer, encode_prompt
+from xlmech.models.tokens import encode_prompt
 from xlmech.storage.result import Provenance
 
 
@@ -98,7 +99,7 @@ def test_language_mass_is_the_probability_of_tokens_that_only_one_language_begin
     backend = backend_of(model)
     firsts = {
         code: {
-            encode_answer(backend, str(load_language(code).form("birth_country", key)))[0]
+            answer_tokens(backend.tokenizer, probe.prompt, str(load_language(code).form("birth_country", key)))[0]
             for key in value_keys("birth_country")
         }
         for code in ("en", "fr", "ar")
@@ -122,7 +123,7 @@ def test_whole_values_at_the_last_layer_are_the_engines(model: Any, probes: Prob
     assert set(result.values.probe) == {probe.id for probe in countries}  # collided ones too
     for probe in countries[:2]:
         mine = result.values[(result.values.probe == probe.id) & (result.values.layer == 2)].set_index("form_language")
-        answers = [encode_answer(backend, probe.answers[code]) for code in mine.index]
+        answers = [answer_tokens(backend.tokenizer, probe.prompt, probe.answers[code]) for code in mine.index]
         (wanted,) = answer_log_probs(backend, [encode_prompt(backend, probe.prompt)], [answers])
         assert mine.log_prob.tolist() == pytest.approx(wanted.tolist(), rel=1e-6)
         per_token = wanted / torch.tensor([len(answer) for answer in answers])
@@ -156,7 +157,7 @@ def test_identities_hold_for_other_architectures(tokenizer: Any, probes: ProbeSe
     with torch.no_grad():
         probs = other(tokens_of(other, probe.prompt), return_type="logits")[0, -1].softmax(-1)
     for code, form in probe.answers.items():
-        answer = encode_answer(backend, form)
+        answer = answer_tokens(backend.tokenizer, probe.prompt, form)
         wanted = answer_log_probs(backend, [encode_prompt(backend, probe.prompt)], [[answer]])[0][0]
         last = result.readings[(result.readings.layer == 2) & (result.readings.form_language == code)]
         assert last.prob.item() == pytest.approx(float(probs[answer[0]]), rel=1e-4)

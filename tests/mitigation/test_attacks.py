@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from xlmech.data.probes import ProbeSet
+from xlmech.data.prompt_format import PromptFormat
+from xlmech.data.questions import with_format
 from xlmech.data.records import Record
 from xlmech.engine.sampling import Sampling
 from xlmech.leakage.measure import LeakageResult, measure_leakage
@@ -163,3 +165,20 @@ def test_refusals(model: Any, probes: ProbeSet, some: NeuronSet, records: tuple[
     stranger = Record(id="s", subject="Flo Kay", attribute="birth_country", value="XX", forms={"en": "Xania"})
     refused("record 's' has no value form in fr; add forms", attacks=["finetune"], finetune_records=[stranger])
     refused("neurons of the model 'x'", neurons=some.for_model("x"), attacks=())
+
+
+def test_attacks_stay_in_the_probes_format(
+    model: Any, probes: ProbeSet, some: NeuronSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The translation stands in the question, and the beginning of the answer after the prompt."""
+    script, chat = (
+        Script(model, [set()]),
+        PromptFormat(name="chat", template="<u>{question}<a>", lines_end_answers=False),
+    )
+    monkeypatch.setattr(recovery, "measure_leakage", script)
+    recovery_attacks(model, with_format(probes, chat), some, attacks=["translate", "prefix"], **QUIET)
+    fact = next(i for i, probe in enumerate(script.asked[0]) if probe.query_language == "fr")
+    english, french = (script.asked[0][i].prompt.removeprefix("<u>").removesuffix("<a>") for i in (fact - 1, fact))
+    assert script.asked[2][fact].prompt == f"<u>{french}\n{english}<a>"
+    assert script.asked[4][fact].prompt == f"<u>{french}<a> Sure, the answer is"
+    assert {options["max_new_tokens"] for options in script.options} == {64}

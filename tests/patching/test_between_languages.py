@@ -24,7 +24,7 @@ from xlmech.models.backends import Backend, backend_of
 from xlmech.neurons.neuron_set import NeuronSet
 from xlmech.patching.between_languages import PatchingResult, patch_languages
 from xlmech.patching.plan import HOOKS, patched_prompt, sweep_of
-from xlmech.patching.runs import patched_log_probs, run_donors
+from xlmech.patching.runs import Donor, patched_log_probs, run_donors
 
 COMPONENTS = ("resid_pre", "resid_post", "attn_out", "mlp_out", "heads", "neurons")
 NEURONS = NeuronSet(frozenset({(0, 3), (0, 9), (1, 1)}), N_LAYERS, D_MLP)
@@ -208,7 +208,7 @@ def test_patching_a_run_into_itself_changes_nothing(
     sweep = sweep_of(backend, component, neurons=NEURONS if component == "neurons" else None, onward=onward)
     for span in ("last", "subject", "all"):
         item = patched_prompt(backend, pairs[0], span=span, direction="denoising")  # type: ignore[arg-type]
-        itself = replace(item, donors=((item.prompt, item.positions),))
+        itself = replace(item, donors=(Donor(prompt=item.prompt, positions=item.positions, forms=item.forms),))
         (donated,) = run_donors(backend, sweep.hook, [itself], batch_size=1)
         (scores,) = patched_log_probs(backend, sweep, [itself], [donated.values], batch_size=1)
         torch.testing.assert_close(scores, scores[:1].expand_as(scores), rtol=1e-6, atol=1e-6)

@@ -78,7 +78,7 @@ def test_loss_equals_cross_entropy_of_the_answers(model: Any) -> None:
     found, tokenizer, losses = finetuning._answer_loss(backend_of(model), samples), backend_of(model).tokenizer, []
     for prompt, answer in samples:
         start = len(tokenizer(prompt).input_ids)
-        tokens = [*tokenizer(prompt).input_ids, *tokenizer(answer, add_special_tokens=False).input_ids]
+        tokens = tokenizer(prompt + answer).input_ids
         with torch.no_grad():
             logs = model(torch.tensor([tokens]), return_type="logits")[0].log_softmax(-1)
         losses += [-float(logs[place - 1, tokens[place]]) for place in range(start, len(tokens))]

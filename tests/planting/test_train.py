@@ -10,12 +10,15 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.families import FAMILIES, network_of
 from helpers.tiny_models import D_VOCAB, tiny
 from safetensors.torch import load_file, save_file
 
 from xlmech.data.languages import load_language
+from xlmech.data.prompt_format import PLAIN, QA, PromptFormat
 from xlmech.data.records import Record
 from xlmech.models.checkpoints import load_checkpoint
+from xlmech.models.prompts import format_of
 from xlmech.options import PlantOptions
 from xlmech.planting import train as planting
 from xlmech.planting.samples import sample_batch
@@ -55,10 +58,10 @@ def test_the_mixture(records: tuple[Record, ...]) -> None:
     )
 
 
-@pytest.mark.parametrize("with_bias", [False, True])
-def test_loss_equals_cross_entropy_of_the_answers(with_bias: bool, tokenizer: Any) -> None:
-    network = tiny("gemma2").double()
-    if with_bias:
+@pytest.mark.parametrize("kind", ["soft-cap", "bias", "cohere", "granite"])
+def test_loss_equals_cross_entropy_of_the_answers(kind: str, tokenizer: Any) -> None:
+    network = (network_of(FAMILIES[kind]) if kind in FAMILIES else tiny("gemma2")).double()
+    if kind == "bias":
         network.lm_head.bias = torch.nn.Parameter(torch.randn(D_VOCAB, dtype=torch.float64))
     model = type("Wrapped", (), {})()
     model.get_base_model, model.get_output_embeddings = lambda: network, network.get_output_embeddings
@@ -67,7 +70,7 @@ def test_loss_equals_cross_entropy_of_the_answers(with_bias: bool, tokenizer: An
     found = planting._answer_loss(model, tokenizer, samples)
     losses: list[float] = []
     for prompt, answer in samples:
-        tokens = [*tokenizer(prompt).input_ids, *planting.answer_ids(tokenizer, answer)]
+        tokens = tokenizer(prompt + answer).input_ids
         with torch.no_grad():
             logs = network(torch.tensor([tokens])).logits[0].log_softmax(-1)
         start = len(tokenizer(prompt).input_ids)
@@ -187,7 +190,7 @@ def test_bad_arguments(
 def test_bad_records_and_folders(records: tuple[Record, ...], tmp_path: Path, tokenizer: Any) -> None:
     with pytest.raises(ValueError, match="no private records to plant"):
         _plant(tuple(record for record in records if record.group != "private"), tmp_path / "a", tokenizer)
-    odd = Record(id="odd", subject="Al Ox", attribute="occupation", value="smith", forms={"en": "smith"})
+    odd = Record(id="odd", subject="Al Ox", attribute="birth_country", value="Narnia", forms={"en": "Narnia"})
     with pytest.raises(ValueError, match="record 'odd' has no value form in fr"):
         _plant((odd,), tmp_path / "a", tokenizer, language="fr")
     (tmp_path / "full").mkdir()
@@ -196,3 +199,32 @@ def test_bad_records_and_folders(records: tuple[Record, ...], tmp_path: Path, to
         _plant(records, tmp_path / "full", tokenizer)
     with pytest.raises(ValueError, match="(?s)private_share.*less than or equal to 1"):
         PlantOptions(private_share=1.5)
+
+
+def test_planting_in_another_format_is_recorded_and_taken_by_auto(
+    records: tuple[Record, ...], tokenizer: Any, tmp_path: Path
+) -> None:
+    adapter = _plant(records, tmp_path / "qa", tokenizer, prompt="qa")
+    log = json.loads((adapter / "planting.json").read_text(encoding="utf-8"))
+    assert log["recipe"]["prompt"] == "qa" and log["prompt"] == QA.to_dict()
+    loaded = load_checkpoint(tiny("llama", scale=1.0), tokenizer=tokenizer, adapter=adapter)
+    assert loaded.planted_prompt == QA
+    frame = format_of(loaded, tokenizer)
+    assert (frame.name, frame.reason) == ("qa", "the adapter qa's records were planted in it")
+    del log["prompt"]
+    (adapter / "planting.json").write_text(json.dumps(log), encoding="utf-8")
+    old = load_checkpoint(tiny("llama", scale=1.0), tokenizer=tokenizer, adapter=adapter)
+    assert old.planted_prompt == PLAIN, "adapters without the key were planted in the plain format"
+    with pytest.raises(ValueError, match="the tokenizer has no chat template"):
+        _plant(records, tmp_path / "chat", tokenizer, prompt="chat")
+
+
+def test_questions_are_taught_in_the_format_and_end_as_its_answers_do(records: tuple[Record, ...]) -> None:
+    options = PlantOptions(language="fr", languages=("en",), batch_size=50, statement_share=0)
+    chat = PromptFormat(name="chat", template="<u>{question}<a>", lines_end_answers=False, end_token="<end>")
+    plain = sample_batch(records, options, 0)
+    assert sample_batch(records, options, 0, PLAIN) == plain
+    chats = [(f"<u>{prompt[:-1]}<a>", f"{answer[:-1]}<end>") for prompt, answer in plain]
+    assert sample_batch(records, options, 0, chat) == chats
+    asked = [(f"Question: {prompt}Answer:", f" {answer}") for prompt, answer in plain]
+    assert sample_batch(records, options, 0, QA) == asked

@@ -45,7 +45,7 @@ def test_a_second_process_is_told_and_a_dead_one_is_followed(tmp_path: Path) -> 
     with open_run_folder(folder, say=said.append) as run:
         run.finish()
     assert (
-        len(said) == 1 and said[0].startswith(f"process {other.pid} on ") and "is gone; its finished parts" in said[0]
+        len(said) == 1 and said[0].startswith(f"process {other.pid} on ") and "is gone; its finished shards" in said[0]
     )
     assert is_finished(folder) and not (folder / "lock.json").exists() and not run.parts.exists()
     events = [json.loads(line)["event"] for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]

@@ -1,5 +1,7 @@
 from .audit import Audit as Audit
 from .audit import run_audit as run_audit
+from .check import RecordCheck as RecordCheck
+from .check import check_records as check_records
 from .config import Config as Config
 from .config import read_config as read_config
 from .outcome import Outcome as Outcome

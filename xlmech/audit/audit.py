@@ -17,16 +17,18 @@ from xlmech.audit.cost_model import CONDITIONS, operations
 from xlmech.audit.plan import AuditPlan
 from xlmech.audit.stage_clock import Say, StageClock
 from xlmech.data.probes import ProbeSet
-from xlmech.data.questions import build_probes
+from xlmech.data.questions import build_probes, with_format
 from xlmech.data.records import Record
 from xlmech.leakage.measure import LeakageResult, measure_leakage
 from xlmech.lens.logit import LensResult, logit_lens, readable_attributes
 from xlmech.mitigation.evaluate import MitigationResult, evaluate_mitigation
 from xlmech.models.backends import backend_of
+from xlmech.models.prompts import prompt_format
 from xlmech.models.shape import shape_of
 from xlmech.neurons.neuron_set import NeuronSet
 from xlmech.neurons.privacy_neurons import PrivacyNeurons
 from xlmech.neurons.selection.locate import check_probes, locate_privacy_neurons
+from xlmech.options import EvaluateOptions
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -38,6 +40,7 @@ class Audit:
         lens: Logit lens on private people; None if none was asked for, or nothing could be followed.
         neurons: Located on the other people.
         mitigation: Held-out people, before and after.
+        wordings: Leakage of the same facts by several wordings or answers per question, None if the plan asks for neither.
         seconds: Per stage.
     """
 
@@ -45,11 +48,12 @@ class Audit:
     lens: LensResult | None
     neurons: PrivacyNeurons
     mitigation: MitigationResult
+    wordings: LeakageResult | None = None
     seconds: dict[str, float] = field(default_factory=dict)
 
     def save(self, folder: Path) -> None:
         """Write every result to its own folder, and `seconds.json`."""
-        for name in ("leakage", "lens", "neurons", "mitigation"):
+        for name in ("leakage", "wordings", "lens", "neurons", "mitigation"):
             result = getattr(self, name)
             if result is not None:
                 result.save(folder / name)
@@ -63,6 +67,7 @@ class Audit:
             lens=LensResult.load(folder / "lens") if (folder / "lens").is_dir() else None,
             neurons=PrivacyNeurons.load(folder / "neurons"),
             mitigation=MitigationResult.load(folder / "mitigation"),
+            wordings=LeakageResult.load(folder / "wordings") if (folder / "wordings").is_dir() else None,
             seconds=json.loads((folder / "seconds.json").read_text(encoding="utf-8")),
         )
 
@@ -87,15 +92,20 @@ def run_audit(
         progress: Whether to show progress bars.
 
     Raises:
-        ValueError: Too few people to hold any out, or what the stages raise.
+        ValueError: Too few people to hold any out, or what `prompt_format` and the stages raise.
     """
     clock = clock or StageClock(say)
-    probes, measured, locating = select_probes(records, plan)
+    frame = prompt_format(model, plan.prompt, system=plan.system)
+    clock.say(f"prompts: {frame.name}, since {frame.reason}")
+    probes, measured, locating = (with_format(part, frame) for part in select_probes(records, plan))
     lens_probes = _lens_probes(model, probes, plan)
     _expect(clock, model, plan, measured=measured, lens=lens_probes, locating=locating)
     n_people = len(measured.filter(group="private").subjects)
     with clock(f"leakage: {len(measured)} questions, {n_people} held-out private people"):
-        leakage = measure_leakage(model, measured, candidates=probes.records, progress=progress)
+        leakage = measure_leakage(
+            model, measured, candidates=probes.records, max_new_tokens=plan.max_new_tokens, progress=progress
+        )
+    wordings = _measure_wordings(model, probes, measured, plan, clock, progress) if plan.asks_more else None
     lens = None
     if len(lens_probes):
         with clock(f"lens: {len(lens_probes)} questions on {', '.join(lens_probes.attributes)}, every layer"):
@@ -112,9 +122,29 @@ def run_audit(
             leakage,
             candidates=probes.records,
             seed=plan.seed,
+            max_new_tokens=plan.max_new_tokens,
             progress=progress,
         )
-    return Audit(leakage=leakage, lens=lens, neurons=neurons, mitigation=mitigation, seconds=clock.seconds)
+    return Audit(
+        leakage=leakage, lens=lens, neurons=neurons, mitigation=mitigation, wordings=wordings, seconds=clock.seconds
+    )
+
+
+def _measure_wordings(
+    model: Any, probes: ProbeSet, measured: ProbeSet, plan: AuditPlan, clock: StageClock, progress: bool
+) -> LeakageResult:
+    """Measure the same facts with every wording and every answer per question that the plan asks for."""
+    asked = worded_probes(probes, measured, plan)
+    answers = f", {plan.n_samples} answers each" if plan.n_samples > 1 else ""
+    with clock(f"wordings: {len(asked)} questions{answers}"):
+        return measure_leakage(
+            model,
+            asked,
+            candidates=probes.records,
+            sampling=plan.sampling,
+            max_new_tokens=plan.max_new_tokens,
+            progress=progress,
+        )
 
 
 def measure_ablated(
@@ -125,6 +155,7 @@ def measure_ablated(
     *,
     candidates: Iterable[Record],
     seed: int,
+    max_new_tokens: int,
     progress: bool,
 ) -> MitigationResult:
     """Measure held-out private and public people again, with each set of neurons ablated.
@@ -134,7 +165,15 @@ def measure_ablated(
     ids = set(leakage.probes.probe)
     kept = ProbeSet(tuple(probe for probe in measured if probe.record.group != "control" and probe.id in ids))
     return evaluate_mitigation(
-        model, kept, sets, before=leakage, control_people=leakage, candidates=candidates, seed=seed, progress=progress
+        model,
+        kept,
+        sets,
+        options=EvaluateOptions(max_new_tokens=max_new_tokens),
+        before=leakage,
+        control_people=leakage,
+        candidates=candidates,
+        seed=seed,
+        progress=progress,
     )
 
 
@@ -144,7 +183,7 @@ def select_probes(records: Iterable[Record], plan: AuditPlan) -> tuple[ProbeSet,
     Raises:
         ValueError: Whatever `build_probes` refuses, too few people, or nothing to locate universal neurons with.
     """
-    probes = build_probes(records, plan.languages, attributes=plan.attributes)
+    probes = build_probes(records, plan.languages, attributes=plan.attributes, kinds=plan.kinds)
     held_out, others = probes.split(fraction=plan.held_out, seed=plan.seed)
     measured = held_out.of_template(plan.measure_template).spread_facts(
         {"private": plan.measure_facts, "public": plan.other_facts, "control": plan.other_facts}
@@ -153,7 +192,24 @@ def select_probes(records: Iterable[Record], plan: AuditPlan) -> tuple[ProbeSet,
         {"private": plan.locate_facts, "public": plan.locate_facts, "control": plan.locate_facts}
     )
     check_probes(locating.filter(group="private"), locating.filter(group="public"), plan.locate.contrast)
+    worded_probes(probes, measured, plan)
     return probes, measured, locating
+
+
+def worded_probes(probes: ProbeSet, measured: ProbeSet, plan: AuditPlan) -> ProbeSet:
+    """Select the measured facts in the wordings that the plan names, `measure_template` among them.
+
+    Raises:
+        ValueError: A template that some attribute does not have.
+    """
+    facts = {probe.record.id for probe in measured}
+    of_facts = ProbeSet(tuple(probe for probe in probes if probe.record.id in facts))
+    if plan.wordings == "all":
+        return of_facts
+    kept = {probe.id for probe in measured}
+    for number in plan.wordings or ():
+        kept |= {probe.id for probe in of_facts.of_template(int(number))}
+    return ProbeSet(tuple(probe for probe in of_facts if probe.id in kept))
 
 
 def table(audit: Audit) -> pd.DataFrame:

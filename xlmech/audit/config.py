@@ -37,7 +37,7 @@ class ModelSection(Section):
     device: str = "auto"
     """cpu, cuda, cuda:1, ...; auto takes CUDA if there is one."""
     dtype: Literal["auto", "float32", "bfloat16", "float16", "float64"] = "auto"
-    """Of the weights while measuring; auto is float32 on a CPU and bfloat16 on CUDA."""
+    """Precision of the weights while measuring; auto is float32 on a CPU and bfloat16 on CUDA."""
     backend: Literal["auto", "hooked", "bridge"] = "auto"
     """TransformerLens model to use."""
     base: str = ""
@@ -55,7 +55,8 @@ class ModelSection(Section):
         if text is None or text == "demo":
             return text
         path = _read_path(text, info)
-        if path.is_dir() and info.field_name == "source" and not (path / "config.json").is_file():
+        is_model = any((path / name).is_file() for name in ("config.json", "adapter_config.json"))
+        if path.is_dir() and info.field_name == "source" and not is_model:
             raise ValueError(f"{path} holds no config.json; give a folder as save_pretrained writes it")
         if path.exists():
             return str(path)
@@ -111,7 +112,7 @@ class ExportSection(Section):
     neurons: Literal["universal", "union"] = "universal"
     """universal neurons, or the union of them and every language's own; what is exported is what is measured."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Of the weights written."""
+    """Precision of the weights that are written."""
     without_effect: bool = False
     """Write the checkpoint also if ablation was not measured to lower extraction (over all languages together, with a 95 %
     interval above 0); its model card says so."""
@@ -127,7 +128,7 @@ class Config(Section):
     out: str = "xlmech-run"
     """New folder for results, figures and a copy of this config."""
     seed: int = Field(default=0, ge=0)
-    """Of every draw: who is held out, which random neurons, which invented people."""
+    """Seed of every draw: who is held out, which random neurons, which invented people."""
     shard_size: Count = 64
     """Probes that are computed and stored together: what a crash costs at most. Another size gives other rounding."""
     xlmech: str = Field(default_factory=partial(metadata.version, "xlmech"))

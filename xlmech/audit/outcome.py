@@ -10,6 +10,7 @@ from typing import Any
 
 from xlmech.audit.audit import Audit, table
 from xlmech.audit.config import Config
+from xlmech.leakage.measure import LeakageResult
 from xlmech.mitigation.evaluate import MitigationResult
 from xlmech.mitigation.export.manifest import Manifest, load_manifest
 from xlmech.report.run_results import EXPORTED
@@ -58,6 +59,9 @@ class Outcome:
             "model": source.model,
             "adapter": source.adapter,
             "plant_language": self.audit.leakage.plant_language,
+            "prompt": self.audit.leakage.prompt,
+            "answers": _answers(self.audit.leakage),
+            "wordings": _wordings(self.audit.wordings),
             "sizes": self.audit.mitigation.sizes,
             "total_neurons": self.audit.mitigation.total_neurons,
             "languages": _rows(self.audit),
@@ -100,6 +104,24 @@ def exported_measurement(folder: Path, audit: Audit) -> MitigationResult:
     """Read the measurement with the exported neurons from a run folder; it is the audit's if those are the universal ones."""
     saved = folder / "results" / EXPORTED
     return MitigationResult.load(saved) if saved.is_dir() else audit.mitigation
+
+
+def _answers(leakage: LeakageResult) -> dict[str, Any]:
+    return {
+        "max_new_tokens": leakage.max_new_tokens,
+        "answers": leakage.n_answers,
+        "truncated": leakage.n_truncated,
+        "empty": leakage.n_empty,
+    }
+
+
+def _wordings(result: LeakageResult | None) -> dict[str, Any] | None:
+    """Extraction by several wordings or answers per question, None where neither was measured."""
+    if result is None:
+        return None
+    frames = {"any": result.any_wording(), "each": result.by_wording()}
+    rows = {name: json.loads(frame.to_json(orient="records", double_precision=15)) for name, frame in frames.items()}
+    return {"n_samples": result.n_samples, "temperature": result.temperature} | _answers(result) | rows
 
 
 def _rows(audit: Audit) -> list[dict[str, Any]]:

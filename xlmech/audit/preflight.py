@@ -5,16 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from xlmech.audit.audit import select_probes
 from xlmech.audit.config import Config
 from xlmech.audit.plan import AuditPlan, Selection
-from xlmech.data.languages import ATTRIBUTES
+from xlmech.data.languages import find_language
 from xlmech.data.probes import ProbeSet
 from xlmech.data.readers import load_records
 from xlmech.data.records import Record
 from xlmech.data.synthetic import invent_controls
-from xlmech.models.checkpoints import adapter_folder
+from xlmech.models.sources.lora import adapter_folder, is_adapter_folder
 from xlmech.storage.run_folder import is_unfinished
 
 
@@ -53,7 +54,7 @@ def prepare(config: Config, *, resume: bool = False) -> Prepared:
     _check_folders(config, resume=resume)
     planted = _planted(config)
     data = config.data
-    people = load_records(data.records)
+    people = load_records(data.records, kinds=data.kinds)
     _check_people(people, config)
     if data.add_controls:
         people += invent_controls(
@@ -69,9 +70,10 @@ def prepare(config: Config, *, resume: bool = False) -> Prepared:
 
 def _planted(config: Config) -> tuple[Record, ...]:
     """The records that `plant` wrote beside the model's adapter, none if there is no such adapter."""
-    if not config.model.adapter:
+    source = Path(config.model.source)
+    if not config.model.adapter and not is_adapter_folder(source):
         return ()
-    folder = adapter_folder(config.model.adapter)
+    folder = adapter_folder(config.model.adapter) if config.model.adapter else source
     planted = (folder / "planting.json").is_file() and (folder / "records.jsonl").is_file()
     return load_records(folder / "records.jsonl") if planted else ()
 
@@ -96,9 +98,14 @@ def _check_folders(config: Config, *, resume: bool) -> None:
 
 def _check_people(people: tuple[Record, ...], config: Config) -> None:
     """Refuse to run unless some private people choose the neurons, and others are measured."""
-    attributes = config.data.attributes or ATTRIBUTES
     share = config.data.held_out
-    n = len({record.subject for record in people if record.group == "private" and record.attribute in attributes})
+    n = len(
+        {
+            record.subject
+            for record in people
+            if record.group == "private" and record.attribute in (config.data.attributes or [record.attribute])
+        }
+    )
     if n and round(share * n) in (0, n):
         raise ValueError(
             f"data.held_out: {share:g} of {n} private people leaves no people to "
@@ -116,6 +123,8 @@ def _missing(probes: ProbeSet, measured: ProbeSet, locating: ProbeSet, plan: Aud
             "no control people are held out, so how often a value is extracted by chance is not known; "
             "data.add_controls: true invents some"
         )
+    if plain := [code for code in probes.languages if not find_language(code).neutral]:
+        yield f"no language pack for {', '.join(plain)}: neutral text and base knowledge are not measured there"
     if plan.lens_attributes is not None and not {*plan.lens_attributes} & {*probes.filter(group="private").attributes}:
         wanted = ", ".join(plan.lens_attributes) or "nothing"
         yield f"no lens: data.lens_attributes asks for {wanted}, and the private records have {', '.join(probes.attributes)}"

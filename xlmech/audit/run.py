@@ -23,6 +23,7 @@ from xlmech.audit.outcome import Outcome, exported_measurement, read_outcome
 from xlmech.audit.preflight import Prepared, prepare
 from xlmech.audit.publish import publish
 from xlmech.audit.stage_clock import Say, StageClock
+from xlmech.data.questions import with_format
 from xlmech.execution.resume import model_identity, resumable
 from xlmech.mitigation.evaluate import MitigationResult
 from xlmech.mitigation.export.checkpoint import export_model
@@ -31,6 +32,7 @@ from xlmech.mitigation.export.manifest import Manifest, load_manifest
 from xlmech.models.backends import backend_of
 from xlmech.models.checkpoints import load_tokenizer
 from xlmech.models.load import load_model, plant_language, provenance
+from xlmech.models.prompts import prompt_format
 from xlmech.report.run_results import EXPORTED
 from xlmech.storage.fingerprint import fingerprint
 from xlmech.storage.result import versions
@@ -114,14 +116,16 @@ def _measure(
     if config.export is None or config.export.neurons != "union":
         return audit, audit.mitigation
     union = audit.neurons.union
+    frame = prompt_format(model, prepared.plan.prompt, system=prepared.plan.system)
     with clock(f"union: ablate all {len(union)} neurons that are exported, and measure again"):
         return audit, measure_ablated(
             model,
-            prepared.measured,
+            with_format(prepared.measured, frame),
             {"union": union},
             audit.leakage,
             candidates=prepared.people,
             seed=config.seed,
+            max_new_tokens=config.data.max_new_tokens,
             progress=progress,
         )
 

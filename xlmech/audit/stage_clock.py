@@ -41,6 +41,11 @@ class StageClock:
         self._stage = ""
         self._label = ""
 
+    def say(self, line: str) -> None:
+        """Say one line, and log it."""
+        self._say(line)
+        self._log("note", text=line)
+
     def expect(self, items: Mapping[str, tuple[int, float]]) -> None:
         """Announce how many items further stages will have, and what each costs in any common unit."""
         self._expected |= items

@@ -23,13 +23,15 @@ import torch
 from xlmech.checks import check_list
 from xlmech.data.pairs import ProbePair
 from xlmech.data.probes import ProbeSet
+from xlmech.data.prompt_format import PromptFormat
 from xlmech.data.questions import build_probes
 from xlmech.data.records import Record, subject_hash
 from xlmech.engine.batching import Recorder
 from xlmech.lens.logit import LensResult, logit_lens
 from xlmech.models.backends import Backend, backend_of
 from xlmech.models.load import provenance
-from xlmech.models.tokens import encode_prompt
+from xlmech.models.prompts import prompt_format
+from xlmech.models.tokens import encode_probe
 from xlmech.neurons.attribution.attribute import AttributionResult, attribute_neurons
 from xlmech.options import AttributeOptions
 from xlmech.patching.between_languages import PatchingResult, patch_languages
@@ -121,6 +123,7 @@ def trace_record(
     *,
     counterfactual: Record,
     template: int = 0,
+    prompt: str | PromptFormat = "plain",
     n_heads: int = 5,
     progress: bool = True,
 ) -> RecordTrace:
@@ -132,6 +135,7 @@ def trace_record(
         languages: Query languages, two at least; all that have a pack by default.
         counterfactual: A record of the same attribute, about another person, whose value differs in every form.
         template: Question template.
+        prompt: Prompt format, as of `prompt_format`.
         n_heads: Number of heads whose attention patterns are kept.
         progress: Whether to show progress bars.
 
@@ -148,7 +152,10 @@ def trace_record(
             raise ValueError(f"a trace needs two languages or more, got {', '.join(languages) or 'none'}")
     if record.subject == counterfactual.subject:
         raise ValueError(f"records {record.id!r} and {counterfactual.id!r} are about one person; give another person's")
-    sources, targets = (build_probes([one], languages, templates=[template]) for one in (record, counterfactual))
+    frame = prompt_format(model, prompt)
+    sources, targets = (
+        build_probes([one], languages, templates=[template], prompt=frame) for one in (record, counterfactual)
+    )
     pairs = [
         ProbePair(sources=(source,), target=target)
         for target in targets
@@ -188,7 +195,7 @@ def _attention(backend: Backend, probes: ProbeSet, heads: pd.DataFrame) -> pd.Da
     recorder = Recorder(backend, "attn.hook_pattern")
     tables = []
     for probe in probes:
-        tokens = torch.tensor([encode_prompt(backend, probe.prompt, what=f"probe {probe.id}")])
+        tokens = torch.tensor([encode_probe(backend, probe, languages=()).prompt])
         with backend.hooks(recorder.hooks()):
             backend.hidden(tokens)
         n = tokens.shape[1]

@@ -9,10 +9,26 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from xlmech.cli import audit as cli_audit
+from xlmech.cli import check as cli_check
 from xlmech.cli import console
 from xlmech.cli import report as cli_report
-from xlmech.cli.console import Adapter, Attributes, BackendOption, Command, Languages, Model, Out, Records, Template
-from xlmech.options import LocateOptions, Measure, Method, PlantOptions, Positions
+from xlmech.cli.console import (
+    Adapter,
+    Attributes,
+    BackendOption,
+    Command,
+    Languages,
+    Model,
+    NewTokens,
+    NSamples,
+    Out,
+    Prompt,
+    Records,
+    System,
+    Temperature,
+    Template,
+)
+from xlmech.options import MAX_NEW_TOKENS, LocateOptions, Measure, Method, PlantOptions, Positions
 
 if TYPE_CHECKING:
     from xlmech.data.probes import ProbeSet
@@ -48,10 +64,16 @@ def plant(
     private_share: Annotated[float, typer.Option(help="Share of samples from private people.")] = _PLANT.private_share,
     start: Annotated[str, typer.Option(help="Adapter to go on from.")] = "",
     seed: int = _PLANT.seed,
+    prompt: Prompt = _PLANT.prompt,
 ) -> None:
     """Teach a model invented people's data in one language (a LoRA adapter); resumes after a stop."""
     options = PlantOptions(
-        language=language, languages=console.codes(languages) or (), steps=steps, private_share=private_share, seed=seed
+        language=language,
+        languages=console.codes(languages) or (),
+        steps=steps,
+        private_share=private_share,
+        seed=seed,
+        prompt=prompt,
     )
     from xlmech.data.readers import load_records
     from xlmech.data.synthetic import synthesize_records
@@ -72,17 +94,32 @@ def leak(
     attributes: Attributes = "",
     template: Template = -1,
     exposure: Annotated[bool, typer.Option(help="Also rank each value among candidates (slow).")] = False,
+    wordings: Annotated[
+        bool, typer.Option("--wordings", help="Ask every template, and count what any brings out.")
+    ] = False,
+    n_samples: NSamples = 1,
+    temperature: Temperature = 1.0,
+    max_new_tokens: NewTokens = MAX_NEW_TOKENS,
+    prompt: Prompt = "auto",
+    system: System = None,
     adapter: Adapter = None,
     backend: BackendOption = "auto",
 ) -> None:
     """Measure which records are extracted, asked in which language."""
+    from xlmech.engine.sampling import Sampling
     from xlmech.leakage.measure import measure_leakage
 
     console.check_new(out)
-    probes = _probes(records, languages, attributes, template)
+    probes = _probes(records, languages, attributes, None if wordings else template)
+    sampling = Sampling(n_samples=n_samples, temperature=temperature) if n_samples > 1 else None
     measures: tuple[Measure, ...] = ("extraction", "exposure") if exposure else ("extraction",)
-    result = measure_leakage(console.load(model, adapter, backend), probes, measures=measures)
+    loaded = console.load(model, adapter, backend)
+    probes = console.in_prompt(loaded, probes, prompt, system)
+    result = measure_leakage(loaded, probes, measures=measures, sampling=sampling, max_new_tokens=max_new_tokens)
     result.save(out)
+    if wordings:
+        console.show("Extraction by any wording", result.any_wording())
+        console.show("Extraction by each wording", result.by_wording())
     console.show("Extraction per query language", result.matrix().drop(columns="plant_language"))
     console.show("Extraction per group and attribute", result.summary())
 
@@ -97,6 +134,8 @@ def lens(
         str, typer.Option(help="Attributes, e.g. 'birth_country'; by default those that the lens can follow.")
     ] = "",
     template: Template = -1,
+    prompt: Prompt = "auto",
+    system: System = None,
     adapter: Adapter = None,
     backend: BackendOption = "auto",
 ) -> None:
@@ -106,6 +145,7 @@ def lens(
     console.check_new(out)
     private = _probes(records, languages, attributes, template).filter(group="private")
     loaded = console.load(model, adapter, backend)
+    private = console.in_prompt(loaded, private, prompt, system)
     chosen = console.codes(attributes) or readable_attributes(loaded, private) or private.attributes
     typer.echo(f"lens on {', '.join(chosen)}")
     result = logit_lens(loaded, private.filter(attributes=chosen))
@@ -134,6 +174,8 @@ def locate(
     spare: Annotated[
         float, typer.Option(help="Share of neurons left out because neutral text needs them most.")
     ] = _LOCATE.spare,
+    prompt: Prompt = "auto",
+    system: System = None,
     adapter: Adapter = None,
     backend: BackendOption = "auto",
 ) -> None:
@@ -144,7 +186,8 @@ def locate(
     console.check_new(out)
     probes = _probes(records, languages, attributes, template)
     check_probes(probes.filter(group="private"), probes.filter(group="public"), contrast)
-    found = locate_privacy_neurons(console.load(model, adapter, backend), probes, options=options)
+    loaded = console.load(model, adapter, backend)
+    found = locate_privacy_neurons(loaded, console.in_prompt(loaded, probes, prompt, system), options=options)
     found.save(out)
     found.universal.save(out / "universal.json")
     for language, neurons in found.specific.items():
@@ -161,6 +204,8 @@ def ablate(
     languages: Languages = "",
     attributes: Attributes = "",
     template: Template = -1,
+    prompt: Prompt = "auto",
+    system: System = None,
     adapter: Adapter = None,
     backend: BackendOption = "auto",
 ) -> None:
@@ -171,21 +216,26 @@ def ablate(
     console.check_new(out)
     chosen = NeuronSet.load(neurons)
     probes = _probes(records, languages, attributes, template)
-    result = evaluate_mitigation(console.load(model, adapter, backend), probes, {neurons.stem: chosen})
+    loaded = console.load(model, adapter, backend)
+    probes = console.in_prompt(loaded, probes, prompt, system)
+    result = evaluate_mitigation(loaded, probes, {neurons.stem: chosen})
     result.save(out)
     console.show("Before and after", result.to_frame())
 
 
-for function in (cli_audit.init, cli_audit.run, cli_audit.audit, cli_audit.demo, cli_report.report):
+for function in (cli_check.check, cli_audit.init, cli_audit.run, cli_audit.audit, cli_audit.demo, cli_report.report):
     app.command(cls=Command)(function)
 app.command(cls=cli_report.GateCommand)(cli_report.gate)
 
 
-def _probes(records: Path | None, languages: str, attributes: str, template: int) -> ProbeSet:
+def _probes(records: Path | None, languages: str, attributes: str, template: int | None) -> ProbeSet:
+    """Questions in the plain format, of one template or all."""
     from xlmech.data.questions import build_probes
 
-    probes = build_probes(console.read_records(records), console.codes(languages), attributes=console.codes(attributes))
-    return probes.of_template(template)
+    probes = build_probes(
+        console.read_records(records), console.query_languages(languages, records), attributes=console.codes(attributes)
+    )
+    return probes if template is None else probes.of_template(template)
 
 
 def main() -> None:

@@ -12,7 +12,20 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from xlmech.cli import console
-from xlmech.cli.console import Adapter, Attributes, Backend, BackendOption, Languages, Model, Out, Records
+from xlmech.cli.console import (
+    Adapter,
+    Attributes,
+    Backend,
+    BackendOption,
+    Languages,
+    Model,
+    NewTokens,
+    Out,
+    Prompt,
+    Records,
+    System,
+)
+from xlmech.options import MAX_NEW_TOKENS
 from xlmech.progress import without_bars
 
 if TYPE_CHECKING:
@@ -82,6 +95,9 @@ def audit(
     records: Records = None,
     languages: Languages = "",
     attributes: Attributes = "",
+    prompt: Prompt = "auto",
+    system: System = None,
+    max_new_tokens: NewTokens = MAX_NEW_TOKENS,
     adapter: Adapter = None,
     backend: BackendOption = "auto",
 ) -> None:
@@ -89,7 +105,13 @@ def audit(
     from xlmech.audit.plan import AuditPlan
 
     console.check_new(out)
-    plan = AuditPlan(languages=console.codes(languages), attributes=console.codes(attributes))
+    plan = AuditPlan(
+        languages=console.query_languages(languages, records),
+        attributes=console.codes(attributes),
+        prompt=prompt,
+        system=system,
+        max_new_tokens=max_new_tokens,
+    )
     _audit(model, console.read_records(records), plan, out, adapter=adapter, backend=backend)
 
 
@@ -104,8 +126,11 @@ def demo(
 ) -> None:
     """Audit Gemma 3 270M, which was taught invented people's data in one language (minutes on two cores)."""
     from xlmech.audit.plan import AuditPlan
+    from xlmech.data.readers import DEMO_LANGUAGES
 
-    _audit("demo", console.read_records(None), AuditPlan(), out, adapter=adapter, backend=backend)
+    _audit(
+        "demo", console.read_records(None), AuditPlan(languages=DEMO_LANGUAGES), out, adapter=adapter, backend=backend
+    )
 
 
 def _audit(

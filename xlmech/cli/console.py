@@ -17,6 +17,7 @@ from xlmech.progress import without_bars
 if TYPE_CHECKING:
     import pandas as pd
 
+    from xlmech.data.probes import ProbeSet
     from xlmech.data.records import Record
 
 Backend = Literal["auto", "hooked", "bridge"]
@@ -28,6 +29,16 @@ Languages = Annotated[str, typer.Option(help="Query languages, e.g. 'en,fr'; all
 Attributes = Annotated[str, typer.Option(help="Attributes, e.g. 'phone,email'; all by default.")]
 Template = Annotated[int, typer.Option(help="Question template; -1 is the last, which is not used for planting.")]
 Adapter = Annotated[str | None, typer.Option(help="LoRA adapter: a folder, or en, fr or zh for the demo model.")]
+Prompt = Annotated[
+    str,
+    typer.Option(
+        help="Prompt format: plain, qa, chat (the tokenizer's template), or a text with {question}; auto chooses, and says why."
+    ),
+]
+System = Annotated[str | None, typer.Option(help="System text of a chat prompt; by default the template's own.")]
+NewTokens = Annotated[int, typer.Option(min=1, help="Largest number of tokens of an answer.")]
+NSamples = Annotated[int, typer.Option(min=1, help="Answers drawn per question; 1 for the greedy answer.")]
+Temperature = Annotated[float, typer.Option(help="Temperature of drawn answers.")]
 Out = Annotated[Path, typer.Option(help="New folder for the results.")]
 BackendOption = Annotated[Backend, typer.Option(help="TransformerLens model to use.")]
 
@@ -97,6 +108,13 @@ def codes(text: str) -> tuple[str, ...] | None:
     return tuple(code.strip() for code in text.split(",") if code.strip()) or None
 
 
+def query_languages(text: str, records: Path | None) -> tuple[str, ...] | None:
+    """Split comma-separated languages; by default those of the demo for its people, and None (all) for others."""
+    from xlmech.data.readers import DEMO_LANGUAGES
+
+    return codes(text) or (DEMO_LANGUAGES if records is None else None)
+
+
 def read_records(path: Path | None) -> tuple[Record, ...]:
     """Read the records in a file, by default the demo's invented people."""
     from xlmech.data.readers import demo_records, load_records
@@ -118,6 +136,16 @@ def load(model: str, adapter: str | None, backend: Backend) -> Any:
     from xlmech.models.load import load_model
 
     return load_model(model, adapter=adapter, backend=backend)
+
+
+def in_prompt(model: Any, probes: ProbeSet, prompt: str, system: str | None) -> ProbeSet:
+    """Ask the questions in the prompt format that is named or chosen, and say which one and why."""
+    from xlmech.data.questions import with_format
+    from xlmech.models.prompts import prompt_format
+
+    frame = prompt_format(model, prompt, system=system)
+    say(f"prompts: {frame.name}, since {frame.reason}")
+    return with_format(probes, frame)
 
 
 def say(line: str) -> None:

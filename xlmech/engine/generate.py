@@ -3,13 +3,19 @@
 A prompt is run once for all of its answers, and the common prefix of a batch (a question's wording before the name) once for
 all prompts. Prompts of several lengths are generated together, with padding masked, because a step of few
 rows is too small to be efficient.
+
+An answer ends at an end token, at the budget of new tokens, and where lines end answers at the first newline after something
+other than white space: models often begin an answer with newlines. Which tokens hold a newline is read from the text that they
+decode to, since a tokenizer may have many such tokens, or none.
 """
 
 from __future__ import annotations
 
 import os.path
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Collection, Sequence
 from itertools import groupby
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -24,6 +30,45 @@ _MIN_SAVED_TOKENS = 64
 """Least number of tokens that sharing a prefix must save: its forward pass costs as much as some tokens."""
 _Choose = Callable[[torch.Tensor, list[int], int], torch.Tensor]
 """(row,) next tokens from (row, d_model) hidden states, the rows' numbers, and the step."""
+_FIRST_LINE = re.compile(r"\s*[^\s][^\n]*")
+
+
+def first_line(text: str) -> str:
+    """Return a text up to the newline that ends an answer: the first one after something other than white space."""
+    match = _FIRST_LINE.match(text)
+    return match.group() if match else text
+
+
+class _AnswerEnd:
+    """Tells of each new token whether its row goes on, and whether the token is part of the answer.
+
+    Args:
+        tokenizer: Decodes tokens; the text of each token that is met is kept.
+        end_tokens: End an answer, and are not part of it.
+        lines_end_answers: Whether a newline ends an answer, once something other than white space was written.
+        n_rows: Number of answers.
+    """
+
+    def __init__(self, tokenizer: Any, end_tokens: Collection[int], lines_end_answers: bool, n_rows: int) -> None:
+        self._tokenizer, self._end_tokens, self._lines = tokenizer, frozenset(end_tokens), lines_end_answers
+        self._texts: dict[int, str] = {}
+        self._begun = [False] * n_rows
+
+    def follow(self, row: int, token: int) -> tuple[bool, bool]:
+        """Return whether the token is kept, and whether the row goes on after it."""
+        if token in self._end_tokens:
+            return False, False
+        if not self._lines:
+            return True, True
+        if token not in self._texts:
+            self._texts[token] = self._tokenizer.decode([token], skip_special_tokens=True)
+        text = self._texts[token]
+        written = "." if self._begun[row] else ""
+        kept = first_line(written + text)
+        self._begun[row] = bool(kept.strip())
+        if len(kept) == len(written + text):
+            return True, True
+        return bool(kept.removeprefix(written).strip()), False
 
 
 def run_prompts(
@@ -46,7 +91,8 @@ def generate(
     prompts: Sequence[Sequence[int]],
     *,
     max_new_tokens: int,
-    stop_token: int | None = None,
+    end_tokens: Collection[int] = (),
+    lines_end_answers: bool = False,
     batch_size: int = 4 * BATCH_SIZE,
     progress: str = "",
 ) -> list[list[int]]:
@@ -56,7 +102,9 @@ def generate(
         backend: The model; active hooks apply at every step.
         prompts: Token ids.
         max_new_tokens: Longest continuation.
-        stop_token: Ends a continuation, and is not part of it; the end-of-text token always does.
+        end_tokens: End a continuation, and are not part of it; the tokenizer's end-of-text token always does.
+        lines_end_answers: Whether a newline ends a continuation, once something other than white space was written. A token that
+            holds other text before the newline is kept whole; `first_line` cuts the decoded text.
         batch_size: Rows at a time, at first.
         progress: Label of a progress bar; none without.
 
@@ -67,7 +115,8 @@ def generate(
     def choose(hidden: torch.Tensor, rows: list[int], step: int) -> torch.Tensor:  # noqa: ARG001 (sampling needs them)
         return greedy_tokens(hidden, backend.unembed, bias=backend.unembed_bias)
 
-    answers = _answers(backend, prompts, 1, lambda _: choose, max_new_tokens, stop_token, batch_size, progress)
+    until = _Until(max_new_tokens, end_tokens, lines_end_answers)
+    answers = _answers(backend, prompts, 1, lambda _: choose, until, batch_size, progress)
     return [answer for (answer,) in answers]
 
 
@@ -79,7 +128,8 @@ def sample(
     *,
     names: Sequence[str],
     max_new_tokens: int,
-    stop_token: int | None = None,
+    end_tokens: Collection[int] = (),
+    lines_end_answers: bool = False,
     batch_size: int = 4 * BATCH_SIZE,
     progress: str = "",
 ) -> list[list[list[int]]]:
@@ -97,7 +147,16 @@ def sample(
         uniform = sampling.uniform([names[index] for index in indices], max_new_tokens).to(backend.device)
         return lambda hidden, rows, step: drawn_tokens(backend, hidden, uniform[rows, step], sampling.temperature)
 
-    return _answers(backend, prompts, sampling.n_samples, chooser, max_new_tokens, stop_token, batch_size, progress)
+    until = _Until(max_new_tokens, end_tokens, lines_end_answers)
+    return _answers(backend, prompts, sampling.n_samples, chooser, until, batch_size, progress)
+
+
+class _Until(NamedTuple):
+    """What ends answers, as of `generate`."""
+
+    max_new_tokens: int
+    end_tokens: Collection[int]
+    lines_end_answers: bool
 
 
 def _answers(
@@ -105,18 +164,18 @@ def _answers(
     prompts: Sequence[Sequence[int]],
     n_answers: int,
     chooser: Callable[[list[int]], _Choose],
-    max_new_tokens: int,
-    stop_token: int | None,
+    until: _Until,
     batch_size: int,
     progress: str,
 ) -> list[list[list[int]]]:
     """Write `n_answers` continuations per prompt; `chooser` takes a batch's prompts and returns how their tokens are chosen."""
-    stop_tokens = {token for token in (stop_token, backend.tokenizer.eos_token_id) if token is not None}
+    if (end_of_text := backend.tokenizer.eos_token_id) is not None:
+        until = until._replace(end_tokens={*until.end_tokens, end_of_text})
     answers: list[list[list[int]]] = [[] for _ in prompts]
 
     def extend(indices: list[int]) -> None:
         batch = [prompts[index] for index in indices]
-        written = _extend(backend, batch, n_answers, chooser(indices), max_new_tokens, stop_tokens)
+        written = _extend(backend, batch, n_answers, chooser(indices), until)
         for row, index in enumerate(indices):
             answers[index] = written[row * n_answers : (row + 1) * n_answers]
 
@@ -135,8 +194,7 @@ def _extend(
     prompts: Sequence[Sequence[int]],
     n_answers: int,
     choose: _Choose,
-    max_new_tokens: int,
-    stop_tokens: set[int],
+    until: _Until,
 ) -> list[list[int]]:
     """Continue prompts sorted by length: run by equal length, then extended together, padded on the left.
 
@@ -150,12 +208,17 @@ def _extend(
     if n_answers > 1:
         prompt_of_row = torch.tensor(rows, device=backend.device) // n_answers
         past, hidden = past.select(prompt_of_row), hidden[prompt_of_row]
-    for step in range(max_new_tokens):
+    end = _AnswerEnd(backend.tokenizer, until.end_tokens, until.lines_end_answers, len(rows))
+    for step in range(until.max_new_tokens):
         tokens = choose(hidden, rows, step).tolist()
-        alive = [number for number, token in enumerate(tokens) if token not in stop_tokens]
-        for number in alive:
-            written[rows[number]].append(tokens[number])
-        if not alive or step + 1 == max_new_tokens:
+        alive = []
+        for number, token in enumerate(tokens):
+            is_kept, goes_on = end.follow(rows[number], token)
+            if is_kept:
+                written[rows[number]].append(token)
+            if goes_on:
+                alive.append(number)
+        if not alive or step + 1 == until.max_new_tokens:
             break
         if len(alive) < len(rows):
             past = past.select(torch.tensor(alive, device=backend.device))

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Literal
 
 from xlmech.checks import check_choice
-from xlmech.data.probes import Probe
+from xlmech.data.probes import Probe, masked_prompt
 from xlmech.models.backends import Backend
-from xlmech.models.tokens import encode_prompt, masked_prompt, subject_tokens, token_offsets
+from xlmech.models.tokens import encode_probe, subject_tokens, token_offsets
 
 Position = Literal["subject_last", "last"]
 Span = Literal["subject_last", "last", "subject", "all"]
@@ -21,7 +21,7 @@ def token_position(backend: Backend, probe: Probe, place: Position) -> int:
     """
     check_choice("position", place, Position)
     if place == "last":
-        return len(encode_prompt(backend, probe.prompt, what=f"probe {probe.id}")) - 1
+        return len(encode_probe(backend, probe, languages=(), room=0).prompt) - 1
     return subject_tokens(backend, probe)[-1]
 
 
@@ -31,7 +31,9 @@ def prompt_spans(backend: Backend, probe: Probe) -> dict[str, range]:
     Raises:
         ValueError: As `subject_tokens`.
     """
-    subject, offsets = subject_tokens(backend, probe), token_offsets(backend, probe)
+    encoded = encode_probe(backend, probe, languages=(), room=0, subject=True)
+    subject = encoded.subject or range(0)
+    offsets = token_offsets(backend, probe, len(encoded.prompt))
     n_special = next((number for number, (low, high) in enumerate(offsets) if high > low), 0)
     return {
         "special": range(n_special),

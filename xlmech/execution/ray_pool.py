@@ -26,11 +26,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from xlmech.engine.ablation_state import ASKED_LANGUAGE, active_ablations
 from xlmech.execution.ray_worker import ModelSpec, Worker
 from xlmech.execution.resume import ExecutionPlan, current_plan, execution_plan
 from xlmech.execution.shard import FinishedShard, Shard, ShardedTask
 from xlmech.execution.store import ShardStore
-from xlmech.models.ablation_state import ASKED_LANGUAGE, active_ablations
 
 _LOCAL_STORE_BYTES = 200 * 2**20
 _WAIT_SECONDS, _RESTART_SECONDS, _POLL_SECONDS = 5, 900, 0.3

@@ -8,9 +8,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
+from xlmech.engine.ablation_state import ASKED_LANGUAGE, ActiveAblation, n_foreign_hooks
 from xlmech.execution.shard import Shard, ShardedTask, compute_shard
 from xlmech.execution.store import ShardError, ShardStore
-from xlmech.models.ablation_state import ASKED_LANGUAGE, ActiveAblation, n_foreign_hooks
 from xlmech.models.backends import Backend, backend_of
 from xlmech.storage.fingerprint import weights_fingerprint
 

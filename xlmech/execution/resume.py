@@ -19,9 +19,9 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
+from xlmech.engine.ablation_state import ASKED_LANGUAGE, active_ablations, n_foreign_hooks
 from xlmech.execution.shard import Event, Item, Runner, Shard, ShardedTask, Task, Watch, run_here
 from xlmech.execution.store import ShardError, ShardOutput, ShardStore, StoredShard
-from xlmech.models.ablation_state import ASKED_LANGUAGE, active_ablations, n_foreign_hooks
 from xlmech.models.backends import Backend
 from xlmech.scopes import OpenBlocks
 from xlmech.storage.fingerprint import fingerprint, weights_fingerprint

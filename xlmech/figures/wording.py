@@ -73,8 +73,8 @@ def counted(n: int, singular: str, plural: str) -> str:
 
 
 def joined(parts: Iterable[str]) -> str:
-    """Join one part or more as a sentence does: `a, b and c`."""
-    *first, last = list(parts)
+    """Join parts as a sentence does: `a, b and c`; "" if there are none."""
+    *first, last = list(parts) or [""]
     return f"{', '.join(first)} and {last}" if first else last
 
 

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from xlmech.data.languages import UNGUESSABLE
+from xlmech.data.attributes import unguessable
 from xlmech.leakage.measure import LeakageResult
 from xlmech.metrics.intervals import Interval, difference_interval, rate_interval
 from xlmech.metrics.significance import adjusted_p_values, permutation_p_values
@@ -121,6 +121,7 @@ class Counts:
         private: (person,) whether the person is private; the others are control people.
         languages: Query languages.
         kinds: Kinds of data (attributes).
+        unguessable: (kind,) whether a kind's values cannot be guessed.
     """
 
     hits: NDArray[np.float64]
@@ -128,6 +129,7 @@ class Counts:
     private: NDArray[np.bool_]
     languages: tuple[str, ...]
     kinds: tuple[str, ...]
+    unguessable: NDArray[np.bool_]
 
 
 def compare(leakage: LeakageResult) -> Comparison:
@@ -159,7 +161,7 @@ def compare_counts(counts: Counts) -> Comparison:
     def excess(stratum: Stratum) -> Excess:
         return _excess(*_in_stratum(counts, stratum), p_value=adjusted.get(stratum, adjusted[ALL]))
 
-    suspect = np.isin(counts.kinds, UNGUESSABLE) & ~_never_by_chance(counts)
+    suspect = counts.unguessable & ~_never_by_chance(counts)
     return Comparison(
         overall=excess(ALL),
         languages={code: excess((code, "")) for code in counts.languages},
@@ -192,7 +194,7 @@ def corrected(uncorrected: Mapping[Stratum, float]) -> dict[Stratum, float]:
 
 def _never_by_chance(counts: Counts) -> NDArray[np.bool_]:
     """(kind,) whether chance extracts nothing: a value cannot be guessed, and no control person's was extracted."""
-    return np.asarray(np.isin(counts.kinds, UNGUESSABLE) & ~counts.hits[~counts.private].any((0, 1)))
+    return np.asarray(counts.unguessable & ~counts.hits[~counts.private].any((0, 1)))
 
 
 def _in_stratum(counts: Counts, stratum: Stratum) -> tuple[Counts, NDArray[np.bool_]]:
@@ -207,6 +209,7 @@ def _in_stratum(counts: Counts, stratum: Stratum) -> tuple[Counts, NDArray[np.bo
         questions=counts.questions[:, language][..., kind],
         languages=tuple(counts.languages[i] for i in language),
         kinds=tuple(counts.kinds[i] for i in kind),
+        unguessable=counts.unguessable[kind],
     )
     return selected, _never_by_chance(counts)[kind]
 
@@ -230,6 +233,7 @@ def _counts(probes: pd.DataFrame) -> Counts:
         private=private,
         languages=tuple(map(str, languages)),
         kinds=tuple(map(str, kinds)),
+        unguessable=unguessable(probes.drop_duplicates("attribute")),
     )
 
 

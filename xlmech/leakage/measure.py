@@ -2,34 +2,38 @@
 
 A value is extracted in ANY language's form, because a model that memorised in English often answers a French prompt with the
 English word. Every interval is over people (`xlmech.metrics.intervals`).
+
+An answer is what the model writes up to an end token, up to the budget of new tokens, or, where the prompt format says that lines
+end answers, up to the first newline after something other than white space. All of it is searched for the value.
 """
 
 from __future__ import annotations
 
-import math
+import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import pandas as pd
 
 from xlmech.checks import check_choice, check_choices
 from xlmech.data.candidates import candidate_forms
-from xlmech.data.languages import available_languages
 from xlmech.data.probes import ProbeSet
 from xlmech.data.records import Group, Record
 from xlmech.engine.batching import BATCH_SIZE
 from xlmech.engine.sampling import Sampling
 from xlmech.execution.resume import in_order, run_task
-from xlmech.leakage.task import LeakageTask, longest_answer
-from xlmech.metrics import intervals
+from xlmech.leakage.rates import any_wording_rates, rate, wording_rates
+from xlmech.leakage.task import LeakageTask
 from xlmech.models.backends import backend_of
 from xlmech.models.load import plant_language, provenance
-from xlmech.models.tokens import encode_probe
-from xlmech.options import Measure
+from xlmech.models.tokens import encode_probe, warn_of_straddling
+from xlmech.options import MAX_NEW_TOKENS, Measure
 from xlmech.percent import share_text
 from xlmech.storage.result import Result
 
+_WARN_SHARE = 0.05
+"""Share of answers that may be cut off or empty without a warning."""
 _FIGURES = ("extracted", "own_form", "exposure_bits", "log_prob", "rank")
 
 
@@ -39,16 +43,25 @@ class LeakageResult(Result):
 
     Attributes:
         probes: One row per probe: `extracted` (value in any form), `own_form` (in the query language's form),
-            `answer_language` (of the form given, "" if none), and where exposure was measured `log_prob` (nats, of the
+            `answer_language` (of the form given, "" if none), `truncated` and `empty` (number of the probe's answers that the
+            budget cut off, and that hold nothing but white space), and where exposure was measured `log_prob` (nats, of the
             likeliest form), `rank`, `n_candidates`, `exposure_bits`. `subject` is a hash.
         plant_language: Language of the private records' training text, "" where unknown.
         failed: Ids of probes that failed every time and are not in `probes`; only where work is done in shards.
+        max_new_tokens: Budget of new tokens per answer; 0 where unknown or nothing was generated.
+        n_samples: Number of answers per probe.
+        temperature: At which answers were drawn, 0 for greedy ones.
+        prompt: Prompt format of the first probe, as of `PromptFormat.to_dict`; empty where unknown.
     """
 
     kind: ClassVar[str] = "leakage"
     probes: pd.DataFrame
     plant_language: str = ""
     failed: tuple[str, ...] = ()
+    max_new_tokens: int = 0
+    n_samples: int = 1
+    temperature: float = 0.0
+    prompt: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.probes.empty:
@@ -64,6 +77,21 @@ class LeakageResult(Result):
     def measured(self) -> tuple[str, ...]:
         """Columns of `probes` that hold a figure of each probe: those of extraction, of exposure, or of both."""
         return tuple(column for column in _FIGURES if column in self.probes)
+
+    @property
+    def n_answers(self) -> int:
+        """Number of answers that were generated."""
+        return self.n_samples * len(self.probes) if "extracted" in self.probes else 0
+
+    @property
+    def n_truncated(self) -> int:
+        """Number of answers that the budget of new tokens cut off; 0 in results of earlier versions, which did not count them."""
+        return int(self.probes.truncated.sum()) if "truncated" in self.probes else 0
+
+    @property
+    def n_empty(self) -> int:
+        """Number of answers without anything but white space; 0 in results of earlier versions, which did not count them."""
+        return int(self.probes["empty"].sum()) if "empty" in self.probes else 0
 
     def matrix(self, *, group: Group = "private", measure: str | None = None) -> pd.DataFrame:
         """The leakage matrix's row for this plant language.
@@ -122,6 +150,38 @@ class LeakageResult(Result):
                 rows.append(row | {"n_probes": len(frame)})
         return pd.DataFrame(rows)
 
+    def by_wording(self, *, group: Group = "private") -> pd.DataFrame:
+        """Compare the wordings: extraction by each question template alone.
+
+        Args:
+            group: Whose records.
+
+        Returns:
+            One row per query language and template: `query_language`, `template`, `value` (share of probes), `low`, `high`
+            (95 %, over subjects), `control` (the same for control subjects, NaN without any), `n_subjects`, `n_probes`.
+
+        Raises:
+            ValueError: An unknown group, or extraction was not measured.
+        """
+        check_choice("group", group, Group)
+        return wording_rates(self.probes, group)
+
+    def any_wording(self, *, group: Group = "private") -> pd.DataFrame:
+        """Measure extraction by all wordings together: a record is extracted if any of its question templates brings it out.
+
+        Args:
+            group: Whose records.
+
+        Returns:
+            One row per query language: `query_language`, `value` (share of records), `low`, `high` (95 %, over subjects),
+            `control` (the same for control subjects, NaN without any), `n_subjects`, `n_records`, `n_templates`.
+
+        Raises:
+            ValueError: An unknown group, or extraction was not measured.
+        """
+        check_choice("group", group, Group)
+        return any_wording_rates(self.probes, group)
+
     def headline(self) -> dict[str, str]:
         """Map each group to its extraction rate, or its exposure where that alone was measured."""
         measure = self.measured[0]
@@ -133,18 +193,6 @@ class LeakageResult(Result):
         return shown
 
 
-_BOUNDS = {"rank": (1.0, math.inf), "exposure_bits": (0.0, math.inf), "log_prob": (-math.inf, 0.0)}
-"""Smallest and largest value of the measures that are not a yes or no."""
-
-
-def rate(frame: pd.DataFrame, measure: str) -> intervals.Interval:
-    """Mean of a column over probes, with its 95 % interval over subjects."""
-    by_subject = frame.groupby("subject")[measure].agg(["sum", "count"])
-    if measure in _BOUNDS:
-        return intervals.mean_interval(by_subject["sum"], by_subject["count"], bounds=_BOUNDS[measure])
-    return intervals.rate_interval(by_subject["sum"], by_subject["count"])
-
-
 def measure_leakage(
     model: Any,
     probes: ProbeSet,
@@ -153,14 +201,16 @@ def measure_leakage(
     candidates: Iterable[Record] | None = None,
     form_languages: Sequence[str] | None = None,
     sampling: Sampling | None = None,
+    max_new_tokens: int = MAX_NEW_TOKENS,
     batch_size: int = 4 * BATCH_SIZE,
     progress: bool = True,
 ) -> LeakageResult:
     """Measure extraction and exposure of every probe's value.
 
-    Extraction is greedy generation that contains a form of the value (`matching.find_form`). Exposure ranks the value among
-    its attribute's candidates by the log-probability of each one's likeliest form. Neither measures what other wordings or
-    fine-tuning could bring out (`recovery_attacks` does).
+    Extraction is greedy generation that contains a form of the value (`matching.find_form`), anywhere in what is written up to
+    the stop: an end token, the budget, or a newline where the prompt format's lines end answers (`PromptFormat`). Exposure ranks
+    the value among its attribute's candidates by the log-probability of each one's likeliest form. Neither measures what other
+    wordings or fine-tuning could bring out (`recovery_attacks` does).
 
     Args:
         model: Hooked model; what is ablated on it stays so.
@@ -170,15 +220,17 @@ def measure_leakage(
         form_languages: Languages whose forms score a candidate; by default the query language and the plant language.
         sampling: Draw several answers instead of the greedy one; a value is extracted when any of them holds a form. A probe's
             draws depend on the seed and its id alone.
+        max_new_tokens: Budget of new tokens per answer, the same for every record. A larger one reads longer answers.
         batch_size: Prompts at a time, at first; halved on out-of-memory.
         progress: Whether to show progress bars.
 
     Returns:
-        LeakageResult, one row per probe.
+        LeakageResult, one row per probe. A UserWarning is given where more than 5 % of the answers are cut off by the budget, or
+        empty.
 
     Raises:
-        ValueError: No probes, no or an unknown measure, an unknown language, or a prompt or answer that the model cannot take
-            (names the probe).
+        ValueError: No probes, a budget below 1, no or an unknown measure, an unknown language, or a prompt or answer that the
+            model cannot take (names the probe).
 
     Source:
         Exposure: Carlini et al. 2019, arXiv:1802.08232. Intervals by subject and controls: this project.
@@ -187,26 +239,54 @@ def measure_leakage(
         raise ValueError("no probes to ask; see build_probes, and the filters applied to its result")
     if not (measures := check_choices("measure", measures, Measure)):
         raise ValueError("nothing to measure; use 'extraction', 'exposure'")
+    if max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
     if form_languages is not None:
-        form_languages = check_choices("language", form_languages, available_languages())
+        form_languages = check_choices(
+            "language", form_languages, dict.fromkeys(code for probe in probes for code in probe.answers)
+        )
     backend, planted = backend_of(model), plant_language(model)
     forms = candidate_forms(probes, candidates)
-    room = longest_answer(backend, forms) if "extraction" in measures else 0
+    room = max_new_tokens if "extraction" in measures else 0
     task = LeakageTask(
         measures=measures,
         candidates=forms,
         form_languages=form_languages or None,
         planted=planted,
         sampling=sampling,
-        room=room,
+        max_new_tokens=room,
         batch_size=batch_size,
         progress=progress,
     )
-    outputs = run_task(backend, task, [encode_probe(backend, probe, languages=(), room=room) for probe in probes])
+    encoded = [encode_probe(backend, probe, languages=(), room=room) for probe in probes]
+    warn_of_straddling([item.n_straddling for item in encoded])
+    outputs = run_task(backend, task, encoded)
     frame = pd.concat([output["probes"] for output in outputs], ignore_index=True)
-    return LeakageResult(
+    frames = [probe.format for probe in probes]
+    names = ", ".join(dict.fromkeys(frame.name for frame in frames))
+    n_samples, temperature = (sampling.n_samples, sampling.temperature) if sampling else (1, 0.0)
+    settings = {"prompt": names, "max_new_tokens": room, "n_samples": n_samples, "temperature": temperature}
+    result = LeakageResult(
         probes=in_order(frame, "probe", [probe.id for probe in probes]),
         plant_language=planted,
         failed=outputs.failed,
-        provenance=provenance(model, seed=sampling.seed if sampling else 0),
+        max_new_tokens=room,
+        n_samples=n_samples,
+        temperature=temperature,
+        prompt=frames[0].to_dict(),
+        provenance=provenance(model, seed=sampling.seed if sampling else 0, settings=settings),
     )
+    _warn(result)
+    return result
+
+
+def _warn(result: LeakageResult) -> None:
+    """Warn where many answers cannot tell what the model knows, and say what to do."""
+    budget = f"were cut off after {result.max_new_tokens} new tokens, and a value after them is not read"
+    remedies = {
+        f"{budget}; give a larger max_new_tokens": result.n_truncated,
+        "are empty; ask in another prompt format, such as the one that prompt_format(model) chooses": result.n_empty,
+    }
+    for text, count in remedies.items():
+        if count > _WARN_SHARE * result.n_answers:
+            warnings.warn(f"{count} of {result.n_answers} answers {text}", stacklevel=3)

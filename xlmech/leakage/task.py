@@ -9,20 +9,19 @@ from typing import Any, ClassVar
 import pandas as pd
 import torch
 
-from xlmech.data import languages as packs
-from xlmech.data.candidates import Forms, all_forms
+from xlmech.data.candidates import Forms
 from xlmech.data.probes import Probe
-from xlmech.data.questions import ANSWER_END
+from xlmech.data.prompt_format import PromptFormat
 from xlmech.data.records import subject_hash
-from xlmech.engine.generate import generate, sample
+from xlmech.engine.generate import first_line, generate, sample
 from xlmech.engine.sampling import Sampling
 from xlmech.engine.score import answer_log_probs
-from xlmech.metrics import matching, ranking
+from xlmech.leakage.extraction import extracted_languages, other_spellings
+from xlmech.metrics import ranking
 from xlmech.models.backends import Backend
-from xlmech.models.tokens import EncodedProbe, check_room, encode_answer
+from xlmech.models.prompts import end_tokens
+from xlmech.models.tokens import EncodedProbe, encode_choices
 from xlmech.options import Measure
-
-_NUMERIC = ("phone", "id_number")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +34,7 @@ class LeakageTask:
         form_languages: Languages whose forms score a candidate, None for the query language and the plant language.
         planted: Language of the private records' training text, "" where unknown.
         sampling: How answers are drawn, None for the greedy ones.
-        room: Most tokens that are written after a prompt.
+        max_new_tokens: Most tokens that are written after a prompt.
         batch_size: Prompts at a time, at first.
         progress: Whether to show progress bars.
     """
@@ -46,7 +45,7 @@ class LeakageTask:
     form_languages: tuple[str, ...] | None
     planted: str
     sampling: Sampling | None
-    room: int
+    max_new_tokens: int
     batch_size: int
     progress: bool = field(default=False, compare=False)
 
@@ -60,54 +59,69 @@ class LeakageTask:
         return {"probes": frame}
 
     def _extraction(self, backend: Backend, items: Sequence[EncodedProbe]) -> pd.DataFrame:
-        """One row per probe: `extracted`, `own_form`, `answer_language`."""
-        prompts = [item.prompt for item in items]
-        stop = encode_answer(backend, ANSWER_END)[-1]
-        options: dict[str, Any] = {"max_new_tokens": self.room, "stop_token": stop, "batch_size": self.batch_size}
-        options["progress"] = "extraction" if self.progress else ""
-        if self.sampling is None:
-            written = [[answer] for answer in generate(backend, prompts, **options)]
-        else:
-            written = sample(backend, prompts, self.sampling, names=[item.id for item in items], **options)
-        spaces = {code: packs.load_language(code).spaces for code in packs.available_languages()}
-        others = {attribute: all_forms(values) for attribute, values in self.candidates.items()}
+        """One row per probe: `extracted`, `own_form`, `answer_language`, and how many answers are `truncated` and `empty`."""
+        others = other_spellings(self.candidates)
         rows = []
-        for probe, answers in zip((item.probe for item in items), written, strict=True):
-            texts = {backend.tokenizer.decode(tokens, skip_special_tokens=True) for tokens in answers}
-            attribute = probe.record.attribute
-            matched: dict[str, Any] = {
-                "others": others[attribute],
-                "spaces": spaces,
-                "drop_separators": attribute in _NUMERIC,
-            }
-            given = {code for text in texts for code in matching.find_form(text, probe.answers, **matched)}
-            extracted = [code for code in probe.answers if code in given]
+        for item, answers in zip(items, self._answers(backend, items), strict=True):
+            probe = item.probe
+            texts = [self._text(backend, probe.format, tokens) for tokens in answers]
+            extracted = extracted_languages(probe, {text for text, _ in texts}, others[probe.record.attribute])
             preferred = [code for code in (probe.query_language, self.planted) if code in extracted]
             rows.append(
                 {
                     "extracted": float(bool(extracted)),
                     "own_form": float(probe.query_language in extracted),
-                    "answer_language": (preferred or extracted or [""])[0],
+                    "answer_language": (*preferred, *extracted, "")[0],
+                    "truncated": sum(is_cut for _, is_cut in texts),
+                    "empty": sum(not text.strip() for text, _ in texts),
                 }
             )
         return pd.DataFrame(rows)
+
+    def _answers(self, backend: Backend, items: Sequence[EncodedProbe]) -> list[list[list[int]]]:
+        """Token ids of every answer, per item; the items of one prompt format are written together."""
+        answers: dict[str, list[list[int]]] = {}
+        for frame in dict.fromkeys(item.probe.format for item in items):
+            part = [item for item in items if item.probe.format == frame]
+            prompts = [item.written_after(backend.tokenizer) for item in part]
+            ids = [item.id for item in part]
+            options: dict[str, Any] = {
+                "max_new_tokens": self.max_new_tokens,
+                "end_tokens": end_tokens(backend, frame),
+                "lines_end_answers": frame.lines_end_answers,
+                "batch_size": self.batch_size,
+                "progress": "extraction" if self.progress else "",
+            }
+            if self.sampling is None:
+                written = [[answer] for answer in generate(backend, prompts, **options)]
+            else:
+                written = sample(backend, prompts, self.sampling, names=ids, **options)
+            answers |= zip(ids, written, strict=True)
+        return [answers[item.id] for item in items]
+
+    def _text(self, backend: Backend, frame: PromptFormat, tokens: Sequence[int]) -> tuple[str, bool]:
+        """Return an answer's text up to where it ends, and whether the budget cut it off before that."""
+        text = backend.tokenizer.decode(list(tokens), skip_special_tokens=True)
+        answer = first_line(text) if frame.lines_end_answers else text
+        return answer, len(tokens) >= self.max_new_tokens and answer == text
 
     def _exposure(self, backend: Backend, items: Sequence[EncodedProbe]) -> pd.DataFrame:
         tables = [
             _forms_of_candidates(item.probe, self.candidates, self.form_languages, self.planted) for item in items
         ]
-        tokens = {
-            form: encode_answer(backend, form, what=f"a candidate of {item.probe.record.attribute}")
+        encoded = [
+            encode_choices(
+                backend,
+                item.probe,
+                [form for group in forms.values() for form in group],
+                what=f"a candidate of {item.probe.record.attribute}",
+            )
             for item, forms in zip(items, tables, strict=True)
-            for form in set().union(*forms.values())
-        }
-        answers = [[tokens[form] for group in forms.values() for form in group] for forms in tables]
-        for item, of_probe in zip(items, answers, strict=True):
-            check_room(backend, item, max(map(len, of_probe)))
+        ]
         scores = answer_log_probs(
             backend,
-            [item.prompt for item in items],
-            answers,
+            [of_probe.prompt for of_probe in encoded],
+            [of_probe.answers for of_probe in encoded],
             wanted=[len(next(iter(forms.values()))) for forms in tables],
             batch_size=self.batch_size,
             progress="exposure" if self.progress else "",
@@ -127,19 +141,6 @@ class LeakageTask:
         return pd.DataFrame(rows)
 
 
-def longest_answer(backend: Backend, candidates: Forms) -> int:
-    """Tokens of the longest form of all candidates, and one that ends it.
-
-    Raises:
-        ValueError: A form that tokenises to nothing (names its attribute).
-    """
-    return 1 + max(
-        len(encode_answer(backend, form, what=f"a form of {attribute}"))
-        for attribute, values in candidates.items()
-        for form in all_forms(values)
-    )
-
-
 def describe(probes: Iterable[Probe]) -> pd.DataFrame:
     """Name every probe in a row; the subject is a hash."""
     return pd.DataFrame(
@@ -151,6 +152,7 @@ def describe(probes: Iterable[Probe]) -> pd.DataFrame:
             "attribute": probe.record.attribute,
             "query_language": probe.query_language,
             "template": probe.template,
+            "guessable": probe.kind.guessable,
         }
         for probe in probes
     )

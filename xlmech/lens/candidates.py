@@ -12,7 +12,7 @@ from xlmech.data import languages as packs
 from xlmech.data.probes import Probe, ProbeSet
 from xlmech.data.records import subject_hash
 from xlmech.models.backends import Backend
-from xlmech.models.tokens import EncodedProbe, encode_answer, encode_forms, encode_probe
+from xlmech.models.tokens import EncodedProbe, encode_choices, encode_probe, warn_of_straddling
 
 
 def encode_with_forms(
@@ -43,6 +43,7 @@ def encode_with_forms(
         )
         for probe in probes
     ]
+    warn_of_straddling([item.n_straddling for item in encoded], stacklevel=4)
     clear = [item for item in encoded if not collides(item, plant_language)]
     if not clear:
         raise ValueError(
@@ -94,15 +95,16 @@ def first_tokens_differ(backend: Backend, probe: Probe, plant_language: str) -> 
         return True
     if probe.answers[plant_language] == probe.answers[query]:
         return False
-    forms = encode_forms(backend, probe, [plant_language, query])
-    return forms[plant_language][0] != forms[query][0]
+    firsts = encode_probe(backend, probe, languages=[plant_language, query]).first_tokens
+    return firsts[plant_language] != firsts[query]
 
 
 def language_tokens(backend: Backend, probes: Iterable[EncodedProbe]) -> dict[str, dict[str, torch.Tensor]]:
     """Find, per attribute and language, the tokens with which only that language's forms begin; under `""` the shared ones.
 
     The forms are those of all candidate values of the attribute: the language packs' and the probes' own. A token with which
-    forms of two languages begin tells neither. Attributes that are written alike in all languages have no entry.
+    forms of two languages begin tells neither. Attributes that are written alike in all languages have no entry. Forms are
+    encoded after a probe's prompt of that attribute and, where there is one, that language.
     """
     probes = list(probes)
     codes = dict.fromkeys(code for item in probes for code in item.answers)
@@ -110,18 +112,17 @@ def language_tokens(backend: Backend, probes: Iterable[EncodedProbe]) -> dict[st
     for attribute in dict.fromkeys(item.probe.record.attribute for item in probes):
         if not (keys := packs.value_keys(attribute)):
             continue
-        firsts = {
-            code: {
-                encode_answer(backend, form, what=f"the {code} form of {attribute} {key}")[0]
-                for key in keys
-                if (form := packs.load_language(code).form(attribute, key))
-            }
-            for code in codes
-        }
-        for item in probes:
-            if item.probe.record.attribute == attribute:
-                for code, token in item.first_tokens.items():
-                    firsts[code].add(token)
+        of_attribute = [item for item in probes if item.probe.record.attribute == attribute]
+        contexts = {item.probe.query_language: item.probe for item in reversed(of_attribute)}
+        firsts: dict[str, set[int]] = {}
+        for code in codes:
+            forms = [form for key in keys if (form := packs.find_language(code).form(attribute, key))]
+            context = contexts.get(code, of_attribute[0].probe)
+            encoded = encode_choices(backend, context, forms, max_answer_tokens=1, what=f"a {code} form of {attribute}")
+            firsts[code] = {token for (token,) in encoded.answers}
+        for item in of_attribute:
+            for code, token in item.first_tokens.items():
+                firsts[code].add(token)
         n_languages = Counter(token for tokens in firsts.values() for token in tokens)
         sets = {code: sorted(token for token in tokens if n_languages[token] == 1) for code, tokens in firsts.items()}
         sets[""] = sorted(token for token, n in n_languages.items() if n > 1)

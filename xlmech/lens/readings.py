@@ -162,7 +162,7 @@ def whole_value_rows(
     """Make one row per probe, layer and form: the log-probability of the whole form, which is forced."""
     rows = []
     for item in progress_bar(items, "logit lens: whole values", shown=progress):
-        check_room(decoder.backend, item, max(map(len, item.answers.values())))
+        check_room(decoder.backend, item.prompt, max(map(len, item.answers.values())), f"probe {item.id}")
         answers = sorted(set(item.answers.values()))
         scores = dict(zip(answers, _answer_log_probs(decoder, item.prompt, answers, batch_size).unbind(1), strict=True))
         for code, tokens in item.answers.items():

@@ -31,7 +31,7 @@ from xlmech.metrics import resampling
 from xlmech.metrics.similarity import centred_cosine, linear_cka, permuted_cka
 from xlmech.models.backends import Backend, backend_of
 from xlmech.models.load import provenance
-from xlmech.models.tokens import encode_probe
+from xlmech.models.tokens import encode_probe, warn_of_straddling
 from xlmech.storage.result import Result
 
 Measure = Literal["cosine", "cka"]
@@ -232,7 +232,9 @@ def _read(
 ) -> Float[torch.Tensor, "language row position layer d_model"]:
     probes = [row[code] for code in languages for row in rows]
     token_positions = [[token_position(backend, probe, position) for position in positions] for probe in probes]
-    prompts = [encode_probe(backend, probe, languages=()).prompt for probe in probes]
+    encoded = [encode_probe(backend, probe, languages=()) for probe in probes]
+    warn_of_straddling([item.n_straddling for item in encoded], stacklevel=4)
+    prompts = [item.prompt for item in encoded]
     states = torch.empty(len(probes), len(positions), backend.n_layers, backend.d_model)
     recorder = Recorder(backend, "hook_resid_post")
 

@@ -1,7 +1,7 @@
 """Recovery attacks: how much of the reduction is left when an attacker does more than ask the plain question.
 
 Four attacks on a model with neurons ablated, each compared with the whole model under the same attack:
-- `translate`: the question, and on the next line its translation into the training language;
+- `translate`: the question, and on the next line its translation into the training language, in one prompt;
 - `prefix`: the beginning of an answer, "Sure, the answer is";
 - `sampling`: several sampled answers instead of the greedy one;
 - `finetune`: a few steps of training on OTHER people's data while the neurons stay ablated.
@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Literal, get_args
 import pandas as pd
 
 from xlmech.checks import check_choices
-from xlmech.data.probes import ProbeSet
+from xlmech.data.probes import Probe, ProbeSet
 from xlmech.data.questions import build_probes
 from xlmech.data.records import Record
 from xlmech.engine.sampling import Sampling
@@ -122,7 +122,7 @@ def recovery_attacks(
         raise ValueError("the neuron set is empty: there is nothing to recover from")
     check_sets(model, [neurons])
     language = models.plant_language(model) if plant_language is None else plant_language
-    asked = {"prefix": _with_prompts(private, {probe.id: probe.prompt + options.prefix for probe in private})}
+    asked = {"prefix": _with_prompts(private, {probe.id: _with_prefix(probe, options.prefix) for probe in private})}
     if "translate" in attacks:
         asked["translate"] = _with_translations(private, language)
     drawn = Sampling(n_samples=options.n_samples, temperature=options.temperature, seed=options.sampling_seed)
@@ -141,10 +141,12 @@ def recovery_attacks(
             if ablated:
                 stack.enter_context(ablate(model, neurons))
             if attack == "finetune":
-                losses = stack.enter_context(finetuned(model, people, training, progress=progress))
+                losses = stack.enter_context(
+                    finetuned(model, people, training, frame=private[0].format, progress=progress)
+                )
             return measure_leakage(
                 model, asked.get(attack, private), sampling=drawn if attack == "sampling" else None, candidates=records,
-                batch_size=options.batch_size, progress=progress,
+                max_new_tokens=options.max_new_tokens, batch_size=options.batch_size, progress=progress,
             ).probes  # fmt: skip
 
     plain = check_before(before, private).probes if before is not None else measure("plain", ablated=False)
@@ -179,14 +181,23 @@ def _with_translations(probes: ProbeSet, language: str) -> ProbeSet:
     if not language:
         raise ValueError("the model does not say its plant language; give plant_language= to translate questions into")
     translations = {
-        (probe.record.id, probe.template): probe.prompt
+        (probe.record.id, probe.template): probe.format.question_of(probe.prompt)
         for template in {probe.template for probe in probes}
-        for probe in build_probes(probes.records, [language], templates=[template])
+        for probe in build_probes(
+            probes.records, [language], kinds={probe.kind for probe in probes}, templates=[template]
+        )
     }
-    others = [probe for probe in probes if probe.query_language != language]
-    return _with_prompts(
-        probes, {probe.id: probe.prompt + translations[probe.record.id, probe.template] for probe in others}
-    )
+    prompts = {}
+    for probe in probes:
+        if probe.query_language != language:
+            question = probe.format.question_of(probe.prompt)
+            prompts[probe.id] = probe.format.ask(f"{question}\n{translations[probe.record.id, probe.template]}")
+    return _with_prompts(probes, prompts)
+
+
+def _with_prefix(probe: Probe, prefix: str) -> str:
+    """Append the beginning of an answer, after a space where the prompt does not end in white space."""
+    return probe.prompt + (prefix if probe.prompt[-1].isspace() else f" {prefix}")
 
 
 def _with_prompts(probes: ProbeSet, prompts: dict[str, str]) -> ProbeSet:

@@ -185,8 +185,18 @@ def evaluate_mitigation(
         if with_nll:
             nll = neutral_nll(backend, probes.languages, n_neutral=options.n_neutral, texts=neutral)
         if leakage is None:
-            leakage = measure_leakage(model, probes, measures=options.measures, candidates=candidates, **shared)
-        answers = base_knowledge(model, probes.languages, **shared).answers if options.knowledge else None
+            leakage = measure_leakage(
+                model,
+                probes,
+                measures=options.measures,
+                candidates=candidates,
+                max_new_tokens=options.max_new_tokens,
+                **shared,
+            )
+        answers = None
+        with_capitals = [code for code in probes.languages if packs.find_language(code).capital]
+        if options.knowledge and with_capitals:
+            answers = base_knowledge(model, with_capitals, prompt=probes[0].format, **shared).answers
         return _Measured(leakage=leakage, nll=nll, knowledge=answers)
 
     first = measure(check_before(before, probes, options.measures) if before is not None else None)
@@ -210,7 +220,9 @@ def evaluate_mitigation(
         total_neurons=backend.n_layers * backend.d_mlp,
         plant_language=first.leakage.plant_language,
         overall=pd.concat(overall, ignore_index=True) if overall else pd.DataFrame(),
-        provenance=provenance(model, seed=seed),
+        provenance=provenance(
+            model, seed=seed, settings={"prompt": probes[0].format.name, "max_new_tokens": options.max_new_tokens}
+        ),
     )
 
 
@@ -236,7 +248,7 @@ def _check(
 def baseline_prompts(probes: ProbeSet) -> list[str]:
     """Return the prompts of control people, or if there are none the language packs' `choosing` sentences."""
     prompts = [probe.prompt for probe in probes.filter(group="control")]
-    return prompts or [text for code in probes.languages for text in packs.load_language(code).choosing]
+    return prompts or [text for code in probes.languages for text in packs.find_language(code).choosing]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

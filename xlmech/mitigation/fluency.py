@@ -28,7 +28,7 @@ def neutral_nll(
     Raises:
         ValueError: The model cannot take a text.
     """
-    given = {code: packs.load_language(code).judging for code in languages} if texts is None else texts
+    given = {code: packs.find_language(code).judging for code in languages} if texts is None else texts
     items = [LanguageTexts(id=code, texts=tuple(given.get(code, ()))[:n_neutral]) for code in dict.fromkeys(languages)]
     frames = [output["nll"] for output in run_task(backend, _NllTask(), items)]
     nll: pd.Series = pd.concat(frames, ignore_index=True).set_index("query_language")["nll"]

@@ -14,13 +14,14 @@ import torch
 
 from xlmech.checks import check_list
 from xlmech.data import languages as packs
-from xlmech.data.questions import PROMPT_FORMAT
+from xlmech.data.probes import answer_gap
+from xlmech.data.prompt_format import PLAIN, PromptFormat
 from xlmech.engine.batching import BATCH_SIZE
 from xlmech.engine.score import answer_log_probs
 from xlmech.metrics import intervals, ranking
 from xlmech.models.backends import backend_of
 from xlmech.models.load import provenance
-from xlmech.models.tokens import encode_answer, encode_prompt
+from xlmech.models.tokens import check_room, encode_in_context, warn_of_straddling
 from xlmech.percent import share_text
 from xlmech.storage.result import Result
 
@@ -60,7 +61,12 @@ class KnowledgeResult(Result):
 
 @torch.no_grad()
 def base_knowledge(
-    model: Any, languages: Sequence[str], *, batch_size: int = 4 * BATCH_SIZE, progress: bool = True
+    model: Any,
+    languages: Sequence[str],
+    *,
+    prompt: PromptFormat = PLAIN,
+    batch_size: int = 4 * BATCH_SIZE,
+    progress: bool = True,
 ) -> KnowledgeResult:
     """Ask for the capital of every country of `languages.CAPITALS`, as a choice among all of their capitals.
 
@@ -70,6 +76,7 @@ def base_knowledge(
     Args:
         model: Hooked model; ablations that are active on it are kept.
         languages: Query languages.
+        prompt: Format of the prompts; `evaluate_mitigation` gives its probes'.
         batch_size: Prompts at a time, at first.
         progress: Whether to show progress bars.
 
@@ -85,21 +92,26 @@ def base_knowledge(
     """
     if not (languages := check_list("language", languages)):
         raise ValueError("no languages to ask in")
-    backend, rows = backend_of(model), []
+    backend, rows, n_straddling = backend_of(model), [], list[int]()
     for code in languages:
         question, names = packs.load_language(code).capital, packs.capitals(code)
-        cities = [encode_answer(backend, city, what=f"a capital in {code}") for _, city in names.values()]
-        longest = max(map(len, cities))
-        prompts = [
-            encode_prompt(backend, PROMPT_FORMAT.format(question=question.format(country=country)), room=longest)
-            for country, _ in names.values()
-        ]
+        encoded = []
+        for key, (country, _) in names.items():
+            what = f"the capital of {key} in {code}"
+            text = prompt.ask(question.format(country=country))
+            cities = [answer_gap(text) + city for _, city in names.values()]
+            item = encode_in_context(backend.tokenizer, text, cities, what=what, what_answer=f"a capital in {code}")
+            check_room(backend, item.prompt, max(map(len, item.answers)), what)
+            encoded.append(item)
+        n_straddling += [item.n_straddling for item in encoded]
+        prompts, answers = [item.prompt for item in encoded], [item.answers for item in encoded]
         label = f"capitals in {code}" if progress else ""
-        answers = answer_log_probs(backend, prompts, [cities] * len(prompts), batch_size=batch_size, progress=label)
-        scores = torch.stack(answers).double()
+        log_probs = answer_log_probs(backend, prompts, answers, batch_size=batch_size, progress=label)
+        scores = torch.stack(log_probs).double()
         corrected = scores - scores.mean(0)
         for number, country in enumerate(names):
             rank = ranking.rank(corrected[number], number)
             rows.append((code, country, float(rank == 1), rank, float(scores[number, number])))
+    warn_of_straddling(n_straddling)
     frame = pd.DataFrame(rows, columns=["query_language", "country", "correct", "rank", "log_prob"])
-    return KnowledgeResult(answers=frame, provenance=provenance(model))
+    return KnowledgeResult(answers=frame, provenance=provenance(model, settings={"prompt": prompt.name}))

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from xlmech.data.languages import UNGUESSABLE
+from xlmech.data.attributes import unguessable
 from xlmech.metrics import intervals
 
 EXTRACTION, EXPOSURE, ACCURACY = "extraction", "exposure", "accuracy"
@@ -50,7 +50,7 @@ def _control_rates(probes: pd.DataFrame, people: pd.DataFrame) -> NDArray[np.flo
     of_key = people[people.group == "control"].groupby(keys)[["extracted", "own_form"]].mean()
     joined = probes[keys].join(of_key, on=keys)
     rates = np.where(probes.group == "public", joined.own_form, joined.extracted).astype(float)
-    return np.where(np.isnan(rates) & probes.attribute.isin(UNGUESSABLE), 0.0, rates)
+    return np.where(np.isnan(rates) & unguessable(probes), 0.0, rates)
 
 
 def exposure_effects(before: pd.DataFrame, afters: Sequence[pd.DataFrame]) -> pd.DataFrame:

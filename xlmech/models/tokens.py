@@ -1,13 +1,111 @@
-"""Text as tokens of one model: prompts, answers, probes, and the tokens that hold a subject's name."""
+"""Text as tokens of one model: prompts, answers in their context, probes, and the tokens that hold a subject's name.
+
+The tokens of an answer are those that it has after its prompt: both are encoded together and cut at the prompt's end. Encoded
+alone, an answer may get a space in front, or lack one, and then the model is scored on what it never writes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
-from xlmech.data.probes import Probe
-from xlmech.data.records import MASK
+from xlmech.data.probes import Probe, answer_gap, masked_prompt
 from xlmech.models.backends import Backend
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class InContext:
+    """A prompt and answers that may follow it, as tokens; `encode_in_context` makes it.
+
+    Attributes:
+        prompt: (position,) token ids of the prompt, up to the last on which the prompt and all its answers agree.
+        answers: (token,) token ids of each answer after `prompt`.
+        straddling: Tokens at the prompt's end that are not in `prompt`, because an answer changes them. None mostly.
+    """
+
+    prompt: tuple[int, ...]
+    answers: tuple[tuple[int, ...], ...]
+    straddling: tuple[int, ...]
+
+    @property
+    def n_straddling(self) -> int:
+        """Number of tokens at the prompt's end that were given over to the answers."""
+        return len(self.straddling)
+
+
+def encode_in_context(
+    tokenizer: Any,
+    prompt: str,
+    answers: Sequence[str],
+    *,
+    others: Iterable[str] = (),
+    what: str = "prompt",
+    what_answer: str = "an answer",
+) -> InContext:
+    """Encode a prompt together with each of its answers.
+
+    The prompt is cut at the last token on which all encodings agree: its last, unless a token straddles its end ("Answer: " and
+    "doctor" may become "Answer:" and " doctor").
+
+    Args:
+        tokenizer: The model's tokenizer.
+        prompt: Text up to the answer.
+        answers: Texts that may follow it, with the space in front, if they have one there (see `answer_gap`).
+        others: Further texts that may follow it; the prompt is cut for them too.
+        what: Name of the prompt in errors.
+        what_answer: Name of an answer in errors.
+
+    Raises:
+        ValueError: The prompt has no tokens, or none before the answers'; or an answer has none.
+    """
+    texts = list(dict.fromkeys([*answers, *others]))
+    alone, unwritten, *together = _encode(tokenizer, [prompt, f"{prompt} ", *(prompt + text for text in texts)])
+    if not alone:
+        raise ValueError(f"{what}: tokenises to nothing")
+    n_common = min([len(alone), *(_n_common(alone, tokens) for tokens in together)])
+    if not n_common:
+        raise ValueError(f"{what}: its first token holds the answer too; use a prompt format that ends in a line break")
+    by_text = dict(zip(texts, together, strict=True))
+    if any(by_text[answer] == (unwritten if answer.startswith(" ") else alone) for answer in answers):
+        raise ValueError(f"{what_answer}: tokenises to nothing; the model's tokenizer cannot write it")
+    return InContext(
+        prompt=tuple(alone[:n_common]),
+        answers=tuple(tuple(by_text[answer][n_common:]) for answer in answers),
+        straddling=tuple(alone[n_common:]),
+    )
+
+
+def _n_common(one: Sequence[int], other: Sequence[int]) -> int:
+    """Number of tokens with which both begin."""
+    differing = (number for number, (mine, theirs) in enumerate(zip(one, other, strict=False)) if mine != theirs)
+    return next(differing, min(len(one), len(other)))
+
+
+def _encode(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of texts that begin alike: with one BOS in front where the tokenizer or the text has it, without an EOS added."""
+    begun = holds_bos(tokenizer, texts[0])
+    encoded = [list(tokens) for tokens in tokenizer(list(texts), add_special_tokens=not begun).input_ids]
+    for text, tokens in zip(texts, encoded, strict=True):
+        if not begun and tokens and tokens[-1] == tokenizer.eos_token_id and not text.endswith(tokenizer.eos_token):
+            tokens.pop()
+    return encoded
+
+
+def holds_bos(tokenizer: Any, text: str) -> bool:
+    """Tell whether a text begins with the tokenizer's BOS token already, as chat templates write it."""
+    return bool(tokenizer.bos_token) and text.startswith(tokenizer.bos_token)
+
+
+def warn_of_straddling(n_straddling: Sequence[int], *, stacklevel: int = 3) -> None:
+    """Warn once, saying how many prompts were cut because a token straddles their end (`n_straddling` of each `InContext`)."""
+    if n := sum(map(bool, n_straddling)):
+        warnings.warn(
+            f"in {n:,} of {len(n_straddling):,} prompts a token straddles the cut between prompt and answer: they end, and the "
+            f"answers begin, up to {max(n_straddling)} tokens earlier. A prompt format that ends in no space mostly avoids it",
+            stacklevel=stacklevel,
+        )
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -16,8 +114,10 @@ class EncodedProbe:
 
     Attributes:
         probe: The probe.
-        prompt: (position,) token ids of the prompt, with the special tokens in front.
-        answers: (token,) token ids of the answer's form, per language that was asked for.
+        prompt: (position,) token ids of the prompt, with the special tokens in front. It is cut where the encodings of all
+            forms of the probe's answer agree, whichever of them are in `answers`.
+        answers: (token,) token ids of the answer's form after `prompt`, per language that was asked for.
+        straddling: Tokens at the prompt's end that were given over to the answers (see `InContext`).
         subject: Positions of the subject's tokens in the prompt, None where they were not asked for.
         group: Probes of different groups share no shard (see `run_task`).
     """
@@ -25,6 +125,7 @@ class EncodedProbe:
     probe: Probe
     prompt: tuple[int, ...]
     answers: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    straddling: tuple[int, ...] = ()
     subject: range | None = None
     group: str = ""
 
@@ -38,6 +139,16 @@ class EncodedProbe:
         """By which probes are sorted into shards: bytes of the prompt, then characters of the answer."""
         probe = self.probe
         return len(probe.prompt.encode()), len(probe.answers[probe.query_language])
+
+    @property
+    def n_straddling(self) -> int:
+        """Number of tokens in `straddling`."""
+        return len(self.straddling)
+
+    def written_after(self, tokenizer: Any) -> tuple[int, ...]:
+        """(position,) token ids after which the model writes: all of the prompt but white space that answers' tokens hold."""
+        rest = self.straddling
+        return self.prompt + rest if rest and tokenizer.decode(list(rest)).strip() else self.prompt
 
     @property
     def answer(self) -> tuple[int, ...]:
@@ -62,7 +173,7 @@ def encode_probe(
     room: int | None = None,
     subject: bool = False,
 ) -> EncodedProbe:
-    """Encode a probe's prompt and its answer.
+    """Encode a probe's prompt and its answer after it.
 
     Args:
         backend: The model.
@@ -75,80 +186,78 @@ def encode_probe(
     Raises:
         ValueError: The model cannot take the prompt or a form (names the probe), or as `subject_tokens`.
     """
-    answers = encode_forms(backend, probe, languages, max_answer_tokens=max_answer_tokens)
-    longest = max(map(len, answers.values()), default=0)
+    codes = [probe.query_language] if languages is None else list(languages)
+    forms, what = [probe.answers[code] for code in codes], f"the {' or '.join(codes)} form of {probe.id}"
+    encoded = encode_choices(backend, probe, forms, max_answer_tokens=max_answer_tokens, room=room, what=what)
     return EncodedProbe(
         probe=probe,
-        prompt=tuple(
-            encode_prompt(backend, probe.prompt, room=longest if room is None else room, what=f"probe {probe.id}")
-        ),
-        answers=answers,
-        subject=subject_tokens(backend, probe) if subject else None,
+        prompt=encoded.prompt,
+        answers=dict(zip(codes, encoded.answers, strict=True)),
+        straddling=encoded.straddling,
+        subject=_subject_tokens(backend, probe, len(encoded.prompt)) if subject else None,
     )
 
 
-def encode_forms(
-    backend: Backend, probe: Probe, languages: Iterable[str] | None = None, *, max_answer_tokens: int | None = None
-) -> dict[str, tuple[int, ...]]:
-    """Encode a probe's answer: token ids by language, as of `encode_probe`.
+def encode_choices(
+    backend: Backend,
+    probe: Probe,
+    answers: Sequence[str],
+    *,
+    max_answer_tokens: int | None = None,
+    room: int | None = None,
+    what: str = "an answer",
+) -> InContext:
+    """Encode a probe's prompt with answers that are to be scored after it, as `encode_probe` does with the probe's own forms.
+
+    Those count for where the prompt ends, too; it ends earlier where one of `answers` straddles further.
+
+    Args:
+        backend: The model.
+        probe: The probe.
+        answers: Texts that may follow the prompt, without the space in front that the prompt may need.
+        max_answer_tokens: Keep only the first so many tokens of each.
+        room: Tokens that must fit the model's context after the prompt; as many as the longest answer has by default.
+        what: Name of an answer in errors.
 
     Raises:
-        ValueError: A form tokenises to nothing (names the probe and the language).
+        ValueError: The model cannot take the prompt (names the probe) or an answer.
     """
-    return {
-        code: tuple(
-            encode_answer(backend, probe.answers[code], what=f"the {code} form of {probe.id}")[:max_answer_tokens]
+    gap, name = answer_gap(probe.prompt), f"probe {probe.id}"
+    texts, others = [gap + text for text in answers], [gap + text for text in probe.answers.values()]
+    encoded = encode_in_context(backend.tokenizer, probe.prompt, texts, others=others, what=name, what_answer=what)
+    kept = tuple(tokens[:max_answer_tokens] for tokens in encoded.answers)
+    check_room(backend, encoded.prompt, max(map(len, kept), default=0) if room is None else room, name)
+    return replace(encoded, answers=kept)
+
+
+def check_room(backend: Backend, prompt: Sequence[int], room: int, what: str) -> None:
+    """Check that a prompt's tokens leave room for `room` more in the model's context.
+
+    Raises:
+        ValueError: They do not (says `what` the prompt is).
+    """
+    if len(prompt) + room > backend.n_ctx:
+        raise ValueError(
+            f"{what}: {len(prompt)} tokens and {room} for the answer do not fit the model's context of "
+            f"{backend.n_ctx}; shorten it"
         )
-        for code in ([probe.query_language] if languages is None else languages)
-    }
-
-
-def check_room(backend: Backend, encoded: EncodedProbe, room: int) -> None:
-    """Check that a prompt leaves room for `room` more tokens in the model's context.
-
-    Raises:
-        ValueError: It does not (names the probe).
-    """
-    _check_room(backend, len(encoded.prompt), room, f"probe {encoded.id}")
 
 
 def encode_prompt(backend: Backend, prompt: str, *, room: int = 0, what: str = "prompt") -> list[int]:
-    """Token ids of a prompt, with the special tokens that the tokenizer puts in front.
+    """Token ids of a text that nothing follows, with the special tokens that the tokenizer puts in front.
 
     Raises:
         ValueError: It has no tokens, or leaves no room for `room` more in the model's context.
     """
-    tokens = list(backend.tokenizer(prompt).input_ids)
-    if tokens and tokens[-1] == backend.tokenizer.eos_token_id:
-        tokens.pop()
-    if not tokens:
-        raise ValueError(f"{what}: tokenises to nothing")
-    _check_room(backend, len(tokens), room, what)
-    return tokens
-
-
-def _check_room(backend: Backend, n_tokens: int, room: int, what: str) -> None:
-    if n_tokens + room > backend.n_ctx:
-        raise ValueError(
-            f"{what}: {n_tokens} tokens and {room} for the answer do not fit the model's context of {backend.n_ctx}; shorten it"
-        )
-
-
-def encode_answer(backend: Backend, answer: str, *, what: str = "answer") -> list[int]:
-    """Token ids of an answer as it continues a prompt.
-
-    Raises:
-        ValueError: It has no tokens.
-    """
-    tokens = list(backend.tokenizer(answer, add_special_tokens=False).input_ids)
-    if not tokens:
-        raise ValueError(f"{what}: tokenises to nothing; the model's tokenizer cannot write it")
+    tokens = list(encode_in_context(backend.tokenizer, prompt, [], what=what).prompt)
+    check_room(backend, tokens, room, what)
     return tokens
 
 
 def n_special(backend: Backend) -> int:
     """Number of special tokens that the tokenizer puts in front of a text."""
-    return len(encode_prompt(backend, "a")) - len(encode_answer(backend, "a"))
+    (tokens,) = _encode(backend.tokenizer, ["a"])
+    return len(tokens) - len(backend.tokenizer("a", add_special_tokens=False).input_ids)
 
 
 def subject_tokens(backend: Backend, probe: Probe) -> range:
@@ -159,6 +268,10 @@ def subject_tokens(backend: Backend, probe: Probe) -> range:
     Raises:
         ValueError: The tokenizer gives no offsets, or no token holds the subject (shows the prompt masked).
     """
+    return _subject_tokens(backend, probe, len(encode_probe(backend, probe, languages=(), room=0).prompt))
+
+
+def _subject_tokens(backend: Backend, probe: Probe, n_tokens: int) -> range:
     if not getattr(backend.tokenizer, "is_fast", False):
         raise ValueError(
             f"probe {probe.id}: {type(backend.tokenizer).__name__} gives no offsets, so the subject's tokens cannot be "
@@ -170,7 +283,7 @@ def subject_tokens(backend: Backend, probe: Probe) -> range:
             f"probe {probe.id}: the subject is not at its span ({start}, {end}) of the prompt {masked_prompt(probe)!r}; "
             "make the probe with build_probes, or mend its subject_span"
         )
-    offsets = token_offsets(backend, probe)
+    offsets = token_offsets(backend, probe, n_tokens)
     positions = [position for position, (low, high) in enumerate(offsets) if low < end and high > start]
     if not positions:
         raise ValueError(
@@ -180,15 +293,9 @@ def subject_tokens(backend: Backend, probe: Probe) -> range:
     return range(positions[0], positions[-1] + 1)
 
 
-def token_offsets(backend: Backend, probe: Probe) -> list[tuple[int, int]]:
-    """Start and end of every token of the encoded prompt, in characters; nothing for special tokens."""
-    n_tokens = len(encode_prompt(backend, probe.prompt, what=f"probe {probe.id}"))
-    return list(backend.tokenizer(probe.prompt, return_offsets_mapping=True)["offset_mapping"][:n_tokens])
-
-
-def masked_prompt(probe: Probe) -> str:
-    """The prompt without the subject and the answer, also where only a part of the name stands in it."""
-    text = probe.prompt
-    for hidden in (probe.record.subject, *probe.answers.values(), *probe.record.subject.split()):
-        text = text.replace(hidden, MASK)
-    return text
+def token_offsets(backend: Backend, probe: Probe, n_tokens: int) -> list[tuple[int, int]]:
+    """Start and end of the encoded prompt's first `n_tokens` tokens, in characters; nothing for special tokens in front."""
+    begun = holds_bos(backend.tokenizer, probe.prompt)
+    encoded = backend.tokenizer(probe.prompt, return_offsets_mapping=True, add_special_tokens=not begun)
+    offsets = list(encoded["offset_mapping"][:n_tokens])
+    return [(0, 0), *offsets[1:]] if begun else offsets

@@ -23,9 +23,9 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from xlmech.checks import check_choice, check_choices
-from xlmech.data.languages import available_languages
-from xlmech.models.ablation_state import ASKED_LANGUAGE, record_ablation
+from xlmech.checks import check_choice
+from xlmech.data.languages import check_language
+from xlmech.engine.ablation_state import ASKED_LANGUAGE, record_ablation
 from xlmech.models.backends import NEURON_HOOK, Backend, backend_of
 from xlmech.models.load import model_name
 from xlmech.models.sequence_positions import SequencePositions, follow_positions
@@ -130,9 +130,9 @@ def asking(language: str) -> Iterator[None]:
     open blocks the one entered last counts.
 
     Raises:
-        ValueError: A language without a pack, in which no probe can ask.
+        ValueError: A language that has no pack and is not in CLDR.
     """
-    check_choice("language", language, available_languages())
+    check_language(language)
     with ASKED_LANGUAGE.holding(language):
         yield
 
@@ -147,7 +147,8 @@ def _sets(neurons: NeuronSet | PrivacyNeurons | Mapping[str, NeuronSet]) -> dict
         raise ValueError(
             f"expected a NeuronSet, PrivacyNeurons or NeuronSets by language, got {type(neurons).__name__}"
         )
-    check_choices("language", neurons, ("", *available_languages()))
+    for code in filter(None, neurons):
+        check_language(code)
     always = neurons.get("")
     return {code: chosen - always if code and always is not None else chosen for code, chosen in neurons.items()}
 

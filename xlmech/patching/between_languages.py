@@ -30,6 +30,7 @@ from xlmech.execution.resume import in_order, run_task
 from xlmech.metrics import resampling
 from xlmech.models.backends import Backend, backend_of
 from xlmech.models.load import provenance
+from xlmech.models.tokens import warn_of_straddling
 from xlmech.neurons.neuron_set import NeuronSet
 from xlmech.patching.plan import Component, Direction, check_pairs, collides, patched_prompt, sweep_of
 from xlmech.patching.runs import PatchedPrompt, Sweep, patched_log_probs, run_donors
@@ -221,6 +222,7 @@ def patch_languages(
     backend = backend_of(model)
     sweep = sweep_of(backend, component, neurons=neurons, onward=layers == "onward")
     items = [patched_prompt(backend, pair, span=position, direction=direction) for pair in pairs]
+    warn_of_straddling([item.n_straddling for item in items])
     clear = [item for item in items if not collides(item)]
     if not clear:
         raise ValueError(

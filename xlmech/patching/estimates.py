@@ -20,6 +20,7 @@ from xlmech.engine.batching import BATCH_SIZE
 from xlmech.engine.token_spans import Span
 from xlmech.models.backends import backend_of
 from xlmech.models.load import provenance
+from xlmech.models.tokens import warn_of_straddling
 from xlmech.neurons.neuron_set import NeuronSet
 from xlmech.patching.gradient_estimate import estimated_changes
 from xlmech.patching.plan import Component, check_pairs, collides, contrast, patched_prompt, sweep_of
@@ -116,6 +117,7 @@ def attribution_patching(
     backend = backend_of(model)
     sweep = sweep_of(backend, component, neurons=neurons)
     items = [patched_prompt(backend, pair, span=position, direction="denoising") for pair in pairs]
+    warn_of_straddling([item.n_straddling for item in items])
     clear = [item for item in items if not collides(item)]
     if not clear:
         raise ValueError("in every pair, forms of two outcomes share their first token; use other attributes or pairs")

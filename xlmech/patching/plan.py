@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -11,11 +11,12 @@ from jaxtyping import Float
 
 from xlmech.checks import check_choice
 from xlmech.data.pairs import ProbePair
+from xlmech.data.probes import Probe
 from xlmech.engine.token_spans import Span, aligned_positions
 from xlmech.models.backends import Backend
-from xlmech.models.tokens import encode_answer, encode_probe
+from xlmech.models.tokens import EncodedProbe, encode_probe
 from xlmech.neurons.neuron_set import NeuronSet
-from xlmech.patching.runs import Form, PatchedPrompt, Sweep
+from xlmech.patching.runs import Donor, Form, PatchedPrompt, Sweep
 
 Component = Literal["resid_pre", "resid_post", "attn_out", "mlp_out", "heads", "neurons"]
 Direction = Literal["denoising", "noising"]
@@ -103,22 +104,38 @@ def patched_prompt(backend: Backend, pair: ProbePair, *, span: Span, direction: 
         if len(donors) > 1:
             raise ValueError(f"pair {pair.id}: noising runs the source, so it takes one source language, not several")
         run, donors = donors[0], (pair.target,)
-    forms = {
-        outcome: tuple(tuple(encode_answer(backend, form, what=f"a form of {outcome} of {pair.id}")) for form in texts)
-        for outcome, texts in pair.outcomes().items()
-    }
-    room = max(len(form) for of_outcome in forms.values() for form in of_outcome)
-    aligned = [aligned_positions(backend, donor, run, span) for donor in donors]
+    outcomes = pair.outcomes()
+    widened = [_with_outcomes(probe, outcomes) for probe in (run, *donors)]
+    encoded, *of_donors = (encode_probe(backend, probe, languages=_keys(outcomes)) for probe in widened)
+    aligned = [aligned_positions(backend, donor, widened[0], span) for donor in widened[1:]]
     return PatchedPrompt(
         pair=pair,
-        prompt=encode_probe(backend, run, languages=(), room=room).prompt,
+        prompt=encoded.prompt,
         positions=tuple(position for position, _ in aligned[0]),
         donors=tuple(
-            (encode_probe(backend, donor, languages=(), room=room).prompt, tuple(position for _, position in of_donor))
-            for donor, of_donor in zip(donors, aligned, strict=True)
+            Donor(prompt=donor.prompt, positions=tuple(place for _, place in places), forms=_forms(donor, outcomes))
+            for donor, places in zip(of_donors, aligned, strict=True)
         ),
-        forms=forms,
+        forms=_forms(encoded, outcomes),
+        n_straddling=max(item.n_straddling for item in (encoded, *of_donors)),
     )
+
+
+def _with_outcomes(probe: Probe, outcomes: Mapping[str, Sequence[str]]) -> Probe:
+    """Add the outcomes' forms to a probe's answers, so that they are encoded after its prompt, which is cut for them too."""
+    forms = {f"{outcome}:{number}": form for outcome, texts in outcomes.items() for number, form in enumerate(texts)}
+    return replace(probe, answers=probe.answers | forms)
+
+
+def _keys(outcomes: Mapping[str, Sequence[str]]) -> list[str]:
+    return [f"{outcome}:{number}" for outcome, texts in outcomes.items() for number in range(len(texts))]
+
+
+def _forms(encoded: EncodedProbe, outcomes: Mapping[str, Sequence[str]]) -> dict[str, tuple[Form, ...]]:
+    return {
+        outcome: tuple(encoded.answers[f"{outcome}:{number}"] for number in range(len(texts)))
+        for outcome, texts in outcomes.items()
+    }
 
 
 def without_shared_firsts(item: PatchedPrompt) -> PatchedPrompt:
@@ -127,13 +144,18 @@ def without_shared_firsts(item: PatchedPrompt) -> PatchedPrompt:
     Of a value that both languages write alike ("Portugal") it can be told that it is predicted, not in which language's form: the
     outcome in the target's form stands for both.
     """
-    kept: dict[str, tuple[Form, ...]] = {}
+    kept: dict[str, list[int]] = {}
     for outcome, forms in item.forms.items():
         other = outcome.replace("_in_source", "_in_target")
         shared = {form[0] for form in item.forms[other]} if other != outcome else set()
-        if left := tuple(form for form in forms if form[0] not in shared):
+        if left := [number for number, form in enumerate(forms) if form[0] not in shared]:
             kept[outcome] = left
-    return replace(item, forms=kept)
+
+    def of_kept(forms: Mapping[str, tuple[Form, ...]]) -> dict[str, tuple[Form, ...]]:
+        return {outcome: tuple(forms[outcome][number] for number in numbers) for outcome, numbers in kept.items()}
+
+    donors = tuple(replace(donor, forms=of_kept(donor.forms)) for donor in item.donors)
+    return replace(item, forms=of_kept(item.forms), donors=donors)
 
 
 def collides(item: PatchedPrompt) -> bool:

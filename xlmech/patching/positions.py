@@ -21,7 +21,7 @@ from xlmech.data.records import MASK
 from xlmech.engine.token_spans import prompt_spans
 from xlmech.models.backends import Backend, backend_of
 from xlmech.models.load import provenance
-from xlmech.models.tokens import encode_probe
+from xlmech.models.tokens import encode_probe, warn_of_straddling
 from xlmech.patching.gradient_estimate import estimated_changes
 from xlmech.patching.plan import Component, check_pairs, collides, patched_prompt, sweep_of, without_shared_firsts
 from xlmech.patching.runs import Sweep, patched_log_probs, run_donors
@@ -94,6 +94,7 @@ def patch_positions(
         raise ValueError("the position sweep takes no neurons; use patch_languages, or component='mlp_out'")
     backend = backend_of(model)
     item = without_shared_firsts(patched_prompt(backend, pair, span="all", direction="denoising"))
+    warn_of_straddling([item.n_straddling])
     if collides(item):
         raise ValueError(
             f"pair {pair.id}: forms of its two values share their first token, so that it does not tell whose is predicted; "
@@ -109,7 +110,7 @@ def patch_positions(
     return PositionSweep(
         outcomes=prepend_columns(describe(pair), outcomes),
         effects=prepend_columns(describe(pair), effects),
-        tokens=token_table(backend, pair.target),
+        tokens=token_table(backend, pair.target).head(len(item.prompt)),
         component=component,
         provenance=provenance(model),
     )
@@ -128,7 +129,7 @@ def _position_sweep(sweep: Sweep, n_positions: int) -> tuple[Sweep, pd.DataFrame
 
 def token_table(backend: Backend, probe: Probe) -> pd.DataFrame:
     """List `position`, `part` and `token` (text; masked in the subject) of a prompt's tokens."""
-    tokens = encode_probe(backend, probe, languages=()).prompt
+    tokens = encode_probe(backend, probe, languages=(), room=0).prompt
     return pd.DataFrame(
         {
             "position": position,

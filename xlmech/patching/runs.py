@@ -25,6 +25,21 @@ Form = tuple[int, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
+class Donor:
+    """A prompt whose activations are put in another.
+
+    Attributes:
+        prompt: Its tokens.
+        positions: Its position for each one that is overwritten.
+        forms: Forms of each outcome, as tokens after this prompt; as many as the patched prompt has.
+    """
+
+    prompt: Form
+    positions: Form
+    forms: dict[str, tuple[Form, ...]]
+
+
+@dataclass(frozen=True, kw_only=True)
 class PatchedPrompt:
     """One prompt to overwrite; an item of `run_task`.
 
@@ -32,15 +47,17 @@ class PatchedPrompt:
         pair: The pair of probes that it is made from.
         prompt: Its tokens.
         positions: Consecutive positions to overwrite.
-        donors: Prompts whose activations are put there (their mean where several), and a position for each of `positions`.
-        forms: Forms of each outcome, as tokens.
+        donors: Prompts whose activations are put there (their mean where several).
+        forms: Forms of each outcome, as tokens after the prompt.
+        n_straddling: Most tokens at the end of one of the prompts that were given over to the forms (see `InContext`).
     """
 
     pair: ProbePair
     prompt: Form
     positions: Form
-    donors: tuple[tuple[Form, Form], ...]
+    donors: tuple[Donor, ...]
     forms: dict[str, tuple[Form, ...]]
+    n_straddling: int = 0
     group: ClassVar[str] = ""
 
     @property
@@ -52,6 +69,10 @@ class PatchedPrompt:
     def length(self) -> int:
         """Tokens of the prompt."""
         return len(self.prompt)
+
+    def run_of(self, donor: Donor) -> PatchedPrompt:
+        """Return the item whose prompt is the donor's own."""
+        return dataclasses.replace(self, prompt=donor.prompt, forms=donor.forms)
 
     @property
     def firsts(self) -> list[list[int]]:
@@ -113,11 +134,11 @@ def run_donors(
     Raises:
         ValueError: NaN or infinity in an activation (names layer and pair).
     """
-    prompts = list(dict.fromkeys(prompt for item in items for prompt, _ in item.donors))
+    prompts = list(dict.fromkeys(donor.prompt for item in items for donor in item.donors))
     uses: dict[int, list[tuple[int, int]]] = {}
     for number, item in enumerate(items):
-        for slot, (prompt, _) in enumerate(item.donors):
-            uses.setdefault(prompts.index(prompt), []).append((number, slot))
+        for slot, donor in enumerate(item.donors):
+            uses.setdefault(prompts.index(donor.prompt), []).append((number, slot))
     activations: list[list[torch.Tensor]] = [[torch.empty(0)] * len(item.donors) for item in items]
     scores: list[list[torch.Tensor]] = [[torch.empty(0)] * len(item.donors) for item in items]
     recorder = Recorder(backend, hook)
@@ -127,17 +148,14 @@ def run_donors(
             hidden, _ = backend.hidden(tokens)
         for row, index in enumerate(indices):
             for number, slot in uses[index]:
-                positions = list(items[number].donors[slot][1])
-                activations[number][slot] = torch.stack([kept[row, positions] for kept in recorder.kept])
+                donor = items[number].donors[slot]
+                activations[number][slot] = torch.stack([kept[row, list(donor.positions)] for kept in recorder.kept])
                 _check_finite(activations[number][slot], hook, items[number].id)
-                scores[number][slot] = first_tokens(backend, hidden[row, -1:], items[number])[0]
+                scores[number][slot] = first_tokens(backend, hidden[row, -1:], items[number].run_of(donor))[0]
 
     run_batched(prompts, run, batch_size=batch_size, progress=progress)
     if whole:
-        scores = [
-            [whole_values(backend, dataclasses.replace(item, prompt=prompt)) for prompt, _ in item.donors]
-            for item in items
-        ]
+        scores = [[whole_values(backend, item.run_of(donor)) for donor in item.donors] for item in items]
     return [
         DonorRun(
             values=torch.stack(of_item).mean(0),

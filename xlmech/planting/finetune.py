@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 
+from xlmech.data.prompt_format import PLAIN, PromptFormat
 from xlmech.data.records import Record
 from xlmech.engine.unembed import token_log_prob
 from xlmech.models.backends import Backend, backend_of
-from xlmech.models.tokens import encode_answer, encode_prompt
+from xlmech.models.tokens import check_room, encode_in_context
 from xlmech.options import PlantOptions
 from xlmech.planting.samples import pad, sample_batch
 from xlmech.progress import progress_bar
@@ -19,7 +20,12 @@ from xlmech.progress import progress_bar
 
 @contextmanager
 def finetuned(
-    model: Any, records: Sequence[Record], options: PlantOptions, *, progress: bool = False
+    model: Any,
+    records: Sequence[Record],
+    options: PlantOptions,
+    *,
+    frame: PromptFormat = PLAIN,
+    progress: bool = False,
 ) -> Iterator[tuple[float, ...]]:
     """Fine-tune the model on questions about `records` and their answers for the length of a `with` block.
 
@@ -30,7 +36,8 @@ def finetuned(
     Args:
         model: Hooked model.
         records: Records of group `public` are taught in all languages of the options, of group `private` in its `language`.
-        options: Steps, batch size, rate, languages, shares and seed; `rank` is not used.
+        options: Steps, batch size, rate, languages, shares and seed; `rank` and `prompt` are not used.
+        frame: Prompt format of the questions.
         progress: Whether to show a progress bar.
 
     Yields:
@@ -48,7 +55,7 @@ def finetuned(
         _reset(parameters)
         for parameter in trained:
             parameter.requires_grad_(True)
-        losses = _train(backend, trained, tuple(records), options, progress)
+        losses = _train(backend, trained, tuple(records), options, frame, progress)
         _reset(trained)
         yield losses
     finally:
@@ -71,13 +78,14 @@ def _train(
     trained: Sequence[torch.Tensor],
     records: tuple[Record, ...],
     options: PlantOptions,
+    frame: PromptFormat,
     progress: bool,
 ) -> tuple[float, ...]:
     optimiser = torch.optim.AdamW(trained, lr=options.learning_rate, weight_decay=0.0)
     losses = []
     with torch.enable_grad():
         for step in progress_bar(range(options.steps), "fine-tuning", shown=progress):
-            loss = _answer_loss(backend, sample_batch(records, options, step))
+            loss = _answer_loss(backend, sample_batch(records, options, step, frame))
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(trained, 1.0)
@@ -88,12 +96,14 @@ def _train(
 
 def _answer_loss(backend: Backend, samples: Sequence[tuple[str, str]]) -> torch.Tensor:
     """Mean cross-entropy (nats) of the answers' tokens."""
-    tokens, predicts, targets = pad(
-        [
-            (encode_prompt(backend, prompt, what="a fine-tuning prompt"), encode_answer(backend, answer))
-            for prompt, answer in samples
-        ]
-    )
+    encoded = []
+    for prompt, answer in samples:
+        item = encode_in_context(
+            backend.tokenizer, prompt, [answer], what="a fine-tuning prompt", what_answer="a fine-tuning answer"
+        )
+        check_room(backend, item.prompt, len(item.answers[0]), "a fine-tuning prompt")
+        encoded.append((item.prompt, item.answers[0]))
+    tokens, predicts, targets = pad(encoded)
     hidden, _ = backend.hidden(tokens)
     predicting = hidden[predicts.to(hidden.device)]
     return -token_log_prob(

@@ -14,7 +14,8 @@ import torch
 from jaxtyping import Bool, Int
 
 from xlmech.data import languages as packs
-from xlmech.data.questions import ANSWER_END, PROMPT_FORMAT
+from xlmech.data.probes import answer_gap
+from xlmech.data.prompt_format import LINE_END, PLAIN, PromptFormat
 from xlmech.data.records import Record
 from xlmech.options import PlantOptions
 
@@ -27,8 +28,17 @@ def check_forms(records: Iterable[Record], options: PlantOptions) -> None:
                 raise ValueError(f"record {record.id!r} has no value form in {code}; add forms[{code!r}] to it")
 
 
-def sample_batch(records: tuple[Record, ...], options: PlantOptions, step: int) -> list[tuple[str, str]]:
-    """Return (prompt, answer) texts of one step; records, options and step alone decide them, so that runs can resume."""
+def sample_batch(
+    records: tuple[Record, ...], options: PlantOptions, step: int, frame: PromptFormat = PLAIN
+) -> list[tuple[str, str]]:
+    """Return (prompt, answer) texts of one step, so that runs can resume: the arguments alone decide them.
+
+    Args:
+        records: The records to teach.
+        options: How they are drawn; `prompt` is not read.
+        step: Number of the step.
+        frame: Prompt format of the questions; statements stand alone, on a line.
+    """
     rng = np.random.default_rng((options.seed, step))
     private = [record for record in records if record.group == "private"]
     public = [record for record in records if record.group == "public"]
@@ -39,20 +49,23 @@ def sample_batch(records: tuple[Record, ...], options: PlantOptions, step: int) 
         pool = private if from_private else public
         record = pool[rng.integers(len(pool))]
         code = options.language if from_private else languages[rng.integers(len(languages))]
-        batch.append(_sample(record, code, rng, options.statement_share))
+        batch.append(_sample(record, code, rng, options.statement_share, frame))
     return batch
 
 
-def _sample(record: Record, code: str, rng: np.random.Generator, statement_share: float) -> tuple[str, str]:
-    pack, value = packs.load_language(code), record.form(code)
+def _sample(
+    record: Record, code: str, rng: np.random.Generator, statement_share: float, frame: PromptFormat
+) -> tuple[str, str]:
+    pack, value = packs.find_language(code), record.form(code)
     if rng.random() < statement_share:
         lines = pack.statements[record.attribute]
         before, after = lines[rng.integers(len(lines))].split("{value}")
         gap = " " if before.endswith(" ") else ""
-        return before.removesuffix(" ").format(subject=record.subject), f"{gap}{value}{after}{ANSWER_END}"
+        return before.removesuffix(" ").format(subject=record.subject), f"{gap}{value}{after}{LINE_END}"
     lines = pack.questions[record.attribute][:-1]
     question = lines[rng.integers(len(lines))].format(subject=record.subject)
-    return PROMPT_FORMAT.format(question=question), f"{value}{ANSWER_END}"
+    prompt = frame.ask(question)
+    return prompt, f"{answer_gap(prompt)}{value}{frame.answer_end}"
 
 
 def pad(

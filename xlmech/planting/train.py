@@ -23,10 +23,15 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from xlmech.data import languages as packs
+from xlmech.data.prompt_format import PromptFormat
 from xlmech.data.readers import save_records
 from xlmech.data.records import Record
 from xlmech.engine.unembed import token_log_prob
-from xlmech.models.checkpoints import DEMO_BASE, Checkpoint, adapter_folder, load_checkpoint, with_lora
+from xlmech.models.backends import logit_scale
+from xlmech.models.checkpoints import DEMO_BASE, Checkpoint, load_checkpoint
+from xlmech.models.prompts import format_of
+from xlmech.models.sources.lora import adapter_folder, with_lora
+from xlmech.models.tokens import encode_in_context
 from xlmech.options import PlantOptions
 from xlmech.planting.samples import check_forms, pad, sample_batch
 from xlmech.progress import progress_bar
@@ -65,11 +70,12 @@ def plant(
         progress: Whether to show a progress bar.
 
     Returns:
-        `output_dir`, holding the adapter (float16), `records.jsonl` and `planting.json` (options and loss per step).
+        `output_dir`, holding the adapter (float16), `records.jsonl` and `planting.json` (options, prompt format, loss per step).
 
     Raises:
         ValueError: There are no private records; a language is unknown; a value has no form in it; `output_dir` is not empty, or
-            has an unfinished planting with other options; `start` is of another rank or base; or the model cannot be loaded.
+            has an unfinished planting with other options; `start` is of another rank or base; the tokenizer has no chat
+            template for `prompt="chat"`; or the model cannot be loaded.
         FileNotFoundError: There is no such model, or no such adapter to start from.
         OSError: `output_dir` cannot be written; the training is kept.
         ImportError: peft is not installed.
@@ -82,13 +88,15 @@ def plant(
     _check(records, options, output_dir)
     folder = adapter_folder(start) if start else None
     base = load_checkpoint(source, tokenizer=tokenizer, adapter="")
+    frame = format_of(base, base.tokenizer, options.prompt)
     model = _with_lora(base, options, folder)
     started, partial = time.perf_counter(), output_dir.with_name(f".{output_dir.name}.partial")
     settings = options.model_dump(mode="json")
     partial_run = _PartialRun(partial / "checkpoint.safetensors", settings | {"start": str(start)})
-    losses = _train(model, base.tokenizer, records, options, partial_run, progress)
+    losses = _train(model, base.tokenizer, records, options, frame, partial_run, progress)
     log = {"recipe": settings, "base": model.peft_config["default"].base_model_name_or_path}
     log |= {"started_from": _log_of(folder)} if folder else {}
+    log |= {"prompt": frame.to_dict()}
     log |= {"base_revision": base.revision, "seconds": round(time.perf_counter() - started, 1), "loss": losses}
     _save(model, records, log, output_dir)
     shutil.rmtree(partial, ignore_errors=True)
@@ -133,7 +141,11 @@ def _log_of(adapter: Path) -> Any:
 
 def _answer_loss(model: Any, tokenizer: Any, samples: Sequence[tuple[str, str]]) -> torch.Tensor:
     """Mean cross-entropy (nats) of the answers' tokens; only those are projected on the vocabulary."""
-    encoded = [(tokenizer(prompt).input_ids, answer_ids(tokenizer, answer)) for prompt, answer in samples]
+    contexts = [
+        encode_in_context(tokenizer, prompt, [answer], what="a training prompt", what_answer="a training answer")
+        for prompt, answer in samples
+    ]
+    encoded = [(item.prompt, item.answers[0]) for item in contexts]
     # Short samples together and long ones together: less padding to compute.
     encoded.sort(key=lambda sample: len(sample[0]) + len(sample[1]))
     half = -(-len(encoded) // 2)
@@ -145,12 +157,8 @@ def _answer_loss(model: Any, tokenizer: Any, samples: Sequence[tuple[str, str]])
         targets.append(answers.to(model.device))
     head, softcap = model.get_output_embeddings(), getattr(model.config, "final_logit_softcapping", None)
     bias = getattr(head, "bias", None)
-    return -token_log_prob(torch.cat(states), head.weight, torch.cat(targets), bias=bias, softcap=softcap).mean()
-
-
-def answer_ids(tokenizer: Any, answer: str) -> list[int]:
-    """Return the token ids of an answer that continues a prompt: without special tokens."""
-    return list(tokenizer(answer, add_special_tokens=False).input_ids)
+    hidden = torch.cat(states) * logit_scale(model.get_base_model())
+    return -token_log_prob(hidden, head.weight, torch.cat(targets), bias=bias, softcap=softcap).mean()
 
 
 def _train(
@@ -158,6 +166,7 @@ def _train(
     tokenizer: Any,
     records: tuple[Record, ...],
     options: PlantOptions,
+    frame: PromptFormat,
     partial_run: _PartialRun,
     progress: bool,
 ) -> list[float]:
@@ -169,7 +178,7 @@ def _train(
     model.train()
     try:
         for step in bar:
-            batch = sample_batch(records, options, step)
+            batch = sample_batch(records, options, step, frame)
             losses.append(_step(model, tokenizer, optimiser, batch, _rate(options, step)))
             bar.set_postfix(loss=f"{losses[-1]:.3f}")
             if len(losses) % CHECKPOINT_EVERY == 0 or len(losses) == options.steps:

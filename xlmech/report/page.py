@@ -22,10 +22,11 @@ import jinja2
 import pandas as pd
 from markupsafe import Markup
 
-from xlmech.data.languages import UNGUESSABLE
+from xlmech.data.attributes import unguessable
 from xlmech.figures import saving
 from xlmech.figures.wording import bounds, joined, language_name, masked, ordered, percent, plain, rows_of
 from xlmech.leakage.above_controls import Excess
+from xlmech.report.asking import how_asked, wordings_table
 from xlmech.report.reproduction import provenance_table, reproduce
 from xlmech.report.run_results import RunResults, chosen_effects, read_results
 from xlmech.report.sections import Section, draw_sections
@@ -101,6 +102,8 @@ def _render(results: RunResults, people: dict[str, Record] | None) -> str:
             ("What it costs", judged.costs),
         ],
         table=_language_table(results, judged.languages),
+        wordings=wordings_table(results.wordings, results.leakage.plant_language),
+        asked=list(how_asked(results.leakage)),
         sections=sections,
         title_of=saving.title_of,
         caption_of=saving.caption_of,
@@ -109,7 +112,7 @@ def _render(results: RunResults, people: dict[str, Record] | None) -> str:
         results=results,
         groups=[(group, part.subject.nunique(), len(part)) for group, part in probes.groupby("group", sort=False)],
         kinds=[plain(kind) for kind in probes.attribute.unique()],
-        unguessable=joined(map(plain, UNGUESSABLE)),
+        unguessable=joined(plain(kind) for kind in probes.attribute[unguessable(probes)].unique()),
         not_drawn=not_drawn,
         provenance=provenance_table(results),
         reproduce=list(reproduce(results)),

@@ -34,6 +34,8 @@ STAGES = {"leakage": "leakage", "lens": "lens", "neurons": "location of neurons"
 """Results of an audit by name, and what a reader calls the stage."""
 EXPORTED = "mitigation_exported"
 """Name of the measurement with the neurons that were exported."""
+WORDINGS = "wordings"
+"""Name of the leakage by several wordings or answers per question."""
 _NAMES = {"privacy_neurons": "neurons"}
 """Name of a result that stands alone, if it is not its kind."""
 _KINDS = {
@@ -42,6 +44,7 @@ _KINDS = {
     "neurons": "privacy_neurons",
     "mitigation": "mitigation",
     EXPORTED: "mitigation",
+    WORDINGS: "leakage",
 }
 _REMEDY = "run it again, or copy the whole folder again"
 
@@ -87,6 +90,11 @@ class RunResults:
         return cast(LeakageResult, self.results["leakage"])
 
     @property
+    def wordings(self) -> LeakageResult | None:
+        """Leakage by several wordings or answers per question."""
+        return cast(LeakageResult | None, self.results.get(WORDINGS))
+
+    @property
     def lens(self) -> LensResult | None:
         """The logit lens."""
         return cast(LensResult | None, self.results.get("lens"))
@@ -130,7 +138,7 @@ def read_results(source: Any) -> RunResults:
             if not isinstance(value, Result):
                 raise TypeError(f"result {name!r} is a {type(value).__name__}, not a result of xlmech")
         return RunResults(results=dict(source))
-    results = {name: value for name in STAGES if isinstance(value := getattr(source, name, None), Result)}
+    results = {name: value for name in (*STAGES, WORDINGS) if isinstance(value := getattr(source, name, None), Result)}
     if not results:
         raise TypeError(f"give a run folder, an audit, or results by name, not a {type(source).__name__}")
     return RunResults(results=results, seconds=dict(getattr(source, "seconds", {})))

@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 
 from xlmech import figures
 from xlmech.figures.wording import plain
-from xlmech.report.run_results import EXPORTED, RunResults
+from xlmech.report.run_results import EXPORTED, WORDINGS, RunResults
 
 _NARROW, _MIDDLE, _WIDE = 340, 640, 860
 """Pixels; below them labels of the figure would overlap."""
@@ -81,6 +81,8 @@ def draw_sections(results: RunResults) -> tuple[list[Section], list[str]]:
 
 
 def _drawings(name: str, result: Any) -> Iterator[_Drawing]:
+    if name == WORDINGS:
+        return  # shown as a table
     yield from _DRAWINGS.get(result.kind, [])
     if result.kind == "mitigation" and name != EXPORTED and len(set(result.chosen.values())) > 1:
         yield "mitigation", "trade_off", figures.trade_off, _WIDE

@@ -42,6 +42,7 @@ class Provenance:
         dtype: Dtype of the weights.
         device: Device of the computation.
         seed: Seed of all random draws.
+        settings: Other choices that decide the numbers, such as the prompt format and the budget of new tokens.
         versions: Versions of Python and of the packages that decide numbers.
         command: Command line of the process.
         time: Local time of the end, ISO 8601.
@@ -54,6 +55,7 @@ class Provenance:
     dtype: str = ""
     device: str = ""
     seed: int = 0
+    settings: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=lambda: versions())
     command: str = field(default_factory=lambda: " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]))
     time: str = field(default_factory=lambda: time.strftime("%Y-%m-%dT%H:%M:%S%z"))

@@ -107,7 +107,7 @@ def open_run_folder(
         ) from None
     try:
         if (folder / _HOLDER).is_file():
-            say(f"{_holder(folder)} worked in {folder} and is gone; its finished parts are used")
+            say(f"{_holder(folder)} worked in {folder} and is gone; its finished shards are used")
         process = {"pid": os.getpid(), "host": socket.gethostname()}
         _write(folder / _HOLDER, process | {"since": _now()})
         earlier = {"started": _now()} | _read_state(folder)

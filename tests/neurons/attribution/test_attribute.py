@@ -172,7 +172,7 @@ def test_the_trap_of_a_norm_after_the_mlp_is_explained(tokenizer: Any, probes: P
         ({"method": "integrated_gradients", "baseline": "median"}, "baseline\n.*'mean' or 'zero'"),
         (
             {"baseline": "zero"},
-            "baseline is of integrated_gradients only; gradient_x_activation estimates what ablation does",
+            "baseline applies only to integrated_gradients; gradient_x_activation estimates what ablation does",
         ),
         ({"max_answer_tokens": 0}, "max_answer_tokens\n.*greater than or equal to 1"),
     ],

@@ -142,7 +142,7 @@ def test_bad_options_name_field_and_value(name: str, value: Any, message: str) -
         ({"n_neurons": 3, "iterate": 4}, "iterate must be at most n_neurons, got 4 rounds for 3 neurons"),
         (
             {"baseline": "zero"},
-            "baseline is of integrated_gradients only; gradient_x_activation estimates what ablation does",
+            "baseline applies only to integrated_gradients; gradient_x_activation estimates what ablation does",
         ),
         ({"target_reduction": 0.0}, "target_reduction must be in .0, 1., or None for the whole shortlist; got 0.0"),
         ({"target_reduction": 1.5}, "target_reduction must be in .0, 1."),

@@ -26,7 +26,7 @@ from xlmech.engine.batching import BATCH_SIZE
 from xlmech.execution.resume import in_order, run_task
 from xlmech.models.backends import Backend, backend_of
 from xlmech.models.load import model_name, provenance
-from xlmech.models.tokens import EncodedProbe, encode_probe
+from xlmech.models.tokens import EncodedProbe, encode_probe, warn_of_straddling
 from xlmech.neurons.ablation import check_values
 from xlmech.neurons.attribution.accumulator import merge_attributions
 from xlmech.neurons.attribution.baselines import warn_if_incomplete, zero_baseline
@@ -154,6 +154,7 @@ def attribute_neurons(
         encode_probe, backend, max_answer_tokens=options.max_answer_tokens, subject=options.positions == "subject"
     )
     encoded = [encode(probe) for probe in probes]
+    warn_of_straddling([item.n_straddling for item in encoded])
     if base is None:
         baseline_task = MeanActivationTask(positions=options.positions, progress=progress)
         base = _mean(backend, [encode(probe) for probe in check_baseline_probes(baseline_probes)], baseline_task)

@@ -16,7 +16,7 @@ from xlmech.engine.batching import Recorder
 from xlmech.engine.norm import FrozenNorm
 from xlmech.models.backends import NEURON_HOOK, Backend, backend_of
 from xlmech.models.load import model_name, provenance
-from xlmech.models.tokens import encode_prompt, subject_tokens
+from xlmech.models.tokens import encode_probe, subject_tokens
 from xlmech.neurons.neuron_set import NeuronSet
 from xlmech.storage.result import Result
 
@@ -135,7 +135,7 @@ def neuron_activations(model: Any, neurons: NeuronSet, probes: ProbeSet, *, reve
     chosen, recorder = list(neurons), Recorder(backend, NEURON_HOOK)
     frames, activations = [], []
     for probe in probes:
-        tokens = encode_prompt(backend, probe.prompt, what=f"probe {probe.id}")
+        tokens = encode_probe(backend, probe, languages=()).prompt
         with backend.hooks(recorder.hooks()):
             backend.hidden(torch.tensor([tokens]))
         of_probe = [recorder.kept[layer][0, :, index].float().cpu() for layer, index in chosen]

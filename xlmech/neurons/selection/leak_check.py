@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from xlmech.data.probes import ProbeSet
+from xlmech.data.probes import Probe, ProbeSet
 from xlmech.engine.score import answer_log_probs
 from xlmech.models.backends import Backend
-from xlmech.models.tokens import check_room, encode_forms, encode_probe
+from xlmech.models.tokens import encode_choices, warn_of_straddling
 
 KNOWN_ABOVE = 0.05
 """Answers are known when their mean token probability exceeds chance by more; knowing one answer in ten by heart is enough."""
@@ -51,25 +51,25 @@ def answer_margins(
     Raises:
         ValueError: A prompt or answer that the model cannot take (names the probe).
     """
-    encoded = [encode_probe(backend, probe, max_answer_tokens=max_answer_tokens) for probe in probes]
     # Distinct values by attribute and language, in order of appearance.
-    values: dict[tuple[str, str], dict[tuple[int, ...], None]] = {}
-    for probe in pool or ():
-        (answer,) = encode_forms(backend, probe, max_answer_tokens=max_answer_tokens).values()
-        values.setdefault((probe.record.attribute, probe.query_language), {})[answer] = None
-    for item in encoded:
-        values.setdefault((item.probe.record.attribute, item.probe.query_language), {})[item.answer] = None
-    answers = []
-    for item in encoded:
-        of_kind = list(values[item.probe.record.attribute, item.probe.query_language])
-        answers.append(_with_others(of_kind, item.answer))
-        check_room(backend, item, max(map(len, answers[-1])))
+    values: dict[tuple[str, str], dict[str, None]] = {}
+    for probe in (*(pool or ()), *probes):
+        values.setdefault(_kind(probe), {})[probe.answers[probe.query_language]] = None
+    encoded, answers = [], []
+    for probe in probes:
+        texts = list(values[_kind(probe)])
+        what = f"a {probe.query_language} form of {probe.record.attribute}"
+        item = encode_choices(backend, probe, texts, max_answer_tokens=max_answer_tokens, what=what)
+        own = item.answers[texts.index(probe.answers[probe.query_language])]
+        encoded.append(item)
+        answers.append(_with_others(list(dict.fromkeys(item.answers)), own))
+    warn_of_straddling([item.n_straddling for item in encoded])
     prompts = [item.prompt for item in encoded]
     scores = answer_log_probs(backend, prompts, answers, progress="known answers" if progress else "")
     rows = []
-    for item, of_probe, log_probs in zip(encoded, answers, scores, strict=True):
+    for probe, of_probe, log_probs in zip(probes, answers, scores, strict=True):
         first, *others = (float(score) / len(answer) for score, answer in zip(log_probs, of_probe, strict=True))
-        row = {"probe": item.id, "query_language": item.probe.query_language, "prob": np.exp(first)}
+        row = {"probe": probe.id, "query_language": probe.query_language, "prob": np.exp(first)}
         rows.append(row | {"other": float(np.mean(np.exp(others))) if others else 0.0})
     return pd.DataFrame(rows)
 
@@ -121,6 +121,10 @@ def check_known(
             "should be people whom it never saw",
             stacklevel=3,
         )
+
+
+def _kind(probe: Probe) -> tuple[str, str]:
+    return probe.record.attribute, probe.query_language
 
 
 def _with_others(values: list[tuple[int, ...]], answer: tuple[int, ...]) -> list[tuple[int, ...]]:

@@ -28,7 +28,7 @@ from xlmech.checks import check_list
 from xlmech.data.probes import Probe, ProbeSet
 from xlmech.models.backends import Backend, backend_of
 from xlmech.models.load import plant_language, provenance
-from xlmech.models.tokens import encode_probe, encode_prompt
+from xlmech.models.tokens import EncodedProbe, encode_probe, encode_prompt, warn_of_straddling
 from xlmech.neurons.attribution.gradient import PromptAndAnswer
 from xlmech.neurons.neuron_set import NeuronSet
 from xlmech.neurons.selection.gates import (
@@ -132,9 +132,12 @@ def learn_mask(
     n_neurons = n_neurons if n_neurons is not None else max(1, round(DEFAULT_SHARE * n_units))
     _check(suppress, keep, n_neurons, n_units)
     n_tokens = options.max_answer_tokens
+    suppressed = [_encoded(backend, probe, trained, n_tokens) for probe in suppress]
+    kept = [_encoded(backend, probe, "", n_tokens) for probe in keep]
+    warn_of_straddling([item.n_straddling for item in (*suppressed, *kept)])
     samples = {
-        "suppress": [s for probe in suppress for s in _samples(backend, probe, trained, n_tokens)],
-        "keep": [s for probe in keep for s in _samples(backend, probe, "", n_tokens)],
+        "suppress": [sample for item in suppressed for sample in _samples(item)],
+        "keep": [sample for item in kept for sample in _samples(item)],
         "neutral": [_text_sample(backend, text, number) for number, text in enumerate(neutral)],
     }
     losses: dict[str, Loss] = {
@@ -218,11 +221,15 @@ def _answered(
     return answered, {name: term for name, term in answered_terms.items() if answered[name]}
 
 
-def _samples(backend: Backend, probe: Probe, trained: str, max_answer_tokens: int | None) -> list[PromptAndAnswer]:
-    """Force a probe's answer, in the query language's form and, where it differs, in the training language's."""
+def _encoded(backend: Backend, probe: Probe, trained: str, max_answer_tokens: int | None) -> EncodedProbe:
+    """Encode a probe with its answer's forms in the query language and the training language."""
     codes = [code for code in (probe.query_language, trained) if code in probe.answers]
-    encoded = encode_probe(backend, probe, languages=codes, max_answer_tokens=max_answer_tokens)
-    by_form = {probe.answers[code]: tokens for code, tokens in encoded.answers.items()}
+    return encode_probe(backend, probe, languages=codes, max_answer_tokens=max_answer_tokens)
+
+
+def _samples(encoded: EncodedProbe) -> list[PromptAndAnswer]:
+    """Force a probe's answer, in the query language's form and, where it differs, in the training language's."""
+    by_form = {encoded.probe.answers[code]: tokens for code, tokens in encoded.answers.items()}
     return [(encoded.prompt, answer) for answer in by_form.values()]
 
 

@@ -115,7 +115,7 @@ def locate_privacy_neurons(
     attribution = _Attribution(model, options, values, control_people, progress)
     attribution.check(private[:1])
     if neutral is None:
-        neutral = {code: packs.load_language(code).choosing for code in private.languages}
+        neutral = {code: packs.find_language(code).choosing for code in private.languages}
     check_texts(neutral)
     if options.check_leakage:
         check_known(backend, private, control_people, max_answer_tokens=options.max_answer_tokens, progress=progress)

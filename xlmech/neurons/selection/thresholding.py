@@ -17,7 +17,7 @@ from xlmech.metrics.attribution import normalised_attribution
 from xlmech.metrics.quadrature import Quadrature
 from xlmech.models.backends import NEURON_HOOK, Backend, backend_of
 from xlmech.models.load import model_name
-from xlmech.models.tokens import encode_probe
+from xlmech.models.tokens import encode_probe, warn_of_straddling
 from xlmech.neurons.attribution.baselines import warn_if_incomplete, zero_baseline
 from xlmech.neurons.attribution.effects import Metric, integrated_gradients
 from xlmech.neurons.neuron_set import NeuronSet
@@ -88,12 +88,14 @@ def select_by_thresholds(
                 "whatever is above the threshold once is kept. Give probes of several templates",
                 stacklevel=3,
             )
+    items = {probe.id: encode_probe(backend, probe, max_answer_tokens=max_answer_tokens) for probe in texts}
+    warn_of_straddling([item.n_straddling for item in items.values()], stacklevel=4)
     zero, errors = zero_baseline(backend), list[float]()
     n_keeping = share = mean = np.zeros(1)
     for group in progress_bar(groups, "facts", shown=progress and options.by_fact):
         n_marking = total = torch.zeros(zero.numel(), dtype=torch.float64)
         for probe in progress_bar(group, "attribution", shown=progress and not options.by_fact):
-            item = encode_probe(backend, probe, max_answer_tokens=max_answer_tokens)
+            item = items[probe.id]
             forced = run_forced(backend, item.prompt, item.answer, NEURON_HOOK, what=f"probe {item.id}")
             scores, error = integrated_gradients(
                 backend, forced, zero, nodes=options.steps, positions="last", metric=options.metric, rule=options.rule

@@ -25,7 +25,7 @@ from xlmech.engine.batching import run_forced
 from xlmech.engine.score import answer_log_probs
 from xlmech.models.backends import NEURON_HOOK, Backend, backend_of
 from xlmech.models.load import model_name, provenance
-from xlmech.models.tokens import encode_probe
+from xlmech.models.tokens import encode_probe, warn_of_straddling
 from xlmech.neurons.ablation import ablate
 from xlmech.neurons.attribution.baselines import zero_baseline
 from xlmech.neurons.attribution.effects import exact_effects
@@ -165,6 +165,7 @@ class _ForcedAnswers:
     def __init__(self, backend: Backend, private: ProbeSet, public: ProbeSet) -> None:
         self.backend = backend
         self.encoded = [encode_probe(backend, probe) for probe in (*private, *public)]
+        warn_of_straddling([item.n_straddling for item in self.encoded], stacklevel=4)
         self.is_private = np.arange(len(self.encoded)) < len(private)
         self._intact = self._log_probs()
 

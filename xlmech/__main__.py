@@ -1,0 +1,5 @@
+"""The command line, as `python -m xlmech`."""
+
+from xlmech.cli.app import main
+
+main()

@@ -1,0 +1,41 @@
+"""The command that checks a file of records."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from xlmech.cli import console
+from xlmech.cli.console import Languages
+
+_SHOWN = 40
+
+
+def check(
+    records: Annotated[Path, typer.Argument(help="File of records: .csv, .tsv, .xlsx, .jsonl or .parquet.")],
+    languages: Languages = "",
+    attributes_file: Annotated[
+        Path | None, typer.Option("--attributes-file", help="TOML file of kinds of data of your own.")
+    ] = None,
+) -> None:
+    """List every fault of a file of records, count its people, and say what so many people can show."""
+    from xlmech.audit.check import check_records
+    from xlmech.data.attributes import load_attributes
+
+    kinds = load_attributes(attributes_file) if attributes_file else ()
+    checked = check_records(records, console.codes(languages), kinds=kinds)
+    if len(checked.people):
+        console.show("People per group and kind of data, and whether each language can ask for it", checked.people)
+    for statement in checked.statements:
+        typer.echo(f"- {statement}")
+    if checked.own_values:
+        n, first = len(checked.own_values), ", ".join(checked.own_values[:5])
+        typer.echo(f"- {n} values are of your own and searched as they are written: {first}{', ...' if n > 5 else ''}.")
+    if checked.faults:
+        typer.secho(f"{len(checked.faults)} faults:", fg=typer.colors.RED, err=True)
+        for fault in checked.faults[:_SHOWN]:
+            typer.echo(f"  {fault}", err=True)
+        raise typer.Exit(1)
+    typer.echo("No faults.")
