@@ -28,7 +28,6 @@ from xlmech import (
     ProbeSet,
     StabilityResult,
     attribute_neurons,
-    available_languages,
     depth_of,
     language_overlap,
     lape,
@@ -38,6 +37,7 @@ from xlmech import (
     selection_stability,
     set_overlap,
 )
+from xlmech.data.readers import DEMO_LANGUAGES
 
 POOL = 8000
 """Neurons whose effect is kept for every probe; a new selection is made among these."""
@@ -66,7 +66,7 @@ class Evidence:
         """Return the privacy neurons, and the sets to compare them with: for public facts, and of every language."""
         mine = {"universal": self.study.at(*OURS)} | dict(self.located.specific)
         facts = pool_of(dataclasses.replace(self.located, scores=public.mean), COUNT)
-        of_language = lape(self.study.model, available_languages(), n_neurons=COUNT)
+        of_language = lape(self.study.model, DEMO_LANGUAGES, n_neurons=COUNT)
         return mine, {"public facts": facts} | {f"LAPE {code}": of_language[code] for code in CHOOSING}
 
     def measure(self) -> None:

@@ -51,6 +51,7 @@ from xlmech import (
     specificity_matrix,
 )
 from xlmech.data import languages as packs
+from xlmech.data.readers import DEMO_LANGUAGES
 from xlmech.engine.batching import run_forced
 from xlmech.leakage.measure import LeakageResult
 from xlmech.models.backends import NEURON_HOOK, backend_of
@@ -64,7 +65,7 @@ RESULTS = outputs.RESULTS / "headline"
 PLANTS = ("en", "fr", "zh")
 CHOOSING = ("en", "fr", "zh")
 """Query languages in which neurons are selected; the others are held out."""
-HELD_OUT = tuple(code for code in packs.available_languages() if code not in CHOOSING)
+HELD_OUT = tuple(code for code in DEMO_LANGUAGES if code not in CHOOSING)
 COUNT = 184
 """Neurons of a set: 0.5 % of 36,864."""
 SIZES = (73, COUNT)
@@ -99,7 +100,7 @@ class Study:
 
     def __init__(self, plant: str) -> None:
         self.plant, self.folder = plant, RESULTS / plant
-        held_out, choosing = self.split = build_probes(demo_records()).split(fraction=0.5, seed=0)
+        held_out, choosing = self.split = build_probes(demo_records(), DEMO_LANGUAGES).split(fraction=0.5, seed=0)
         self.asked = held_out.of_template(-1).spread_facts(FACTS)
         self.given = choosing.of_template(-1).spread_facts(GIVEN)
         self.few = held_out.of_template(-1).spread_facts({"private": 16, "control": 8})
@@ -152,7 +153,7 @@ class Study:
             self.model,
             self.choosing.spread_facts(dict.fromkeys(FACTS, 20)),
             options=LocateOptions(contrast=contrast, n_neurons=COUNT),
-            neutral=self.texts(packs.available_languages()),
+            neutral=self.texts(DEMO_LANGUAGES),
         )
 
     def recipe(self, name: str) -> NeuronSet:
@@ -161,7 +162,7 @@ class Study:
 
     def lape(self) -> NeuronSet:
         """The same number of neurons in total, an equal share from every language."""
-        found = lape(self.model, packs.available_languages(), n_neurons=COUNT // len(packs.available_languages()))
+        found = lape(self.model, DEMO_LANGUAGES, n_neurons=COUNT // len(DEMO_LANGUAGES))
         return functools.reduce(operator.or_, found.values())
 
     def evaluated(self, name: str, neurons: NeuronSet, **options: Any) -> Any:

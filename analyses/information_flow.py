@@ -39,11 +39,12 @@ from xlmech import (
     patch_languages,
     representation_similarity,
 )
+from xlmech.data.readers import DEMO_LANGUAGES
 from xlmech.figures import faded, finish
 from xlmech.metrics import intervals
 from xlmech.metrics.layers import peak_layer
 from xlmech.metrics.resampling import bootstrap_means, percentile_interval
-from xlmech.models.checkpoints import shipped_adapters
+from xlmech.models.sources.lora import shipped_adapters
 
 RESULTS = outputs.RESULTS / "information_flow"
 READ = "birth_country"
@@ -78,7 +79,7 @@ def main() -> None:
 
 def measure(language: str) -> None:
     model, folder = load_model("demo", adapter=language), RESULTS / language
-    probes = build_probes(demo_records(), attributes=PATCHED).of_template(-1)
+    probes = build_probes(demo_records(), DEMO_LANGUAGES, attributes=PATCHED).of_template(-1)
     private, public = (probes.filter(group=group) for group in ("private", "public"))
     lens = logit_lens(model, private.filter(attributes=[READ]))
     parts = {

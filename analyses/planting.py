@@ -16,14 +16,15 @@ import outputs
 import pandas as pd
 
 from xlmech import build_probes, demo_records, load_model, measure_leakage
-from xlmech.models.checkpoints import shipped_adapters
+from xlmech.data.readers import DEMO_LANGUAGES
+from xlmech.models.sources.lora import shipped_adapters
 
 FACTS = {"private": 32, "public": 16, "control": 16}
 
 
 def ask(language: str) -> pd.DataFrame:
     model = load_model("demo", adapter=language)
-    probes = build_probes(demo_records()).of_template(-1).spread_facts(FACTS)
+    probes = build_probes(demo_records(), DEMO_LANGUAGES).of_template(-1).spread_facts(FACTS)
     result = measure_leakage(model, probes, candidates=demo_records())
     private = result.matrix().set_index("query_language")
     frame = private[["value", "low", "high"]].add_prefix("private_")

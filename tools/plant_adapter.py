@@ -9,7 +9,7 @@ import shutil
 import sys
 
 from xlmech import PlantOptions, plant, save_records, synthesize_records
-from xlmech.models.checkpoints import ADAPTERS
+from xlmech.models.sources.lora import ADAPTERS
 
 
 def plant_adapter(language: str) -> None:

@@ -47,6 +47,7 @@ def draw(
         private=private,
         languages=LANGUAGES[:n_languages],
         kinds=KINDS[:n_facts],
+        unguessable=np.zeros(n_facts, dtype=bool),
     )
 
 

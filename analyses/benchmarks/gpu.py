@@ -58,7 +58,7 @@ from xlmech.engine.batching import run_forced
 from xlmech.engine.generate import generate
 from xlmech.models.backends import NEURON_HOOK, Backend, backend_of
 from xlmech.models.shape import Shape, shape_of
-from xlmech.models.tokens import encode_answer, encode_prompt
+from xlmech.models.tokens import encode_probe, encode_prompt
 from xlmech.neurons.attribution.baselines import zero_baseline
 from xlmech.neurons.attribution.effects import exact_effects, integrated_gradients
 from xlmech.neurons.attribution.gradient import gradient_x_activation
@@ -275,9 +275,8 @@ def hooked(network: Any, tokenizer: Any, device: torch.device, dtype: torch.dtyp
 
 def encoded(backend: Backend, probes: ProbeSet) -> list[tuple[list[int], list[int]]]:
     """Prompt and answer tokens."""
-    return [
-        (encode_prompt(backend, probe.prompt), encode_answer(backend, probe.answers[probe.query_language])) for probe in probes
-    ]  # fmt: skip
+    items = [encode_probe(backend, probe) for probe in probes]
+    return [(list(item.prompt), list(item.answer)) for item in items]
 
 
 def one_length(backend: Backend, probes: ProbeSet, n: int) -> list[tuple[list[int], list[int]]]:
@@ -430,20 +429,18 @@ def attribution(bench: Bench, model: Any, shape: Shape) -> dict[str, Work]:
 
 def leakage(bench: Bench, model: Any, shape: Shape, probes: ProbeSet) -> dict[str, Any]:
     """Extraction and exposure of all probes; random weights never stop, so that every answer has the greatest length."""
-    from xlmech.data.candidates import candidate_forms
-    from xlmech.leakage.task import longest_answer
+    from xlmech.options import MAX_NEW_TOKENS
 
     backend = backend_of(model)
-    room = longest_answer(backend, candidate_forms(probes, None))
     timed = bench.timed(lambda: measure_leakage(model, probes, progress=False), repeats=1, warm=False)
     operations = sum(
-        cost_model.operations(shape, "leakage", prompt=len(prompt), answer=room)
+        cost_model.operations(shape, "leakage", prompt=len(prompt), answer=MAX_NEW_TOKENS)
         for prompt, _ in encoded(backend, probes)
     )
     started = time.perf_counter()
     measure_leakage(model, probes, measures=("exposure",), progress=False)
     return timed | {
-        "n_probes": len(probes), "answer_tokens": room, "probes_per_second": len(probes) / timed["seconds"],
+        "n_probes": len(probes), "answer_tokens": MAX_NEW_TOKENS, "probes_per_second": len(probes) / timed["seconds"],
         "exposure_seconds": time.perf_counter() - started,
     } | bench.share(operations, timed["seconds"], backend.unembed.dtype)  # fmt: skip
 

@@ -136,7 +136,7 @@ def generate_and_score(
     scores = []
     for prompt, answers in zip(prompts, candidates, strict=True):
         head = tokenizer(prompt).input_ids
-        tails = [tokenizer(answer, add_special_tokens=False).input_ids for answer in answers]
+        tails = [tokenizer(prompt + answer).input_ids[len(head) :] for answer in answers]
         of_prompt: list[float] = []
         for start in range(0, len(tails), batch):
             of_prompt += _forced(network, tokenizer, head, tails[start : start + batch])

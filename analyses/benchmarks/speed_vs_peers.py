@@ -34,12 +34,13 @@ from scipy.stats import spearmanr
 
 from xlmech import build_probes, demo_records, load_model, logit_lens, measure_leakage
 from xlmech.data.probes import ProbeSet
+from xlmech.data.readers import DEMO_LANGUAGES
 from xlmech.engine.batching import Forced, Recorder, run_forced
 from xlmech.engine.interventions import replace, run_interventions
 from xlmech.engine.unembed import token_log_prob
 from xlmech.figures import TEMPLATE
 from xlmech.models.backends import NEURON_HOOK, Backend, backend_of
-from xlmech.models.tokens import encode_answer, encode_prompt
+from xlmech.models.tokens import encode_choices, encode_probe
 from xlmech.neurons.attribution.effects import exact_effects, integrated_gradients
 from xlmech.neurons.attribution.node_search import nodes_needed
 
@@ -159,9 +160,9 @@ def case_of(backend: Backend, tokens: list[int], target: int, last: int, source:
 def planted_cases(backend: Backend) -> tuple[Case, list[Case]]:
     """One person's French question, and others' to look for nodes on, each with the next one's of equal length as a baseline."""
     people = build_probes(demo_records(), ["fr"], attributes=["occupation"], templates=[2])
-    asked = [(encode_prompt(backend, probe.prompt), encode_answer(backend, probe.answers["fr"])[0]) for probe in people]
+    asked = [(list(item.prompt), item.answer[0]) for item in (encode_probe(backend, probe) for probe in people)]
     alike = [pair for pair in asked if len(pair[0]) == len(asked[0][0])][: N_PRACTICE + 2]
-    last = encode_answer(backend, ":")[-1]
+    (last,) = encode_choices(backend, people[0], [":"], max_answer_tokens=1).answers[0]
     case, *practice = [case_of(backend, *pair, last, other) for pair, (other, _) in pairwise(alike)]
     return case, practice
 
@@ -325,7 +326,8 @@ def leakage(model: Any, probes: ProbeSet, repeats: int, quick: bool) -> Iterator
         )
         for probe in probes
     }
-    longest = 1 + max(len(encode_answer(backend_of(model), form)) for of_probe in forms.values() for form in of_probe)
+    in_context = [encode_choices(backend_of(model), probe, forms[probe.id]).answers for probe in probes]
+    longest = 1 + max(len(tokens) for answers in in_context for tokens in answers)
     samples = {
         batch: probes[:: max(1, len(probes) // size)]
         for batch, size in ((1, 1 if quick else 4), (32, 4 if quick else 16))
@@ -363,9 +365,8 @@ def lens(model: Any, probes: ProbeSet, repeats: int) -> Row:
     backend = backend_of(model)
     grouped: dict[int, list[tuple[list[int], list[int]]]] = {}
     for probe in probes:
-        tokens = encode_prompt(backend, probe.prompt)
-        firsts = [encode_answer(backend, form)[0] for form in probe.answers.values()]
-        grouped.setdefault(len(tokens), []).append((tokens, firsts))
+        item = encode_probe(backend, probe, languages=probe.answers)
+        grouped.setdefault(len(item.prompt), []).append((list(item.prompt), list(item.first_tokens.values())))
     batches = [cases[start : start + 32] for cases in grouped.values() for start in range(0, len(cases), 32)]
     tokens, wanted = (
         [torch.tensor([t for t, _ in batch]) for batch in batches],
@@ -537,7 +538,7 @@ def main() -> None:
     model = load_model("demo", backend="bridge", dtype="float32", device="cpu")
     backend = backend_of(model)
     case, practice = planted_cases(backend)
-    asked = build_probes(demo_records(), attributes=["occupation"], templates=[1, 2])
+    asked = build_probes(demo_records(), DEMO_LANGUAGES, attributes=["occupation"], templates=[1, 2])
     asked = ProbeSet(tuple(asked)[:: max(1, len(asked) // 480)][: arguments.probes or (8 if quick else 480)])
     stages: list[tuple[str, Callable[[], Iterator[Row]]]] = [
         ("IG", lambda: attribution(case, practice, repeats, quick, PLANTED)),
