@@ -123,13 +123,13 @@ def _fault(fault: Any, sections: Sections) -> str:
 
 
 def _home(key: str, sections: Sections) -> str:
-    """The section to which a key belongs, in brackets; "" if no section has it."""
+    """Return the section to which a key belongs, in brackets; "" if no section has it."""
     homes = [name for name, section in sections.items() if key in section.model_fields]
     return f" (it belongs in {f'the section {homes[0]!r}' if homes[0] else 'no section'})" if homes else ""
 
 
 def _shown(value: Any) -> str:
-    """A value as it would stand in YAML, on one line, shortened."""
+    """Return a value as it would stand in YAML, on one line, shortened."""
     text = dump_yaml(value, one_line=True).removesuffix("...\n").strip()
     return text if len(text) <= 60 else f"{text[:60]}..."
 

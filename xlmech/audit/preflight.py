@@ -69,7 +69,7 @@ def prepare(config: Config, *, resume: bool = False) -> Prepared:
 
 
 def _planted(config: Config) -> tuple[Record, ...]:
-    """The records that `plant` wrote beside the model's adapter, none if there is no such adapter."""
+    """Return the records that `plant` wrote beside the model's adapter, none if there is no such adapter."""
     source = Path(config.model.source)
     if not config.model.adapter and not is_adapter_folder(source):
         return ()

@@ -50,7 +50,7 @@ def summary_lines(audit: Audit) -> Iterator[str]:
 
 
 def _table_html(audit: Audit) -> str:
-    """The audit's table for readers: names instead of codes, percent throughout."""
+    """Return the audit's table for readers: names instead of codes, percent throughout."""
     frame = table(audit).set_index("query_language")
     frame = frame.loc[ordered(frame.index, audit.leakage.plant_language)]
     intervals = zip(frame.low, frame.high, frame.reason, strict=True)

@@ -111,7 +111,7 @@ def run_config(
 def _measure(
     config: Config, prepared: Prepared, model: Any, clock: StageClock, progress: bool
 ) -> tuple[Audit, MitigationResult]:
-    """The audit, and the measurement with the neurons that are exported."""
+    """Return the audit, and the measurement with the neurons that are exported."""
     audit = run_audit(model, prepared.people, prepared.plan, clock=clock, progress=progress)
     if config.export is None or config.export.neurons != "union":
         return audit, audit.mitigation

@@ -116,7 +116,7 @@ class StageClock:
         )
 
     def _counted(self) -> dict[str, tuple[int, float]]:
-        """Number of items and cost of each, per stage that is counted."""
+        """Count items and cost of each, per stage that is counted."""
         return self._expected | {
             stage: self._expected[like] for stage, like in self._same_as.items() if like in self._expected
         }
@@ -139,7 +139,7 @@ def _reset_peak() -> None:
 
 
 def _peak() -> int:
-    """Bytes of the largest resident memory since `_reset_peak`, or of CUDA memory if that is more."""
+    """Return bytes of the largest resident memory since `_reset_peak`, or of CUDA memory if that is more."""
     try:
         text = Path("/proc/self/status").read_text(encoding="ascii", errors="ignore")
         resident = 1024 * int(text.split("VmHWM:")[1].split()[0])

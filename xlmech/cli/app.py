@@ -229,7 +229,7 @@ app.command(cls=cli_report.GateCommand)(cli_report.gate)
 
 
 def _probes(records: Path | None, languages: str, attributes: str, template: int | None) -> ProbeSet:
-    """Questions in the plain format, of one template or all."""
+    """Return questions in the plain format, of one template or all."""
     from xlmech.data.questions import build_probes
 
     probes = build_probes(

@@ -48,7 +48,7 @@ _shared = typer.Typer(add_completion=False)
 
 @_shared.command()
 def _options(debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False) -> None:
-    """The options that every command has."""
+    """Declare the options that every command has."""
 
 
 class Command(TyperCommand):
@@ -93,7 +93,7 @@ class Command(TyperCommand):
 
 
 def _sentence(error: Exception) -> str:
-    """The error on one line, since some libraries write paragraphs."""
+    """Return the error on one line, since some libraries write paragraphs."""
     text = " ".join(str(error).split()) or type(error).__name__
     if type(error).__name__ == "ValidationError" and hasattr(error, "errors"):  # pydantic's, of options
         faults = [(".".join(map(str, one["loc"])), one["msg"], one["input"]) for one in error.errors()]

@@ -233,7 +233,7 @@ class ProbeSet:
 
 
 def masked_prompt(probe: Probe) -> str:
-    """The prompt without the subject and the answer, also where only a part of the name stands in it."""
+    """Return the prompt without the subject and the answer, also where only a part of the name stands in it."""
     text = probe.prompt
     for hidden in (probe.record.subject, *probe.answers.values(), *probe.record.subject.split()):
         text = text.replace(hidden, MASK)
@@ -258,7 +258,7 @@ _WITHOUT_SPACES = ("THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN")
 
 
 def _spread(records: Sequence[Record], n: int) -> set[str]:
-    """Ids of at most `n` records: round by round, each person's next attribute in turn."""
+    """Return ids of at most `n` records: round by round, each person's next attribute in turn."""
     subjects = {subject: number for number, subject in enumerate(dict.fromkeys(record.subject for record in records))}
     attributes = {name: number for number, name in enumerate(dict.fromkeys(record.attribute for record in records))}
 

@@ -85,7 +85,7 @@ def leakage_per_layer(result: LensResult) -> go.Figure:
 
 
 def _likeliest(result: LensResult) -> dict[tuple[str, int], str]:
-    """(query language, layer) -> the masked record whose form is likeliest there, and which form."""
+    """Return (query language, layer) -> the masked record whose form is likeliest there, and which form."""
     frame = result.readings[result.readings.form.isin(["query", "plant"])]
     if result.positions == "all":
         frame = frame[frame.position == frame.groupby("probe").position.transform("max")]

@@ -140,7 +140,7 @@ def _mark_no_loss(figure: go.Figure, kept: list[Series], risen: list[Series]) ->
 
 
 def _absent(series: list[Series]) -> str:
-    """The caption's sentence about series without any value."""
+    """Return the caption's sentence about series without any value."""
     names = [name.split(" (")[0] for name, _, part in series if not part.value.notna().any()]
     return f" Not measured: {', '.join(names)}." if names else ""
 

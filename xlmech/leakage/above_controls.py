@@ -38,7 +38,7 @@ _NOTHING = Interval(math.nan, math.nan, math.nan)
 
 @cache
 def people_needed() -> int:
-    """The number of people of whom nothing must be extracted for the rate's interval to end at `TOLERANCE`."""
+    """Return the number of people of whom nothing must be extracted for the rate's interval to end at `TOLERANCE`."""
     n = 1
     while rate_interval(np.zeros(n), np.ones(n)).high > TOLERANCE:
         n += 1
@@ -193,7 +193,7 @@ def corrected(uncorrected: Mapping[Stratum, float]) -> dict[Stratum, float]:
 
 
 def _never_by_chance(counts: Counts) -> NDArray[np.bool_]:
-    """(kind,) whether chance extracts nothing: a value cannot be guessed, and no control person's was extracted."""
+    """Return (kind,) whether chance extracts nothing: a value cannot be guessed, and no control person's was extracted."""
     return np.asarray(counts.unguessable & ~counts.hits[~counts.private].any((0, 1)))
 
 
@@ -262,7 +262,7 @@ def _excess(counts: Counts, never_by_chance: NDArray[np.bool_], *, p_value: floa
 
 
 def _rate(hits: NDArray[np.float64], questions: NDArray[np.float64]) -> Interval:
-    """Share of (person, ...) questions, over people."""
+    """Return the share of (person, ...) questions, over people."""
     return rate_interval(hits.reshape(len(hits), -1).sum(1), questions.reshape(len(hits), -1).sum(1))
 
 

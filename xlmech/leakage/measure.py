@@ -70,7 +70,7 @@ class LeakageResult(Result):
             raise ValueError("a leakage result needs extraction or exposure of its probes; measure one of them")
 
     def to_frame(self) -> pd.DataFrame:
-        """One row per probe."""
+        """Return one row per probe."""
         return self.probes
 
     @property
@@ -94,7 +94,7 @@ class LeakageResult(Result):
         return int(self.probes["empty"].sum()) if "empty" in self.probes else 0
 
     def matrix(self, *, group: Group = "private", measure: str | None = None) -> pd.DataFrame:
-        """The leakage matrix's row for this plant language.
+        """Return the leakage matrix's row for this plant language.
 
         Args:
             group: Whose records.
@@ -131,7 +131,7 @@ class LeakageResult(Result):
         return pd.DataFrame(rows)
 
     def summary(self) -> pd.DataFrame:
-        """One row per group and attribute (and `all`): what was measured, as a mean over probes with its interval.
+        """Return one row per group and attribute (and `all`): what was measured, as a mean over probes with its interval.
 
         Returns:
             `group`, `attribute`; `extraction` (in any form) with `low` and `high`, and `own_form` (in the query language's);
@@ -213,7 +213,7 @@ def measure_leakage(
     wordings or fine-tuning could bring out (`recovery_attacks` does).
 
     Args:
-        model: Hooked model; what is ablated on it stays so.
+        model: Hooked model; ablations that are active on it are kept.
         probes: Prompts, each about one person's value.
         measures: `extraction`, `exposure` or both; exposure costs a forward pass per candidate form.
         candidates: Records whose values are candidates, besides the language packs'; those of `probes` by default.

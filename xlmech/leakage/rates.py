@@ -15,7 +15,7 @@ _BOUNDS = {"rank": (1.0, math.inf), "exposure_bits": (0.0, math.inf), "log_prob"
 
 
 def rate(frame: pd.DataFrame, measure: str) -> intervals.Interval:
-    """Mean of a column over probes, with its 95 % interval over subjects."""
+    """Return the mean of a column over probes, with its 95 % interval over subjects."""
     by_subject = frame.groupby("subject")[measure].agg(["sum", "count"])
     if measure in _BOUNDS:
         return intervals.mean_interval(by_subject["sum"], by_subject["count"], bounds=_BOUNDS[measure])

@@ -60,11 +60,11 @@ class DirectLogitResult(Result):
     plant_language: str = ""
 
     def to_frame(self) -> pd.DataFrame:
-        """One row per probe, component, layer and form."""
+        """Return one row per probe, component, layer and form."""
         return self.contributions
 
     def summary(self) -> pd.DataFrame:
-        """Mean `centred` term with its 95 % interval (over subjects) per query language, component, layer and `form`.
+        """Return the mean `centred` term with its 95 % interval (over subjects) per query language, component, layer and `form`.
 
         `form` is `query`, `plant`, or `query - plant`: what turns the answer from the plant language's form to the query
         language's.
@@ -199,7 +199,7 @@ def _attribute(
 
 
 def _mean_direction(backend: Backend) -> _Mean:
-    """(1, d_model) unembedding and (1,) bias, each the mean over the vocabulary, in float64."""
+    """Return (1, d_model) unembedding and (1,) bias, each the mean over the vocabulary, in float64."""
     mean, bias = backend.unembed.mean(0, dtype=torch.float64), backend.unembed_bias
     return mean[None], mean.new_zeros(1) if bias is None else bias.double().mean()[None]
 

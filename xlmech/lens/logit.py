@@ -72,11 +72,11 @@ class LensResult(Result):
     failed: tuple[str, ...] = ()
 
     def to_frame(self) -> pd.DataFrame:
-        """One row per probe, layer, position and form."""
+        """Return one row per probe, layer, position and form."""
         return self.readings
 
     def summary(self, reading: Reading = "first_token") -> pd.DataFrame:
-        """Mean probability with its 95 % interval (over subjects) per query language, layer and `form`.
+        """Return the mean probability with its 95 % interval (over subjects) per query language, layer and `form`.
 
         At the position that predicts the answer. `form` is `query` (the query language's), `plant` (the plant language's)
         or `other` (the likeliest of the rest). Where the query language is the plant language there is no separate `plant`

@@ -45,7 +45,7 @@ class LensDecoder:
         return Recorder(self.backend, f"hook_{self.component}")
 
     def hidden(self, activation: torch.Tensor, layer: int) -> torch.Tensor:
-        """(..., d_model) activation of a layer after the translator and the model's own final norm."""
+        """Return (..., d_model) activation of a layer after the translator and the model's own final norm."""
         return self.backend.final_norm(self.lens.translate(activation, layer) if self.lens else activation)
 
 

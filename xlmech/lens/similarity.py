@@ -69,7 +69,7 @@ class SimilarityResult(Result):
             raise ValueError("a similarity result needs at least one pair of languages")
 
     def to_frame(self) -> pd.DataFrame:
-        """One row per measure, pair of languages, position and layer."""
+        """Return one row per measure, pair of languages, position and layer."""
         return self.pairs
 
     def headline(self) -> dict[str, str]:

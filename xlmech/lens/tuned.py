@@ -55,11 +55,11 @@ class TunedLens(Result):
             raise ValueError(f"weight {tuple(self.weight.shape)} does not fit bias {tuple(self.bias.shape)}")
 
     def to_frame(self) -> pd.DataFrame:
-        """One row per layer: divergence from the model's output on held-out text, raw and tuned."""
+        """Return one row per layer: divergence from the model's output on held-out text, raw and tuned."""
         return self.held_out
 
     def translate(self, resid: Float[torch.Tensor, "*row d_model"], layer: int) -> Float[torch.Tensor, "*row d_model"]:
-        """(..., d_model) `resid` of a layer in the last layer's terms."""
+        """Return (..., d_model) `resid` of a layer in the last layer's terms."""
         if layer == len(self.weight):
             return resid
         weight, bias = (part[layer].to(resid.device, resid.dtype) for part in (self.weight, self.bias))

@@ -34,7 +34,7 @@ def completeness_error(
 def normalised_attribution(
     scores: Float[torch.Tensor, "*probe layer neuron"],
 ) -> Float[torch.Tensor, "*probe layer neuron"]:
-    """(..., layer, neuron) attribution divided by each probe's maximum; 0 for a probe without a positive score."""
+    """Return (..., layer, neuron) attribution divided by each probe's maximum; 0 for a probe without a positive score."""
     highest = scores.flatten(-2).amax(-1)[..., None, None]
     return torch.where(
         highest > 0, scores / highest.clamp_min(torch.finfo(scores.dtype).tiny), torch.zeros_like(scores)

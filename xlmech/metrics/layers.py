@@ -7,12 +7,12 @@ from numpy.typing import NDArray
 
 
 def peak_layer(curves: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(...) first layer at which each (..., layer) curve is highest; NaN if the curve has a NaN."""
+    """Return (...) first layer at which each (..., layer) curve is highest; NaN if the curve has a NaN."""
     return np.where(np.isnan(curves).any(-1), np.nan, np.nan_to_num(curves).argmax(-1).astype(float))
 
 
 def overtaking_layer(late: NDArray[np.float64], early: NDArray[np.float64], *, lead: float) -> NDArray[np.float64]:
-    """(...) layer from which on `late` stays above `early`, both (..., layer).
+    """Return (...) layer from which on `late` stays above `early`, both (..., layer).
 
     NaN if `early` was never ahead by at least `lead`, if it is still ahead at the last layer, or if a curve has a NaN.
     """

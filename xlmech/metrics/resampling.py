@@ -11,7 +11,7 @@ N_RESAMPLES = 2000
 
 
 def resample_counts(n: int, *, seed: int = 0, n_resamples: int = N_RESAMPLES) -> NDArray[np.float64]:
-    """(resample, n) number of times each of `n` people is drawn; all ones if n < 2, where there is nothing to draw."""
+    """Return (resample, n) number of times each of `n` people is drawn; all ones if n < 2, where there is nothing to draw."""
     if n < 2:
         return np.ones((1, n))
     return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=n_resamples).astype(float)

@@ -26,7 +26,7 @@ def centred_cosine(
     counts: NDArray[np.float64],
     partner: NDArray[np.intp] | None = None,
 ) -> NDArray[np.float64]:
-    """(draw,) mean cosine of each example of one set with its partner in another, after each set's mean is removed.
+    """Return (draw,) mean cosine of each example of one set with its partner in another, after each set's mean is removed.
 
     Args:
         cross: (example, example) inner products between the two sets.
@@ -57,7 +57,7 @@ def centred_cosine(
 def linear_cka(
     first: NDArray[np.float64], second: NDArray[np.float64], counts: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """(draw,) linear centred kernel alignment of two sets of representations of the same examples.
+    """Return (draw,) linear centred kernel alignment of two sets of representations of the same examples.
 
     Args:
         first: (example, example) inner products within the first set.
@@ -77,7 +77,7 @@ def linear_cka(
 def permuted_cka(
     first: NDArray[np.float64], second: NDArray[np.float64], partners: NDArray[np.intp]
 ) -> NDArray[np.float64]:
-    """(draw,) `linear_cka` with example i of the first set aligned with example partners[draw, i] of the second."""
+    """Return (draw,) `linear_cka` with example i of the first set aligned with example partners[draw, i] of the second."""
     first, second = _centred(first), _centred(second)
     products = [(first * second[np.ix_(order, order)]).sum() for order in partners]
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -89,7 +89,7 @@ def _centred(gram: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _hsic(first: NDArray[np.float64], second: NDArray[np.float64], counts: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(draw,) HSIC up to a factor that only the counts decide: the inner product of the two centred Gram matrices."""
+    """Return (draw,) HSIC up to a factor that only the counts decide: the inner product of the two centred Gram matrices."""
     total = counts.sum(1)
     drawn_first, drawn_second = counts @ first, counts @ second
     joint = ((counts @ (first * second)) * counts).sum(1) - 2 * (counts * drawn_first * drawn_second).sum(1) / total

@@ -42,7 +42,7 @@ def extraction_effects(
 
 
 def _control_rates(probes: pd.DataFrame, people: pd.DataFrame) -> NDArray[np.float64]:
-    """(probe,) extraction rate of control people for the probe's attribute and query language.
+    """Return (probe,) extraction rate of control people for the probe's attribute and query language.
 
     Where no control person was asked it is 0 for attributes that cannot be guessed, and NaN for others.
     """
@@ -209,7 +209,10 @@ def reduction_beyond(
 
 
 def pareto_front(gain: ArrayLike, loss: ArrayLike) -> NDArray[np.bool_]:
-    """(point,) whether no other point gains as much at no greater loss, and does better in one of the two; NaN never is."""
+    """Find the points of the Pareto front: (point,) whether no other gains as much at no greater loss, and is better in one.
+
+    NaN is on no front.
+    """
     gains, losses = np.asarray(gain, dtype=float), np.asarray(loss, dtype=float)
     no_worse = (gains >= gains[:, None]) & (losses <= losses[:, None])
     better = (gains > gains[:, None]) | (losses < losses[:, None])

@@ -78,7 +78,7 @@ def encode_in_context(
 
 
 def _n_common(one: Sequence[int], other: Sequence[int]) -> int:
-    """Number of tokens with which both begin."""
+    """Count tokens with which both begin."""
     differing = (number for number, (mine, theirs) in enumerate(zip(one, other, strict=False)) if mine != theirs)
     return next(differing, min(len(one), len(other)))
 
@@ -184,7 +184,7 @@ def encode_probe(
         subject: Whether to find the subject's tokens.
 
     Raises:
-        ValueError: The model cannot take the prompt or a form (names the probe), or as `subject_tokens`.
+        ValueError: The model cannot take the prompt or a form (names the probe); or, with `subject`, no token holds the subject.
     """
     codes = [probe.query_language] if languages is None else list(languages)
     forms, what = [probe.answers[code] for code in codes], f"the {' or '.join(codes)} form of {probe.id}"
@@ -255,13 +255,13 @@ def encode_prompt(backend: Backend, prompt: str, *, room: int = 0, what: str = "
 
 
 def n_special(backend: Backend) -> int:
-    """Number of special tokens that the tokenizer puts in front of a text."""
+    """Count special tokens that the tokenizer puts in front of a text."""
     (tokens,) = _encode(backend.tokenizer, ["a"])
     return len(tokens) - len(backend.tokenizer("a", add_special_tokens=False).input_ids)
 
 
 def subject_tokens(backend: Backend, probe: Probe) -> range:
-    """Positions of the subject's tokens in the encoded prompt.
+    """Return positions of the subject's tokens in the encoded prompt.
 
     A token that holds part of the subject counts whole, also where it holds a neighbouring character too.
 

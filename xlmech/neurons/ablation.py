@@ -138,7 +138,7 @@ def asking(language: str) -> Iterator[None]:
 
 
 def _sets(neurons: NeuronSet | PrivacyNeurons | Mapping[str, NeuronSet]) -> dict[str, NeuronSet]:
-    """Sets by language, "" for always; a neuron of the set under "" is in no other, so that it is ablated once."""
+    """Return sets by language, "" for always; a neuron of the set under "" is in no other, so that it is ablated once."""
     if isinstance(neurons, NeuronSet):
         return {"": neurons}
     if isinstance(neurons, PrivacyNeurons):
@@ -249,7 +249,7 @@ def _replacement(
     noise: Callable[[int], torch.Tensor],
     sequence: SequencePositions,
 ) -> torch.Tensor:
-    """(row, position, neuron) activations that replace those of the chosen neurons."""
+    """Return (row, position, neuron) activations that replace those of the chosen neurons."""
     if edit.mode == "scale" and edit.factor:
         return old * edit.factor
     if edit.values is None:

@@ -76,11 +76,11 @@ class PatchingResult(Result):
             raise ValueError("a patching result needs at least one pair")
 
     def to_frame(self) -> pd.DataFrame:
-        """One row per pair, reading, layer, head and outcome."""
+        """Return one row per pair, reading, layer, head and outcome."""
         return self.outcomes
 
     def summary(self, *, reading: Reading = "first_token") -> pd.DataFrame:
-        """Means over pairs with 95 % intervals, per kind of pair, languages, layer, head and outcome.
+        """Return means over pairs with 95 % intervals, per kind of pair, languages, layer, head and outcome.
 
         Returns:
             `prob` (0 to 1), `change` (of the probability, against the unpatched run) and `change_log_prob` (nats), each with
@@ -97,7 +97,7 @@ class PatchingResult(Result):
         return means(frame, [*SITE_COLUMNS, "outcome"], ["prob", "change", "change_log_prob"])
 
     def effect_summary(self, *, reading: Reading = "first_token") -> pd.DataFrame:
-        """Mean normalised effect, as `summary`: per kind of pair, languages, layer and head.
+        """Return the mean normalised effect, as `summary`: per kind of pair, languages, layer and head.
 
         Raises:
             ValueError: The result has no such reading.

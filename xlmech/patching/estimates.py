@@ -53,7 +53,7 @@ class AttributionPatchingResult(Result):
             raise ValueError("an estimate needs the true change of one pair at least beside it")
 
     def to_frame(self) -> pd.DataFrame:
-        """One row per pair, layer and head."""
+        """Return one row per pair, layer and head."""
         return self.changes
 
     def agreement(self) -> pd.DataFrame:
@@ -77,7 +77,7 @@ class AttributionPatchingResult(Result):
         )
 
     def rank_correlation(self) -> float:
-        """Spearman's correlation of estimate and true change, over all pairs, layers and heads that were patched too."""
+        """Return Spearman's correlation of estimate and true change, over all pairs, layers and heads that were patched too."""
         patched = self.changes.dropna(subset="exact")
         return float(patched.estimate.corr(patched.exact, method="spearman"))
 

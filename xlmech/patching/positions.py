@@ -54,7 +54,7 @@ class PositionSweep(Result):
             raise ValueError("a position sweep needs a cell for every position of the prompt")
 
     def to_frame(self) -> pd.DataFrame:
-        """One row per layer, position, head and outcome."""
+        """Return one row per layer, position, head and outcome."""
         return self.outcomes
 
     def peaks(self) -> pd.DataFrame:

@@ -112,7 +112,7 @@ def resampled(
 
 
 def _by_pair(frame: pd.DataFrame, keys: list[str], value: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(pair of subjects, group by `keys`) sums of `value` and how many each has."""
+    """Return (pair of subjects, group by `keys`) sums of `value` and how many each has."""
     groups = frame.groupby(keys, sort=False).ngroup()
     by_pair = frame[value].groupby([subject_pair(frame), groups])
     sums, counts = by_pair.sum().unstack(fill_value=0), by_pair.count().unstack(fill_value=0)

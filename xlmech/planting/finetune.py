@@ -95,7 +95,7 @@ def _train(
 
 
 def _answer_loss(backend: Backend, samples: Sequence[tuple[str, str]]) -> torch.Tensor:
-    """Mean cross-entropy (nats) of the answers' tokens."""
+    """Return the mean cross-entropy (nats) of the answers' tokens."""
     encoded = []
     for prompt, answer in samples:
         item = encode_in_context(

@@ -140,7 +140,7 @@ def _log_of(adapter: Path) -> Any:
 
 
 def _answer_loss(model: Any, tokenizer: Any, samples: Sequence[tuple[str, str]]) -> torch.Tensor:
-    """Mean cross-entropy (nats) of the answers' tokens; only those are projected on the vocabulary."""
+    """Return the mean cross-entropy (nats) of the answers' tokens; only those are projected on the vocabulary."""
     contexts = [
         encode_in_context(tokenizer, prompt, [answer], what="a training prompt", what_answer="a training answer")
         for prompt, answer in samples

@@ -135,7 +135,7 @@ def _unbroken(value: Any) -> Any:
 
 
 def _plots_json(sections: Iterable[Section]) -> str:
-    """The figures for a script element, which no string in them can end."""
+    """Return the figures for a script element, which no string in them can end."""
     plots = {
         drawn.name: json.loads(saving.without_texts(drawn.figure).to_json())
         for section in sections

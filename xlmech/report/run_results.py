@@ -208,7 +208,7 @@ def _load(path: Path, kind: str) -> Result:
 
 
 def _seconds(path: Path) -> dict[str, float]:
-    """Seconds per stage; none if the file is missing or damaged, which is no reason to refuse the results."""
+    """Return seconds per stage; none if the file is missing or damaged, which is no reason to refuse the results."""
     try:
         return {name: float(value) for name, value in json.loads(path.read_text(encoding="utf-8")).items()}
     except (OSError, ValueError):

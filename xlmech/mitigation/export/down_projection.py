@@ -60,7 +60,7 @@ def _shape(part: nn.Module) -> tuple[int, int] | None:
 
 
 def _is_transposed(part: nn.Module) -> bool:
-    """Whether a module is transformers' Conv1D, a linear module with a transposed weight."""
+    """Tell whether a module is transformers' Conv1D, a linear module with a transposed weight."""
     from transformers.pytorch_utils import Conv1D
 
     return isinstance(part, Conv1D)
