@@ -6,6 +6,7 @@ import csv
 import re
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from xlmech.data.candidates import candidate_forms
@@ -155,3 +156,69 @@ def test_the_documented_records_are_read_from_disk(tmp_path: Path) -> None:
         ("birth_country", "GB", "public"),
     ]
     assert len(build_probes(records, ["en", "pl"])) == 18
+
+
+FOUND = [
+    ("phone", "+81 90-1234-5678", "電話番号は090-1234-5678です。"),
+    ("email", "maria@example.com", "邮箱是maria@example.com。"),
+    ("passport", "XX0331", "XX0331입니다"),
+    ("salary", "52000", "年薪52000元"),
+    ("salary", "52000", "USD52,000"),
+    ("salary", "52000", "52 tys. zł"),
+    ("salary", "52000", "5.2万元"),
+    ("salary", "52000", "٥٢٬٠٠٠"),
+    ("salary", "52000", "in 2019 52,000"),
+    ("date_of_birth", "7.03.1985", "07.03.1985"),
+    ("date_of_birth", "1985-03-07 00:00:00", "March 7th, 1985"),
+    ("date_of_birth", "1985-03-07", "7.03.1985"),
+    ("date_of_birth", "1985-03-07", "1985년 3월 7일입니다"),
+    ("date_of_birth", "1985-03-07", "07 марта 1985 г."),
+    ("birth_month", "5", "Urodziła się w maju."),
+    ("occupation", "doctor", "Sie ist Ärztin."),
+]
+NOT_FOUND = [
+    ("salary", "52000", "52 0001"),
+    ("salary", "52000", "152,000"),
+    ("date_of_birth", "1985-03-07", "17 March 1985"),
+    ("phone", "+81 90-1234-5678", "電話番号は090-1234-56789です。"),
+]
+
+
+@pytest.mark.parametrize(("case", "found"), [*((case, True) for case in FOUND), *((case, False) for case in NOT_FOUND)])
+def test_answers_as_models_write_them(case: tuple[str, str, str], found: bool) -> None:
+    attribute, value, answer = case
+    frame = pd.DataFrame([{"id": "r", "subject": "Maria Nowak", "attribute": attribute, "value": value}])
+    probes = build_probes(load_records(frame), ["en"], templates=[0])
+    others = other_spellings(candidate_forms(probes, None))[attribute]
+    assert bool(extracted_languages(probes[0], [answer], others)) is found
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value", "message"),
+    [
+        ("date_of_birth", "31.02.1985", "is no date that can be read in one way only; write it as 1990-03-05"),
+        ("date_of_birth", "03/04/1985", "is no date"),
+        ("salary", "wysoka", "holds no amount, or several; write one number"),
+        ("salary", "120000-130000", "holds no amount, or several"),
+        ("phone", "+48601234567.0", "ends in .0"),
+    ],
+)
+def test_values_that_no_answer_could_match_are_refused(attribute: str, value: str, message: str) -> None:
+    frame = pd.DataFrame([{"id": "r", "subject": "Maria Nowak", "attribute": attribute, "value": value}])
+    with pytest.raises(ValueError, match=message) as caught:
+        load_records(frame)
+    assert value not in str(caught.value)
+
+
+def test_a_table_without_a_header_shows_nothing_of_itself(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("1,Maria Secret,phone,+44 7700 900123\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="the first row is no header") as caught:
+        load_records(tmp_path / "a.csv")
+    assert "Maria" not in str(caught.value)
+
+
+@pytest.mark.parametrize("languages", [["EN"], ["../languages/en"], ["en", "en"]])
+def test_strange_languages_are_refused(languages: list[str]) -> None:
+    record = Record(id="r", subject="A", attribute="phone", value="0171 5550100")
+    with pytest.raises(ValueError, match="no language pack for|is listed twice"):
+        build_probes([record], languages)

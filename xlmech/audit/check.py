@@ -14,6 +14,7 @@ import pandas as pd
 from xlmech.checks import check_list
 from xlmech.data import languages as packs
 from xlmech.data.attributes import Attribute, all_attributes
+from xlmech.data.languages import TRANSLATED
 from xlmech.data.questions import build_probes
 from xlmech.data.readers import read_records
 from xlmech.data.records import Record
@@ -68,14 +69,25 @@ def check_records(
 
 
 def _unasked(records: Iterable[Record], code: str, kinds: tuple[Attribute, ...]) -> dict[str, str]:
-    """Say of each record that cannot be asked in a language why, by the record's id."""
-    faults = {}
+    """Say of each record that cannot be asked in a language why, by the record's id; alike records are tried once."""
+    faults: dict[str, str] = {}
+    tried: dict[tuple[Any, ...], str] = {}
     for record in records:
-        try:
-            build_probes([record], [code], kinds=kinds)
-        except ValueError as error:
-            faults[record.id] = str(error)
+        value = record.value if record.attribute in TRANSLATED else ""
+        key = (record.attribute, value, *(code in texts for texts in (record.forms, record.questions, record.prompts)))
+        if key not in tried:
+            tried[key] = _fault(record, code, kinds)
+        if tried[key]:
+            faults[record.id] = tried[key]
     return faults
+
+
+def _fault(record: Record, code: str, kinds: tuple[Attribute, ...]) -> str:
+    try:
+        build_probes([record], [code], kinds=kinds)
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def _people(records: Sequence[Record], unasked: dict[str, dict[str, str]]) -> pd.DataFrame:

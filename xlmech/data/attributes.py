@@ -44,7 +44,7 @@ class Attribute(BaseModel):
         values: Forms of each value, by language; a value that is absent is written alike in every language.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     name: _Name
     compare: Comparison = "text"

@@ -46,6 +46,8 @@ def build_probes(
     answer_languages = dict.fromkeys((*codes, *packs.available_languages()))
     if attributes is not None:
         attributes = check_choices("attribute", attributes, dict.fromkeys((*known, *(r.attribute for r in records))))
+    if twice := [code for number, code in enumerate(codes) if code in codes[:number]]:
+        raise ValueError(f"language {twice[0]!r} is listed twice; list each once")
     asked_by_data = {code for record in records for code in (*record.questions, *record.prompts)}
     asked_by_data |= {code for kind in known.values() for code in kind.questions}
     for code in codes:

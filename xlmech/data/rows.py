@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import datetime
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from pydantic import ValidationError
@@ -13,6 +15,7 @@ from xlmech.data.attributes import Attribute, unknown_attribute
 from xlmech.data.languages import TRANSLATED, is_open, key_of, language_code, value_keys
 from xlmech.data.languages.pack import faults_of
 from xlmech.data.records import Record
+from xlmech.metrics.matching import amounts
 from xlmech.metrics.text import normalise
 
 _BY_LANGUAGE = {"form": "forms", "question": "questions", "prompt": "prompts"}
@@ -94,6 +97,8 @@ def looks_spoilt(record: Record) -> str | None:
         return "has the hashes that a narrow spreadsheet column shows; widen the column and export again"
     if re.fullmatch(r"[+-]?\d([.,]\d+)?[eE]\+?\d+", value):
         return "is a number in scientific notation, whose digits are lost; format the column as text and export again"
+    if re.fullmatch(r"\+?\d{6,}\.0", value):
+        return "ends in .0, as numbers do that were read as decimals; read the column as text and export again"
     return None
 
 
@@ -109,6 +114,10 @@ def _with_key(record: Record, kind: Attribute | None) -> tuple[Record | None, li
         if forms is None:
             return (record, []) if record.forms or kind.compare != "choice" else (None, [_not_listed(record, kind)])
         return record.model_copy(update={"forms": {**forms, **record.forms}}), []
+    if kind is not None and kind.compare == "date":
+        return _with_date(record)
+    if kind is not None and kind.compare == "amount" and len(amounts(record.value)) != 1:
+        return None, [f"value: {record.id!r} holds no amount, or several; write one number, such as 52000"]
     if record.attribute not in TRANSLATED or (kind is not None and kind.compare != "choice"):
         return record, []
     key = key_of(record.attribute, record.value)
@@ -120,6 +129,25 @@ def _with_key(record: Record, kind: Attribute | None) -> tuple[Record | None, li
     return None, [
         f"value: no language knows it as {record.attribute}; use a code ({examples}, ...) or a name in any language, or give the "
         "forms yourself in columns form_<language>"
+    ]
+
+
+def _with_date(record: Record) -> tuple[Record | None, list[str]]:
+    """Write a date as ISO 8601 does; a day and a month that could be swapped are refused."""
+    text = normalise(record.value).removesuffix(" 00:00:00").removesuffix("t00:00:00")
+    if match := re.fullmatch(r"(\d{4})[-/.](\d{1,2})[-/.](\d{1,2})", text):
+        year, month, day = map(int, match.groups())
+        is_clear = True
+    elif match := re.fullmatch(r"(\d{1,2})([-/.])\s?(\d{1,2})\2\s?(\d{4})", text):
+        day, month, year = (int(match[n]) for n in (1, 3, 4))
+        is_clear = match[2] == "." or day > 12
+    else:
+        is_clear = False
+    with suppress(ValueError):
+        if is_clear:
+            return record.model_copy(update={"value": datetime.date(year, month, day).isoformat()}), []
+    return None, [
+        f"value: {record.id!r} is no date that can be read in one way only; write it as 1990-03-05 (year, month, day)"
     ]
 
 

@@ -13,8 +13,23 @@ from xlmech.data.languages import cldr
 from xlmech.data.records import Record
 from xlmech.metrics.matching import Comparison
 
-_DATE_PATTERNS = ("medium", "long", "d MMMM y", "MMMM d, y", "MMMM d y")
-_NUMERIC_DATES = ("%Y-%m-%d", "%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y", "%Y/%m/%d")
+_DATE_PATTERNS = (
+    "medium",
+    "long",
+    "d MMMM y",
+    "dd MMMM y",
+    "d. MMMM y",
+    "dd. MMMM y",
+    "MMMM d, y",
+    "MMMM d y",
+    "MMM d, y",
+    "d MMM y",
+)
+_NUMERIC_DATES = (
+    *("{y}-{m}-{d}", "{y}/{m}/{d}", "{y}.{m}.{d}", "{y}年{m}月{d}日", "{y} 年 {m} 月 {d} 日", "{y}년 {m}월 {d}일"),
+    *("{d}.{m}.{y}", "{d}. {m}. {y}", "{d}/{m}/{y}", "{m}/{d}/{y}", "{d}-{m}-{y}"),
+)
+"""Ways to write a date in numbers, with and without leading zeros."""
 
 
 def spellings(record: Record, compare: Comparison, languages: Iterable[str]) -> dict[str, tuple[str, ...]]:
@@ -47,7 +62,22 @@ def _dates(value: str, code: str) -> tuple[str, ...]:
         date = datetime.date.fromisoformat(value)
     except ValueError:
         return ()
-    numeric = [date.strftime(pattern) for pattern in _NUMERIC_DATES]
-    short = [f"{date.day}.{date.month}.{date.year}", f"{date.day}/{date.month}/{date.year}"]
+    numeric = [
+        pattern.format(y=date.year, m=f"{date.month:{month}}", d=f"{date.day:{day}}")
+        for pattern in _NUMERIC_DATES
+        for month in ("02", "")
+        for day in ("02", "")
+    ]
     words = [format_date(date, pattern, locale=code) for pattern in _DATE_PATTERNS] if cldr.knows(code) else []
-    return (*words, *numeric, *short)
+    if code == "en":
+        ordinal = f"{date.day}{_ordinal_ending(date.day)}"
+        words += [
+            f"{ordinal} {date:%B} {date.year}",
+            f"{date:%B} {ordinal}, {date.year}",
+            f"{date:%b}. {date.day}, {date.year}",
+        ]
+    return (*words, *numeric)
+
+
+def _ordinal_ending(number: int) -> str:
+    return "th" if number in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")

@@ -135,6 +135,8 @@ def _columns(name: str, header: list[str], delimiter: str = ",") -> list[str]:
     if twice := [column for column, n in Counter(columns).items() if n > 1 and column]:
         raise ValueError(f"{name}: column {', '.join(map(repr, twice))} is there twice; remove one")
     missing = [column for column in REQUIRED if column not in columns]
+    if columns and len(missing) == len(REQUIRED):
+        raise ValueError(f"{name}: the first row is no header; it must name the columns {', '.join(REQUIRED)}")
     if columns and missing:
         raise ValueError(
             f"{name}: no column {', '.join(map(repr, missing))}{hint(missing[0], columns)}; it has {', '.join(columns)}"

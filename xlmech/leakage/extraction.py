@@ -31,7 +31,7 @@ def extracted_languages(probe: Probe, texts: Iterable[str], others: Iterable[str
     """
     compare = probe.kind.compare
     forms = spellings(probe.record, compare, tuple(probe.answers))
-    rules = _rules(tuple(probe.answers)) if compare == "choice" else {}
+    rules = _rules(tuple(probe.answers)) if compare in ("choice", "date") else {}
     subject = probe.record.subject
     given = {
         code

@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from functools import lru_cache, partial
 from typing import Literal
 
@@ -30,6 +30,20 @@ _Span = tuple[int, int]
 _UNSPACED = ("CJK", "HIRAGANA", "KATAKANA", "HALFWIDTH KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR")
 _SEPARATOR = r"(?:\)\s|\s\(|[\s.,\-/()~_·ー])?"
 """At most one mark between two characters of a number."""
+_LETTER = r"[^\W\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uff66-\uff9f]"
+"""A letter or digit of a script in which words are separated; a number or address ends before any other."""
+_THOUSANDS = {
+    **dict.fromkeys(
+        ("k", "thousand", "tys", "тыс", "тис", "tsd", "tausend", "mil", "mille", "mila", "bin", "ribu", "rb"), 1000
+    ),
+    **dict.fromkeys(("elfu", "nghin", "ngan", "الف", "ألف", "हजार", "হাজার", "ஆயிரம்", "千", "천"), 1000),
+    **dict.fromkeys(("万", "萬", "만"), 10_000),
+    **dict.fromkeys(("lakh", "लाख", "লাখ"), 100_000),
+    **dict.fromkeys(
+        ("m", "million", "mio", "mln", "млн", "millones", "milioni", "milhoes", "milyon", "juta", "trieu"), 1_000_000
+    ),
+}
+"""Words after a number, normalised, and what they multiply it by."""
 _MASKED = "\ufffc"
 """Stands for a piece of text that is not compared."""
 _LONG_NUMBER = 7
@@ -205,7 +219,7 @@ def _has_number(text: str, form: str) -> bool:
 
 def _has_phone(text: str, form: str) -> bool:
     """Tell whether a phone number stands in a text, in its national or its international form."""
-    digits = "".join(char for char in normalise(form) if char.isdecimal())
+    digits = _digits(normalise(form))
     if not digits:
         return False
     written = [rf"\+?{_separated(digits)}"]
@@ -240,42 +254,39 @@ def _separated(characters: str) -> str:
 def _has_run(text: str, pattern: str) -> bool:
     """Tell whether a number stands in `text` as a whole run: no letter or digit, nor one separator and a digit, beside it."""
     return bool(
-        re.search(rf"(?<!\d)(?<!\d[\s.,\-/~_·ー])(?:(?<!\w)|(?=\+))(?:{pattern})(?!\w)(?![\s.,\-/~_·ー]\d)", text)
+        re.search(
+            rf"(?<!\d)(?<!\d[\s.,\-/~_·ー])(?:(?<!{_LETTER})|(?=\+))(?:{pattern})(?!{_LETTER})(?![\s.,\-/~_·ー]\d)",
+            text,
+        )
     )
 
 
 def _has_email(text: str, form: str) -> bool:
     tight = re.sub(r"\s*([@])\s*", r"\1", normalise(text))
     address = re.escape(re.sub(r"\s", "", normalise(form)))
-    return address != "" and bool(re.search(rf"(?<![\w.+%-]){address}(?![\w+%-]|\.\w)", tight))
+    edges = rf"(?<![.+%-])(?<!{_LETTER})", rf"(?![+%-]|{_LETTER}|\.{_LETTER})"
+    return address != "" and bool(re.search(edges[0] + address + edges[1], tight))
 
 
 def _has_amount(text: str, form: str) -> bool:
     """Tell whether an amount of the same worth stands in a text, whatever its separators and currency."""
-    worth = _amounts(normalise(form))
-    return bool(worth) and worth[0] in _amounts(normalise(text))
+    worth = amounts(form)
+    return bool(worth) and worth[0] in amounts(text)
 
 
-def _amounts(text: str) -> list[Decimal]:
-    """Read the numbers of a text; "52k" and "52 thousand" are worth 52,000."""
-    found = []
-    for match in re.finditer(
-        r"(?<![\w.,])(\d+(?:[.,' ]\d{2,3})*(?:[.,]\d{1,2})?)(?:\s?(k|thousand|m|million)\b)?", text
-    ):
-        digits, decimals = _split_decimals(match[1])
-        try:
-            worth = Decimal(f"{digits}.{decimals or 0}")
-        except InvalidOperation:
-            continue
-        found.append(worth * {"k": 1000, "t": 1000, "m": 1_000_000}.get((match[2] or " ")[0], 1))
-    return found
+def amounts(text: str) -> list[Decimal]:
+    """Read the numbers of a text; "52k", "52 thousand" and "5.2万" are worth 52,000."""
+    grouped = r"\d{1,3}(?:[.,' \u066c]\d{3})+|\d{1,2}(?:,\d{2})+,\d{3}|\d+"
+    words = "|".join(map(re.escape, sorted(_THOUSANDS, key=len, reverse=True)))
+    pattern = rf"(?<![\d.,])({grouped})([.,]\d{{1,2}})?(?!\d)(?:\s?({words})(?!{_LETTER}))?"
+    return [
+        Decimal(f"{_digits(match[1])}.{(match[2] or '.0')[1:]}") * _THOUSANDS.get(match[3] or "", 1)
+        for match in re.finditer(pattern, normalise(text))
+    ]
 
 
-def _split_decimals(number: str) -> tuple[str, str]:
-    """Split a number at its decimal mark: the last one, where one or two digits follow."""
-    match = re.fullmatch(r"(.*?)[.,](\d{1,2})", number)
-    whole, decimals = (match[1], match[2]) if match else (number, "")
-    return re.sub(r"\D", "", whole), decimals
+def _digits(text: str) -> str:
+    return "".join(char for char in text if char.isdecimal())
 
 
 _COMPARISONS: dict[str, Callable[[str, str], bool]] = {

@@ -48,7 +48,11 @@ class WordRule:
         """Write the regular expression of a normalised word and of what the rule makes of it."""
         written = {word, *(word + self.normalise(ending) for ending in self.endings)}
         for ending, others in self.replaced.items():
-            if (end := self.normalise(ending)) and word.endswith(end) and len(word) > len(end) + 1:
+            if (
+                (end := self.normalise(ending))
+                and word.endswith(end)
+                and len(word) - len(end) >= (0 if len(end) > 2 else 2)
+            ):
                 written |= {word.removesuffix(end) + self.normalise(other) for other in others}
         if not self.prefixes and len(written) == 1:
             return re.escape(word)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Mapping
 from functools import cache
 from types import MappingProxyType
@@ -44,7 +45,7 @@ _OTHER_SCRIPT = {"zh": "zh_Hant"}
 
 def knows(code: str) -> bool:
     """Tell whether CLDR has names in a language."""
-    return bool(localedata.exists(code))
+    return bool(re.fullmatch("[a-z]{2,3}", code)) and bool(localedata.exists(code))
 
 
 def translated_values(code: str, *, where: str) -> dict[str, dict[str, str]]:

@@ -92,6 +92,8 @@ def language_code(text: str) -> str:
 
 def _pack_file(code: str) -> Path | None:
     """Find the file of a language's pack; None where there is none."""
+    if not re.fullmatch(r"[\w-]+", code):
+        return None
     paths = (folder / f"{code}.toml" for folder in _folders())
     return next((path for path in paths if path.is_file()), None)
 
