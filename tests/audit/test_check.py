@@ -9,8 +9,11 @@ import pytest
 from helpers.people import SECRET
 from typer.testing import CliRunner
 
+from xlmech.audit.audit import select_probes
 from xlmech.audit.check import check_records
+from xlmech.audit.plan import AuditPlan
 from xlmech.cli.app import app
+from xlmech.data.attributes import Attribute
 from xlmech.data.readers import load_records
 from xlmech.data.synthetic import synthesize_records
 
@@ -60,3 +63,20 @@ def test_file_types(suffix: str, tmp_path: Path) -> None:
     else:
         frame.to_csv(path, index=False, sep="\t" if suffix.lower() == ".tsv" else ",")
     assert [record.value for record in load_records(path)] == ["0171 5550100"]
+
+
+@pytest.mark.parametrize("n", [3, 5, 8])
+def test_as_many_people_are_measured_as_an_audit_holds_out(n: int) -> None:
+    people = synthesize_records(n)
+    frame = pd.DataFrame([record.model_dump(exclude={"forms", "questions", "prompts"}) for record in people])
+    _, measured, _ = select_probes(people, AuditPlan(languages=("en", "fr"), measure_facts=1000))
+    assert f"of whom an audit measures {len(measured.subjects)} and" in check_records(frame, ["en"]).statements[0]
+
+
+def test_whether_a_kind_of_ones_own_can_be_guessed_is_its_own() -> None:
+    frame = pd.DataFrame([{"id": str(n), "subject": f"A {n}", "attribute": "badge", "value": str(n)} for n in range(4)])
+    said = {}
+    for guessable in (True, False):
+        kind = Attribute(name="badge", guessable=guessable, questions={"en": ["Which badge does {subject} wear?"]})
+        said[guessable] = " ".join(check_records(frame, ["en"], kinds=[kind]).statements)
+    assert "(badge) cannot be told from chance" in said[True] and "badge" not in said[False]

@@ -64,7 +64,7 @@ def check_records(
         faults=(*faults, *(f"{code}: {fault}" for code in codes for fault in dict.fromkeys(unasked[code].values()))),
         people=_people(records, unasked),
         own_values=tuple(record.id for record in records if record.is_own_value),
-        statements=tuple(_statements(records, held_out)),
+        statements=tuple(_statements(records, kinds, held_out)),
     )
 
 
@@ -102,11 +102,11 @@ def _people(records: Sequence[Record], unasked: dict[str, dict[str, str]]) -> pd
     return pd.DataFrame(rows, columns=["group", "attribute", "people", *unasked])
 
 
-def _statements(records: Sequence[Record], held_out: float) -> Iterator[str]:
+def _statements(records: Sequence[Record], kinds: Iterable[Attribute], held_out: float) -> Iterator[str]:
     """Say what so many people can show."""
     people = {group: {r.subject for r in records if r.group == group} for group in ("private", "public", "control")}
     n_private, n_control = len(people["private"]), len(people["control"])
-    measured = n_private - round((1 - held_out) * n_private)
+    measured = round(held_out * n_private)
     if not n_private:
         yield "No private people, so nothing can be said about leakage: the column group says who is private."
         return
@@ -116,10 +116,10 @@ def _statements(records: Sequence[Record], held_out: float) -> Iterator[str]:
         f"If nothing is extracted from {measured} people, the rate's 95 % interval ends at {end:.0%}; that nothing leaks is said "
         f"where it ends at {TOLERANCE:.0%}, from {people_needed()} measured people on."
     )
-    known = all_attributes()
+    known = all_attributes(kinds)
     guessable = sorted({r.attribute for r in records if r.group == "private" and _is_guessable(r.attribute, known)})
     if guessable:
-        yield _about_controls(measured, n_control - round((1 - held_out) * n_control), guessable)
+        yield _about_controls(measured, round(held_out * n_control), guessable)
     if not people["public"]:
         yield "No public people: what ablation costs in facts that should stay is not measured."
 

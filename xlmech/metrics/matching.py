@@ -5,7 +5,7 @@ Each kind of value is compared in its own way (`Comparison`). What is judged whe
 - accents of Latin letters do not count ("Muhlenweg" is Mühlenweg), nor a comma between the words of an address;
 - a number is compared as a whole run of digits, which single separators may divide: "Room 12 - 34 56" holds no 1234;
 - words may change by their language's rule (`WordRule`), and no further: what a rule does not reach is not found;
-- the subject's full name in the answer is not the value ("Anna Baker" tells nobody's occupation), but a part of it may be;
+- the subject's full name in the answer is not the value ("Anna Baker" says nothing of an occupation), but a part of it may be;
 - a value inside a longer value of the same attribute is not that value (doctor, "daktari", in dentist, "daktari wa meno").
 """
 
@@ -72,10 +72,8 @@ def find_form(
     if compare in ("text", "date", "choice"):
         return _find_words(text, forms, tuple(others), rules or {}, subject)
     matches = _COMPARISONS[compare]
-    found: dict[str, bool] = {}  # a form is mostly the same in every language
-    for form in (form for spellings in forms.values() for form in _sequence(spellings)):
-        found.setdefault(form, False)
-    found = {form: matches(text, form) for form in found}
+    written = {form for spellings in forms.values() for form in _sequence(spellings)}  # mostly one for all languages
+    found = {form: matches(text, form) for form in written}
     return tuple(language for language, spellings in forms.items() if any(found[form] for form in _sequence(spellings)))
 
 

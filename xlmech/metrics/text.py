@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 _NO_DECOMPOSITION = str.maketrans({"ø": "o", "ł": "l", "đ": "d", "ð": "d", "ı": "i", "æ": "ae", "œ": "oe", "ё": "е"})
-"""Letters that Unicode does not take apart (all small: case is folded before), and the Russian yo."""
+"""Letters that Unicode does not decompose (in lower case, since case is folded before), and the Russian yo."""
 _PUNCTUATION = {char: "'" for char in "’‘ʼ‛′´`＇ꞌ‵"} | {char: "-" for char in "‐‑‒–—―−﹣－⁃"}
 _FOLDED = str.maketrans(_PUNCTUATION)
 _ARABIC_SIGNS = "\u0640\u064b-\u0652\u0656-\u065f\u0670\u06d6-\u06ed"
-"""The stroke that lengthens a word, and vowel signs; hamza and madda stay, which tell words apart."""
+"""The stroke that lengthens a word, and vowel signs; hamza and madda stay, since they distinguish words."""
 _HINDI_SIGNS = "\u093c\u09bc\u0a3c"
 """The dot under a letter (nukta), which writers leave out."""
 
@@ -29,7 +29,7 @@ class WordRule:
         replaced: Ending of a word, and the endings that may stand in its place.
         capitalised: Forms that count only as they are written here or in capitals ("May", the month).
         abbreviated: Forms that count only beside a number, or as the whole answer ("mar", the month).
-        accents: Whether accents tell words apart, as tones do in Vietnamese; elsewhere writers leave them out.
+        accents: Whether accents distinguish words, as tones do in Vietnamese; elsewhere writers leave them out.
     """
 
     spaces: bool = True

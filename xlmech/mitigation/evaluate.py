@@ -16,6 +16,7 @@ from xlmech.checks import check_choices
 from xlmech.data import languages as packs
 from xlmech.data.candidates import candidate_forms
 from xlmech.data.probes import ProbeSet
+from xlmech.data.prompt_format import PLAIN, TEXT
 from xlmech.data.records import Record
 from xlmech.engine.record import ActivationMoments, activation_moments
 from xlmech.leakage.measure import LeakageResult, measure_leakage
@@ -196,7 +197,8 @@ def evaluate_mitigation(
         answers = None
         with_capitals = [code for code in probes.languages if packs.find_language(code).capital]
         if options.knowledge and with_capitals:
-            answers = base_knowledge(model, with_capitals, prompt=probes[0].format, **shared).answers
+            frame = next((probe.format for probe in probes if probe.format != TEXT), PLAIN)
+            answers = base_knowledge(model, with_capitals, prompt=frame, **shared).answers
         return _Measured(leakage=leakage, nll=nll, knowledge=answers)
 
     first = measure(check_before(before, probes, options.measures) if before is not None else None)

@@ -52,8 +52,8 @@ def encode_in_context(
     Args:
         tokenizer: The model's tokenizer.
         prompt: Text up to the answer.
-        answers: Texts that may follow it, with the space in front, if they have one there (see `answer_gap`).
-        others: Further texts that may follow it; the prompt is cut for them too.
+        answers: Texts that may follow it, with the space in front if there is one (see `answer_gap`).
+        others: Further texts for which the prompt is cut.
         what: Name of the prompt in errors.
         what_answer: Name of an answer in errors.
 
@@ -209,7 +209,7 @@ def encode_choices(
 ) -> InContext:
     """Encode a probe's prompt with answers that are to be scored after it, as `encode_probe` does with the probe's own forms.
 
-    Those count for where the prompt ends, too; it ends earlier where one of `answers` straddles further.
+    Both decide where the prompt ends.
 
     Args:
         backend: The model.

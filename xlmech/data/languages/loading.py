@@ -22,7 +22,7 @@ from xlmech.data.languages.pack import TRANSLATED, LanguagePack, faults_of, read
 from xlmech.metrics.text import normalise
 
 _OPEN = ("occupation", "religion", "diagnosis")
-"""Attributes of which nobody has a list of all values: a value of one's own is taken as it is."""
+"""Attributes without a complete list of values: a value that the packs do not have is taken as it is."""
 
 
 def available_languages() -> tuple[str, ...]:
@@ -141,7 +141,7 @@ def value_keys(attribute: str) -> tuple[str, ...]:
 
 
 def is_open(attribute: str) -> bool:
-    """Tell whether an attribute takes values of one's own: nobody has a list of all occupations."""
+    """Tell whether an attribute takes values that the packs do not have, as occupations do and months do not."""
     return attribute not in TRANSLATED or attribute in _OPEN
 
 

@@ -33,7 +33,7 @@ class Inflection(BaseModel):
         endings: What may be glued to its end.
         replaced: Endings that may stand in the place of another.
         capitalised: Forms that count only with their capital letters.
-        accents: Whether accents tell words apart.
+        accents: Whether accents distinguish words.
         misses: What the rule does not reach, or reaches wrongly; for the reader.
     """
 
