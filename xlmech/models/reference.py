@@ -7,6 +7,7 @@ afterwards as the engine runs them: whole, and continued from cached prefixes of
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -65,8 +66,9 @@ def check_reference(backend: Backend, reference: Reference) -> None:
         hidden, past = backend.hidden(tokens)
         if len(past.keys) != backend.n_layers or any(keys is None or keys.ndim != 4 for keys in past.keys):
             raise ValueError(
-                f"this version of TransformerLens keeps no keys and values of every layer of a {reference.architecture}, from "
-                "which answers are continued; use another version of it, or a model with attention in every layer"
+                f"TransformerLens {version('transformer-lens')} with transformers {version('transformers')} keeps no keys and "
+                f"values of every layer of a {reference.architecture}, from which answers are continued; use the versions that "
+                "xlmech asks for, and a model with attention in every layer"
             )
         prefixes = [past.select(torch.tensor([row])).until(length) for row, length in enumerate(_PREFIX_LENGTHS)]
         spans = [slice(length, length + _N_NEW_TOKENS) for length in _PREFIX_LENGTHS]
