@@ -80,3 +80,9 @@ def test_whether_a_kind_of_ones_own_can_be_guessed_is_its_own() -> None:
         kind = Attribute(name="badge", guessable=guessable, questions={"en": ["Which badge does {subject} wear?"]})
         said[guessable] = " ".join(check_records(frame, ["en"], kinds=[kind]).statements)
     assert "(badge) cannot be told from chance" in said[True] and "badge" not in said[False]
+
+
+def test_one_person_is_too_few() -> None:
+    frame = pd.DataFrame([{"id": "a", "subject": "Jo Doe", "attribute": "phone", "value": "0171 5550100"}])
+    (statement,) = check_records(frame, ["en"]).statements
+    assert "too few for an audit" in statement

@@ -110,8 +110,11 @@ def _statements(records: Sequence[Record], kinds: Iterable[Attribute], held_out:
     if not n_private:
         yield "No private people, so nothing can be said about leakage: the column group says who is private."
         return
+    if measured in (0, n_private):
+        yield f"{n_private} private people are too few for an audit, which measures some of them and lets others choose neurons."
+        return
     yield f"{n_private} private people, of whom an audit measures {measured} and lets the others choose neurons."
-    end = rate_interval(np.zeros(measured), np.ones(measured)).high if measured else 1.0
+    end = rate_interval(np.zeros(measured), np.ones(measured)).high
     yield (
         f"If nothing is extracted from {measured} people, the rate's 95 % interval ends at {end:.0%}; that nothing leaks is said "
         f"where it ends at {TOLERANCE:.0%}, from {people_needed()} measured people on."
@@ -130,7 +133,7 @@ def _is_guessable(attribute: str, known: dict[str, Attribute]) -> bool:
 
 def _about_controls(n_private: int, n_control: int, guessable: Sequence[str]) -> str:
     """Say whether a permutation test of so many people can find a difference."""
-    needed = next(n for n in range(1, 1000) if 1 / math.comb(max(1, n_private) + n, n) <= ERROR)
+    needed = next(n for n in range(1, 1000) if 1 / math.comb(n_private + n, n) <= ERROR)
     values = ", ".join(attribute.replace("_", " ") for attribute in guessable)
     if n_control < needed:
         return (
