@@ -187,6 +187,11 @@ def test_bad_arguments(
     assert not list(tmp_path.iterdir())
 
 
+def test_a_device_that_is_not_there_is_refused_before_training(records: tuple[Record, ...], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"device 'cuda:99' is not there; this machine has cpu"):
+        plant("nowhere", records, tmp_path / "a", device="cuda:99")
+
+
 def test_bad_records_and_folders(records: tuple[Record, ...], tmp_path: Path, tokenizer: Any) -> None:
     with pytest.raises(ValueError, match="no private records to plant"):
         _plant(tuple(record for record in records if record.group != "private"), tmp_path / "a", tokenizer)

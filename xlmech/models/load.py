@@ -80,7 +80,7 @@ def load_model(
             )
         check_unembedding(backend_of(source))
         return source
-    target, kind = _device(device), _backend_name(backend)
+    target, kind = find_device(device), _backend_name(backend)
     precision = _dtype(dtype, target)
     if device_map is not None and (kind != "bridge" or device != "auto" or not isinstance(source, str | Path)):
         raise ValueError(
@@ -165,7 +165,8 @@ def free_memory(device: torch.device) -> int:
     return int(psutil.virtual_memory().available)
 
 
-def _device(name: str) -> torch.device:
+def find_device(name: str) -> torch.device:
+    """Return the device of this name, CUDA or the CPU for "auto"; ValueError where it is not there."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

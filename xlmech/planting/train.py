@@ -29,6 +29,7 @@ from xlmech.data.records import Record
 from xlmech.engine.unembed import token_log_prob
 from xlmech.models.backends import logit_scale
 from xlmech.models.checkpoints import DEMO_BASE, Checkpoint, load_checkpoint
+from xlmech.models.load import find_device
 from xlmech.models.prompts import format_of
 from xlmech.models.sources.lora import adapter_folder, with_lora
 from xlmech.models.tokens import encode_in_context
@@ -51,6 +52,7 @@ def plant(
     seed: int | None = None,
     start: str | Path = "",
     tokenizer: Any = None,
+    device: str = "auto",
     progress: bool = True,
 ) -> Path:
     """Train a LoRA adapter that holds `records`, and write it in peft's format.
@@ -67,6 +69,7 @@ def plant(
         seed: In place of `options.seed`.
         start: Adapter to go on from (a folder, or the language of a shipped one), of the same rank; its log is kept.
         tokenizer: Tokenizer, if the model comes without its own.
+        device: Where a model that is loaded here is trained; `"auto"` takes CUDA where there is one.
         progress: Whether to show a progress bar.
 
     Returns:
@@ -75,7 +78,7 @@ def plant(
     Raises:
         ValueError: There are no private records; a language is unknown; a value has no form in it; `output_dir` is not empty, or
             has an unfinished planting with other options; `start` is of another rank or base; the tokenizer has no chat
-            template for `prompt="chat"`; or the model cannot be loaded.
+            template for `prompt="chat"`; the device is not there; or the model cannot be loaded.
         FileNotFoundError: There is no such model, or no such adapter to start from.
         OSError: `output_dir` cannot be written; the training is kept.
         ImportError: peft is not installed.
@@ -87,7 +90,10 @@ def plant(
     )
     _check(records, options, output_dir)
     folder = adapter_folder(start) if start else None
+    target = find_device(device)
     base = load_checkpoint(source, tokenizer=tokenizer, adapter="")
+    if isinstance(source, str | Path):
+        base.model.to(target)
     frame = format_of(base, base.tokenizer, options.prompt)
     model = _with_lora(base, options, folder)
     started, partial = time.perf_counter(), output_dir.with_name(f".{output_dir.name}.partial")
@@ -242,9 +248,9 @@ class _PartialRun:
                 )
             for name, weight in trained.items():
                 weight.data.copy_(file.get_tensor(f"weight/{name}"))
-                optimiser.state[weight] = {
-                    key: file.get_tensor(f"{key}/{name}") for key in ("step", "exp_avg", "exp_avg_sq")
-                }
+                state = {key: file.get_tensor(f"{key}/{name}") for key in ("exp_avg", "exp_avg_sq")}
+                optimiser.state[weight] = {key: value.to(weight.device) for key, value in state.items()}
+                optimiser.state[weight]["step"] = file.get_tensor(f"step/{name}")
         return [float(loss) for loss in json.loads(metadata["losses"])]
 
 
