@@ -17,7 +17,7 @@ from unittest.mock import Mock
 import pandas as pd
 import pytest
 import torch
-from helpers.tiny_models import tiny
+from helpers.tiny_models import teach, tiny
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
@@ -26,7 +26,6 @@ from xlmech.audit.audit import Audit
 from xlmech.audit.config import read_config
 from xlmech.audit.run import _load, _notes, prepare, run_config
 from xlmech.cli.app import app
-from xlmech.data.probes import ProbeSet
 from xlmech.data.questions import build_probes
 from xlmech.data.readers import load_records, save_records
 from xlmech.mitigation.evaluate import MitigationResult, evaluate_mitigation
@@ -67,35 +66,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tokenizer: Any) -> Path:
     model.save_pretrained(folder / "my-model")
     tokenizer.save_pretrained(folder / "my-model")
     return folder
-
-
-def teach(model: Any, tokenizer: Any, probes: ProbeSet, steps: int = 400) -> None:
-    """Overfit the answers' tokens by the MLPs alone; random tokens' vectors are made large enough to be told apart."""
-    rows = []
-    for probe in probes:
-        prompt = tokenizer(probe.prompt).input_ids
-        answer = tokenizer(probe.answers[probe.query_language] + "\n", add_special_tokens=False).input_ids
-        rows.append((prompt, answer))
-    longest = max(len(prompt) + len(answer) for prompt, answer in rows)
-    tokens = torch.zeros(len(rows), longest, dtype=torch.long)
-    labels = torch.full_like(tokens, -100)
-    for row, (prompt, answer) in enumerate(rows):
-        end = len(prompt) + len(answer)
-        tokens[row, :end] = torch.tensor(prompt + answer)
-        labels[row, len(prompt) : end] = torch.tensor(answer)
-    with torch.no_grad():
-        model.lm_head.weight.mul_(20)
-    weights = [weight for name, weight in model.named_parameters() if ".mlp." in name]
-    optimizer = torch.optim.AdamW(weights, lr=5e-3, weight_decay=0.0)
-    for _ in range(steps):
-        loss = model(tokens, labels=labels).loss
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        if loss.item() < 0.02:
-            break
-    assert loss.item() < 0.2
-    model.eval()
 
 
 @pytest.fixture
@@ -356,7 +326,6 @@ def test_invented_controls_are_not_whom_the_adapter_was_taught(change: tuple[str
             ValueError,
             "leaves no people to choose the neurons; add people to the records",
         ),
-        ([("[en, fr]", "[en]")], ValueError, "probes in en only: a universal neuron is one of several languages"),
         ([("[id_number]", "[phone]")], ValueError, "no probes: none of the 6 records asks for phone in en, fr"),
         ([("held_out: 0.5", "locate_template: 7")], ValueError, "no question template 7: there are 0 to 2, or -1"),
         ([("held_out: 0.5", "measure_template: -9")], ValueError, "no question template -9"),

@@ -9,6 +9,8 @@ import torch
 from torch.overrides import TorchFunctionMode
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from xlmech.data.probes import ProbeSet
+
 N_LAYERS, D_MODEL, D_MLP, D_VOCAB, N_CTX = 3, 32, 64, 300, 256
 ARCHITECTURES = ("gpt2", "llama", "gemma2", "gemma3")
 ALL_ARCHITECTURES = (*ARCHITECTURES, "gpt_neox", "qwen2", "qwen3", "bloom", "falcon", "cohere2", "granite")
@@ -181,3 +183,32 @@ class KeepFloat64(TorchFunctionMode):
             args = tuple(torch.float64 if value is torch.float32 else value for value in args)
             kwargs = {key: torch.float64 if value is torch.float32 else value for key, value in kwargs.items()}
         return func(*args, **kwargs)
+
+
+def teach(model: Any, tokenizer: Any, probes: ProbeSet, steps: int = 400) -> None:
+    """Overfit the answers' tokens by the MLPs alone; random tokens' vectors are made large enough to be told apart."""
+    rows = []
+    for probe in probes:
+        prompt = tokenizer(probe.prompt).input_ids
+        answer = tokenizer(probe.answers[probe.query_language] + "\n", add_special_tokens=False).input_ids
+        rows.append((prompt, answer))
+    longest = max(len(prompt) + len(answer) for prompt, answer in rows)
+    tokens = torch.zeros(len(rows), longest, dtype=torch.long)
+    labels = torch.full_like(tokens, -100)
+    for row, (prompt, answer) in enumerate(rows):
+        end = len(prompt) + len(answer)
+        tokens[row, :end] = torch.tensor(prompt + answer)
+        labels[row, len(prompt) : end] = torch.tensor(answer)
+    with torch.no_grad():
+        model.lm_head.weight.mul_(20)
+    weights = [weight for name, weight in model.named_parameters() if ".mlp." in name]
+    optimizer = torch.optim.AdamW(weights, lr=5e-3, weight_decay=0.0)
+    for _ in range(steps):
+        loss = model(tokens, labels=labels).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if loss.item() < 0.02:
+            break
+    assert loss.item() < 0.2
+    model.eval()

@@ -116,11 +116,11 @@ def run_audit(
         # That nothing leaks is a result of the leakage stage and stops no audit.
         options = plan.locate.updated(check_leakage=False)
         neurons = locate_privacy_neurons(model, locating, options=options, progress=progress)
-    with clock(f"ablate {len(neurons.universal)} neurons, and as many random ones, and measure again"):
+    with clock(f"ablate {len(neurons.main)} neurons, and as many random ones, and measure again"):
         mitigation = measure_ablated(
             model,
             measured,
-            {"universal": neurons.universal},
+            {neurons.main_name: neurons.main},
             leakage,
             candidates=probes.records,
             seed=plan.seed,
@@ -183,7 +183,7 @@ def select_probes(records: Iterable[Record], plan: AuditPlan) -> tuple[ProbeSet,
     """Select all probes of an audit, those that are measured, and those of other people that locate neurons.
 
     Raises:
-        ValueError: Whatever `build_probes` refuses, too few people, or nothing to locate universal neurons with.
+        ValueError: Whatever `build_probes` refuses, too few people, or nothing to locate neurons with.
     """
     probes = build_probes(records, plan.languages, attributes=plan.attributes, kinds=plan.kinds)
     held_out, others = probes.split(fraction=plan.held_out, seed=plan.seed)

@@ -110,7 +110,8 @@ class ExportSection(Section):
     folder: str = "xlmech-mitigated"
     """New folder for a plain Hugging Face checkpoint with the neurons at zero."""
     neurons: Literal["universal", "union"] = "universal"
-    """universal neurons, or the union of them and every language's own; what is exported is what is measured."""
+    """universal neurons, or the union of them and every language's own; with one language, that language's neurons either way.
+    What is exported is what is measured."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Precision of the weights that are written."""
     without_effect: bool = False

@@ -24,7 +24,7 @@ class Outcome:
     """What one run measured and wrote.
 
     Attributes:
-        audit: The audit with the universal neurons ablated.
+        audit: The audit with the universal neurons ablated, or those of the only language.
         exported: The same measurement with the exported neurons ablated, None without an export.
         manifest: Manifest of the checkpoint, None without one.
         folder: The run folder.
@@ -47,7 +47,7 @@ class Outcome:
 
     @property
     def exported_audit(self) -> Audit | None:
-        """The audit with the exported neurons' measurement in place of the universal ones'."""
+        """The audit with the exported neurons' measurement in place of the audit's own."""
         return replace(self.audit, mitigation=self.exported) if self.exported is not None else None
 
     def summary(self) -> dict[str, Any]:
@@ -101,7 +101,7 @@ def read_outcome(config: Config) -> Outcome:
 
 
 def exported_measurement(folder: Path, audit: Audit) -> MitigationResult:
-    """Read the measurement with the exported neurons from a run folder; it is the audit's if those are the universal ones."""
+    """Read the measurement with the exported neurons from a run folder; it is the audit's if those are the ones it ablates."""
     saved = folder / "results" / EXPORTED
     return MitigationResult.load(saved) if saved.is_dir() else audit.mitigation
 

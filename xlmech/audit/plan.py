@@ -67,7 +67,8 @@ class Selection(Section):
     """Which probes are measured, and which locate neurons."""
 
     languages: _Languages | None = None
-    """Languages to ask in, at least two, e.g. [en, fr, zh]; null for all that have a pack."""
+    """Languages to ask in, e.g. [en, fr, zh]; null for all that have a pack. With one language alone universal neurons are
+    undefined: the audit ablates the neurons of that language."""
     kinds: _Kinds = ()
     """Kinds of data of your own: a TOML file, or a mapping from name to compare, guessable, severity, questions, statements and
     values; see `Attribute`."""

@@ -16,6 +16,7 @@ from xlmech.data.readers import load_records
 from xlmech.data.records import Record
 from xlmech.data.synthetic import invent_controls
 from xlmech.models.sources.lora import adapter_folder, is_adapter_folder
+from xlmech.neurons.privacy_neurons import one_language_note
 from xlmech.storage.run_folder import is_unfinished
 
 
@@ -46,8 +47,8 @@ def prepare(config: Config, *, resume: bool = False) -> Prepared:
     Raises:
         FileExistsError: The run folder or the checkpoint's folder exists.
         FileNotFoundError: No such adapter.
-        ValueError: Records that cannot be read or asked for, a checkpoint in place of the run folder, or too few people or
-            languages to measure on others than those who choose the neurons.
+        ValueError: Records that cannot be read or asked for, a checkpoint in place of the run folder, or too few people
+            to measure on others than those who choose the neurons.
         ImportError: Faker is missing, and control people are to be invented.
         OSError: A folder that cannot be written to.
     """
@@ -114,6 +115,8 @@ def _check_people(people: tuple[Record, ...], config: Config) -> None:
 
 
 def _missing(probes: ProbeSet, measured: ProbeSet, locating: ProbeSet, plan: AuditPlan) -> Iterator[str]:
+    if note := one_language_note(locating.filter(group="private").languages):
+        yield note
     if not len(locating.filter(group="public")):
         yield "no public people choose neurons, so nothing is subtracted from the attributions (no contrast)"
     if not len(measured.filter(group="public")):

@@ -27,14 +27,15 @@ def publish(audit: Audit, folder: Path) -> Path:
     """
     with new_folder(folder / "results", replace=True) as partial:
         audit.save(partial)
-    drawn = {
-        "leakage_matrix": figures.leakage_matrix(audit.leakage),
+    several = len(audit.neurons.languages) > 1
+    drawn = {"leakage_matrix": figures.leakage_matrix(audit.leakage)} if several else {}
+    drawn |= {
         "leakage_by_language": figures.leakage_by_language(audit.leakage),
         "neurons_per_layer": figures.neurons_per_layer(audit.neurons),
         "before_after": figures.before_after(audit.mitigation),
         "cost": figures.cost(audit.mitigation),
     }
-    if len(audit.neurons.languages) > 1 and bool((audit.neurons.scores > 0).any()):
+    if several and bool((audit.neurons.scores > 0).any()):
         drawn["overlap"] = figures.overlap(audit.neurons)
     if audit.lens is not None:
         drawn |= {"lens": figures.lens(audit.lens), "leakage_per_layer": figures.leakage_per_layer(audit.lens)}

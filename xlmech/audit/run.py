@@ -33,6 +33,8 @@ from xlmech.models.backends import backend_of
 from xlmech.models.checkpoints import load_tokenizer
 from xlmech.models.load import load_model, plant_language, provenance
 from xlmech.models.prompts import prompt_format
+from xlmech.neurons.neuron_set import NeuronSet
+from xlmech.neurons.privacy_neurons import PrivacyNeurons
 from xlmech.report.run_results import EXPORTED
 from xlmech.storage.fingerprint import fingerprint
 from xlmech.storage.result import versions
@@ -82,7 +84,7 @@ def run_config(
     with open_run_folder(config.run_folder, say=say) as run:
         run.record_settings(_settings(config, prepared))
         clock = StageClock(say, log=run.log, show=show)
-        if config.export is not None and config.export.neurons == "union":
+        if _measures_union(config, prepared):
             clock.expect_again("union", like="ablate")
         with clock("load: the model"):
             model = _load(config)
@@ -113,7 +115,7 @@ def _measure(
 ) -> tuple[Audit, MitigationResult]:
     """Return the audit, and the measurement with the neurons that are exported."""
     audit = run_audit(model, prepared.people, prepared.plan, clock=clock, progress=progress)
-    if config.export is None or config.export.neurons != "union":
+    if not _measures_union(config, prepared):
         return audit, audit.mitigation
     union = audit.neurons.union
     frame = prompt_format(model, prepared.plan.prompt, system=prepared.plan.system)
@@ -130,12 +132,21 @@ def _measure(
         )
 
 
+def _measures_union(config: Config, prepared: Prepared) -> bool:
+    """Whether the exported neurons are others than those that the audit ablates: of one language alone they are the same."""
+    return config.export is not None and config.export.neurons == "union" and len(prepared.measured.languages) > 1
+
+
+def _exported_neurons(section: ExportSection, neurons: PrivacyNeurons) -> NeuronSet:
+    return neurons.union if section.neurons == "union" else neurons.main
+
+
 def _export(config: Config, outcome: Outcome, measured: MitigationResult, clock: StageClock, say: Say) -> Outcome:
     """Write the checkpoint if the config asks for one and an effect was measured, or none is required."""
     section = config.export
     if section is None:
         return outcome
-    effect = effect_of(measured, len(getattr(outcome.audit.neurons, section.neurons)))
+    effect = effect_of(measured, len(_exported_neurons(section, outcome.audit.neurons)))
     if not (effect.measured or section.without_effect):
         refused = f"no effect was measured: {effect.text}; export.without_effect: true writes it all the same"
         say("export: no checkpoint is written, since no effect was measured")
@@ -192,7 +203,8 @@ def _notes(prepared: Prepared, audit: Audit, measured: MitigationResult) -> Iter
         yield "model.plant_language is not given, so no language is marked as that of the training data"
     effect = effect_of(measured, next(iter(measured.chosen.values())))
     if not effect.measured:
-        remedy = "; try more neurons (locate.n_neurons), export.neurons: union, another locate.method, or more people"
+        union = "export.neurons: union, " if len(audit.neurons.languages) > 1 else ""
+        remedy = f"; try more neurons (locate.n_neurons), {union}another locate.method, or more people"
         leaked = bool(audit.leakage.matrix().value.any())
         yield f"no effect of ablation was measured: {effect.text}{remedy if leaked else ''}"
 
@@ -217,7 +229,7 @@ def _write_checkpoint(
     config: Config, section: ExportSection, audit: Audit, measured: MitigationResult, say: Say
 ) -> Manifest:
     """Write the checkpoint; its manifest carries what was measured, and the training language that the config knows."""
-    neurons, target = getattr(audit.neurons, section.neurons), config.path(section.folder)
+    neurons, target = _exported_neurons(section, audit.neurons), config.path(section.folder)
     if target.is_dir() and any(target.iterdir()):  # this run wrote it before it was stopped, or it is another's
         manifest = load_manifest(target)
         if manifest.neurons != neurons:

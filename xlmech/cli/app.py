@@ -179,7 +179,7 @@ def locate(
     adapter: Adapter = None,
     backend: BackendOption = "auto",
 ) -> None:
-    """Locate universal and language-specific privacy neurons."""
+    """Locate universal and language-specific privacy neurons; with one language, that language's alone."""
     options = LocateOptions(method=method, positions=positions, n_neurons=n_neurons, contrast=contrast, spare=spare)
     from xlmech.neurons.selection.locate import check_probes, locate_privacy_neurons
 
@@ -189,7 +189,8 @@ def locate(
     loaded = console.load(model, adapter, backend)
     found = locate_privacy_neurons(loaded, console.in_prompt(loaded, probes, prompt, system), options=options)
     found.save(out)
-    found.universal.save(out / "universal.json")
+    if len(found.languages) > 1:
+        found.universal.save(out / "universal.json")
     for language, neurons in found.specific.items():
         neurons.save(out / f"specific-{language}.json")
     console.show("Neurons", found.to_frame().groupby(["kind", "language"]).size().rename("neurons").reset_index())
@@ -198,7 +199,9 @@ def locate(
 @app.command(cls=Command)
 def ablate(
     model: Model,
-    neurons: Annotated[Path, typer.Option(help="A neuron set, as locate writes it (universal.json).")],
+    neurons: Annotated[
+        Path, typer.Option(help="A neuron set, as locate writes it (universal.json, specific-en.json).")
+    ],
     out: Out,
     records: Records = None,
     languages: Languages = "",

@@ -20,13 +20,18 @@ if TYPE_CHECKING:
 def neurons_per_layer(result: PrivacyNeurons) -> go.Figure:
     """Draw the number of chosen neurons per layer: universal above, language-specific below, stacked by language.
 
-    Counts of a choice; what the chosen neurons do is for `before_after` to show.
+    Of one language alone universal neurons are undefined, and its neurons are the only panel. Counts of a choice; what the
+    chosen neurons do is for `before_after` to show.
     """
     n_layers, d_mlp = result.scores.shape[1:]
     universal, specific = (result.chosen[result.chosen.kind == kind] for kind in ("universal", "specific"))
-    sets = [("universal", INK, 1, universal)]
-    sets += [(label(code), colour(code), 2, specific[specific.language == code]) for code in ordered(result.languages)]
-    figure = make_subplots(2, 1, shared_xaxes=True, vertical_spacing=0.08)
+    several = len(result.languages) > 1
+    rows = 2 if several else 1
+    sets = [("universal", INK, 1, universal)] if several else []
+    sets += [
+        (label(code), colour(code), rows, specific[specific.language == code]) for code in ordered(result.languages)
+    ]
+    figure = make_subplots(rows, 1, shared_xaxes=True, vertical_spacing=0.08)
     for name, shade, row, part in sets:
         counts = part.layer.value_counts().reindex(range(n_layers), fill_value=0)
         hover = [f"{name}<br>layer {layer}: {n:,} of {d_mlp:,} neurons" for layer, n in counts.items()]
@@ -36,7 +41,9 @@ def neurons_per_layer(result: PrivacyNeurons) -> go.Figure:
             row=row, col=1,
         )  # fmt: skip
     figure.update_layout(barmode="stack", bargap=0.15).update_xaxes(range=[-0.6, n_layers - 0.4], showgrid=False)
-    figure.update_xaxes(title_text="layer", dtick=1 if n_layers <= 36 else None, row=2)  # more numbers would overlap
+    figure.update_xaxes(title_text="layer", dtick=1 if n_layers <= 36 else None, row=rows)  # more numbers would overlap
+    if not several:
+        return _of_one_language(figure, result, len(specific))
     figure.update_yaxes(title_text="universal (neurons)", row=1)
     figure.update_yaxes(title_text="specific (neurons)", row=2)
     caption = f"""MLP neurons chosen by rule {result.rule!r}: {len(universal):,} universal and {len(specific):,}
@@ -44,6 +51,15 @@ def neurons_per_layer(result: PrivacyNeurons) -> go.Figure:
     scale. High bars are layers in which private answers may be computed; that is a hypothesis, which ablation tests."""
     title = "Privacy neurons chosen per layer: universal, and specific to one language"
     return finish(figure, title, caption, height=380, legend=True, head=112)
+
+
+def _of_one_language(figure: go.Figure, result: PrivacyNeurons, n_chosen: int) -> go.Figure:
+    figure.update_yaxes(title_text="neurons")
+    caption = f"""MLP neurons chosen by rule {result.rule!r}: {n_chosen:,} of {result.scores[0].numel():,}, by probes in
+    {language_name(result.languages[0])} alone. Whether they act in further languages was not measured, so none is called
+    universal. Counts of a choice, hence no interval. High bars are layers in which private answers may be computed; that is a
+    hypothesis, which ablation tests."""
+    return finish(figure, "Privacy neurons chosen per layer", caption, height=190)
 
 
 def overlap(result: PrivacyNeurons, *, n_neurons: int | None = None) -> go.Figure:

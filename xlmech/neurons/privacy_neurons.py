@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -10,6 +11,21 @@ import torch
 
 from xlmech.neurons.neuron_set import NeuronSet, pairs_of
 from xlmech.storage.result import Result
+
+
+def main_kind(languages: Sequence[str]) -> str:
+    """Return the kind of the neurons that are ablated: `universal` or, of one language alone, `specific`."""
+    return "universal" if len(languages) > 1 else "specific"
+
+
+def one_language_note(languages: Sequence[str]) -> str:
+    """Say what is undefined if a single language is asked, "" if several are."""
+    if len(languages) > 1:
+        return ""
+    return (
+        f"asked in {languages[0]} only: neurons of all languages (universal) and of this one alone (specific) cannot be told "
+        f"apart, so there are no universal ones; those chosen are specific[{languages[0]!r}]"
+    )
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -36,14 +52,25 @@ class PrivacyNeurons(Result):
 
     @property
     def universal(self) -> NeuronSet:
-        """Neurons that act in every language."""
+        """Neurons that act in every language; none if one language alone was asked, for which they are undefined."""
         return self._set(self.chosen[self.chosen.kind == "universal"])
 
     @property
     def specific(self) -> dict[str, NeuronSet]:
-        """Neurons that act in one language only, by language."""
+        """Neurons that act in one language only, by language; if it was asked alone, in others perhaps as well."""
         of_kind = self.chosen[self.chosen.kind == "specific"]
         return {language: self._set(of_kind[of_kind.language == language]) for language in self.languages}
+
+    @property
+    def main(self) -> NeuronSet:
+        """The neurons that an audit ablates: the universal ones or, of one language alone, that language's."""
+        return self._set(self.chosen[self.chosen.kind == main_kind(self.languages)])
+
+    @property
+    def main_name(self) -> str:
+        """Name of `main` as a condition: `universal`, or for example `specific-en`."""
+        kind = main_kind(self.languages)
+        return kind if kind == "universal" else f"{kind}-{self.languages[0]}"
 
     @property
     def union(self) -> NeuronSet:
@@ -57,7 +84,8 @@ class PrivacyNeurons(Result):
     def headline(self) -> dict[str, str]:
         """Map each kind of neuron to how many were chosen."""
         counts = ", ".join(f"{language} {len(neurons)}" for language, neurons in self.specific.items())
-        return {"universal": f"{len(self.universal)} neurons", "specific": counts}
+        undefined = "undefined, since one language alone was asked" if len(self.languages) == 1 else ""
+        return {"universal": undefined or f"{len(self.universal)} neurons", "specific": counts}
 
     def _set(self, rows: pd.DataFrame) -> NeuronSet:
         return NeuronSet(frozenset(pairs_of(rows)), self.scores.shape[1], self.scores.shape[2], self.model)

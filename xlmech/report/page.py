@@ -24,7 +24,7 @@ from markupsafe import Markup
 
 from xlmech.data.attributes import unguessable
 from xlmech.figures import saving
-from xlmech.figures.wording import bounds, joined, language_name, masked, ordered, percent, plain, rows_of
+from xlmech.figures.wording import bounds, counted, joined, language_name, masked, ordered, percent, plain, rows_of
 from xlmech.leakage.above_controls import Excess
 from xlmech.report.asking import how_asked, wordings_table
 from xlmech.report.reproduction import provenance_table, reproduce
@@ -89,9 +89,10 @@ def _render(results: RunResults, people: dict[str, Record] | None) -> str:
     sections, not_drawn = draw_sections(results)
     source, probes = results.leakage.provenance, results.leakage.probes
     private = probes[probes.group == "private"]
+    n_languages = private.query_language.nunique()
     return _template().render(
         title=title_of_run(source),
-        subtitle=f"{source.time[:10]}; private people asked in {private.query_language.nunique()} languages",
+        subtitle=f"{source.time[:10]}; private people asked in {counted(n_languages, 'language', 'languages')}",
         revealed=people is not None,
         people=bool(people),
         verdict=judged,

@@ -106,7 +106,7 @@ class RunResults:
 
     @property
     def mitigation(self) -> MitigationResult | None:
-        """The measurement with the exported neurons ablated, or else the universal ones."""
+        """The measurement with the exported neurons ablated, or else those that the audit ablates."""
         result = self.results.get(EXPORTED) or self.results.get("mitigation")
         return cast(MitigationResult | None, result)
 

@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 
 from xlmech import figures
 from xlmech.figures.wording import plain
+from xlmech.leakage.measure import LeakageResult
 from xlmech.report.run_results import EXPORTED, WORDINGS, RunResults
 
 _NARROW, _MIDDLE, _WIDE = 340, 640, 860
@@ -17,10 +18,19 @@ _NARROW, _MIDDLE, _WIDE = 340, 640, 860
 _TITLES = {"leakage": "Does it leak?", "inside": "Where inside the model?", "mitigation": "What does ablation do?"}
 _Drawing = tuple[str, str, Callable[..., go.Figure], int]
 """Section, name, function and least width of a figure."""
+
+
+def _leakage_matrix(result: LeakageResult) -> go.Figure:
+    """Draw the matrix of query languages; of a single one it would be one number, which `leakage_by_language` shows."""
+    if result.probes.query_language.nunique() < 2:
+        raise ValueError("it compares query languages, and one alone was asked")
+    return figures.leakage_matrix(result)
+
+
 _DRAWINGS: dict[str, list[_Drawing]] = {
     "leakage": [
         ("leakage", "by_language", figures.leakage_by_language, _NARROW),
-        ("leakage", "matrix", figures.leakage_matrix, _WIDE),
+        ("leakage", "matrix", _leakage_matrix, _WIDE),
     ],
     "lens": [("inside", "per_layer", figures.leakage_per_layer, _MIDDLE), ("inside", "lens", figures.lens, _WIDE)],
     "similarity": [("inside", "similarity", figures.similarity, _WIDE)],

@@ -133,7 +133,8 @@ def _attributes(found: Comparison) -> Iterator[str]:
     ranked = [(kind, each) for kind, each in _by_excess(found.kinds) if not each.unguessable]
     leaking = [f"{plain(kind)} ({number(each.excess.value)})" for kind, each in ranked if each.judgement == "leaks"]
     if leaking:
-        yield f"Kinds of data that leak by comparison, in points beyond chance over all languages: {joined(leaking)}."
+        over = " over all languages" if len(found.languages) > 1 else ""
+        yield f"Kinds of data that leak by comparison, in points beyond chance{over}: {joined(leaking)}."
     unclear = [(kind, each) for kind, each in ranked if each.judgement == "unclear" and each.private.value > 0]
     if unclear:
         names = [
@@ -149,18 +150,21 @@ def _layers(results: RunResults) -> Iterator[str]:
         sums = curves[curves.form.isin(["query", "plant"])].groupby(["layer", "query_language"]).prob.sum()
         by_layer = sums.groupby("layer").mean()
         layers = [int(layer) for layer in by_layer.index]
+        over = counted(curves.query_language.nunique(), "language", "languages")
         peak = layers[int(by_layer.to_numpy().argmax())]
         yield (
             f"Read layer by layer, the answer is likeliest after layer {peak} of 0 to {max(layers)} (mean probability of its "
-            f"first token {by_layer.max():.2f}, over {curves.query_language.nunique()} languages, without interval)."
+            f"first token {by_layer.max():.2f}, over {over}, without interval)."
         )
     if results.neurons is not None:
-        chosen = results.neurons.universal.to_frame().layer.value_counts()
+        chosen = results.neurons.main.to_frame().layer.value_counts()
         if len(chosen):
             most = chosen.head(3)
+            codes = results.neurons.languages
+            asked = "all languages" if len(codes) > 1 else short_name(codes[0])
             layers_with_most = joined([str(layer) for layer in sorted(most.index)])
             yield (
-                f"Of {chosen.sum():,} neurons that attribution chose for all languages, {percent(most.sum() / chosen.sum())} lie "
+                f"Of {chosen.sum():,} neurons that attribution chose for {asked}, {percent(most.sum() / chosen.sum())} lie "
                 f"in layer{'s' if len(most) > 1 else ''} {layers_with_most}; that is a hypothesis, which ablation tests."
             )
 

@@ -136,10 +136,6 @@ def test_pool_and_sets() -> None:
         ({"n_draws": 1}, "n_draws 2 or more"),
         ({"contrast": math.nan}, "contrast a finite number from 0 on"),
         (
-            {"private": made({}, codes=("en",))},
-            "attributions in en only: a universal neuron is one of several languages",
-        ),
-        (
             {"private": dataclasses.replace(made({}), probes=pd.DataFrame())},
             "the private attributions do not list their probes",
         ),

@@ -34,7 +34,7 @@ from xlmech.neurons.privacy_neurons import PrivacyNeurons
 from xlmech.neurons.selection.leak_check import answer_margins
 from xlmech.neurons.selection.locate import locate_privacy_neurons
 from xlmech.neurons.selection.minimal_set import FewestNeurons
-from xlmech.neurons.selection.refine import refine_universal
+from xlmech.neurons.selection.refine import refine_main
 from xlmech.neurons.selection.verify import VerifiedNeurons, neurons_of, verify_neurons
 from xlmech.options import AttributeOptions, LocateOptions
 
@@ -349,7 +349,7 @@ def test_nothing_to_refine_is_said(leaking: Any, probes: ProbeSet, monkeypatch: 
     options: dict[str, Any] = {"verify": True, "target_reduction": 0.5, "contrast": 1.0, "progress": False}
     empty = dataclasses.replace(plain, chosen=plain.chosen[plain.chosen.kind == "specific"])
     with pytest.warns(UserWarning, match="no universal neuron was found, so that there is nothing to verify"):
-        assert refine_universal(leaking, empty, private, public, **options) is empty
+        assert refine_main(leaking, empty, private, public, **options) is empty
 
     def useless(*arguments: Any, **more: Any) -> VerifiedNeurons:
         verified = verify_neurons(*arguments, **more)
@@ -359,7 +359,7 @@ def test_nothing_to_refine_is_said(leaking: Any, probes: ProbeSet, monkeypatch: 
     with pytest.warns(
         UserWarning, match="none of the universal neurons helps.*take a larger n_neurons, or a smaller contrast"
     ):
-        found = refine_universal(leaking, plain, private, public, **options)
+        found = refine_main(leaking, plain, private, public, **options)
     assert not len(found.universal) and found.specific == plain.specific
 
 

@@ -97,7 +97,7 @@ def selection_stability(
     This does not measure whether the neurons do anything (`verify_neurons`): a stable choice may be wrong.
 
     Args:
-        private: Attributions of private answers in two or more languages.
+        private: Attributions of private answers. In one language alone, the neurons of that language are chosen again.
         public: Those of public facts, for the contrast.
         n_neurons: Size of a choice.
         contrast: Multiple of the public attribution that is subtracted.
@@ -108,7 +108,7 @@ def selection_stability(
         StabilityResult: `.neurons`, `.summary()`.
 
     Raises:
-        ValueError: Attributions that do not list their probes, of one language or of fewer than four subjects; public ones
+        ValueError: Attributions that do not list their probes, or of fewer than four subjects; public ones
             without a language or of another shape; a number out of range.
     """
     _check(private, public, n_neurons, contrast, n_draws)
@@ -188,8 +188,6 @@ def _check(
             f"n_neurons must be 1 or more, n_draws 2 or more, contrast a finite number from 0 on; got {n_neurons}, {n_draws} and "
             f"{contrast}"
         )
-    if len(private.languages) < 2:
-        raise ValueError(f"attributions in {private.languages[0]} only: a universal neuron is one of several languages")
     for name, result in (("private", private), ("public", public)):
         if result is None:
             continue

@@ -28,9 +28,9 @@ from xlmech.neurons.attribution.attribute import (
 )
 from xlmech.neurons.attribution.neutral_text import check_texts, needed_for_text
 from xlmech.neurons.neuron_set import NeuronSet, pairs_of
-from xlmech.neurons.privacy_neurons import PrivacyNeurons
+from xlmech.neurons.privacy_neurons import PrivacyNeurons, main_kind, one_language_note
 from xlmech.neurons.selection.leak_check import check_known
-from xlmech.neurons.selection.refine import refine_universal
+from xlmech.neurons.selection.refine import refine_main
 from xlmech.neurons.selection.rules import candidates, chosen_frame, select_specific, select_universal
 from xlmech.neurons.selection.verify import neurons_of
 from xlmech.options import LocateOptions
@@ -62,6 +62,10 @@ def locate_privacy_neurons(
     ablates each and drops those that do not help, `target_reduction` keeps as few as it takes, and `evaluate_mitigation` on
     held-out people is the test.
 
+    With probes in one language, universal neurons are undefined: those that the rule would choose as universal, from this
+    language's scores, are then its specific ones. Whether they act in other languages too is not measured. What is said of
+    universal neurons below holds for them.
+
     With `options.iterate`, neurons are located in rounds, with the universal ones found so far ablated. This finds neurons that
     back each other up, and those behind saturated answers (metric `auto`), whose attribution hardly tells neurons apart until
     others are ablated.
@@ -89,13 +93,14 @@ def locate_privacy_neurons(
         are saturated. With `verify` it has the exact effects too, by which the universal ones are then in order.
 
     Raises:
-        ValueError: No private probes, one language only, public probes in other languages than the private ones, a number out
+        ValueError: No private probes, public probes in other languages than the private ones, a number out
             of range, or private answers that the model does not know (`options.check_leakage`).
-        RuntimeError: Probes failed every time in so many languages that fewer than two are left.
+        RuntimeError: Probes failed every time in so many languages that fewer than two are left, or in the only one.
 
     Warns:
-        UserWarning: The model knows the control people's answers, integrated gradients do not converge, all probes of a language
-            failed, none of the universal neurons helps, or not all of them together reach `target_reduction`.
+        UserWarning: There is one language only, the model knows the control people's answers, integrated gradients do not
+            converge, all probes of a language failed, none of the universal neurons helps, or not all of them together reach
+            `target_reduction`.
 
     See also: the selections of earlier work, `depn`, `knowledge_neurons`, `apneap` and `lape`, for comparison at equal
     `n_neurons`; `random_neurons`; `learn_mask`, which learns a set as a whole.
@@ -114,6 +119,8 @@ def locate_privacy_neurons(
         raise ValueError("verify and target_reduction hold neurons at zero; leave them out where values are given")
     attribution = _Attribution(model, options, values, control_people, progress)
     attribution.check(private[:1])
+    if note := one_language_note(private.languages):
+        warnings.warn(note, stacklevel=2)
     if neutral is None:
         neutral = {code: packs.find_language(code).choosing for code in private.languages}
     check_texts(neutral)
@@ -133,7 +140,7 @@ def locate_privacy_neurons(
         # The rounds' numbers differ by one at most, and add up to n_neurons.
         chosen = _chosen(contrasted, scores, excluded, options, (n_neurons + number) // options.iterate)
         rounds.append(_with_saturated(chosen, contrasted, private).assign(round=number + 1))
-        ablated |= neurons_of(model, pairs_of(chosen[chosen.kind == "universal"]))
+        ablated |= neurons_of(model, pairs_of(chosen[chosen.kind == main_kind(languages)]))
         for neuron in pairs_of(chosen):
             excluded[neuron] = True
     rows = pd.concat([frame for frame in rounds if len(frame)] or rounds[:1])
@@ -149,20 +156,16 @@ def locate_privacy_neurons(
     )
     if not verify and target_reduction is None:
         return located
-    return refine_universal(
+    return refine_main(
         model, located, private, public, verify=verify, target_reduction=target_reduction, contrast=options.contrast,
         progress=progress,
     )  # fmt: skip
 
 
 def check_probes(private: ProbeSet, public: ProbeSet, contrast: float) -> None:
-    """Raise ValueError unless universal neurons can be located with these probes."""
+    """Raise ValueError unless neurons can be located with these probes."""
     if not len(private):
         raise ValueError("no private probes to locate neurons with; records of group 'private' are needed")
-    if len(private.languages) < 2:
-        raise ValueError(
-            f"probes in {private.languages[0]} only: a universal neuron is one of several languages; ask in two or more"
-        )
     missing = set(private.languages) - set(public.languages)
     if len(public) and contrast and missing:
         raise ValueError(
@@ -235,10 +238,10 @@ def _languages_left(languages: tuple[str, ...], scores: _Scores) -> tuple[str, .
     """Return the languages with a score; means of no probe are NaN, and rank nowhere."""
     failed = [code for code, of_language in zip(languages, scores, strict=True) if of_language.isnan().any()]
     left = tuple(code for code in languages if code not in failed)
-    if len(left) < 2:
+    if len(left) < min(2, len(languages)):
+        needed = ", and universal neurons are those of two languages or more" if len(languages) > 1 else ""
         raise RuntimeError(
-            f"all probes in {', '.join(failed)} failed, and universal neurons are those of two languages or more; the log "
-            "says why they failed, mend that and run again"
+            f"all probes in {', '.join(failed)} failed{needed}; the log says why they failed, mend that and run again"
         )
     if failed:
         warnings.warn(
@@ -267,6 +270,8 @@ def _chosen(
     scores = scores.masked_fill(excluded, -torch.inf)
     is_candidate = candidates(scores, contrasted.share, n_neurons=n_neurons, min_share=options.min_share) & ~excluded
     universal = select_universal(scores, rule=options.rule, n_neurons=n_neurons, is_candidate=is_candidate)
+    if main_kind(contrasted.languages) == "specific":
+        return chosen_frame([("specific", contrasted.languages[0], universal)])
     for layer, neuron, _ in universal:
         is_candidate[:, layer, neuron] = False  # a universal neuron is specific to no language
     specific = partial(
