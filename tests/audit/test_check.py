@@ -52,6 +52,9 @@ def test_people_and_what_they_can_show() -> None:
     assert "cannot be told from chance; at least 3 are" not in text  # three control people are measured
     fewer = check_records(frame[frame.group != "control"], ["en"])
     assert any("0 measured control people" in statement for statement in fewer.statements)
+    assert fewer.statements[-1].startswith("asked in en only: ") and not any(
+        "only: " in one for one in checked.statements
+    )
 
 
 @pytest.mark.parametrize("suffix", [".tsv", ".TSV", ".xlsx", ".CSV"])

@@ -19,6 +19,7 @@ from xlmech.audit.preflight import prepare
 from xlmech.cli.app import app
 from xlmech.data.questions import build_probes
 from xlmech.data.readers import load_records
+from xlmech.mitigation.evaluate import MitigationResult
 from xlmech.mitigation.export.manifest import load_manifest
 from xlmech.neurons.neuron_set import NeuronSet
 
@@ -95,7 +96,7 @@ def test_the_command_line_says_what_is_undefined(folder: Path) -> None:
         told.count("asked in en only: neurons of all languages (universal) and of this one alone (specific) cannot")
         == 2
     )
-    assert "Held-out people" in told and "less is extracted over English" in told
+    assert "Held-out people" in told and "less is extracted in English" in told
     assert not OTHER_LANGUAGES.search(told.replace("neurons of all languages (universal)", ""))
 
 
@@ -142,7 +143,10 @@ def test_the_report_has_no_panel_without_a_meaning(folder: Path, tmp_path: Path)
     assert "asked in 1 language" in seen and "neurons that attribution chose for English" in seen
     assert "Not drawn: matrix of leakage: it compares query languages, and one alone was asked." in seen
     assert "Not drawn: overlap of neurons: overlap needs the scores of two languages or more." in seen
-    assert "Asked in English alone" in seen
+    assert "Not drawn: per layer of lens: it compares query languages, and one alone was asked." in seen
+    limit = "and of this one alone (specific) cannot be told apart."
+    assert "Asked in English (en) alone: what is extracted in another language" in seen and limit in seen
+    seen = seen.replace("neurons of all languages (universal)", "")
     assert not OTHER_LANGUAGES.search(seen)
 
 
@@ -174,7 +178,7 @@ def test_locate_and_ablate_in_one_language(folder: Path, monkeypatch: pytest.Mon
     assert not Path("neurons/universal.json").exists() and 0 < len(NeuronSet.load("neurons/specific-en.json")) <= 6
     ablated = CliRunner().invoke(app, ["ablate", *shared, "--neurons", "neurons/specific-en.json", "--out", "ablated"])
     assert ablated.exit_code == 0, ablated.output
-    assert "specific-en" in ablated.stdout
+    assert set(MitigationResult.load("ablated").chosen) == {"specific-en"}
 
 
 def test_an_audit_without_a_config(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

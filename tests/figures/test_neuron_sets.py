@@ -23,6 +23,16 @@ def test_neurons_per_layer_counts() -> None:
     assert "3 universal and 1 language-specific ones of 24" in figure.layout.meta["caption"]
 
 
+def test_one_language_has_one_panel() -> None:
+    rows = neurons().chosen.assign(kind="specific", language="en")
+    result = replace(neurons(), languages=("en",), scores=neurons().scores[:1], chosen=rows)
+    figure = figures.neurons_per_layer(result)
+    assert [bar.name for bar in figure.data] == ["English (en)"] and list(figure.data[0].y) == [1, 1, 2]
+    assert axis_titles(figure) == {"layer", "neurons"} and not figure.layout.showlegend
+    assert "4 of 24, by probes in English (en) alone" in figure.layout.meta["caption"]
+    assert "specific" not in figure.layout.meta["title"]
+
+
 def scored(scores: dict[str, list[int]], *, d_mlp: int = 50) -> PrivacyNeurons:
     """Per language the flat indices of its neurons, strongest first; 3 layers."""
     table = torch.zeros(len(scores), 3, d_mlp)

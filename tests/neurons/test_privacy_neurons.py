@@ -37,3 +37,15 @@ def test_privacy_neurons() -> None:
     ]
     assert repr(found) == "PrivacyNeurons of tiny\n  universal: 2 neurons\n  specific: fr 0, zh 1"
     assert len(privacy_neurons(chosen=chosen_frame([])).universal) == 0
+    assert found.main == found.universal and found.main_name == "universal"
+
+
+def test_of_one_language_universal_neurons_are_undefined() -> None:
+    rows = chosen_frame([("specific", "fr", [(1, 1, 0.7), (0, 2, 0.4)])])
+    found = privacy_neurons(languages=("fr",), scores=torch.zeros(1, 2, 3), chosen=rows)
+    assert not found.universal
+    assert found.main == found.specific["fr"] == NeuronSet(frozenset({(1, 1), (0, 2)}), 2, 3, "tiny")
+    assert found.main_name == "specific-fr"
+    assert repr(found) == (
+        "PrivacyNeurons of tiny\n  universal: undefined, since one language alone was asked\n  specific: fr 2"
+    )

@@ -53,7 +53,7 @@ def test_a_leak() -> None:
 def test_what_controls_reach_too_is_no_leak(hits: int) -> None:
     found = judged(leakage({"en": people(1000, hits)}, controls={"en": people(1000, hits)}))
     assert found.judgement == "silent" and found.headline == "No leak was found."
-    assert found.where[0].startswith("At most 5 points beyond chance in 1 of 1 language: English.")
+    assert found.where[0].startswith("At most 5 points beyond chance in English.")
     assert not any("Holm" in line for line in found.certainty)  # one test needs no correction
 
 
@@ -67,7 +67,7 @@ def test_a_high_rate_that_controls_reach_too_is_no_leak_either() -> None:
 def test_too_few_people_to_tell(rates: Sequence[float]) -> None:
     found = judged(leakage({"fr": [*rates]}, controls={"fr": people(5, 1)}))
     assert found.judgement == "unclear" and found.headline == HEADLINES["unclear"]
-    assert found.where[0] == "Cannot be told in 1 of 1 language: French."
+    assert found.where[0] == "Cannot be told in French."
     assert any(
         "Too few people to tell in French" in line and f"{people_needed()} people" in line for line in found.certainty
     )
@@ -77,7 +77,7 @@ def test_without_controls_nothing_is_called_a_leak() -> None:
     found = judged(leakage({"en": people(50, 50)}), mitigation=mitigation())
     assert found.judgement == "unclear"
     assert "How much of that is chance is not known" in found.summary
-    assert found.where[0] == "Cannot be told in 1 of 1 language: English (100 % extracted)."
+    assert found.where[0] == "Cannot be told in English (100 % extracted)."
     assert any(line.startswith("Without control people city cannot be called a leak") for line in found.certainty)
     assert not any("tested" in line for line in found.certainty)
     assert found.mitigation.endswith("How much of that is chance is not known.")
@@ -120,8 +120,7 @@ def test_kinds_of_data_are_judged_alone() -> None:
     probes.loc[38:39, "extracted"] = [1.0, 0.0]
     found = judged(replace(result, probes=probes))
     assert any(
-        line.startswith("Kinds of data that leak by comparison, in points beyond chance over all languages: job (")
-        for line in found.where
+        line.startswith("Kinds of data that leak by comparison, in points beyond chance: job (") for line in found.where
     )
     assert any(
         line == "Extracted, but not shown to be beyond chance: city (50 % of the questions, 2 people)."

@@ -20,6 +20,7 @@ from xlmech.data.readers import read_records
 from xlmech.data.records import Record
 from xlmech.leakage.above_controls import ERROR, TOLERANCE, people_needed
 from xlmech.metrics.intervals import rate_interval
+from xlmech.neurons.privacy_neurons import one_language_note
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -64,7 +65,7 @@ def check_records(
         faults=(*faults, *(f"{code}: {fault}" for code in codes for fault in dict.fromkeys(unasked[code].values()))),
         people=_people(records, unasked),
         own_values=tuple(record.id for record in records if record.is_own_value),
-        statements=tuple(_statements(records, kinds, held_out)),
+        statements=tuple(_statements(records, codes, kinds, held_out)),
     )
 
 
@@ -102,7 +103,9 @@ def _people(records: Sequence[Record], unasked: dict[str, dict[str, str]]) -> pd
     return pd.DataFrame(rows, columns=["group", "attribute", "people", *unasked])
 
 
-def _statements(records: Sequence[Record], kinds: Iterable[Attribute], held_out: float) -> Iterator[str]:
+def _statements(
+    records: Sequence[Record], codes: Sequence[str], kinds: Iterable[Attribute], held_out: float
+) -> Iterator[str]:
     """Say what so many people can show."""
     people = {group: {r.subject for r in records if r.group == group} for group in ("private", "public", "control")}
     n_private, n_control = len(people["private"]), len(people["control"])
@@ -125,6 +128,8 @@ def _statements(records: Sequence[Record], kinds: Iterable[Attribute], held_out:
         yield _about_controls(measured, round(held_out * n_control), guessable)
     if not people["public"]:
         yield "No public people: what ablation costs in facts that should stay is not measured."
+    if note := one_language_note(codes):
+        yield note
 
 
 def _is_guessable(attribute: str, known: dict[str, Attribute]) -> bool:

@@ -38,7 +38,9 @@ def publish(audit: Audit, folder: Path) -> Path:
     if several and bool((audit.neurons.scores > 0).any()):
         drawn["overlap"] = figures.overlap(audit.neurons)
     if audit.lens is not None:
-        drawn |= {"lens": figures.lens(audit.lens), "leakage_per_layer": figures.leakage_per_layer(audit.lens)}
+        drawn["lens"] = figures.lens(audit.lens)
+        if several:
+            drawn["leakage_per_layer"] = figures.leakage_per_layer(audit.lens)
     lines = "".join(f"<li>{html.escape(line)}</li>" for line in summary_lines(audit))
     summary = f"<ul>{lines}</ul>{_table_html(audit)}"
     return write_index(drawn, folder, title=title_of_run(audit.leakage.provenance), summary_html=summary)

@@ -44,10 +44,11 @@ def lens(result: LensResult) -> go.Figure:
     top = 1.05 * max(0.05, frame.value.max(), frame.high.max())
     figure.update_xaxes(range=[frame.layer.min() - 0.3, frame.layer.max() + 0.3], nticks=5).update_yaxes(range=[0, top])
     figure.update_yaxes(title_text="probability (0 to 1)", col=1)
+    crossing = """A training-language line that rises before the query-language line shows the answer found in
+    the language in which it was learnt; the training language's own panel has no such line."""
     caption = f"""The residual stream after each layer, read through the model's own unembedding, on
     {_counts(result)} per panel ({result.n_collisions} left out: their two forms share the first token). Bands:
-    95 % interval over people. A training-language line that rises before the query-language line shows the answer found in
-    the language in which it was learnt; the training language's own panel has no such line. {bold_note(queries, training)}"""
+    95 % interval over people. {"" if queries == [training] else crossing} {bold_note(queries, training)}"""
     title = "Logit lens: mean probability of the answer's first token, by layer"
     return finish(figure, title, caption, height=200 * places[-1]["row"], legend=True, head=106)
 

@@ -38,7 +38,7 @@ def gains(result: MitigationResult) -> Iterator[str]:
     if len(known):
         yield (
             f"With {100 * result.chosen[name] / result.total_neurons:.2g} % of the neurons ablated, "
-            f"{_change(known)} is extracted over {_languages(known, private)}{_range(known.reduction)}."
+            f"{_change(known)} is extracted {_languages(known, private)}{_range(known.reduction)}."
         )
     undefined = private[private.reduction.isna()]
     for reason, part in undefined.groupby(undefined.reason.replace("", NOTHING_BEFORE), sort=False):
@@ -78,9 +78,12 @@ def costs(result: MitigationResult) -> Iterator[str]:
     cost = result.cost[(result.cost.condition == name) & result.cost.rise.notna()]
     if len(cost):
         worst = max(rows_of(cost), key=lambda row: row.rise)
+        changes = f"Neutral text: the negative log-likelihood per token changes by {signed_percent(cost.rise.mean())}"
+        if result.effects.query_language.nunique() == 1:
+            yield f"{changes} in {short_name(worst.query_language)} (no interval)."
+            return
         yield (
-            f"Neutral text: the negative log-likelihood per token changes by {signed_percent(cost.rise.mean())} on average "
-            f"over languages; the highest change is {signed_percent(worst.rise)}, "
+            f"{changes} on average over languages; the highest change is {signed_percent(worst.rise)}, "
             f"in {short_name(worst.query_language)} (no interval)."
         )
     else:
@@ -131,5 +134,5 @@ def _range(reductions: pd.Series) -> str:
 
 def _languages(known: pd.DataFrame, effects: pd.DataFrame) -> str:
     if len(known) == len(effects):
-        return "all languages" if len(known) > 1 else short_name(known.query_language.iloc[0])
-    return f"the {counted(len(known), 'language', 'languages')} with a reduction"
+        return "over all languages" if len(known) > 1 else f"in {short_name(known.query_language.iloc[0])}"
+    return f"over the {counted(len(known), 'language', 'languages')} with a reduction"

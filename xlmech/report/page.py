@@ -89,10 +89,11 @@ def _render(results: RunResults, people: dict[str, Record] | None) -> str:
     sections, not_drawn = draw_sections(results)
     source, probes = results.leakage.provenance, results.leakage.probes
     private = probes[probes.group == "private"]
-    n_languages = private.query_language.nunique()
+    languages = private.query_language.unique()
     return _template().render(
         title=title_of_run(source),
-        subtitle=f"{source.time[:10]}; private people asked in {counted(n_languages, 'language', 'languages')}",
+        subtitle=f"{source.time[:10]}; private people asked in {counted(len(languages), 'language', 'languages')}",
+        only_language=language_name(languages[0]) if len(languages) == 1 else "",
         revealed=people is not None,
         people=bool(people),
         verdict=judged,

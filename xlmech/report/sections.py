@@ -10,7 +10,6 @@ import plotly.graph_objects as go
 
 from xlmech import figures
 from xlmech.figures.wording import plain
-from xlmech.leakage.measure import LeakageResult
 from xlmech.report.run_results import EXPORTED, WORDINGS, RunResults
 
 _NARROW, _MIDDLE, _WIDE = 340, 640, 860
@@ -20,19 +19,26 @@ _Drawing = tuple[str, str, Callable[..., go.Figure], int]
 """Section, name, function and least width of a figure."""
 
 
-def _leakage_matrix(result: LeakageResult) -> go.Figure:
-    """Draw the matrix of query languages; of a single one it would be one number, which `leakage_by_language` shows."""
-    if result.probes.query_language.nunique() < 2:
-        raise ValueError("it compares query languages, and one alone was asked")
-    return figures.leakage_matrix(result)
+def _if_several(draw: Callable[..., go.Figure], table: str) -> Callable[..., go.Figure]:
+    """Return `draw` for results whose table has several query languages; with one there is nothing to compare."""
+
+    def draw_several(result: Any) -> go.Figure:
+        if getattr(result, table).query_language.nunique() < 2:
+            raise ValueError("it compares query languages, and one alone was asked")
+        return draw(result)
+
+    return draw_several
 
 
 _DRAWINGS: dict[str, list[_Drawing]] = {
     "leakage": [
         ("leakage", "by_language", figures.leakage_by_language, _NARROW),
-        ("leakage", "matrix", _leakage_matrix, _WIDE),
+        ("leakage", "matrix", _if_several(figures.leakage_matrix, "probes"), _WIDE),
     ],
-    "lens": [("inside", "per_layer", figures.leakage_per_layer, _MIDDLE), ("inside", "lens", figures.lens, _WIDE)],
+    "lens": [
+        ("inside", "per_layer", _if_several(figures.leakage_per_layer, "readings"), _MIDDLE),
+        ("inside", "lens", figures.lens, _WIDE),
+    ],
     "similarity": [("inside", "similarity", figures.similarity, _WIDE)],
     "patching": [("inside", "patching", figures.patching, _WIDE)],
     "position_sweep": [("inside", "positions", figures.patching_positions, _MIDDLE)],

@@ -100,7 +100,8 @@ def _where(results: RunResults, found: Comparison) -> Iterator[str]:
     ):
         names = [_language(code, each) for code, each in ranked if each.judgement == judgement]
         if names:
-            yield f"{sentence} {len(names)} of {counted(len(ranked), 'language', 'languages')}: {joined(names)}."
+            of_all = f"{len(names)} of {len(ranked)} languages: " if len(ranked) > 1 else ""
+            yield f"{sentence} {of_all}{joined(names)}."
     yield from _training_language(results.leakage.plant_language, found.languages)
     yield from _attributes(found)
     yield from _layers(results)

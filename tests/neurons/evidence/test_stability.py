@@ -52,6 +52,13 @@ def test_alike_subjects_choose_alike_and_templates_may_not() -> None:
     assert list(shares(found)) == [(0, 1), BIG] and set(shares(found).values()) == {1.0}
 
 
+def test_in_one_language_its_own_neurons_are_chosen_again() -> None:
+    """(0, 1) acts in English for one subject of five alone, (0, 2) in all of them a little; French does not matter."""
+    private = made({(0, 1): [0.9, 0, 0, 0, 0], (0, 2): [0.05] * 5}, codes=("en",))
+    found = selection_stability(private, n_neurons=2, n_draws=2000)
+    assert shares(found)[BIG] == 1 and shares(found)[(0, 1)] == pytest.approx(1 - 0.8**5, abs=0.03)
+
+
 def test_a_neuron_must_act_in_every_language_and_not_on_public_facts() -> None:
     private = made({(0, 1): [0.5] * 5, (0, 2): [0.4] * 5})
     french_lacks = dataclasses.replace(

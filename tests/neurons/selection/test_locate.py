@@ -29,7 +29,7 @@ from xlmech.neurons.attribution import task
 from xlmech.neurons.attribution.attribute import attribute_neurons
 from xlmech.neurons.attribution.neutral_text import needed_for_text
 from xlmech.neurons.evidence.stability import pool_of, selection_stability
-from xlmech.neurons.neuron_set import NeuronSet
+from xlmech.neurons.neuron_set import NeuronSet, pairs_of
 from xlmech.neurons.privacy_neurons import PrivacyNeurons
 from xlmech.neurons.selection.leak_check import answer_margins
 from xlmech.neurons.selection.locate import locate_privacy_neurons
@@ -100,12 +100,96 @@ def test_contrast_subtracts_public_attribution(model: Any, probes: ProbeSet) -> 
 def test_refusals(model: Any, probes: ProbeSet) -> None:
     with pytest.raises(ValueError, match="no private probes to locate neurons with"):
         locate_privacy_neurons(model, probes.filter(group="public"))
-    with pytest.raises(ValueError, match="probes in en only: a universal neuron is one of several languages"):
-        locate_privacy_neurons(model, probes.filter(languages=["en"]))
     with pytest.raises(ValueError, match="no public probes in fr"):
         locate_privacy_neurons(model, probes.filter(group="private") + probes.filter(group="public", languages=["en"]))
     with pytest.raises(ValueError, match="the model does not know the private answers"):
         locate_privacy_neurons(model, probes, progress=False)
+
+
+ALONE = "asked in en only: neurons of all languages .universal. and of this one alone .specific. cannot be told apart"
+
+
+@pytest.mark.parametrize("rule", ["min", "entropy", "intersection"])
+def test_one_language_has_the_neurons_that_the_rule_would_call_universal(
+    model: Any, probes: ProbeSet, rule: Any
+) -> None:
+    """Against a plain ranking of this language's private less half its public attributions."""
+    english = probes.filter(languages=["en"])
+    with pytest.warns(UserWarning, match=ALONE):
+        found = located(model, english, rule=rule, contrast=0.5, n_neurons=12)
+    mean = [
+        attribute_neurons(model, english.filter(group=group), options=AttributeOptions(), progress=False).mean[0]
+        for group in ("private", "public")
+    ]
+    scores = mean[0] - 0.5 * mean[1]
+    ranked = sorted(((float(scores[i, j]), (i, j)) for i in range(N_LAYERS) for j in range(D_MLP)), reverse=True)
+    best = [(neuron, score) for score, neuron in ranked[:12] if score > 0]
+    assert len(best) == 12
+    rows = found.chosen
+    assert list(zip(rows.layer, rows.neuron, strict=True)) == [neuron for neuron, _ in best]
+    assert rows.score.tolist() == pytest.approx([score for _, score in best])
+    assert set(rows.kind) == {"specific"} and set(rows.language) == {"en"}
+    assert found.languages == ("en",) and not found.universal
+    assert found.main_name == "specific-en" and found.main == found.specific["en"] == found.union
+    torch.testing.assert_close(found.scores[0], scores)
+
+
+def test_one_language_scores_as_it_does_among_several(model: Any, probes: ProbeSet) -> None:
+    several = located(model, probes, n_neurons=4)
+    assert several.main == several.universal and several.main_name == "universal"
+    for code in ("en", "fr"):
+        with pytest.warns(UserWarning, match=f"asked in {code} only"):
+            alone = located(model, probes.filter(languages=[code]), n_neurons=4)
+        torch.testing.assert_close(alone.scores[0], several.scores[several.languages.index(code)])
+
+
+def test_rounds_in_one_language_ablate_what_was_found_in_it(
+    leaking: Any, probes: ProbeSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ablated: list[NeuronSet] = []
+
+    def spied(model: Any, neurons: NeuronSet, **how: Any) -> Any:
+        ablated.append(neurons)
+        return ablate(model, neurons, **how)
+
+    monkeypatch.setattr("xlmech.neurons.selection.locate.ablate", spied)
+    with pytest.warns(UserWarning, match=ALONE):
+        found = located(leaking, probes.filter(languages=["en"]), n_neurons=6, iterate=3)
+    rounds = found.chosen.groupby("round", sort=False)
+    assert rounds.size().tolist() == [2, 2, 2] and len(found.specific["en"]) == 6
+    assert [len(neurons) for neurons in ablated] == [0, 2, 4] and ablated[2] == neurons_of(
+        leaking, pairs_of(found.chosen[found.chosen["round"] < 3])
+    )
+
+
+def test_one_language_is_verified_and_cut_to_a_target(leaking: Any, probes: ProbeSet) -> None:
+    english = probes.filter(languages=["en"])
+    with pytest.warns(UserWarning):
+        plain = located(leaking, english, n_neurons=12)
+        found = located(leaking, english, n_neurons=12, verify=True)
+        verified = verify_neurons(
+            leaking,
+            english.filter(group="private"),
+            neurons=plain.specific["en"],
+            public=english.filter(group="public"),
+            progress=False,
+        )
+    kept = verified.effects[verified.effects.kept]
+    assert found.specific["en"].neurons == set(pairs_of(kept)) and "effect_private" in found.chosen
+    assert 0 < len(found.specific["en"]) <= len(plain.specific["en"])
+
+
+def test_no_probe_of_the_only_language_left(model: Any, probes: ProbeSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nothing(*arguments: Any, **options: Any) -> Any:
+        found = attribute_neurons(*arguments, **options)
+        return dataclasses.replace(found, mean=torch.full_like(found.mean, math.nan))
+
+    monkeypatch.setattr("xlmech.neurons.selection.locate.attribute_neurons", nothing)
+    with (
+        pytest.warns(UserWarning, match=ALONE),
+        pytest.raises(RuntimeError, match="all probes in en failed; the log says why they failed"),
+    ):
+        located(model, probes.filter(languages=["en"]))
 
 
 @pytest.mark.parametrize(

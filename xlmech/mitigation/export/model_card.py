@@ -24,6 +24,8 @@ def model_card(manifest: Manifest, manifest_name: str) -> str:
     if manifest.effective is False:
         title += ", without a measured effect"
         warning = f"**No effect was measured: {manifest.effect}.** Do not take this for a model that leaks less.\n\n"
+    languages = {row["query_language"] for row in (manifest.mitigation or {}).get("effects", ())}
+    across = "" if len(languages) == 1 else " across languages"
     return f"""---
 library_name: transformers
 {base}tags:
@@ -34,7 +36,7 @@ library_name: transformers
 # {title}
 
 {warning}{source}, with {len(neurons)} of its {neurons.n_layers * neurons.d_mlp} MLP neurons {ablated[manifest.mode]} in the
-weights, to lower how much personal data it leaks across languages. It is a plain checkpoint:
+weights, to lower how much personal data it leaks{across}. It is a plain checkpoint:
 `AutoModelForCausalLM.from_pretrained` reads it, and nothing else is needed. `{manifest_name}` lists the neurons and their origin.
 
 | layer | neurons |
