@@ -153,7 +153,8 @@ def test_the_report_has_no_panel_without_a_meaning(folder: Path, tmp_path: Path)
 def test_the_index_has_no_figure_that_compares_languages(folder: Path) -> None:
     names = {path.stem for path in (folder / "run").glob("*.html")}
     assert {"before_after", "cost", "leakage_by_language", "neurons_per_layer", "lens"} <= names
-    assert not names & {"leakage_matrix", "overlap"}
+    assert not names & {"leakage_matrix", "overlap", "leakage_per_layer"}
+    assert "<li>asked in en only: neurons of all" in (folder / "run" / "index.html").read_text(encoding="utf-8")
 
 
 def test_the_gate_judges_the_language(folder: Path) -> None:
@@ -186,4 +187,5 @@ def test_an_audit_without_a_config(folder: Path, monkeypatch: pytest.MonkeyPatch
     shared = ["--records", "people.csv", "--languages", "en", "--backend", "bridge", "--prompt", "plain"]
     result = CliRunner().invoke(app, ["audit", "my-model", *shared, "--out", "plain-run"])
     assert result.exit_code == 0, result.output
+    assert "note: asked in en only: " in result.stdout
     assert set(Audit.load(Path("plain-run/results")).mitigation.chosen) == {"specific-en"}

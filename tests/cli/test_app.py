@@ -153,12 +153,13 @@ def test_unknown_template_is_refused_before_a_model_is_loaded(
         (command("ablate", "--neurons", "missing.json"), "missing.json"),
         (command("ablate", "--neurons", "records.jsonl"), "records.jsonl: not a neuron set"),
         (command("leak", source="records.xlsx"), "records.xlsx"),
-        (command("locate", "--languages", "en"), "en only"),
+        (command("locate", source="strangers.jsonl"), "no private probes to locate neurons with"),
     ],
 )
 def test_other_refusals_before_a_model_is_loaded(
-    arguments: list[str], sentence: str, files: Path, no_model: None
+    arguments: list[str], sentence: str, files: Path, no_model: None, records: tuple[Record, ...]
 ) -> None:
+    save_records([record for record in records if record.group == "control"], Path("strangers.jsonl"))
     assert sentence in refusal(*arguments)
 
 

@@ -12,6 +12,7 @@ from xlmech import figures
 from xlmech.audit.audit import Audit, table
 from xlmech.figures.saving import write_index
 from xlmech.figures.wording import bounds, language_name, ordered, percent, signed_percent
+from xlmech.neurons.privacy_neurons import one_language_note
 from xlmech.report.mitigation_text import costs, gains
 from xlmech.report.page import title_of_run
 from xlmech.storage.atomic import new_folder
@@ -41,7 +42,8 @@ def publish(audit: Audit, folder: Path) -> Path:
         drawn["lens"] = figures.lens(audit.lens)
         if several:
             drawn["leakage_per_layer"] = figures.leakage_per_layer(audit.lens)
-    lines = "".join(f"<li>{html.escape(line)}</li>" for line in summary_lines(audit))
+    noted = [*summary_lines(audit), *filter(None, [one_language_note(audit.neurons.languages)])]
+    lines = "".join(f"<li>{html.escape(line)}</li>" for line in noted)
     summary = f"<ul>{lines}</ul>{_table_html(audit)}"
     return write_index(drawn, folder, title=title_of_run(audit.leakage.provenance), summary_html=summary)
 

@@ -138,8 +138,11 @@ def _audit(
 ) -> None:
     from xlmech.audit.audit import run_audit, select_probes
     from xlmech.audit.publish import publish
+    from xlmech.neurons.privacy_neurons import one_language_note
 
-    select_probes(people, plan)  # refuses bad input before the model is loaded
+    _, _, locating = select_probes(people, plan)  # refuses bad input before the model is loaded
+    if note := one_language_note(locating.filter(group="private").languages):
+        console.say(f"note: {note}")
     started = time.perf_counter()
     loaded = console.load(model, adapter, backend)
     loading = round(time.perf_counter() - started, 1)
