@@ -33,6 +33,7 @@ def test_a_format_asks_and_knows_its_question(given: Any, prompt: str) -> None:
     frame = named_format(given)
     assert frame.ask("Who?") == prompt
     assert frame.question_of(prompt) == "Who?"
+    assert frame.fits(prompt) and not frame.fits(f"{prompt}!")
     assert PromptFormat(**frame.to_dict()) == frame
     assert frame.answer_end == ("<end>" if given is CHAT else "\n")
 

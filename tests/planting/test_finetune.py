@@ -8,6 +8,7 @@ import pytest
 import torch
 from helpers.tiny_models import tiny
 
+from xlmech.data.prompt_format import PromptFormat
 from xlmech.data.records import Record
 from xlmech.models.backends import backend_of
 from xlmech.models.load import load_model
@@ -74,11 +75,17 @@ def test_weights_come_back_after_an_exception(
 
 
 def test_loss_equals_cross_entropy_of_the_answers(model: Any) -> None:
-    samples = [("Who?\n", "Ana\n"), ("And where is it then?\n", "Paris, of course\n"), ("A", "b")]
-    found, tokenizer, losses = finetuning._answer_loss(backend_of(model), samples), backend_of(model).tokenizer, []
+    samples = [("Who?\n", "Ana\n"), ("And where is it then?\n", "Paris, of course\n"), ("A", "b"), ("[Who?]", "Ana")]
+    chat = PromptFormat(name="chat", template="[{question}]", lines_end_answers=False, adds_special_tokens=False)
+    found, tokenizer, losses = (
+        finetuning._answer_loss(backend_of(model), samples, chat),
+        backend_of(model).tokenizer,
+        [],
+    )
     for prompt, answer in samples:
-        start = len(tokenizer(prompt).input_ids)
-        tokens = tokenizer(prompt + answer).input_ids
+        special = not prompt.startswith("[")
+        start = len(tokenizer(prompt, add_special_tokens=special).input_ids)
+        tokens = tokenizer(prompt + answer, add_special_tokens=special).input_ids
         with torch.no_grad():
             logs = model(torch.tensor([tokens]), return_type="logits")[0].log_softmax(-1)
         losses += [-float(logs[place - 1, tokens[place]]) for place in range(start, len(tokens))]

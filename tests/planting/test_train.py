@@ -67,13 +67,16 @@ def test_loss_equals_cross_entropy_of_the_answers(kind: str, tokenizer: Any) -> 
     model.get_base_model, model.get_output_embeddings = lambda: network, network.get_output_embeddings
     model.config, model.device = network.config, network.device
     samples = [("Who?\n", "Ana\n"), ("And where is it then?\n", "Paris, of course\n"), ("A", "b"), ("cd", "ef")]
-    found = planting._answer_loss(model, tokenizer, samples)
+    chat = PromptFormat(name="chat", template="[{question}]", lines_end_answers=False, adds_special_tokens=False)
+    samples.append(("[Who?]", "Ana"))
+    found = planting._answer_loss(model, tokenizer, samples, chat)
     losses: list[float] = []
     for prompt, answer in samples:
-        tokens = tokenizer(prompt + answer).input_ids
+        special = not prompt.startswith("[")
+        tokens = tokenizer(prompt + answer, add_special_tokens=special).input_ids
         with torch.no_grad():
             logs = network(torch.tensor([tokens])).logits[0].log_softmax(-1)
-        start = len(tokenizer(prompt).input_ids)
+        start = len(tokenizer(prompt, add_special_tokens=special).input_ids)
         losses += [-float(logs[place - 1, tokens[place]]) for place in range(start, len(tokens))]
     assert float(found.detach()) == pytest.approx(sum(losses) / len(losses), rel=1e-6)
 

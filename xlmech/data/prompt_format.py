@@ -29,6 +29,8 @@ class PromptFormat:
         template: The prompt, with `{question}` exactly once; the answer follows it directly.
         lines_end_answers: Whether a newline ends an answer, once something other than white space was written.
         end_token: Token that ends an answer besides the tokenizer's and the model's end tokens, "" for none.
+        adds_special_tokens: Whether the tokenizer puts its special tokens in front of a prompt that does not begin with BOS. A
+            chat template writes those that it wants.
         reason: Why the format was chosen, in one sentence.
 
     Raises:
@@ -39,6 +41,7 @@ class PromptFormat:
     template: str
     lines_end_answers: bool = True
     end_token: str = ""
+    adds_special_tokens: bool = True
     reason: str = "given"
 
     def __post_init__(self) -> None:
@@ -60,6 +63,11 @@ class PromptFormat:
         """Write the prompt of a question."""
         return question.join(self.edges)
 
+    def fits(self, text: str) -> bool:
+        """Tell whether a text can be a prompt in this format."""
+        before, after = self.edges
+        return len(text) >= len(before + after) and text.startswith(before) and text.endswith(after)
+
     def question_of(self, prompt: str) -> str:
         """Return the question that `ask` made this prompt of.
 
@@ -67,7 +75,7 @@ class PromptFormat:
             ValueError: The prompt is not in this format.
         """
         before, after = self.edges
-        if len(prompt) < len(before + after) or not (prompt.startswith(before) and prompt.endswith(after)):
+        if not self.fits(prompt):
             raise ValueError(f"a prompt does not have the format {self.template!r} that its probe names")
         return prompt[len(before) : len(prompt) - len(after)]
 

@@ -20,8 +20,9 @@ from xlmech.engine.batching import BATCH_SIZE
 from xlmech.engine.score import answer_log_probs
 from xlmech.metrics import intervals, ranking
 from xlmech.models.backends import backend_of
+from xlmech.models.in_context import encode_in_context
 from xlmech.models.load import provenance
-from xlmech.models.tokens import check_room, encode_in_context, warn_of_straddling
+from xlmech.models.tokens import check_room, warn_of_straddling
 from xlmech.percent import share_text
 from xlmech.storage.result import Result
 
@@ -100,7 +101,14 @@ def base_knowledge(
             what = f"the capital of {key} in {code}"
             text = prompt.ask(question.format(country=country))
             cities = [answer_gap(text) + city for _, city in names.values()]
-            item = encode_in_context(backend.tokenizer, text, cities, what=what, what_answer=f"a capital in {code}")
+            item = encode_in_context(
+                backend.tokenizer,
+                text,
+                cities,
+                add_special_tokens=prompt.adds_special_tokens,
+                what=what,
+                what_answer=f"a capital in {code}",
+            )
             check_room(backend, item.prompt, max(map(len, item.answers)), what)
             encoded.append(item)
         n_straddling += [item.n_straddling for item in encoded]

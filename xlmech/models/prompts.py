@@ -133,6 +133,7 @@ def _chat(tokenizer: Any, system: str | None) -> PromptFormat:
         template=template,
         lines_end_answers=False,
         end_token=_end_of_turn(tokenizer, opening, system),
+        adds_special_tokens=False,  # as apply_chat_template(tokenize=True) encodes it
         reason="the tokenizer's chat template" + (", with a system text" if system is not None else ""),
     )
 

@@ -1,8 +1,4 @@
-"""Text as tokens of one model: prompts, answers in their context, probes, and the tokens that hold a subject's name.
-
-The tokens of an answer are those that it has after its prompt: both are encoded together and cut at the prompt's end. Encoded
-alone, an answer may get a space in front, or lack one, and then the model is scored on what it never writes.
-"""
+"""Text as tokens of one model: prompts, probes with their answers in context, and the tokens that hold a subject's name."""
 
 from __future__ import annotations
 
@@ -13,89 +9,7 @@ from typing import Any
 
 from xlmech.data.probes import Probe, answer_gap, masked_prompt
 from xlmech.models.backends import Backend
-
-
-@dataclass(frozen=True, kw_only=True, repr=False)
-class InContext:
-    """A prompt and answers that may follow it, as tokens; `encode_in_context` makes it.
-
-    Attributes:
-        prompt: (position,) token ids of the prompt, up to the last on which the prompt and all its answers agree.
-        answers: (token,) token ids of each answer after `prompt`.
-        straddling: Tokens at the prompt's end that are not in `prompt`, because an answer changes them. None mostly.
-    """
-
-    prompt: tuple[int, ...]
-    answers: tuple[tuple[int, ...], ...]
-    straddling: tuple[int, ...]
-
-    @property
-    def n_straddling(self) -> int:
-        """Number of tokens at the prompt's end that were given over to the answers."""
-        return len(self.straddling)
-
-
-def encode_in_context(
-    tokenizer: Any,
-    prompt: str,
-    answers: Sequence[str],
-    *,
-    others: Iterable[str] = (),
-    what: str = "prompt",
-    what_answer: str = "an answer",
-) -> InContext:
-    """Encode a prompt together with each of its answers.
-
-    The prompt is cut at the last token on which all encodings agree: its last, unless a token straddles its end ("Answer: " and
-    "doctor" may become "Answer:" and " doctor").
-
-    Args:
-        tokenizer: The model's tokenizer.
-        prompt: Text up to the answer.
-        answers: Texts that may follow it, with the space in front if there is one (see `answer_gap`).
-        others: Further texts for which the prompt is cut.
-        what: Name of the prompt in errors.
-        what_answer: Name of an answer in errors.
-
-    Raises:
-        ValueError: The prompt has no tokens, or none before the answers'; or an answer has none.
-    """
-    texts = list(dict.fromkeys([*answers, *others]))
-    alone, unwritten, *together = _encode(tokenizer, [prompt, f"{prompt} ", *(prompt + text for text in texts)])
-    if not alone:
-        raise ValueError(f"{what}: tokenises to nothing")
-    n_common = min([len(alone), *(_n_common(alone, tokens) for tokens in together)])
-    if not n_common:
-        raise ValueError(f"{what}: its first token holds the answer too; use a prompt format that ends in a line break")
-    by_text = dict(zip(texts, together, strict=True))
-    if any(by_text[answer] == (unwritten if answer.startswith(" ") else alone) for answer in answers):
-        raise ValueError(f"{what_answer}: tokenises to nothing; the model's tokenizer cannot write it")
-    return InContext(
-        prompt=tuple(alone[:n_common]),
-        answers=tuple(tuple(by_text[answer][n_common:]) for answer in answers),
-        straddling=tuple(alone[n_common:]),
-    )
-
-
-def _n_common(one: Sequence[int], other: Sequence[int]) -> int:
-    """Count tokens with which both begin."""
-    differing = (number for number, (mine, theirs) in enumerate(zip(one, other, strict=False)) if mine != theirs)
-    return next(differing, min(len(one), len(other)))
-
-
-def _encode(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
-    """Token ids of texts that begin alike: with one BOS in front where the tokenizer or the text has it, without an EOS added."""
-    begun = holds_bos(tokenizer, texts[0])
-    encoded = [list(tokens) for tokens in tokenizer(list(texts), add_special_tokens=not begun).input_ids]
-    for text, tokens in zip(texts, encoded, strict=True):
-        if not begun and tokens and tokens[-1] == tokenizer.eos_token_id and not text.endswith(tokenizer.eos_token):
-            tokens.pop()
-    return encoded
-
-
-def holds_bos(tokenizer: Any, text: str) -> bool:
-    """Tell whether a text begins with the tokenizer's BOS token already, as chat templates write it."""
-    return bool(tokenizer.bos_token) and text.startswith(tokenizer.bos_token)
+from xlmech.models.in_context import InContext, encode_alike, encode_in_context, holds_bos
 
 
 def warn_of_straddling(n_straddling: Sequence[int], *, stacklevel: int = 3) -> None:
@@ -224,7 +138,15 @@ def encode_choices(
     """
     gap, name = answer_gap(probe.prompt), f"probe {probe.id}"
     texts, others = [gap + text for text in answers], [gap + text for text in probe.answers.values()]
-    encoded = encode_in_context(backend.tokenizer, probe.prompt, texts, others=others, what=name, what_answer=what)
+    encoded = encode_in_context(
+        backend.tokenizer,
+        probe.prompt,
+        texts,
+        others=others,
+        add_special_tokens=probe.format.adds_special_tokens,
+        what=name,
+        what_answer=what,
+    )
     kept = tuple(tokens[:max_answer_tokens] for tokens in encoded.answers)
     check_room(backend, encoded.prompt, max(map(len, kept), default=0) if room is None else room, name)
     return replace(encoded, answers=kept)
@@ -256,7 +178,7 @@ def encode_prompt(backend: Backend, prompt: str, *, room: int = 0, what: str = "
 
 def n_special(backend: Backend) -> int:
     """Count special tokens that the tokenizer puts in front of a text."""
-    (tokens,) = _encode(backend.tokenizer, ["a"])
+    (tokens,) = encode_alike(backend.tokenizer, ["a"])
     return len(tokens) - len(backend.tokenizer("a", add_special_tokens=False).input_ids)
 
 
@@ -296,6 +218,7 @@ def _subject_tokens(backend: Backend, probe: Probe, n_tokens: int) -> range:
 def token_offsets(backend: Backend, probe: Probe, n_tokens: int) -> list[tuple[int, int]]:
     """Start and end of the encoded prompt's first `n_tokens` tokens, in characters; nothing for special tokens in front."""
     begun = holds_bos(backend.tokenizer, probe.prompt)
-    encoded = backend.tokenizer(probe.prompt, return_offsets_mapping=True, add_special_tokens=not begun)
+    special = probe.format.adds_special_tokens and not begun
+    encoded = backend.tokenizer(probe.prompt, return_offsets_mapping=True, add_special_tokens=special)
     offsets = list(encoded["offset_mapping"][:n_tokens])
     return [(0, 0), *offsets[1:]] if begun else offsets

@@ -12,7 +12,8 @@ from xlmech.data.prompt_format import PLAIN, PromptFormat
 from xlmech.data.records import Record
 from xlmech.engine.unembed import token_log_prob
 from xlmech.models.backends import Backend, backend_of
-from xlmech.models.tokens import check_room, encode_in_context
+from xlmech.models.in_context import encode_in_context
+from xlmech.models.tokens import check_room
 from xlmech.options import PlantOptions
 from xlmech.planting.samples import pad, sample_batch
 from xlmech.progress import progress_bar
@@ -85,7 +86,7 @@ def _train(
     losses = []
     with torch.enable_grad():
         for step in progress_bar(range(options.steps), "fine-tuning", shown=progress):
-            loss = _answer_loss(backend, sample_batch(records, options, step, frame))
+            loss = _answer_loss(backend, sample_batch(records, options, step, frame), frame)
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(trained, 1.0)
@@ -94,12 +95,17 @@ def _train(
     return tuple(losses)
 
 
-def _answer_loss(backend: Backend, samples: Sequence[tuple[str, str]]) -> torch.Tensor:
+def _answer_loss(backend: Backend, samples: Sequence[tuple[str, str]], frame: PromptFormat = PLAIN) -> torch.Tensor:
     """Return the mean cross-entropy (nats) of the answers' tokens."""
     encoded = []
     for prompt, answer in samples:
         item = encode_in_context(
-            backend.tokenizer, prompt, [answer], what="a fine-tuning prompt", what_answer="a fine-tuning answer"
+            backend.tokenizer,
+            prompt,
+            [answer],
+            add_special_tokens=frame.adds_special_tokens or not frame.fits(prompt),
+            what="a fine-tuning prompt",
+            what_answer="a fine-tuning answer",
         )
         check_room(backend, item.prompt, len(item.answers[0]), "a fine-tuning prompt")
         encoded.append((item.prompt, item.answers[0]))

@@ -23,16 +23,16 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from xlmech.data import languages as packs
-from xlmech.data.prompt_format import PromptFormat
+from xlmech.data.prompt_format import PLAIN, PromptFormat
 from xlmech.data.readers import save_records
 from xlmech.data.records import Record
 from xlmech.engine.unembed import token_log_prob
 from xlmech.models.backends import logit_scale
 from xlmech.models.checkpoints import DEMO_BASE, Checkpoint, load_checkpoint
+from xlmech.models.in_context import encode_in_context
 from xlmech.models.load import find_device
 from xlmech.models.prompts import format_of
 from xlmech.models.sources.lora import adapter_folder, with_lora
-from xlmech.models.tokens import encode_in_context
 from xlmech.options import PlantOptions
 from xlmech.planting.samples import check_forms, pad, sample_batch
 from xlmech.progress import progress_bar
@@ -145,10 +145,19 @@ def _log_of(adapter: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else str(adapter)
 
 
-def _answer_loss(model: Any, tokenizer: Any, samples: Sequence[tuple[str, str]]) -> torch.Tensor:
+def _answer_loss(
+    model: Any, tokenizer: Any, samples: Sequence[tuple[str, str]], frame: PromptFormat = PLAIN
+) -> torch.Tensor:
     """Return the mean cross-entropy (nats) of the answers' tokens; only those are projected on the vocabulary."""
     contexts = [
-        encode_in_context(tokenizer, prompt, [answer], what="a training prompt", what_answer="a training answer")
+        encode_in_context(
+            tokenizer,
+            prompt,
+            [answer],
+            add_special_tokens=frame.adds_special_tokens or not frame.fits(prompt),  # statements are plain text
+            what="a training prompt",
+            what_answer="a training answer",
+        )
         for prompt, answer in samples
     ]
     encoded = [(item.prompt, item.answers[0]) for item in contexts]
@@ -185,7 +194,7 @@ def _train(
     try:
         for step in bar:
             batch = sample_batch(records, options, step, frame)
-            losses.append(_step(model, tokenizer, optimiser, batch, _rate(options, step)))
+            losses.append(_step(model, tokenizer, optimiser, batch, frame, _rate(options, step)))
             bar.set_postfix(loss=f"{losses[-1]:.3f}")
             if len(losses) % CHECKPOINT_EVERY == 0 or len(losses) == options.steps:
                 partial_run.write(trained, optimiser, losses)
@@ -200,10 +209,15 @@ def _train(
 
 
 def _step(
-    model: Any, tokenizer: Any, optimiser: torch.optim.Optimizer, batch: list[tuple[str, str]], rate: float
+    model: Any,
+    tokenizer: Any,
+    optimiser: torch.optim.Optimizer,
+    batch: list[tuple[str, str]],
+    frame: PromptFormat,
+    rate: float,
 ) -> float:
     optimiser.zero_grad()
-    loss = _answer_loss(model, tokenizer, batch)
+    loss = _answer_loss(model, tokenizer, batch, frame)
     loss.backward()  # type: ignore[no-untyped-call]
     for group in optimiser.param_groups:
         torch.nn.utils.clip_grad_norm_(group["params"], 1.0)
