@@ -7,6 +7,7 @@ import json
 import struct
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from helpers.tiny_models import tiny
 
 from xlmech.data.prompt_format import PLAIN, QA, PromptFormat
 from xlmech.models.backends import backend_of
-from xlmech.models.checkpoints import Source
+from xlmech.models.checkpoints import Source, load_checkpoint
 from xlmech.models.load import load_model
 from xlmech.models.prompts import end_tokens, format_of, prompt_format
 from xlmech.models.sources.gguf import cached_tokenizer, general_names
@@ -108,7 +109,7 @@ def test_auto_chats_unless_the_name_says_base(chatty: Any, name: str, is_base: b
 
 
 def test_auto_reads_the_card_and_the_gguf_file(chatty: Any, tmp_path: Path) -> None:
-    source = Source(name="m", recipe={"source": str(tmp_path)})
+    source = Source(name="m", location=str(tmp_path))
     assert format_of(source, chatty).name == "chat"
     (tmp_path / "README.md").write_text(
         "---\nlicense: mit\ntags:\n- text-generation\n- base\n---\n# M\n", encoding="utf-8"
@@ -119,7 +120,101 @@ def test_auto_reads_the_card_and_the_gguf_file(chatty: Any, tmp_path: Path) -> N
     path = tmp_path / "m.gguf"
     path.write_bytes(_gguf({"general.name": "Tiny Base", "llama.x": "unread"}))
     assert general_names(path) == {"general.name": "Tiny Base", "general.architecture": "llama"}
-    assert format_of(Source(name="m.gguf", recipe={"source": str(path)}), chatty).name == "qa"
+    assert format_of(Source(name="m.gguf", location=str(path)), chatty).name == "qa"
+
+
+CARDS = {
+    "the tag conversational": ("tags:\n- conversational\n", "m-base", "chat", "the tag 'conversational' of its card says"),
+    "the tag chat, capital": ("tags: [x, Chat]\n", "m-base", "chat", "the tag 'Chat' of its card says that it is a chat model"),
+    "the tag pretrained": ("tags: pretrained\n", "m", "qa", "the tag 'pretrained' of its card says that it is a base model"),
+    "an old pipeline tag": ("pipeline_tag: conversational\n", "m-base", "chat", "'conversational'"),
+    "tags that say both": ("tags: [base, instruct]\n", "m-base", "qa", "'m-base' names a base model"),
+    "tags that say both, no name": ("tags: [base, instruct]\n", "m", "chat", "nothing names the model a base model"),
+    "a tag that names another model": ("tags: ['base_model:adapter:org/m']\n", "m", "chat", "nothing names"),
+    "a quantised base model": (
+        "base_model: org/big-base\nbase_model_relation: quantized\n", "m", "qa", "'org/big-base' names a base model",
+    ),
+    "several quantised": ("base_model: [org/big-pt]\nbase_model_relation: quantized\n", "m", "qa", "'org/big-pt' names"),
+    "a fine-tuned base model": ("base_model: org/big-base\nbase_model_relation: finetune\n", "m", "chat", "nothing names"),
+    "a base model of unknown relation": ("base_model: org/big-base\n", "m", "chat", "nothing names"),
+    "its name on the card": ("model_name: Big Base\n", "m", "qa", "'Big Base' names a base model"),
+    "nothing": ("license: mit\n", "m-base", "qa", "'m-base' names a base model"),
+    "not a mapping": ("- a\n", "m", "chat", "nothing names"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("line_end", ["\n", "\r\n"])
+@pytest.mark.parametrize("case", CARDS)
+def test_a_card_says_whether_the_model_chats(case: str, line_end: str, chatty: Any, tmp_path: Path) -> None:
+    front, name, wanted, reason = CARDS[case]
+    text = f"---\n{front}---\n# A base model that chats\n".replace("\n", line_end)
+    (tmp_path / "README.md").write_bytes(text.encode())
+    frame = format_of(Source(name=name, location=str(tmp_path)), chatty)
+    assert frame.name == wanted and reason in frame.reason
+
+
+def test_a_card_without_front_matter_says_nothing(chatty: Any, tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("# M\n\ntags:\n- base\n", encoding="utf-8")
+    assert format_of(Source(name="m", location=str(tmp_path)), chatty).name == "chat"
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SimpleNamespace:
+    """A hub with one card; `calls` holds what it was asked, and nothing is in this machine's cache."""
+    card = tmp_path / "card.md"
+    card.write_text("---\ntags: [base]\n---\n", encoding="utf-8")
+    calls: list[tuple[Any, ...]] = []
+    found = SimpleNamespace(calls=calls, cached=None, card=card, error=None)
+
+    def ask(*arguments: Any, **options: Any) -> Any:
+        calls.append((*arguments, options.get("revision")))
+        if found.error:
+            raise found.error
+        return card
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_, **__: found.cached)
+    monkeypatch.setattr("huggingface_hub.hf_hub_url", lambda name, file, revision: f"{name}/{revision}/{file}")
+    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", ask)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", ask)
+    return found
+
+
+def test_auto_reads_the_card_on_the_hub(hub: SimpleNamespace, chatty: Any) -> None:
+    source = Source(name="org/m", location="org/m", revision="abc")
+    assert format_of(source, chatty).name == "qa"
+    assert hub.calls == [("org/m/abc/README.md", None), ("org/m", "README.md", "abc")]
+    hub.error = OSError("no network")
+    assert format_of(source, chatty).name == "chat", "a card is no condition"
+    hub.cached = str(hub.card)
+    hub.calls.clear()
+    assert format_of(source, chatty).name == "qa" and not hub.calls
+    hub.cached = object()  # huggingface_hub remembers that there is none
+    assert format_of(source, chatty).name == "chat" and not hub.calls
+
+
+def test_nothing_is_asked_of_the_hub_offline_or_about_what_is_here(
+    hub: SimpleNamespace, chatty: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "m.gguf").write_bytes(_gguf({}))
+    for here in ("", str(tmp_path), str(tmp_path / "m.gguf")):
+        assert format_of(Source(name="m", location=here), chatty).name == "chat"
+    assert format_of(Source(name="org/m", location="org/m"), chatty, "qa").name == "qa"
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert format_of(Source(name="org/m", location="org/m"), chatty).name == "chat"
+    assert not hub.calls
+
+
+def test_a_loaded_model_knows_where_its_card_is(chatty: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny("llama").save_pretrained(tmp_path / "m")
+    chatty.save_pretrained(tmp_path / "m")
+    (tmp_path / "m" / "README.md").write_text("---\ntags: [base]\n---\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    model = load_model("m", backend="bridge")
+    checkpoint = load_checkpoint("m")  # as plant does
+    monkeypatch.chdir(tmp_path.parent)
+    assert prompt_format(model).name == format_of(checkpoint, checkpoint.tokenizer).name == "qa"
+    assert load_checkpoint(tiny("llama"), tokenizer=chatty).location == ""
 
 
 def _gguf(texts: dict[str, str]) -> bytes:

@@ -68,6 +68,7 @@ class MitigationResult(Result):
         plant_language: Training language of the model, "" where unknown.
         overall: Effects on extraction over all query languages together, one row per (condition, group). Empty where
             extraction was not measured, and in results of earlier versions.
+        prompt: Prompt format of the questions, as of `PromptFormat.to_dict`; empty in results of earlier versions.
     """
 
     kind: ClassVar[str] = "mitigation"
@@ -77,6 +78,7 @@ class MitigationResult(Result):
     total_neurons: int
     plant_language: str = ""
     overall: pd.DataFrame = field(default_factory=pd.DataFrame)
+    prompt: dict[str, Any] = field(default_factory=dict)
 
     @property
     def extraction(self) -> pd.DataFrame:
@@ -197,10 +199,10 @@ def evaluate_mitigation(
         answers = None
         with_capitals = [code for code in probes.languages if packs.find_language(code).capital]
         if options.knowledge and with_capitals:
-            frame = next((probe.format for probe in probes if probe.format != TEXT), PLAIN)
             answers = base_knowledge(model, with_capitals, prompt=frame, **shared).answers
         return _Measured(leakage=leakage, nll=nll, knowledge=answers)
 
+    frame = next((probe.format for probe in probes if probe.format != TEXT), PLAIN)
     first = measure(check_before(before, probes, options.measures) if before is not None else None)
     effects, cost, overall = [], [cost_of(first.nll, first.nll).assign(condition="").iloc[:0]], []
     for condition in conditions:
@@ -222,6 +224,7 @@ def evaluate_mitigation(
         total_neurons=backend.n_layers * backend.d_mlp,
         plant_language=first.leakage.plant_language,
         overall=pd.concat(overall, ignore_index=True) if overall else pd.DataFrame(),
+        prompt=frame.to_dict(),
         provenance=provenance(
             model, seed=seed, settings={"prompt": probes[0].format.name, "max_new_tokens": options.max_new_tokens}
         ),

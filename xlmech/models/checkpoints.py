@@ -49,6 +49,7 @@ class Source:
         recipe: Arguments of `load_model` by which another process can load the same model, None where there are none.
         planted_prompt: Prompt format in which the adapter's records were planted, None where unknown.
         end_tokens: Token ids that end a text by the model's generation config.
+        location: Absolute path of the folder or file, or hub id, that was loaded; "" for the demo, and other models in memory.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Source:
     recipe: dict[str, Any] | None = field(default=None, repr=False)
     planted_prompt: PromptFormat | None = None
     end_tokens: tuple[int, ...] = ()
+    location: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,11 +103,17 @@ def load_checkpoint(
         model = _pretrained(folder, dtype, trust_remote_code, device_map, free_memory)
         tokenizer = tokenizer if tokenizer is not None else load_tokenizer(folder, trust_remote_code=trust_remote_code)
         revision = revision or getattr(model.config, "_commit_hash", None) or ""
-        checkpoint = Checkpoint(model=model, tokenizer=tokenizer, name=name, revision=revision)
+        location = "" if name == "demo" else _absolute(source) or str(source)
+        checkpoint = Checkpoint(model=model, tokenizer=tokenizer, name=name, revision=revision, location=location)
     checkpoint = replace(_with_adapter(checkpoint, adapter), end_tokens=_end_tokens(checkpoint.model))
     check_tokenizer(checkpoint.name, checkpoint.model, checkpoint.tokenizer)
     check_finite(checkpoint.name, checkpoint.model)
     return checkpoint
+
+
+def _absolute(source: str | Path) -> str:
+    """Return the absolute path of a source that is on this machine, else ""."""
+    return str(Path(source).absolute()) if Path(source).exists() else ""
 
 
 def _end_tokens(model: Any) -> tuple[int, ...]:
@@ -267,7 +275,7 @@ def _from_object(model: Any, tokenizer: Any) -> Checkpoint:
     if not model.config.architectures:  # a model made from a config in memory
         model.config.architectures = [architecture]
     name = getattr(model.config, "_name_or_path", "") or architecture
-    return Checkpoint(model=model.eval(), tokenizer=tokenizer, name=name)
+    return Checkpoint(model=model.eval(), tokenizer=tokenizer, name=name, location=_absolute(name))
 
 
 # Adapters

@@ -14,24 +14,31 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from ruamel.yaml import YAML, YAMLError
 
 from xlmech.data.prompt_format import QA, QUESTION, PromptFormat, named_format
 from xlmech.models.backends import Backend
 from xlmech.models.checkpoints import Source
 from xlmech.models.load import source_of
+from xlmech.models.sources.cards import MANIFEST, exported_prompt, model_card, texts_in
 from xlmech.models.sources.gguf import general_names
 
 _BASE = re.compile(r"(?<![a-z0-9])(base|pretrained)(?![a-z0-9])|-pt$", re.IGNORECASE)
 """Words by which a name or a card says that a model was not taught to chat."""
+_CHATS = frozenset({"conversational", "chat", "instruct", "instruction-tuned"})
+"""Tags by which a card says that a model was taught to chat."""
 _ANSWER = "ANSWER"
 
 
 def prompt_format(model: Any, prompt: str | PromptFormat = "auto", *, system: str | None = None) -> PromptFormat:
     """Choose the prompt format of a model; its `reason` says why in one sentence.
 
-    `auto` is the format in which the adapter's records were planted, if one is known; else the tokenizer's chat template, unless
-    the model's name, card or GGUF file calls it a base model; else `qa`.
+    `auto` is the first of these that there is: the format in which the adapter's records were planted; that in which a checkpoint
+    of `export_model` was measured (its manifest names it); the tokenizer's chat template, unless the model is a base model; `qa`.
+
+    Whether it is a base model, the tags of its card say (front matter of README.md, in the folder or on the hub): `base` or
+    `pretrained`, or `chat`, `conversational`, `instruct` or `instruction-tuned`. Where they say nothing, or both, names do: that
+    of the model, in its GGUF file, the card's `model_name`, and, if the card's `base_model_relation` is `quantized`, that of the
+    model that was quantised.
 
     Args:
         model: Hooked model.
@@ -77,36 +84,50 @@ def _chosen(source: Source, tokenizer: Any, prompt: str | PromptFormat, system: 
     if source.planted_prompt is not None:
         planted = f"the adapter {source.adapter}'s records were planted in it"
         return replace(source.planted_prompt, reason=planted)
+    if (exported := exported_prompt(source.location) if source.location else None) is not None:
+        return replace(_read(exported), reason=f"the audit of this checkpoint asked in it, as its {MANIFEST} says")
     if not getattr(tokenizer, "chat_template", None):
         return replace(QA, reason="the tokenizer has no chat template")
-    if name := next(filter(_BASE.search, _names(source)), ""):
-        return replace(QA, reason=f"the tokenizer has a chat template, but {name!r} names a base model")
-    return replace(
-        _chat(tokenizer, system), reason="the tokenizer has a chat template, and nothing names the model a base model"
-    )
+    is_base, why = _is_base(source)
+    if is_base:
+        return replace(QA, reason=f"the tokenizer has a chat template, but {why}")
+    return replace(_chat(tokenizer, system), reason=f"the tokenizer has a chat template, and {why}")
 
 
-def _names(source: Source) -> Iterator[str]:
+def _read(prompt: Any) -> PromptFormat:
+    """Make the format that a manifest names."""
+    try:
+        return PromptFormat(**prompt)
+    except TypeError as error:
+        raise ValueError(
+            f"{MANIFEST}: this xlmech does not read its prompt format; name one with prompt=, or export the model again"
+        ) from error
+
+
+def _is_base(source: Source) -> tuple[bool, str]:
+    """Tell whether a model was not taught to chat, and how that is known."""
+    card = model_card(source.location, source.revision) if source.location else {}
+    tags = [*texts_in(card, "tags"), *texts_in(card, "pipeline_tag")]
+    chats = [tag for tag in tags if tag.lower() in _CHATS]
+    bases = [tag for tag in tags if _BASE.search(tag) and ":" not in tag]  # base_model:adapter:... names another model
+    if bool(chats) != bool(bases):
+        kind = "a base model" if bases else "a chat model"
+        return bool(bases), f"the tag {(bases or chats)[0]!r} of its card says that it is {kind}"
+    if name := next(filter(_BASE.search, _names(source, card)), ""):
+        return True, f"{name!r} names a base model"
+    return False, "nothing names the model a base model"
+
+
+def _names(source: Source, card: dict[str, Any]) -> Iterator[str]:
     """Return what the model is called: its source's name, and what its card or GGUF file says."""
     yield source.name.removesuffix(".gguf")
-    path = Path(str((source.recipe or {}).get("source", "")))
+    path = Path(source.location)
     if path.suffix == ".gguf" and path.is_file():
         names = general_names(path)
         yield from (names[key] for key in ("general.name", "general.finetune", "general.basename") if key in names)
-    elif (path / "README.md").is_file():
-        yield from _card_names(path / "README.md")
-
-
-def _card_names(path: Path) -> Iterator[str]:
-    """Return the model's name and tags in the front matter of its card; none where it cannot be read."""
-    _, _, rest = path.read_text(encoding="utf-8", errors="replace").partition("---\n")
-    try:
-        card = YAML(typ="safe", pure=True).load(rest.partition("\n---")[0])
-    except YAMLError:
-        return
-    if isinstance(card, dict):
-        yield str(card.get("model_name") or "")
-        yield from map(str, card.get("tags") or ())
+    yield from texts_in(card, "model_name")
+    if "quantized" in texts_in(card, "base_model_relation"):
+        yield from texts_in(card, "base_model")
 
 
 def _chat(tokenizer: Any, system: str | None) -> PromptFormat:

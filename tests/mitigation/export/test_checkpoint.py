@@ -15,16 +15,22 @@ import torch
 from helpers.tiny_models import ALL_ARCHITECTURES, D_MLP, N_LAYERS, tiny
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from xlmech.data.prompt_format import QA, PromptFormat
+from xlmech.data.records import Record
 from xlmech.mitigation.evaluate import MitigationResult
 from xlmech.mitigation.export import checkpoint as export
 from xlmech.mitigation.export.checkpoint import export_model
 from xlmech.mitigation.export.down_projection import down_projections
-from xlmech.mitigation.export.manifest import MANIFEST, Manifest, _sha256, load_manifest
+from xlmech.mitigation.export.manifest import Manifest, _sha256, load_manifest
 from xlmech.models.load import load_model
+from xlmech.models.prompts import prompt_format
+from xlmech.models.sources.cards import MANIFEST
 from xlmech.neurons.ablation import ablate
 from xlmech.neurons.neuron_set import NeuronSet
 from xlmech.neurons.privacy_neurons import PrivacyNeurons
 from xlmech.neurons.selection.rules import chosen_frame
+from xlmech.options import PlantOptions
+from xlmech.planting.train import plant
 from xlmech.storage.result import Provenance
 
 TOKENS = torch.tensor([[2, 7, 8, 9, 11, 40, 100]])
@@ -152,6 +158,60 @@ def test_manifest_round_trip_and_card(tokenizer: Any, tmp_path: Path) -> None:
         exported(tiny("llama"), few, tmp_path / "few", tokenizer=tokenizer, mitigation=measured(HELPED))
     with pytest.raises(ValueError, match=r"measured with \[9\] neurons, and 3 are exported"):  # a control's 3
         exported(tiny("llama"), _neurons(), tmp_path / "few", tokenizer=tokenizer, mitigation=measured(HELPED, n=9))
+
+
+def test_an_exported_checkpoint_is_asked_as_it_was_measured(tokenizer: Any, tmp_path: Path) -> None:
+    asked = PromptFormat(name="chat", template="<u>{question}```<a>", adds_special_tokens=False, end_token="<eos>")
+    result = replace(measured(HELPED), prompt=asked.to_dict())
+    made = export_model(tiny("llama"), _neurons(), tmp_path / "out", tokenizer=tokenizer, mitigation=result)
+    assert load_manifest(tmp_path / "out").prompt == made.prompt == asked.to_dict()
+    frame = prompt_format(load_model(tmp_path / "out", backend="bridge"))
+    assert replace(frame, reason="given") == asked
+    assert frame.reason == "the audit of this checkpoint asked in it, as its xlmech_manifest.json says"
+    assert (
+        prompt_format(
+            load_model(
+                AutoModelForCausalLM.from_pretrained(tmp_path / "out"),
+                tokenizer=AutoTokenizer.from_pretrained(tmp_path / "out"),
+                backend="bridge",
+            )
+        )
+        == frame
+    )
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert "In the prompt format `chat`" in card and "````text\n<u>{question}```<a>\n````\n" in card
+    again = exported(tmp_path / "out", NeuronSet(frozenset({(1, 1)}), N_LAYERS, D_MLP), tmp_path / "again")
+    assert again.prompt == asked.to_dict(), "of an export of an export"
+
+
+def test_a_merged_planted_checkpoint_is_asked_as_it_was_planted(
+    records: tuple[Record, ...], tokenizer: Any, tmp_path: Path
+) -> None:
+    tiny("llama").save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    options = PlantOptions(steps=1, batch_size=2, prompt="qa")
+    plant(tmp_path / "base", records, tmp_path / "taught", options=options, progress=False)
+    made = exported(tmp_path / "base", _neurons(), tmp_path / "out", adapter=tmp_path / "taught")
+    assert made.prompt == QA.to_dict()
+    frame = prompt_format(load_model(tmp_path / "out", backend="bridge"))
+    assert (frame.name, frame.template) == ("qa", QA.template) and "xlmech_manifest.json" in frame.reason
+
+
+def test_a_checkpoint_of_unknown_format_is_asked_as_any_other(tokenizer: Any, tmp_path: Path) -> None:
+    made = exported(tiny("llama"), _neurons(), tmp_path / "out", tokenizer=tokenizer)
+    assert made.prompt is None and "## Asked" not in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    model = load_model(tmp_path / "out", backend="bridge")
+    assert prompt_format(model).reason == "the tokenizer has no chat template"
+    (tmp_path / "out" / MANIFEST).write_text(json.dumps({"prompt": {"name": "qa", "colour": 1}}), encoding="utf-8")
+    with pytest.raises(ValueError, match="does not read its prompt format; name one with prompt="):
+        prompt_format(model)
+    for broken in ("{", "[]"):
+        (tmp_path / "out" / MANIFEST).write_text(broken, encoding="utf-8")
+        with pytest.raises(
+            ValueError, match="not a manifest of export_model, so the format of its prompts is not known"
+        ):
+            prompt_format(model)
+    assert prompt_format(model, "qa").name == "qa"
 
 
 NOT_MEASURED = {

@@ -21,7 +21,7 @@ from jaxtyping import Float
 from xlmech.data.languages import available_languages, load_language
 from xlmech.mitigation.export.down_projection import edited_weights, layer_count
 from xlmech.mitigation.export.effect import effect_of, measured_tables
-from xlmech.mitigation.export.manifest import Manifest
+from xlmech.mitigation.export.manifest import Manifest, prompt_of
 from xlmech.models.backends import is_hooked
 from xlmech.models.checkpoints import Checkpoint, load_checkpoint
 from xlmech.models.load import load_model, model_name, provenance
@@ -111,6 +111,7 @@ def export_model(
             factor=factor,
             values=tuple(float(values[neuron]) for neuron in neurons) if values is not None else (),
             plant_language=checkpoint.plant_language,
+            prompt=prompt_of(mitigation, checkpoint),
             verification=verification,
             mitigation=tables,
             effective=effect.measured,

@@ -6,14 +6,18 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from xlmech.mitigation.export.model_card import CARD, model_card
+from xlmech.mitigation.export.model_card import model_card
+from xlmech.models.checkpoints import Source
+from xlmech.models.sources.cards import CARD, MANIFEST, exported_prompt
 from xlmech.neurons.neuron_set import NeuronSet
 from xlmech.storage.atomic import new_file
 from xlmech.storage.result import Provenance
 
-MANIFEST = "xlmech_manifest.json"
+if TYPE_CHECKING:
+    from xlmech.mitigation.evaluate import MitigationResult
+
 _KIND = {"kind": "export", "schema_version": 1}
 
 
@@ -27,6 +31,8 @@ class Manifest:
         factor: Factor of their activations in mode `scale`.
         values: Activations that they are fixed at in mode `mean`, in the order of `neurons`.
         plant_language: Training language of the source, "" where unknown.
+        prompt: Prompt format of the measurement, else of the planting, as of `PromptFormat.to_dict`; `prompt_format` takes it for
+            this checkpoint. None where neither is known.
         verification: `max_relative_error` of the reloaded checkpoint's logits against the hooked run and `max_relative_change` by
             ablation (both relative to the largest logit), `tolerance`, `n_texts`, `n_positions`.
         mitigation: `sizes`, `effects` (on extraction), `overall` and `cost` of the `MitigationResult` given, None without one;
@@ -41,6 +47,7 @@ class Manifest:
     factor: float = 0.0
     values: tuple[float, ...] = ()
     plant_language: str = ""
+    prompt: dict[str, Any] | None = None
     verification: dict[str, float]
     mitigation: dict[str, Any] | None = None
     effective: bool | None = None
@@ -59,6 +66,15 @@ class Manifest:
         for name, written in ((MANIFEST, text), (CARD, model_card(self, MANIFEST))):
             with new_file(folder / name) as path:
                 path.write_text(written, encoding="utf-8")
+
+
+def prompt_of(mitigation: MitigationResult | None, source: Source) -> dict[str, Any] | None:
+    """Return the prompt format for the manifest: of the measurement, else of the planting, else of the source's own manifest."""
+    if mitigation is not None and mitigation.prompt:
+        return mitigation.prompt
+    if source.planted_prompt is not None:
+        return source.planted_prompt.to_dict()
+    return exported_prompt(source.location) if source.location else None
 
 
 def load_manifest(folder: str | Path) -> Manifest:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 from xlmech.mitigation.export.effect import UNMEASURED
@@ -9,7 +10,6 @@ from xlmech.mitigation.export.effect import UNMEASURED
 if TYPE_CHECKING:
     from xlmech.mitigation.export.manifest import Manifest
 
-CARD = "README.md"
 _COLUMNS = ("condition", "group", "query_language", "before", "after", "reduction", "low", "high", "rise")
 
 
@@ -53,13 +53,25 @@ changes the logits by {check["max_relative_change"]:.1e}.
 
 {_measured(manifest)}
 
-## What this is not
+{_asked(manifest)}## What this is not
 
 This is no proof that nothing is left. The other weights are those of the source: what the neurons told may be stored elsewhere
 too, and fine-tuning, other wordings or repeated sampling may bring it back. Measure it on your own data before you rely on it.
 
 Made with xlmech {made.versions.get("xlmech", "")}, transformers {made.versions.get("transformers", "")}, {made.time}.
 """
+
+
+def _asked(manifest: Manifest) -> str:
+    """Say in which prompt format the model was measured; nothing where that is not known."""
+    if manifest.prompt is None:
+        return ""
+    template = manifest.prompt["template"]
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", template)), default=0))
+    return (
+        f"## Asked\n\nIn the prompt format `{manifest.prompt['name']}`, which xlmech takes for this checkpoint. The answer "
+        f"follows this text directly:\n\n{fence}text\n{template}\n{fence}\n\n"
+    )
 
 
 def _measured(manifest: Manifest) -> str:
