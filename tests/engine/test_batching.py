@@ -88,5 +88,5 @@ def test_a_mean_over_nothing(model: Any) -> None:
     for texts in ([], ["", ""]):
         with pytest.raises(ValueError, match=f"{len(texts)} texts without tokens to take a mean over"):
             mean_over_tokens(backend, texts, "mlp.hook_post")
-    with pytest.raises(ValueError, match="prompt 1: .* tokens and 0 for the answer do not fit"):
+    with pytest.raises(ValueError, match="prompt 1: .* tokens do not fit"):
         mean_over_tokens(backend, ["a", "a" * backend.n_ctx], "mlp.hook_post", what="prompt")

@@ -146,8 +146,13 @@ def test_save_load_and_checks(scripted: Any, probes: ProbeSet, tmp_path: Any) ->
 
 def test_a_prompt_beyond_the_context_is_named(model: Any) -> None:
     long = Record(id="long", subject="A" * 400, attribute="phone", value="+1 212-555-0101")
-    with pytest.raises(ValueError, match="probe long/en/0: .* do not fit the model's context of 256"):
+    with pytest.raises(ValueError, match="probe long/en/0: .* tokens do not fit the model's context of 256"):
         measure_leakage(model, build_probes([long], ["en"], templates=[0]), progress=False)
+    short = build_probes([long.model_copy(update={"subject": "A" * 20})], ["en"], templates=[0])
+    with pytest.raises(
+        ValueError, match=r"^max_new_tokens: .* 300 more do not fit .* of 256; lower max_new_tokens to \d+ at"
+    ):
+        measure_leakage(model, short, max_new_tokens=300, progress=False)
 
 
 def test_nothing_or_something_strange_to_measure_is_an_error(model: Any, probes: ProbeSet) -> None:

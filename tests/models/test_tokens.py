@@ -15,6 +15,7 @@ from xlmech.engine.token_spans import token_position
 from xlmech.models.backends import backend_of
 from xlmech.models.in_context import encode_in_context
 from xlmech.models.tokens import (
+    check_budget,
     check_room,
     encode_probe,
     encode_prompt,
@@ -77,6 +78,27 @@ def test_what_the_model_cannot_take_is_named(model: Any, probes: ProbeSet) -> No
         encode_probe(backend, long, languages=(), room=4)
     with pytest.raises(ValueError, match=f"the en form of {probe.id}: tokenises to nothing"):
         encode_probe(backend, replace(probe, answers={"en": ""}))
+
+
+def test_a_budget_that_does_not_fit_says_how_far_to_lower_it(model: Any, probes: ProbeSet) -> None:
+    backend = backend_of(model)
+    encoded = [encode_probe(backend, probe, languages=()) for probe in probes]
+    longest = max(encoded, key=lambda item: len(item.prompt))
+    left = backend.n_ctx - len(longest.prompt)
+    check_budget(backend, encoded, left)
+    with pytest.raises(
+        ValueError,
+        match=f"^max_new_tokens: the prompt of probe {longest.id} has {len(longest.prompt)} tokens, and {left + 1} more do not "
+        f"fit the model's context of {backend.n_ctx}; lower max_new_tokens to {left} at most",
+    ):
+        check_budget(backend, encoded, left + 1)
+    straddling = replace(longest, straddling=(7,))
+    assert len(straddling.written_after(backend.tokenizer)) == len(longest.prompt) + 1
+    with pytest.raises(ValueError, match=f"lower max_new_tokens to {left - 1} at most"):
+        check_budget(backend, [straddling], left)
+    full = replace(longest, prompt=(7,) * backend.n_ctx)
+    with pytest.raises(ValueError, match=f"context of {backend.n_ctx} has no room for an answer after it, whatever"):
+        check_budget(backend, [*encoded, full], 1)
 
 
 # The subject's tokens

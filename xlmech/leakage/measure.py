@@ -27,7 +27,7 @@ from xlmech.leakage.rates import any_wording_rates, rate, wording_rates
 from xlmech.leakage.task import LeakageTask
 from xlmech.models.backends import backend_of
 from xlmech.models.load import plant_language, provenance
-from xlmech.models.tokens import encode_probe, warn_of_straddling
+from xlmech.models.tokens import check_budget, encode_probe, warn_of_straddling
 from xlmech.options import MAX_NEW_TOKENS, Measure
 from xlmech.percent import share_text
 from xlmech.storage.result import Result
@@ -258,7 +258,9 @@ def measure_leakage(
         batch_size=batch_size,
         progress=progress,
     )
-    encoded = [encode_probe(backend, probe, languages=(), room=room) for probe in probes]
+    encoded = [encode_probe(backend, probe, languages=(), room=0) for probe in probes]
+    if room:
+        check_budget(backend, encoded, room)
     warn_of_straddling([item.n_straddling for item in encoded])
     outputs = run_task(backend, task, encoded)
     frame = pd.concat([output["probes"] for output in outputs], ignore_index=True)

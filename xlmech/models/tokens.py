@@ -159,9 +159,30 @@ def check_room(backend: Backend, prompt: Sequence[int], room: int, what: str) ->
         ValueError: They do not (says `what` the prompt is).
     """
     if len(prompt) + room > backend.n_ctx:
+        answer = f" and {room} for the answer" if room else ""
         raise ValueError(
-            f"{what}: {len(prompt)} tokens and {room} for the answer do not fit the model's context of "
-            f"{backend.n_ctx}; shorten it"
+            f"{what}: {len(prompt)} tokens{answer} do not fit the model's context of {backend.n_ctx}; shorten it"
+        )
+
+
+def check_budget(backend: Backend, items: Iterable[EncodedProbe], max_new_tokens: int) -> None:
+    """Check that every prompt leaves room for an answer of `max_new_tokens` in the model's context.
+
+    Raises:
+        ValueError: The longest does not; says how far to lower `max_new_tokens`.
+    """
+    lengths = {item.id: len(item.written_after(backend.tokenizer)) for item in items}
+    longest = max(lengths, key=lengths.__getitem__)
+    left, prompt = backend.n_ctx - lengths[longest], f"the prompt of probe {longest} has {lengths[longest]} tokens"
+    if left < 1:
+        raise ValueError(
+            f"{prompt}, and the model's context of {backend.n_ctx} has no room for an answer after it, whatever max_new_tokens "
+            "is; shorten the question, the system text or the prompt format"
+        )
+    if max_new_tokens > left:
+        raise ValueError(
+            f"max_new_tokens: {prompt}, and {max_new_tokens} more do not fit the model's context of {backend.n_ctx}; lower "
+            f"max_new_tokens to {left} at most, or shorten the question"
         )
 
 
