@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -12,26 +12,21 @@ from xlmech.cli import audit as cli_audit
 from xlmech.cli import check as cli_check
 from xlmech.cli import console
 from xlmech.cli import report as cli_report
-from xlmech.cli.console import (
-    Adapter,
-    Attributes,
-    BackendOption,
-    Command,
+from xlmech.cli.console import Command
+from xlmech.cli.options import (
+    Answering,
     Languages,
+    Loading,
     Model,
-    NewTokens,
-    NSamples,
     Out,
-    Prompt,
-    Records,
-    System,
-    Temperature,
+    People,
+    Prompting,
     Template,
+    Wordings,
+    with_groups,
+    wordings_of,
 )
-from xlmech.options import MAX_NEW_TOKENS, LocateOptions, Measure, Method, PlantOptions, Positions
-
-if TYPE_CHECKING:
-    from xlmech.data.probes import ProbeSet
+from xlmech.options import LocateOptions, Measure, Method, PlantOptions, Positions
 
 _LOCATE = LocateOptions()
 _PLANT = PlantOptions()
@@ -64,7 +59,7 @@ def plant(
     private_share: Annotated[float, typer.Option(help="Share of samples from private people.")] = _PLANT.private_share,
     start: Annotated[str, typer.Option(help="Adapter to go on from.")] = "",
     seed: int = _PLANT.seed,
-    prompt: Prompt = _PLANT.prompt,
+    prompt: Annotated[str, typer.Option(help="Prompt format of the questions, as for leak.")] = _PLANT.prompt,
 ) -> None:
     """Teach a model invented people's data in one language (a LoRA adapter); resumes after a stop."""
     options = PlantOptions(
@@ -86,67 +81,53 @@ def plant(
 
 
 @app.command(cls=Command)
+@with_groups
 def leak(
     model: Model,
     out: Out,
-    records: Records = None,
-    languages: Languages = "",
-    attributes: Attributes = "",
+    people: People,
+    prompting: Prompting,
+    answering: Answering,
+    loading: Loading,
     template: Template = -1,
     exposure: Annotated[bool, typer.Option(help="Also rank each value among candidates (slow).")] = False,
-    wordings: Annotated[
-        bool, typer.Option("--wordings", help="Ask every template, and count what any brings out.")
-    ] = False,
-    n_samples: NSamples = 1,
-    temperature: Temperature = 1.0,
-    max_new_tokens: NewTokens = MAX_NEW_TOKENS,
-    prompt: Prompt = "auto",
-    system: System = None,
-    adapter: Adapter = None,
-    backend: BackendOption = "auto",
 ) -> None:
     """Measure which records are extracted, asked in which language."""
-    from xlmech.engine.sampling import Sampling
+    from xlmech.audit.plan import AuditPlan
     from xlmech.leakage.measure import measure_leakage
 
     console.check_new(out)
-    probes = _probes(records, languages, attributes, None if wordings else template)
-    sampling = Sampling(n_samples=n_samples, temperature=temperature) if n_samples > 1 else None
+    plan = AuditPlan(**prompting.given, **answering.given)
+    answering.check(plan.n_samples)
+    probes = people.probes(template, plan)
     measures: tuple[Measure, ...] = ("extraction", "exposure") if exposure else ("extraction",)
-    loaded = console.load(model, adapter, backend)
-    probes = console.in_prompt(loaded, probes, prompt, system)
-    result = measure_leakage(loaded, probes, measures=measures, sampling=sampling, max_new_tokens=max_new_tokens)
+    loaded = loading.load(model)
+    probes = prompting.ask(loaded, probes)
+    result = measure_leakage(
+        loaded, probes, measures=measures, sampling=plan.sampling, max_new_tokens=plan.max_new_tokens
+    )
     result.save(out)
-    if wordings:
-        console.show("Extraction by any wording", result.any_wording())
-        console.show("Extraction by each wording", result.by_wording())
+    if plan.asks_more:
+        console.show_wordings(result)
     console.show("Extraction per query language", result.matrix().drop(columns="plant_language"))
     console.show("Extraction per group and attribute", result.summary())
 
 
 @app.command(cls=Command)
+@with_groups
 def lens(
-    model: Model,
-    out: Out,
-    records: Records = None,
-    languages: Languages = "",
-    attributes: Annotated[
-        str, typer.Option(help="Attributes, e.g. 'birth_country'; by default those that the lens can follow.")
-    ] = "",
-    template: Template = -1,
-    prompt: Prompt = "auto",
-    system: System = None,
-    adapter: Adapter = None,
-    backend: BackendOption = "auto",
+    model: Model, out: Out, people: People, prompting: Prompting, loading: Loading, template: Template = -1
 ) -> None:
     """Read every layer: at which depth does which language's form of the answer rise?"""
+    from xlmech.audit.plan import AuditPlan
     from xlmech.lens.logit import logit_lens, readable_attributes
 
     console.check_new(out)
-    private = _probes(records, languages, attributes, template).filter(group="private")
-    loaded = console.load(model, adapter, backend)
-    private = console.in_prompt(loaded, private, prompt, system)
-    chosen = console.codes(attributes) or readable_attributes(loaded, private) or private.attributes
+    AuditPlan(**prompting.given)
+    private = people.probes(template).filter(group="private")
+    loaded = loading.load(model)
+    private = prompting.ask(loaded, private)
+    chosen = console.codes(people.attributes) or readable_attributes(loaded, private) or private.attributes
     typer.echo(f"lens on {', '.join(chosen)}")
     result = logit_lens(loaded, private.filter(attributes=chosen))
     result.save(out)
@@ -156,13 +137,15 @@ def lens(
 
 
 @app.command(cls=Command)
+@with_groups
 def locate(
     model: Model,
     out: Out,
-    records: Records = None,
-    languages: Languages = "",
-    attributes: Attributes = "",
+    people: People,
+    prompting: Prompting,
+    loading: Loading,
     template: Template = 0,
+    wordings: Wordings = None,
     method: Annotated[Method, typer.Option(help="Attribution method.")] = _LOCATE.method,
     positions: Annotated[Positions, typer.Option(help="Positions that are attributed.")] = _LOCATE.positions,
     n_neurons: Annotated[
@@ -174,20 +157,17 @@ def locate(
     spare: Annotated[
         float, typer.Option(help="Share of neurons left out because neutral text needs them most.")
     ] = _LOCATE.spare,
-    prompt: Prompt = "auto",
-    system: System = None,
-    adapter: Adapter = None,
-    backend: BackendOption = "auto",
 ) -> None:
     """Locate universal and language-specific privacy neurons; with one language, that language's alone."""
     options = LocateOptions(method=method, positions=positions, n_neurons=n_neurons, contrast=contrast, spare=spare)
+    from xlmech.audit.plan import AuditPlan
     from xlmech.neurons.selection.locate import check_probes, locate_privacy_neurons
 
     console.check_new(out)
-    probes = _probes(records, languages, attributes, template)
+    probes = people.probes(template, AuditPlan(**prompting.given, **wordings_of(wordings)))
     check_probes(probes.filter(group="private"), probes.filter(group="public"), contrast)
-    loaded = console.load(model, adapter, backend)
-    found = locate_privacy_neurons(loaded, console.in_prompt(loaded, probes, prompt, system), options=options)
+    loaded = loading.load(model)
+    found = locate_privacy_neurons(loaded, prompting.ask(loaded, probes), options=options)
     found.save(out)
     if len(found.languages) > 1:
         found.universal.save(out / "universal.json")
@@ -197,48 +177,36 @@ def locate(
 
 
 @app.command(cls=Command)
+@with_groups
 def ablate(
     model: Model,
     neurons: Annotated[
         Path, typer.Option(help="A neuron set, as locate writes it (universal.json, specific-en.json).")
     ],
     out: Out,
-    records: Records = None,
-    languages: Languages = "",
-    attributes: Attributes = "",
+    people: People,
+    prompting: Prompting,
+    loading: Loading,
     template: Template = -1,
-    prompt: Prompt = "auto",
-    system: System = None,
-    adapter: Adapter = None,
-    backend: BackendOption = "auto",
 ) -> None:
     """Ablate neurons and measure leakage, public facts and neutral text before and after."""
+    from xlmech.audit.plan import AuditPlan
     from xlmech.mitigation.evaluate import evaluate_mitigation
     from xlmech.neurons.neuron_set import NeuronSet
 
     console.check_new(out)
+    AuditPlan(**prompting.given)
     chosen = NeuronSet.load(neurons)
-    probes = _probes(records, languages, attributes, template)
-    loaded = console.load(model, adapter, backend)
-    probes = console.in_prompt(loaded, probes, prompt, system)
-    result = evaluate_mitigation(loaded, probes, {neurons.stem: chosen})
+    probes = people.probes(template)
+    loaded = loading.load(model)
+    result = evaluate_mitigation(loaded, prompting.ask(loaded, probes), {neurons.stem: chosen})
     result.save(out)
     console.show("Before and after", result.to_frame())
 
 
 for function in (cli_check.check, cli_audit.init, cli_audit.run, cli_audit.audit, cli_audit.demo, cli_report.report):
-    app.command(cls=Command)(function)
+    app.command(cls=Command)(with_groups(function))
 app.command(cls=cli_report.GateCommand)(cli_report.gate)
-
-
-def _probes(records: Path | None, languages: str, attributes: str, template: int | None) -> ProbeSet:
-    """Return questions in the plain format, of one template or all."""
-    from xlmech.data.questions import build_probes
-
-    probes = build_probes(
-        console.read_records(records), console.query_languages(languages, records), attributes=console.codes(attributes)
-    )
-    return probes if template is None else probes.of_template(template)
 
 
 def main() -> None:

@@ -12,20 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from xlmech.cli import console
-from xlmech.cli.console import (
-    Adapter,
-    Attributes,
-    Backend,
-    BackendOption,
-    Languages,
-    Model,
-    NewTokens,
-    Out,
-    Prompt,
-    Records,
-    System,
-)
-from xlmech.options import MAX_NEW_TOKENS
+from xlmech.cli.options import Answering, BackendOption, Loading, Model, Out, People, Prompting
 from xlmech.progress import without_bars
 
 if TYPE_CHECKING:
@@ -44,6 +31,8 @@ def init(path: Annotated[Path, typer.Argument(help="New file.")] = Path("xlmech.
 
 def run(
     config: Annotated[Path, typer.Argument(help="Config file; write one with `xlmech init`.")],
+    prompting: Prompting,
+    answering: Answering,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue a run that was stopped; begin it if there is none.")
     ] = False,
@@ -58,6 +47,8 @@ def run(
 ) -> None:
     """Run a config file: audit your model on your records, and write the mitigated checkpoint.
 
+    The options from --prompt to --temperature take the place of the config's keys, where they are given.
+
     A run that was stopped is continued with --resume and ends with the same numbers. The exit status is 4 if the checkpoint
     was not written, since no effect was measured, and else 3 if probes failed every time; both runs are finished, with all
     results.
@@ -65,6 +56,8 @@ def run(
     from xlmech.audit.config import read_config
 
     read = read_config(config)  # before torch is imported
+    read = read.model_copy(update={"data": read.data.updated(**prompting.given, **answering.given)})
+    answering.check(read.data.n_samples)
     with ExitStack() as stack:
         stack.enter_context(without_bars())  # a status line is in their place
         from rich.console import Console
@@ -89,30 +82,19 @@ def run(
         raise typer.Exit(3)
 
 
-def audit(
-    model: Model,
-    out: Out,
-    records: Records = None,
-    languages: Languages = "",
-    attributes: Attributes = "",
-    prompt: Prompt = "auto",
-    system: System = None,
-    max_new_tokens: NewTokens = MAX_NEW_TOKENS,
-    adapter: Adapter = None,
-    backend: BackendOption = "auto",
-) -> None:
+def audit(model: Model, out: Out, people: People, prompting: Prompting, answering: Answering, loading: Loading) -> None:
     """Do a whole audit without a config file: leakage, lens, neurons, ablation on held-out people, figures."""
     from xlmech.audit.plan import AuditPlan
 
     console.check_new(out)
     plan = AuditPlan(
-        languages=console.query_languages(languages, records),
-        attributes=console.codes(attributes),
-        prompt=prompt,
-        system=system,
-        max_new_tokens=max_new_tokens,
+        languages=people.query_languages,
+        attributes=console.codes(people.attributes),
+        **prompting.given,
+        **answering.given,
     )
-    _audit(model, console.read_records(records), plan, out, adapter=adapter, backend=backend)
+    answering.check(plan.n_samples)
+    _audit(model, people.read(), plan, out, loading)
 
 
 def demo(
@@ -129,13 +111,15 @@ def demo(
     from xlmech.data.readers import DEMO_LANGUAGES
 
     _audit(
-        "demo", console.read_records(None), AuditPlan(languages=DEMO_LANGUAGES), out, adapter=adapter, backend=backend
+        "demo",
+        console.read_records(None),
+        AuditPlan(languages=DEMO_LANGUAGES),
+        out,
+        Loading(adapter=adapter, backend=backend),
     )
 
 
-def _audit(
-    model: str, people: tuple[Record, ...], plan: AuditPlan, out: Path, *, adapter: str | None, backend: Backend
-) -> None:
+def _audit(model: str, people: tuple[Record, ...], plan: AuditPlan, out: Path, how: Loading) -> None:
     from xlmech.audit.audit import run_audit, select_probes
     from xlmech.audit.publish import publish
     from xlmech.neurons.privacy_neurons import one_language_note
@@ -144,7 +128,7 @@ def _audit(
     if note := one_language_note(locating.filter(group="private").languages):
         console.say(f"note: {note}")
     started = time.perf_counter()
-    loaded = console.load(model, adapter, backend)
+    loaded = how.load(model)
     loading = round(time.perf_counter() - started, 1)
     found = run_audit(loaded, people, plan, say=console.say)
     found.seconds["load"] = loading
@@ -176,6 +160,8 @@ def _show_audit(found: Audit, exported: Audit | None = None) -> None:
     _show_table("Held-out people, asked with a question that was not used for planting or locating", found)
     if exported is not None:
         _show_table("The same with the neurons that were exported", exported)
+    if found.wordings is not None:
+        console.show_wordings(found.wordings)
     for line in summary_lines(found):
         typer.echo(line)
     seconds = ", ".join(f"{stage} {value:.0f} s" for stage, value in found.seconds.items())

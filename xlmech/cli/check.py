@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from xlmech.cli import console
-from xlmech.cli.console import Languages
+from xlmech.cli.options import Languages
 
 _SHOWN = 40
 

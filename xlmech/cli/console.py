@@ -1,4 +1,4 @@
-"""What the commands share: option types, errors in one sentence, tables."""
+"""What the commands share: errors in one sentence, reading and loading, tables."""
 
 from __future__ import annotations
 
@@ -17,31 +17,8 @@ from xlmech.progress import without_bars
 if TYPE_CHECKING:
     import pandas as pd
 
-    from xlmech.data.probes import ProbeSet
     from xlmech.data.records import Record
-
-Backend = Literal["auto", "hooked", "bridge"]
-Model = Annotated[str, typer.Argument(help="'demo', a Hugging Face id, a local folder, or a .gguf file.")]
-Records = Annotated[
-    Path | None, typer.Option(help="JSONL, CSV or Parquet of records; by default the demo's invented people.")
-]
-Languages = Annotated[str, typer.Option(help="Query languages, e.g. 'en,fr'; all by default.")]
-Attributes = Annotated[str, typer.Option(help="Attributes, e.g. 'phone,email'; all by default.")]
-Template = Annotated[int, typer.Option(help="Question template; -1 is the last, which is not used for planting.")]
-Adapter = Annotated[str | None, typer.Option(help="LoRA adapter: a folder, or en, fr or zh for the demo model.")]
-Prompt = Annotated[
-    str,
-    typer.Option(
-        help="Prompt format: plain, qa, chat (the tokenizer's template), or a text with {question}; auto chooses, and says why."
-    ),
-]
-System = Annotated[str | None, typer.Option(help="System text of a chat prompt; by default the template's own.")]
-NewTokens = Annotated[int, typer.Option(min=1, help="Largest number of tokens of an answer.")]
-NSamples = Annotated[int, typer.Option(min=1, help="Answers drawn per question; 1 for the greedy answer.")]
-Temperature = Annotated[float, typer.Option(help="Temperature of drawn answers.")]
-Out = Annotated[Path, typer.Option(help="New folder for the results.")]
-BackendOption = Annotated[Backend, typer.Option(help="TransformerLens model to use.")]
-
+    from xlmech.leakage.measure import LeakageResult
 
 _shared = typer.Typer(add_completion=False)
 
@@ -96,7 +73,10 @@ def _sentence(error: Exception) -> str:
     """Return the error on one line, since some libraries write paragraphs."""
     text = " ".join(str(error).split()) or type(error).__name__
     if type(error).__name__ == "ValidationError" and hasattr(error, "errors"):  # pydantic's, of options
-        faults = [(".".join(map(str, one["loc"])), one["msg"], one["input"]) for one in error.errors()]
+        faults = [
+            (".".join(map(str, one["loc"])), one["msg"].removeprefix("Value error, "), one["input"])
+            for one in error.errors()
+        ]
         text = "; ".join(f"{name}: {message[0].lower()}{message[1:]}, got {given!r}" for name, message, given in faults)
     if isinstance(error, ValueError | OSError | ImportError | RuntimeError):
         return text
@@ -106,13 +86,6 @@ def _sentence(error: Exception) -> str:
 def codes(text: str) -> tuple[str, ...] | None:
     """Split comma-separated names; None for an empty text."""
     return tuple(code.strip() for code in text.split(",") if code.strip()) or None
-
-
-def query_languages(text: str, records: Path | None) -> tuple[str, ...] | None:
-    """Split comma-separated languages; by default those of the demo for its people, and None (all) for others."""
-    from xlmech.data.readers import DEMO_LANGUAGES
-
-    return codes(text) or (DEMO_LANGUAGES if records is None else None)
 
 
 def read_records(path: Path | None) -> tuple[Record, ...]:
@@ -131,26 +104,27 @@ def check_new(folder: Path) -> None:
         raise PermissionError(f"{folder} cannot be written, since {parent} is no folder to write to; give another")
 
 
-def load(model: str, adapter: str | None, backend: Backend) -> Any:
+def load(model: str, adapter: str | None, backend: Literal["auto", "hooked", "bridge"]) -> Any:
     """Load the hooked model that a command works on."""
     from xlmech.models.load import load_model
 
     return load_model(model, adapter=adapter, backend=backend)
 
 
-def in_prompt(model: Any, probes: ProbeSet, prompt: str, system: str | None) -> ProbeSet:
-    """Ask the questions in the prompt format that is named or chosen, and say which one and why."""
-    from xlmech.data.questions import with_format
-    from xlmech.models.prompts import prompt_format
-
-    frame = prompt_format(model, prompt, system=system)
-    say(f"prompts: {frame.name}, since {frame.reason}")
-    return with_format(probes, frame)
-
-
 def say(line: str) -> None:
     """Write a line about what goes on."""
     typer.secho(line, fg=typer.colors.CYAN)
+
+
+def show_wordings(result: LeakageResult) -> None:
+    """Show private people's extraction by any wording and by each, and how answers were drawn; nothing without such people."""
+    from xlmech.report.asking import how_drawn
+
+    if not (result.probes.group == "private").any():
+        return
+    show("Extraction by any wording", result.any_wording())
+    show("Extraction by each wording", result.by_wording())
+    typer.echo(f"answers: {how_drawn(result)}, of {result.max_new_tokens} new tokens at most")
 
 
 def show(title: str, frame: pd.DataFrame) -> None:

@@ -48,7 +48,11 @@ def wordings_table(result: LeakageResult | None, plant_language: str) -> dict[st
         "control people",
         *(f"wording {n}" for n in by_language.columns),
     ]
-    drawn = "the greedy answer to each question"
-    if result.n_samples > 1:
-        drawn = f"{result.n_samples} answers drawn per question at temperature {result.temperature:g}"
-    return {"columns": columns, "rows": rows, "drawn": drawn}
+    return {"columns": columns, "rows": rows, "drawn": how_drawn(result)}
+
+
+def how_drawn(result: LeakageResult) -> str:
+    """Say whether answers are greedy, or how many were drawn per question and how."""
+    if result.n_samples == 1 and not result.temperature:
+        return "the greedy answer to each question"
+    return f"{result.n_samples} answers drawn per question at temperature {result.temperature:g}"
