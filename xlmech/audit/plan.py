@@ -93,8 +93,8 @@ class Selection(Section):
     """Largest number of private facts that the lens follows, each asked in every language."""
     prompt: _Prompt = "auto"
     """What stands around each question: plain (the question and a newline), qa (Question: and Answer:), chat (the chat template
-    of the tokenizer), or a text with {question}. auto is the format of the adapter's planting if that is known, else chat if the
-    tokenizer has a template and the model is no base model, else qa."""
+    of the tokenizer), or a text with {question}. auto is the format of the adapter's planting, or that in which an exported
+    checkpoint was measured, if known; else chat if the tokenizer has a template and the model is no base model; else qa."""
     system: str | None = None
     """System text in front of the question, for a chat template; null for the template's own."""
     max_new_tokens: Count = MAX_NEW_TOKENS

@@ -55,4 +55,5 @@ def how_drawn(result: LeakageResult) -> str:
     """Say whether answers are greedy, or how many were drawn per question and how."""
     if result.n_samples == 1 and not result.temperature:
         return "the greedy answer to each question"
-    return f"{result.n_samples} answers drawn per question at temperature {result.temperature:g}"
+    answers = "1 answer" if result.n_samples == 1 else f"{result.n_samples} answers"
+    return f"{answers} drawn per question at temperature {result.temperature:g}"
