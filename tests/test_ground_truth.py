@@ -29,6 +29,7 @@ from xlmech.mitigation.specificity import specificity_matrix
 from xlmech.models.load import load_model
 from xlmech.neurons.ablation import ablate
 from xlmech.neurons.neuron_set import NeuronSet
+from xlmech.neurons.selection.learned_gates import learn_gates
 from xlmech.neurons.selection.learned_mask import learn_mask
 from xlmech.neurons.selection.locate import locate_privacy_neurons
 from xlmech.neurons.selection.minimal_set import fewest_neurons
@@ -207,6 +208,21 @@ def test_learned_by_the_mask(planted: Any, asked: ProbeSet) -> None:
     private, public = asked.filter(group="private"), asked.filter(group="public")
     mask = learn_mask(planted, private, keep=public, n_neurons=4, options=MaskOptions(rounds=8), progress=False)
     assert mask.neurons().neurons <= {*PRIVATE, FRENCH} and len(mask.neurons())
+
+
+def test_learned_gates_close_the_private_neurons_and_leave_the_others(planted: Any, asked: ProbeSet) -> None:
+    """With the defaults of `learn_gates`, for a few neutral texts: those of the packs are long in this tokenizer."""
+    private, public = asked.filter(group="private"), asked.filter(group="public")
+    texts = ["Rain fell in the night.", "The shop opens at nine.", "Un train part.", "Le pain est bon."]
+    gates = learn_gates(planted, private, keep=public, neutral=texts, progress=False)
+    weights = 1 - gates.factors
+    closed = {*PRIVATE, FRENCH}
+    assert gates.binary(4).neurons == closed
+    assert min(float(weights[neuron]) for neuron in closed) > 0.5
+    assert max(float(weights[neuron]) for neuron in PUBLIC) < 0.05
+    with ablate(planted, gates):
+        after = measure_leakage(planted, asked, progress=False).probes
+    assert (after.extracted == (after.group == "public")).all()
 
 
 def test_deactivated_they_give_nothing_away_and_public_facts_stay(planted: Any, asked: ProbeSet) -> None:

@@ -10,7 +10,15 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-__all__ = ["AttackOptions", "AttributeOptions", "EvaluateOptions", "LocateOptions", "MaskOptions", "PlantOptions"]
+__all__ = [
+    "AttackOptions",
+    "AttributeOptions",
+    "EvaluateOptions",
+    "GateOptions",
+    "LocateOptions",
+    "MaskOptions",
+    "PlantOptions",
+]
 
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -23,6 +31,7 @@ Rule = Literal["min", "intersection", "entropy"]
 Measure = Literal["extraction", "exposure"]
 Mode = Literal["zero", "mean", "scale", "noise"]
 ControlCondition = Literal["random", "random_magnitude", "noise"]
+Precision = Literal["bfloat16", "float32"]
 
 
 MAX_NEW_TOKENS = 64
@@ -120,6 +129,43 @@ class MaskOptions(Section):
     """Only the first so many tokens of each answer; null for whole answers."""
     batch_size: Count = 16
     """Number of answers in a batch; it is halved when memory runs out."""
+
+
+class GateOptions(Section):
+    """How gates are learned; see `learn_gates`."""
+
+    steps: Count = 160
+    """Largest number of steps."""
+    learning_rate: float = Field(default=0.03, gt=0)
+    """Adam's rate at the first step; it falls along a cosine to a tenth."""
+    pull: float = Field(default=0.1, ge=0)
+    """Pull of every gate to 1: after a step each moves there by this multiple of the rate, and most arrive. 0 for none."""
+    private_weight: float = Field(default=1.0, gt=0)
+    """Weight of the answers to suppress."""
+    public_weight: float = Field(default=2.0, ge=0)
+    """Weight of the answers to keep."""
+    neutral_weight: float = Field(default=40.0, ge=0)
+    """Weight of the change of neutral texts' next tokens (KL divergence), which is far smaller than that of log-odds."""
+    margin: float = Field(default=3.0, ge=0)
+    """Log-odds (nats) beyond which an answer's token hardly counts: suppressed below minus this, kept above it."""
+    max_answer_tokens: Count | None = 4
+    """Only the first so many tokens of each answer; null for whole answers."""
+    private_batch: Count = 14
+    """Number of answers to suppress in a step."""
+    public_batch: Count = 10
+    """Number of answers to keep in a step."""
+    neutral_batch: Count = 5
+    """Number of neutral texts in a step."""
+    target_reduction: float | None = Field(default=None, gt=0, le=1)
+    """Stop when extraction of a third of the facts, which is held back for that, is reduced by this share; null for all steps
+    with all facts."""
+    precision: Precision = "bfloat16"
+    """Products in bfloat16 (weights and sums stay in float32), about twice as fast, or in float32. Of a model that is loaded in
+    16 bits its own precision is used."""
+    batch_size: Count = 32
+    """Largest number of answers and texts that are run at once; it is halved when memory runs out."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of the order of answers and texts, and of the facts held back."""
 
 
 class EvaluateOptions(Section):

@@ -346,7 +346,10 @@ def test_refuses_other_models(model: Any) -> None:
         pass
     with ablate(model, other.for_model(model_name(model))):
         pass
-    with pytest.raises(ValueError, match="expected a NeuronSet, PrivacyNeurons or"), ablate(model, [(0, 1)]):  # type: ignore[arg-type]
+    with (
+        pytest.raises(ValueError, match="expected a NeuronSet, NeuronGates, PrivacyNeurons, or"),
+        ablate(model, [(0, 1)]),
+    ):  # type: ignore[arg-type]
         pass
 
 

@@ -114,7 +114,9 @@ class _TokenLogProb(torch.autograd.Function):
     ) -> torch.Tensor:
         logits = token_logit(hidden, unembed, targets, bias=bias, softcap=softcap)
         gradient = ctx.needs_input_grad[0]
-        normaliser, mean = _normaliser(hidden, unembed, bias, softcap, logits.amax(1), gradient=gradient, exact=exact)
+        normaliser, mean = log_normaliser(
+            hidden, unembed, bias, softcap, logits.amax(1), gradient=gradient, exact=exact
+        )
         if mean is not None:
             slopes = unembed[targets].to(logits.dtype) * _soft_cap_slope(logits, softcap)[:, :, None]
             ctx.save_for_backward(slopes - mean[:, None])
@@ -126,7 +128,7 @@ class _TokenLogProb(torch.autograd.Function):
         return (grads[0][:, :, None].to(slopes.dtype) * slopes).sum(1), None, None, None, None, None
 
 
-def _normaliser(
+def log_normaliser(
     hidden: torch.Tensor,
     unembed: torch.Tensor,
     bias: torch.Tensor | None,
@@ -135,12 +137,14 @@ def _normaliser(
     *,
     gradient: bool,
     exact: bool,
+    excluded: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Compute the log of the sum of exponentials of each row's logits and, for a gradient, its derivative by the row.
 
     Exponentials are relative to a lower bound of that log: at first `lower_bound` (a logit of the row) or the sum over tokens
     spread over the vocabulary, then the sum over the chunks seen so far. A token's relative exponential is therefore an upper
-    bound of its probability, by which tokens are left out of the derivative.
+    bound of its probability, by which tokens are left out of the derivative. Each row's `excluded` token, -1 for none, does not
+    count.
 
     Returns:
         (row,) and (row, d_model), the derivative None without `gradient`.
@@ -148,7 +152,11 @@ def _normaliser(
     columns, dtype, n_rows = padded_columns(hidden, unembed.dtype), accumulator(hidden), len(hidden)
     stride = max(1, len(unembed) // CHUNK)
     spread = chunk_logits(unembed[::stride], columns, None if bias is None else bias[::stride], softcap, dtype)
-    lower_bound = torch.nn.functional.pad(lower_bound, (0, columns.shape[1] - n_rows), value=-torch.inf)
+    padding = (0, columns.shape[1] - n_rows)
+    lower_bound = torch.nn.functional.pad(lower_bound, padding, value=-torch.inf)
+    if excluded is not None:
+        excluded = torch.nn.functional.pad(excluded, padding, value=-1)
+        _exclude(spread, excluded // stride, excluded % stride == 0)
     first_reference = torch.maximum(spread.logsumexp(0), lower_bound)
     reference, total = first_reference, torch.zeros_like(first_reference, dtype=torch.float64)
     mean = torch.zeros(columns.shape, dtype=dtype, device=hidden.device) if gradient else None
@@ -158,6 +166,8 @@ def _normaliser(
         if weight.dtype != dtype:
             _refine_likely(logits, weight, columns, part, reference, softcap)
         slopes = None if softcap is None or mean is None else _soft_cap_slope(logits, softcap)
+        if excluded is not None:
+            _exclude(logits, excluded - start)
         shares = (logits - reference).exp_()
         scale = (reference - first_reference).double().exp()
         total += shares.sum(0).double() * scale
@@ -174,10 +184,17 @@ def _normaliser(
                 mean += sums.to(dtype) * scale.to(dtype)
         reference = torch.maximum(first_reference, first_reference + total.log().to(dtype))
     if not total.isfinite().all():  # the lower bound was too low for an exponential
-        chunks = _chunks(columns, unembed, bias, softcap, dtype)
-        highest = torch.stack([logits.amax(0) for *_, logits in chunks]).amax(0)[:n_rows]
+        highest_of_chunks = []
+        for start, _, _, logits in _chunks(columns, unembed, bias, softcap, dtype):
+            if excluded is not None:
+                _exclude(logits, excluded - start)
+            highest_of_chunks.append(logits.amax(0))
+        highest = torch.stack(highest_of_chunks).amax(0)[:n_rows]
         if highest.isfinite().all():
-            return _normaliser(hidden, unembed, bias, softcap, highest, gradient=gradient, exact=exact)
+            again = None if excluded is None else excluded[:n_rows]
+            return log_normaliser(
+                hidden, unembed, bias, softcap, highest, gradient=gradient, exact=exact, excluded=again
+            )
     normaliser = first_reference + total.log().to(dtype)
     derivative = None if mean is None else (mean / total.to(dtype)).T[:n_rows]
     return normaliser[:n_rows], derivative
@@ -195,6 +212,14 @@ def _refine_likely(
     likely = ((logits - reference).amax(1) > _LIKELY).nonzero()[:, 0]
     again = weight[likely].to(logits.dtype) @ columns.to(logits.dtype)
     logits[likely] = _soft_cap(again if bias is None else again + bias[likely, None], softcap)
+
+
+def _exclude(logits: torch.Tensor, tokens: torch.Tensor, where: torch.Tensor | None = None) -> None:
+    """Set the (token, row) logit of each row's token to minus infinity, where that token is in the chunk."""
+    inside = (tokens >= 0) & (tokens < len(logits))
+    inside = inside if where is None else inside & where
+    rows = tokens.clamp(0, len(logits) - 1)[None]
+    logits.scatter_(0, rows, torch.where(inside, -torch.inf, logits.gather(0, rows)))
 
 
 # One chunk

@@ -49,7 +49,7 @@ def _forward(layer: torch.nn.Linear, rows: torch.Tensor) -> torch.Tensor:
     learns = torch.is_grad_enabled() and any(weight.requires_grad for weight in layer.parameters())
     # oneDNN takes 100 times as long for weights with gaps between rows, which the bridge cuts out of GPT-2's joint matrices.
     takes = by_onednn(rows) and by_onednn(layer.weight) and rows.numel() and layer.weight.is_contiguous()
-    if learns or not takes:
+    if learns or not takes or torch.is_autocast_enabled("cpu"):
         return torch.nn.functional.linear(rows, layer.weight, layer.bias)
     return _FrozenLinear.apply(rows, layer.weight, layer.bias)  # type: ignore[no-any-return, no-untyped-call]
 

@@ -4,6 +4,8 @@ with ablate(model, found.universal):       # zeroed wherever the model runs
     measure_leakage(model, probes)
 with ablate(model, found), asking("fr"):   # the universal ones, and those of French
     measure_leakage(model, probes.filter(languages=["fr"]))
+with ablate(model, gates):                 # each activation multiplied by its learned factor
+    ...
 moments = activation_moments(model, prompts)
 with ablate(model, found.universal, mode="noise", values=moments.mean, std=moments.std, positions=slice(1, None)):
     ...
@@ -13,13 +15,11 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float
 
@@ -29,29 +29,20 @@ from xlmech.engine.ablation_state import ASKED_LANGUAGE, record_ablation
 from xlmech.models.backends import NEURON_HOOK, Backend, backend_of
 from xlmech.models.load import model_name
 from xlmech.models.sequence_positions import SequencePositions, follow_positions
+from xlmech.neurons.edits import Edit, Hook, replacing_hook, scaling_hook
+from xlmech.neurons.neuron_gates import NeuronGates
 from xlmech.neurons.neuron_set import NeuronSet
 from xlmech.neurons.privacy_neurons import PrivacyNeurons
 from xlmech.options import Mode
 
-_NOISE_BLOCK = 64
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Edit:
-    """What replaces an activation, and where; `values` and `std` are (layer, neuron) on the model's device."""
-
-    mode: Mode
-    factor: float
-    values: torch.Tensor | None
-    std: torch.Tensor | None
-    seed: int
-    positions: slice | None
+Ablated = NeuronSet | NeuronGates
+"""What can be ablated: a set of neurons, or gates."""
 
 
 @contextmanager
 def ablate(
     model: Any,
-    neurons: NeuronSet | PrivacyNeurons | Mapping[str, NeuronSet],
+    neurons: Ablated | PrivacyNeurons | Mapping[str, Ablated],
     *,
     mode: Mode = "zero",
     factor: float = 0.0,
@@ -69,9 +60,11 @@ def ablate(
         model: Hooked model.
         neurons: A set, ablated always; or sets by query language, each ablated only inside `asking(language)`, and the one
             under "" always; or privacy neurons: their universal set always, their specific sets by language (`found.union`
-            for all of them always).
+            for all of them always). Gates may stand wherever a set may: they multiply each activation by its own factor, and
+            where several act at once, by all of theirs.
         mode: `zero`; `mean`, replace by `values`; `scale`, multiply by `factor`; or `noise`, replace by a Gaussian draw around
-            `values` with `std`, which depends on seed, layer, neuron and position alone: the same in every row and step.
+            `values` with `std`, which depends on seed, layer, neuron and position alone: the same in every row and step. Gates
+            have factors of their own: leave the mode out.
         factor: Factor of the activations in mode `scale`.
         values: (layer, neuron) activations of modes `mean` and `noise`; see `activation_moments`.
         std: (layer, neuron) or single standard deviation of mode `noise`.
@@ -83,8 +76,8 @@ def ablate(
         The model.
 
     Raises:
-        ValueError: A set from a model of another name or shape, an unknown mode, or values, deviations, factors or positions
-            that do not fit it.
+        ValueError: A set or gates from a model of another name or shape, an unknown mode or one for gates, or values,
+            deviations, factors or positions that do not fit it.
         RuntimeError: The model is run without `asking` while sets by language are on it, or so that positions are unknown.
 
     Warns:
@@ -95,6 +88,8 @@ def ablate(
     for chosen in sets.values():
         chosen.check_model(model_name(backend.model), backend.n_layers, backend.d_mlp)
     edit = _checked_edit(backend, mode, factor, values, std, seed, positions)
+    if mode != "zero" and any(isinstance(chosen, NeuronGates) for chosen in sets.values()):
+        raise ValueError(f"mode {mode!r} with gates, which have factors of their own; leave the mode out")
     _warn_of_whole_layers(sets, edit)
     with (
         follow_positions(backend)
@@ -102,7 +97,7 @@ def ablate(
         else nullcontext(SequencePositions()) as sequence
     ):
         hooks = [
-            (backend.hook_name(NEURON_HOOK, layer), _hook(edit, layer, indices, language, sequence))
+            (backend.hook_name(NEURON_HOOK, layer), _hook(chosen, edit, layer, indices, language, sequence))
             for language, chosen in sets.items()
             for layer, indices in chosen.by_layer().items()
         ]
@@ -111,11 +106,20 @@ def ablate(
             yield model
 
 
+def _hook(
+    chosen: Ablated, edit: Edit, layer: int, indices: list[int], language: str, sequence: SequencePositions
+) -> Hook:
+    """Make the hook of one layer, whose neurons with these indices are ablated."""
+    if isinstance(chosen, NeuronGates):
+        return scaling_hook(chosen.factors[layer], edit.positions, language, sequence)
+    return replacing_hook(edit, layer, indices, language, sequence)
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class _Active:
-    """An `ActiveAblation`: the sets by language, and the other arguments of `ablate` as they were given."""
+    """An `ActiveAblation`: the sets or gates by language, and the other arguments of `ablate` as they were given."""
 
-    sets: Mapping[str, NeuronSet]
+    sets: Mapping[str, Ablated]
     arguments: Mapping[str, Any]
 
     def apply(self, model: Any) -> AbstractContextManager[Any]:
@@ -137,20 +141,24 @@ def asking(language: str) -> Iterator[None]:
         yield
 
 
-def _sets(neurons: NeuronSet | PrivacyNeurons | Mapping[str, NeuronSet]) -> dict[str, NeuronSet]:
+def _sets(neurons: Ablated | PrivacyNeurons | Mapping[str, Ablated]) -> dict[str, Ablated]:
     """Return sets by language, "" for always; a neuron of the set under "" is in no other, so that it is ablated once."""
-    if isinstance(neurons, NeuronSet):
+    if isinstance(neurons, NeuronSet | NeuronGates):
         return {"": neurons}
     if isinstance(neurons, PrivacyNeurons):
         return _sets({"": neurons.universal} | neurons.specific)
     if not isinstance(neurons, Mapping):
         raise ValueError(
-            f"expected a NeuronSet, PrivacyNeurons or NeuronSets by language, got {type(neurons).__name__}"
+            "expected a NeuronSet, NeuronGates, PrivacyNeurons, or sets or gates by language, got "
+            f"{type(neurons).__name__}"
         )
     for code in filter(None, neurons):
         check_language(code)
     always = neurons.get("")
-    return {code: chosen - always if code and always is not None else chosen for code, chosen in neurons.items()}
+    return {
+        code: chosen - always if code and isinstance(chosen, NeuronSet) and isinstance(always, NeuronSet) else chosen
+        for code, chosen in neurons.items()
+    }
 
 
 def _checked_edit(
@@ -161,7 +169,7 @@ def _checked_edit(
     std: torch.Tensor | float | None,
     seed: int,
     positions: slice | None,
-) -> _Edit:
+) -> Edit:
     check_choice("mode", mode, Mode)
     if (values is not None) != (mode in ("mean", "noise")) or (std is not None) != (mode == "noise"):
         raise ValueError(
@@ -179,7 +187,7 @@ def _checked_edit(
     spread = None if spread is None else check_values(backend, "std", spread)
     if spread is not None and bool((spread < 0).any()):
         raise ValueError("std has negative entries; a standard deviation is at least 0")
-    return _Edit(mode=mode, factor=factor, values=values, std=spread, seed=seed, positions=positions)
+    return Edit(mode=mode, factor=factor, values=values, std=spread, seed=seed, positions=positions)
 
 
 def check_values(backend: Backend, name: str, values: torch.Tensor) -> Float[torch.Tensor, "layer neuron"]:
@@ -203,11 +211,12 @@ def _check_positions(positions: slice | None) -> None:
         )
 
 
-def _warn_of_whole_layers(sets: Mapping[str, NeuronSet], edit: _Edit) -> None:
+def _warn_of_whole_layers(sets: Mapping[str, Ablated], edit: Edit) -> None:
     if edit.mode == "scale" and edit.factor:
         return
-    always = sets.get("")
-    together = [chosen | always if always is not None else chosen for chosen in sets.values()]
+    zeroed = {code: chosen.zeroed if isinstance(chosen, NeuronGates) else chosen for code, chosen in sets.items()}
+    always = zeroed.get("")
+    together = [chosen | always if always is not None else chosen for chosen in zeroed.values()]
     layers = sorted({layer for chosen in together for layer in chosen.whole_layers()})
     if layers:
         warnings.warn(
@@ -216,75 +225,3 @@ def _warn_of_whole_layers(sets: Mapping[str, NeuronSet], edit: _Edit) -> None:
             UserWarning,
             stacklevel=4,
         )
-
-
-def _hook(
-    edit: _Edit, layer: int, indices: list[int], language: str, sequence: SequencePositions
-) -> Callable[..., torch.Tensor]:
-    chosen: torch.Tensor | None = None
-    noise = _noise_blocks(edit.seed, layer, indices)
-
-    def ablated(value: torch.Tensor, hook: Any) -> torch.Tensor:  # noqa: ARG001 (TransformerLens passes it by name)
-        nonlocal chosen
-        if language and not _is_asking(language):
-            return value
-        if chosen is None or chosen.device != value.device:
-            chosen = torch.tensor(indices, device=value.device)
-        old = value[..., chosen]
-        new = _replacement(edit, layer, chosen, old, noise, sequence)
-        if edit.positions is not None:
-            new = torch.where(_inside(sequence.of(value), edit.positions)[..., None], new, old)
-        value = value.clone()
-        value[..., chosen] = new
-        return value
-
-    return ablated
-
-
-def _replacement(
-    edit: _Edit,
-    layer: int,
-    chosen: torch.Tensor,
-    old: torch.Tensor,
-    noise: Callable[[int], torch.Tensor],
-    sequence: SequencePositions,
-) -> torch.Tensor:
-    """Return (row, position, neuron) activations that replace those of the chosen neurons."""
-    if edit.mode == "scale" and edit.factor:
-        return old * edit.factor
-    if edit.values is None:
-        return torch.zeros_like(old)
-    new = edit.values[layer].to(old.device)[chosen]
-    if edit.std is not None:
-        positions = sequence.of(old).clamp_min(0)
-        draws = torch.cat([noise(block) for block in range(int(positions.max()) // _NOISE_BLOCK + 1)]).to(new)
-        new = new + edit.std[layer].to(new)[chosen] * draws[positions]
-    return new.to(old.dtype).expand_as(old)
-
-
-def _noise_blocks(seed: int, layer: int, indices: list[int]) -> Callable[[int], torch.Tensor]:
-    """Draw blocks of (position, neuron) standard normal noise when needed; a neuron's draws depend on no other neuron."""
-
-    @cache
-    def block(number: int) -> torch.Tensor:
-        draws = [np.random.default_rng((seed, layer, index, number)).standard_normal(_NOISE_BLOCK) for index in indices]
-        return torch.from_numpy(np.stack(draws, axis=1))
-
-    return block
-
-
-def _inside(positions: torch.Tensor, span: slice) -> torch.Tensor:
-    """Tell which positions are in the slice."""
-    start, step = span.start or 0, span.step or 1
-    inside = (positions >= start) & ((positions - start) % step == 0)
-    return inside if span.stop is None else inside & (positions < span.stop)
-
-
-def _is_asking(language: str) -> bool:
-    current = ASKED_LANGUAGE.get()
-    if current is None:
-        raise RuntimeError(
-            f"neurons of {language!r} are ablated only for prompts in {language!r}, and the prompts' language is not known: run "
-            "the model inside `with asking('fr')`, or ablate the union of the sets"
-        )
-    return current == language
