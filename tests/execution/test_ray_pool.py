@@ -31,9 +31,10 @@ from xlmech.mitigation.evaluate import evaluate_mitigation
 from xlmech.models.backends import backend_of
 from xlmech.models.load import load_model
 from xlmech.neurons.ablation import ablate
+from xlmech.neurons.neuron_gates import NeuronGates
 from xlmech.neurons.neuron_set import NeuronSet
 from xlmech.options import EvaluateOptions
-from xlmech.storage.result import Result
+from xlmech.storage.result import Provenance, Result
 
 ray = pytest.importorskip("ray", reason="needs the extra `ray`")
 SIZE = 4
@@ -87,10 +88,15 @@ def test_any_number_of_actors_gives_the_same_bits(
     assert names[0] == names[1] == names[2]  # the same tasks, by the same fingerprints
 
 
-def test_what_is_ablated_here_is_so_there(pool: RayPool, loaded: Any, private: ProbeSet, tmp_path: Path) -> None:
-    chosen = NeuronSet(
+@pytest.mark.parametrize("is_gated", [False, True])
+def test_what_is_ablated_here_is_so_there(
+    is_gated: bool, pool: RayPool, loaded: Any, private: ProbeSet, tmp_path: Path
+) -> None:
+    chosen: Any = NeuronSet(
         frozenset((layer, neuron) for layer in range(3) for neuron in range(0, 64, 2)), 3, 64, "tiny-llama"
     )
+    if is_gated:
+        chosen = NeuronGates(factors=torch.linspace(0, 1, 192).view(3, 64), provenance=Provenance(model="m"))
     with ablate(loaded, chosen), resumable(tmp_path, shard_size=SIZE):
         off = measure_leakage(loaded, private, measures=["exposure"], progress=False)
     with ablate(loaded, chosen):

@@ -25,8 +25,10 @@ from xlmech.mitigation.fluency import neutral_nll
 from xlmech.models.backends import backend_of
 from xlmech.models.load import load_model
 from xlmech.neurons.ablation import ablate, asking
+from xlmech.neurons.neuron_gates import NeuronGates
 from xlmech.neurons.neuron_set import NeuronSet
 from xlmech.storage.fingerprint import fingerprint, weights_fingerprint
+from xlmech.storage.result import Provenance
 
 
 @pytest.fixture
@@ -84,6 +86,10 @@ def test_a_damaged_shard_is_computed_again_and_said(damage: str, model: Any, pri
 
 def test_other_work_has_other_shards(model: Any, private: ProbeSet, tmp_path: Path) -> None:
     one = NeuronSet(frozenset({(0, 1), (1, 2)}), 3, 64, "")
+
+    def gates(factor: float) -> NeuronGates:
+        return NeuronGates(factors=torch.full((3, 64), factor), provenance=Provenance(model="m"))
+
     events: list[Event] = []
     with resumable(
         tmp_path, shard_size=100, watch=lambda event: events.append(event) if event.kind != "stage" else None
@@ -100,11 +106,16 @@ def test_other_work_has_other_shards(model: Any, private: ProbeSet, tmp_path: Pa
             measure_leakage(model, private, progress=False)
         with ablate(model, {"fr": one}), asking("fr"):
             measure_leakage(model, private, progress=False)
-        assert [event.kind for event in events] == ["shard"] * 6
+        for factor in (0.5, 0.25):
+            with ablate(model, gates(factor)):
+                measure_leakage(model, private, progress=False)
+        assert [event.kind for event in events] == ["shard"] * 8
         with ablate(model, one):
             measure_leakage(model, private, progress=False)
-    assert events[-1].kind == "kept"
-    assert len(list(tmp_path.glob("leakage-*"))) == 6
+        with ablate(model, gates(0.5)):  # made anew: another time of making, the same factors
+            measure_leakage(model, private, progress=False)
+    assert [event.kind for event in events[8:]] == ["kept"] * 2
+    assert len(list(tmp_path.glob("leakage-*"))) == 8
     assert model_identity(backend_of(model))["ablated"] == ()
 
 

@@ -10,9 +10,12 @@ import pytest
 import torch
 from helpers.tiny_models import D_MLP, N_LAYERS
 
+from xlmech.engine.batching import run_forced
 from xlmech.engine.generate import generate
 from xlmech.models.backends import NEURON_HOOK, backend_of
 from xlmech.neurons.ablation import ablate, asking
+from xlmech.neurons.attribution.baselines import zero_baseline
+from xlmech.neurons.attribution.effects import exact_effects
 from xlmech.neurons.neuron_gates import NeuronGates
 from xlmech.neurons.neuron_set import NeuronSet
 from xlmech.storage.fingerprint import fingerprint
@@ -141,6 +144,33 @@ def test_gates_are_a_plain_product_at_the_neurons(model: Any, cached: bool) -> N
     else:
         torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
         assert not torch.allclose(found, plain)
+
+
+def test_exact_effects_are_those_under_the_gates(model: Any) -> None:
+    """Rows of interventions run under the gates too: one neuron at zero more is a gate of zero more."""
+    backend, factors, prompt, answer = backend_of(model), _random(), [2, 7, 8, 9], [11, 12]
+    tokens, chosen = torch.tensor([[*prompt, *answer]]), [(0, 1), (1, 5), (2, 9)]
+
+    def log_prob(of: torch.Tensor) -> float:
+        with torch.no_grad(), ablate(model, _gates(of)):
+            rows = model(tokens, return_type="logits")[0].log_softmax(-1)
+        return float(sum(rows[len(prompt) - 1 + number, token] for number, token in enumerate(answer)))
+
+    with ablate(model, _gates(factors)):
+        forced = run_forced(backend, prompt, answer, NEURON_HOOK)
+        effects = exact_effects(
+            backend,
+            forced,
+            zero_baseline(backend),
+            positions="all",
+            neurons=torch.tensor(chosen),
+            whole_vocabulary=True,
+        )
+    for neuron, effect in zip(chosen, effects, strict=True):
+        without = factors.clone()
+        without[neuron] = 0
+        assert float(effect) == pytest.approx(log_prob(factors) - log_prob(without), abs=1e-6)
+    assert effects.abs().max() > 1e-4
 
 
 def test_gates_by_language_compose(model: Any) -> None:

@@ -26,6 +26,7 @@ from xlmech.models.load import load_model
 from xlmech.models.prompts import prompt_format
 from xlmech.models.sources.cards import MANIFEST
 from xlmech.neurons.ablation import ablate
+from xlmech.neurons.neuron_gates import NeuronGates
 from xlmech.neurons.neuron_set import NeuronSet
 from xlmech.neurons.privacy_neurons import PrivacyNeurons
 from xlmech.neurons.selection.rules import chosen_frame
@@ -87,6 +88,48 @@ def test_reloaded_is_the_hooked_run(architecture: str, tokenizer: Any, tmp_path:
         assert manifest.verification["max_relative_error"] < 1e-5 < manifest.verification["max_relative_change"]
     with torch.no_grad():
         assert torch.equal(source(TOKENS).logits, plain)  # the caller's model is as it was
+
+
+def _gates(architecture: str = "llama", model: str = "") -> NeuronGates:
+    drawn = torch.rand(2, N_LAYERS, _width(architecture), generator=torch.Generator().manual_seed(3))
+    factors = torch.where(drawn[0] < 0.5, drawn[1], 1.0)
+    factors[0, 3] = 0
+    return NeuronGates(factors=factors, model=model, provenance=Provenance(model="m"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("architecture", ALL_ARCHITECTURES)
+def test_gates_are_scaled_columns(architecture: str, dtype: torch.dtype, tokenizer: Any, tmp_path: Path) -> None:
+    """The reloaded checkpoint is the run under hooks, in an architecture's own layout of its weights."""
+    gates, source = _gates(architecture), tiny(architecture).to(dtype)
+    manifest = exported(source, gates, tmp_path / "out", tokenizer=tokenizer)
+    assert manifest.mode == "gates" and manifest.neurons == gates.neurons(0)
+    assert manifest.factors == tuple(float(gates.factors[neuron]) for neuron in manifest.neurons)
+    assert load_manifest(tmp_path / "out") == manifest
+    (name, part), before = (
+        down_projections(network, _width(architecture))[1]
+        for network in (AutoModelForCausalLM.from_pretrained(tmp_path / "out"), source)
+    )
+    after, weight = ((one.weight if one.weight.shape[1] == gates.d_mlp else one.weight.T) for one in (part, before[1]))
+    wanted = (weight * gates.factors[1]).to(dtype)
+    assert torch.equal(after, wanted), name
+    if dtype == torch.float32:
+        hooked = load_model(tiny(architecture), tokenizer=tokenizer, backend="bridge")
+        with torch.no_grad(), ablate(hooked, gates):
+            assert _same(_reloaded(tmp_path / "out"), hooked(TOKENS, return_type="logits"))
+
+
+def test_the_card_names_gates(tokenizer: Any, tmp_path: Path) -> None:
+    gates = _gates()
+    result = measured(HELPED, n=len(gates))
+    manifest = export_model(tiny("llama"), gates, tmp_path / "out", tokenizer=tokenizer, mitigation=result)
+    assert manifest.effective
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert f"# LlamaForCausalLM with {len(gates)} gates applied\n" in card
+    assert "MLP neurons multiplied by learned factors between 0 and 1 (gates) in the\nweights" in card
+    mean = float(gates.factors[gates.factors < 1].mean())
+    assert f"The mean factor of these neurons is {mean:.2f}, the lowest 0.00" in card
+    assert "source with the same gates applied by hooks" in card
 
 
 @pytest.mark.parametrize("architecture", WITH_BIAS)
@@ -305,6 +348,11 @@ def _by_language() -> PrivacyNeurons:
         ({"fr": _neurons()}, {}, "sets by language cannot be exported, since weights do not know"),
         (_by_language(), {}, "PrivacyNeurons cannot be exported, .*; pass one NeuronSet, e.g. found.universal"),
         (_neurons() - _neurons(), {}, "the neuron set is empty"),
+        (replace(_gates(), factors=torch.ones(N_LAYERS, D_MLP)), {}, "all gates are 1"),
+        (_gates(), {"factor": 0.5}, "gates have factors of their own; leave factor= and values= out"),
+        (_gates(), {"values": _values("llama")}, "gates have factors of their own"),
+        (_gates("bloom"), {}, r"layer 0 has 0 linear modules from 128 neurons"),
+        (_gates(model="other"), {}, r"gates of the model 'other'; this one is 'LlamaForCausalLM'.*for_model"),
         (_neurons(), {"factor": float("nan")}, "factor must be a finite number"),
         (
             _neurons(),

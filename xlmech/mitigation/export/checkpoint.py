@@ -3,7 +3,8 @@
     export_model("demo", found.universal, "demo-mitigated", mitigation=result)
     AutoModelForCausalLM.from_pretrained("demo-mitigated")
 
-A neuron acts through one column of its layer's down projection, so a column of zeros is a neuron set to zero.
+A neuron acts through one column of its layer's down projection, so a column of zeros is a neuron set to zero, and a column times
+the factor of its gate is a gated neuron.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from xlmech.mitigation.export.manifest import Manifest, prompt_of
 from xlmech.models.backends import is_hooked
 from xlmech.models.checkpoints import Checkpoint, load_checkpoint
 from xlmech.models.load import load_model, model_name, provenance
-from xlmech.neurons.ablation import ablate
+from xlmech.neurons.ablation import Ablated, ablate
+from xlmech.neurons.neuron_gates import NeuronGates
 from xlmech.neurons.neuron_set import NeuronSet
 from xlmech.storage.atomic import new_folder
 from xlmech.storage.result import Provenance
@@ -39,7 +41,7 @@ _TOLERANCE, _TOLERANCE_16_BIT = 1e-4, 3e-2
 
 def export_model(
     source: Any,
-    neurons: NeuronSet,
+    neurons: Ablated,
     output_dir: str | Path,
     *,
     adapter: str | Path | None = None,
@@ -51,7 +53,7 @@ def export_model(
     without_effect: bool = False,
     trust_remote_code: bool = False,
 ) -> Manifest:
-    """Write `source` with `neurons` ablated in its weights to a new folder, and verify that it is the ablated model.
+    """Write `source` with `neurons` ablated, or gates applied, in its weights to a new folder, and verify that it is that model.
 
     The folder gets its name only after transformers alone has read it back, the edited weights came back bit for bit, and the
     logits on a text of every language pack differ from those of the source under `ablate` by at most 1e-4 of the largest (3e-2 in
@@ -61,11 +63,11 @@ def export_model(
     Args:
         source: As for `load_model`, but no hooked model: `"demo"`, hub id, folder, GGUF file, or a transformers model (which is
             copied, not changed).
-        neurons: Neurons to ablate, found in this source.
+        neurons: Neurons to ablate, found in this source, or gates that were learned on it.
         output_dir: New folder.
         adapter: LoRA adapter to merge first, as in `load_model`.
-        factor: Factor of each activation: 0 is mode `zero` of `ablate`, others are mode `scale`.
-        values: (layer, neuron) activations to fix the neurons at, as mode `mean` of `ablate`; needs a down projection with bias.
+        factor: Factor of each activation of a set: 0 is mode `zero` of `ablate`, others are mode `scale`.
+        values: (layer, neuron) activations to fix a set at, as mode `mean` of `ablate`; needs a down projection with bias.
         tokenizer: Tokenizer, if the source has none.
         dtype: Dtype of the weights written; a transformers model keeps its own.
         mitigation: Measured reduction and cost, for the manifest and the model card. Unless it shows an effect (extraction fell
@@ -101,15 +103,22 @@ def export_model(
     edits = edited_weights(checkpoint.model, neurons, factor, values)
     mode = "mean" if values is not None else "scale" if factor else "zero"
     ablation: dict[str, Any] = {"mode": mode, "factor": factor, "values": values}
+    factors: tuple[float, ...] = ()
+    if isinstance(neurons, NeuronGates):
+        mode, ablation, touched = "gates", {}, neurons.neurons(0)
+        factors = tuple(float(neurons.factors[neuron]) for neuron in touched)
+    else:
+        touched = neurons
     with new_folder(target, needs=sum(part.nbytes for part in checkpoint.model.parameters())) as folder:
         _save(checkpoint, edits, folder)
         texts, logits = _read_back(checkpoint, edits, folder, trust_remote_code)
         verification, made = _verify(checkpoint, neurons, ablation, texts, logits)
         manifest = Manifest(
-            neurons=neurons,
+            neurons=touched,
             mode=mode,
             factor=factor,
-            values=tuple(float(values[neuron]) for neuron in neurons) if values is not None else (),
+            factors=factors,
+            values=tuple(float(values[neuron]) for neuron in touched) if values is not None else (),
             plant_language=checkpoint.plant_language,
             prompt=prompt_of(mitigation, checkpoint),
             verification=verification,
@@ -122,21 +131,23 @@ def export_model(
     return manifest
 
 
-def _check(source: Any, neurons: NeuronSet, target: Path, factor: float, values: torch.Tensor | None) -> None:
+def _check(source: Any, neurons: Any, target: Path, factor: float, values: torch.Tensor | None) -> None:
     if target.exists():
         raise FileExistsError(f"{target} exists; export to a new folder")
     if is_hooked(source):
         raise ValueError(
             f"a {type(source).__name__} has its weights wrapped; export from the hub id, folder or transformers model of it"
         )
-    if not isinstance(neurons, NeuronSet):
+    if not isinstance(neurons, NeuronSet | NeuronGates):
         kind = "sets by language" if isinstance(neurons, Mapping) else type(neurons).__name__
         raise ValueError(
             f"{kind} cannot be exported, since weights do not know the language of a question; pass one NeuronSet, e.g. "
-            "found.universal or found.union"
+            "found.universal or found.union, or NeuronGates"
         )
     if not len(neurons):
-        raise ValueError("the neuron set is empty: the export would be the source itself")
+        raise ValueError("the neuron set is empty, or all gates are 1: the export would be the source itself")
+    if isinstance(neurons, NeuronGates) and (factor or values is not None):
+        raise ValueError("gates have factors of their own; leave factor= and values= out")
     if not math.isfinite(factor):
         raise ValueError(f"factor must be a finite number, got {factor}")
     if values is not None:
@@ -177,7 +188,7 @@ def _read_back(
 @torch.no_grad()
 def _verify(
     checkpoint: Checkpoint,
-    neurons: NeuronSet,
+    neurons: Ablated,
     ablation: dict[str, Any],
     texts: list[torch.Tensor],
     exported: list[torch.Tensor],

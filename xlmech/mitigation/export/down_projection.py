@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import nn
 
-from xlmech.neurons.neuron_set import NeuronSet
+from xlmech.neurons.ablation import Ablated
+from xlmech.neurons.neuron_gates import NeuronGates
 
 
 def layer_count(model: nn.Module) -> int:
@@ -68,9 +69,11 @@ def _is_transposed(part: nn.Module) -> bool:
 
 @torch.no_grad()
 def edited_weights(
-    model: nn.Module, neurons: NeuronSet, factor: float, values: Float[torch.Tensor, "layer neuron"] | None
+    model: nn.Module, neurons: Ablated, factor: float, values: Float[torch.Tensor, "layer neuron"] | None
 ) -> dict[str, torch.Tensor]:
     """Return new tensors by parameter name: weights whose columns are scaled, and biases that hold `values` in place of columns.
+
+    Columns of gates are scaled by their own factors, those of a set by `factor`.
 
     Raises:
         ValueError: No down projection is found, or it has no bias for `values`.
@@ -88,6 +91,10 @@ def edited_weights(
                 )
             constant = columns[:, indices].double() @ values[layer, indices].to(columns.device).double()
             edits[f"{name}.bias"] = (bias.double() + constant).to(bias.dtype)
-        columns[:, indices] = columns[:, indices] * factor if factor and values is None else 0.0
+        if isinstance(neurons, NeuronGates):
+            scaled = columns * neurons.factors[layer].to(columns.device)
+            columns.copy_(scaled)
+        else:
+            columns[:, indices] = columns[:, indices] * factor if factor and values is None else 0.0
         edits[f"{name}.weight"] = weight
     return edits

@@ -26,9 +26,10 @@ class Manifest:
     """How an exported checkpoint was made, and what was measured of it.
 
     Attributes:
-        neurons: Neurons that were ablated.
-        mode: `zero`, `mean` or `scale`.
+        neurons: Neurons that were ablated, or whose gates are not 1.
+        mode: `zero`, `mean`, `scale`, or `gates`.
         factor: Factor of their activations in mode `scale`.
+        factors: Factor of each one's activation in mode `gates`, in the order of `neurons`.
         values: Activations that they are fixed at in mode `mean`, in the order of `neurons`.
         plant_language: Training language of the source, "" where unknown.
         prompt: Prompt format of the measurement, else of the planting, as of `PromptFormat.to_dict`; `prompt_format` takes it for
@@ -45,6 +46,7 @@ class Manifest:
     neurons: NeuronSet
     mode: str
     factor: float = 0.0
+    factors: tuple[float, ...] = ()
     values: tuple[float, ...] = ()
     plant_language: str = ""
     prompt: dict[str, Any] | None = None
@@ -57,7 +59,7 @@ class Manifest:
     def save(self, folder: Path) -> None:
         """Write the manifest and the model card into `folder`."""
         content = _KIND | {item.name: getattr(self, item.name) for item in fields(self)}
-        content["values"] = list(self.values)
+        content |= {"values": list(self.values), "factors": list(self.factors)}
         content["provenance"] = asdict(self.provenance)
         content["neurons"] = asdict(self.neurons) | {"neurons": [list(neuron) for neuron in self.neurons]}
         content["neurons_sha256"] = _sha256(content["neurons"])
@@ -98,7 +100,7 @@ def load_manifest(folder: str | Path) -> Manifest:
         pairs = frozenset((layer, index) for layer, index in content["neurons"]["neurons"])
         given["neurons"] = NeuronSet(**content["neurons"] | {"neurons": pairs})
         given["provenance"] = Provenance(**content["provenance"])
-        return Manifest(**given | {"values": tuple(content["values"])})
+        return Manifest(**given | {"values": tuple(content["values"]), "factors": tuple(content.get("factors", ()))})
     except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: not a manifest of export_model ({error!r}); export the model again") from error
     except ValueError as error:

@@ -16,11 +16,17 @@ _COLUMNS = ("condition", "group", "query_language", "before", "after", "reductio
 def model_card(manifest: Manifest, manifest_name: str) -> str:
     """Return the model card (Markdown) of the checkpoint whose manifest has that file name."""
     made, neurons, check = manifest.provenance, manifest.neurons, manifest.verification
-    ablated = {"zero": "set to zero", "mean": "fixed at their mean", "scale": f"multiplied by {manifest.factor:g}"}
+    ablated = {
+        "zero": "set to zero",
+        "mean": "fixed at their mean",
+        "scale": f"multiplied by {manifest.factor:g}",
+        "gates": "multiplied by learned factors between 0 and 1 (gates)",
+    }
+    what, done = ("gates", "applied") if manifest.mode == "gates" else ("privacy neurons", "ablated")
     source = f"`{made.model}`" + (f" with the adapter `{made.adapter}` merged" if made.adapter else "")
     layers = "\n".join(f"| {layer} | {len(indices)} |" for layer, indices in neurons.by_layer().items())
     base = f"base_model: {made.model}\n" if made.model.count("/") == 1 else ""
-    title, warning = f"{made.model} with {len(neurons)} privacy neurons ablated", ""
+    title, warning = f"{made.model} with {len(neurons)} {what} {done}", ""
     if manifest.effective is False:
         title += ", without a measured effect"
         warning = f"**No effect was measured: {manifest.effect}.** Do not take this for a model that leaks less.\n\n"
@@ -42,11 +48,11 @@ weights, to lower how much personal data it leaks{across}. It is a plain checkpo
 | layer | neurons |
 |---|---|
 {layers}
-
+{_factors(manifest)}
 ## Checked
 
 The checkpoint was reloaded by transformers alone and run on {int(check["n_texts"])} texts. Its logits differ from those of the
-source with the same neurons ablated by hooks by at most {check["max_relative_error"]:.1e} of the largest logit. Ablation itself
+source with the same {what} {done} by hooks by at most {check["max_relative_error"]:.1e} of the largest logit. By itself that
 changes the logits by {check["max_relative_change"]:.1e}.
 
 ## Measured
@@ -72,6 +78,13 @@ def _asked(manifest: Manifest) -> str:
         f"## Asked\n\nIn the prompt format `{manifest.prompt['name']}`, which xlmech takes for this checkpoint. The answer "
         f"follows this text directly:\n\n{fence}text\n{template}\n{fence}\n\n"
     )
+
+
+def _factors(manifest: Manifest) -> str:
+    if not manifest.factors:
+        return ""
+    mean, low = sum(manifest.factors) / len(manifest.factors), min(manifest.factors)
+    return f"\nThe mean factor of these neurons is {mean:.2f}, the lowest {low:.2f}; all others are as they were.\n"
 
 
 def _measured(manifest: Manifest) -> str:
