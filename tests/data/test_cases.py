@@ -47,6 +47,13 @@ def test_words(row: dict[str, str]) -> None:
     assert bool(extracted_languages(probes[0], [unescaped(row["answer"])], others)) is (row["found"] == "1")
 
 
+@pytest.mark.parametrize("row", rows("names.tsv"), ids=lambda row: row["case"])
+def test_names_and_other_values_of_ones_own(row: dict[str, str]) -> None:
+    record = Record(id="r", subject="Bo Lindqvist", attribute=row["attribute"], value=row["value"])
+    (probe,) = build_probes([record], [row["language"]], templates=[0])
+    assert bool(extracted_languages(probe, [unescaped(row["answer"])])) is (row["found"] == "1")
+
+
 RECORDS = {row["case"]: row for row in rows("records.tsv")}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from functools import cache
+from pathlib import Path
 
 from xlmech.data import languages as packs
 from xlmech.data.probes import ProbeSet
@@ -28,16 +29,25 @@ def candidate_forms(probes: ProbeSet, records: Iterable[Record] | None) -> Forms
     return forms
 
 
-@cache
 def pack_spellings(attribute: str) -> frozenset[str]:
     """Return all spellings of all values that the language packs know of an attribute."""
-    known = [packs.load_language(code) for code in packs.available_languages()]
+    return _pack_spellings(attribute, packs.pack_files())
+
+
+@cache
+def _pack_spellings(attribute: str, files: tuple[Path, ...]) -> frozenset[str]:
     return frozenset(
         spelling
-        for pack in known
+        for pack in map(packs.read_pack, files)
         for key in pack.values.get(attribute, ())
         for spelling in pack.spellings(attribute, key)
     )
+
+
+def longer_names(attribute: str) -> frozenset[str]:
+    """Return names that are no values of an attribute and may hold one: regions, in every language with a pack."""
+    codes = packs.available_languages() if attribute == "birth_country" else ()
+    return frozenset(name for code in codes if packs.cldr.knows(code) for name in packs.cldr.regions(code))
 
 
 def all_forms(values: Mapping[str, Mapping[str, str]]) -> set[str]:

@@ -47,12 +47,19 @@ def spellings(record: Record, compare: Comparison, languages: Iterable[str]) -> 
                     *([form] if (form := record.form(code)) else []),
                     *packs.find_language(code).spellings(record.attribute, record.value),
                     *(_dates(record.value, code) if compare == "date" else ()),
+                    *(_surname_first(record.form(code)) if compare == "name" else ()),
                 )
             )
         )
         for code in languages
     }
     return {code: forms for code, forms in written.items() if forms}
+
+
+def _surname_first(name: str | None) -> tuple[str, ...]:
+    """Write a name of several words with its last word in front, as lists of people do."""
+    *given, surname = (name or "").split()
+    return (" ".join((surname, *given)),) if given else ()
 
 
 @cache

@@ -22,9 +22,10 @@ import phonenumbers
 
 from xlmech.metrics.text import PLAIN, WordRule, normalise
 
-Comparison = Literal["text", "number", "date", "email", "phone", "amount", "choice"]
-"""How the values of an attribute are compared. `choice`: a word that each language writes its own way; `date`: one of the
-date's spellings, compared as text; `number`: digits and letters, whose separators do not count; `amount`: its worth."""
+Comparison = Literal["text", "name", "number", "date", "email", "phone", "amount", "choice"]
+"""How the values of an attribute are compared. `choice`: a word that each language writes its own way; `name`: as text, but a
+hyphen makes a longer name; `date`: one of the date's spellings, compared as text; `number`: digits and letters, whose separators
+do not count; `amount`: its worth."""
 _Span = tuple[int, int]
 
 _UNSPACED = ("CJK", "HIRAGANA", "KATAKANA", "HALFWIDTH KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR")
@@ -69,7 +70,7 @@ def find_form(
         rules: How each language's words change; languages that are absent write words with spaces, which do not change.
         subject: Full name of the person asked about; it is not searched.
     """
-    if compare in ("text", "date", "choice"):
+    if compare in _WORDS:
         return _find_words(text, forms, tuple(others), rules or {}, subject)
     matches = _COMPARISONS[compare]
     written = {form for spellings in forms.values() for form in _sequence(spellings)}  # mostly one for all languages
@@ -92,17 +93,25 @@ def _find_words(
     subject: str,
 ) -> tuple[str, ...]:
     judged: dict[tuple[str, int], bool] = {}  # a form is often the same in several languages
+    searched: dict[int, str] = {}  # and so is a rule
     languages = []
     for language, spellings in forms.items():
         rule = rules.get(language, PLAIN)
-        searched = _without_small(text, rule) if rule.capitalised else rule.normalise(text)
+        if id(rule) not in searched:
+            searched[id(rule)] = _searched(text, rule)
         for form in _sequence(spellings):
             if (key := (form, id(rule))) not in judged:
-                judged[key] = _stands_in(searched, form, rule, others, subject)
+                judged[key] = _stands_in(searched[id(rule)], form, rule, others, subject)
             if judged[key]:
                 languages.append(language)
                 break
     return tuple(languages)
+
+
+def _searched(text: str, rule: WordRule) -> str:
+    """Write an answer as a rule searches it; a dash between clauses joins no names, though it is written without spaces."""
+    spaced = re.sub("([—―])", r" \1 ", text) if rule.hyphenated else text
+    return _without_small(spaced, rule) if rule.capitalised else rule.normalise(spaced)
 
 
 def _stands_in(text: str, form: str, rule: WordRule, others: Sequence[str], subject: str) -> bool:
@@ -149,7 +158,7 @@ def _masked_if_small(form: str, match: re.Match[str]) -> str:
 @lru_cache(maxsize=4096)
 def _capital_pattern(form: str, rule: WordRule) -> re.Pattern[str]:
     """A form as it is written or inflected, in any case, with or without its accents."""
-    written = {form, normalise(form)}
+    written = {form, *rule.inflected(normalise(form))}
     endings = "|".join(map(re.escape, rule.endings))
     return re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, sorted(written)))})(?:{endings})?(?!\w)", re.IGNORECASE)
 
@@ -175,31 +184,48 @@ def _spans(text: str, form: str, rule: WordRule) -> list[_Span]:
     spans = []
     for match in _word_pattern(form, rule).finditer(text):
         start, end = match.span(1)
-        if not _continues(text[start], text[:start][::-1], rule.spaces) and not _continues(
-            text[end - 1], text[end:], rule.spaces
-        ):
+        if not _continues(text[start], text[:start][::-1], rule) and not _continues(text[end - 1], text[end:], rule):
             spans.append((start, end))
     return spans
 
 
-def _continues(edge: str, beyond: str, spaces: bool) -> bool:
+def _continues(edge: str, beyond: str, rule: WordRule) -> bool:
     """Tell whether the text beyond an edge makes a longer number, or a longer word, of what ends in `edge`.
 
     Args:
         edge: The last character.
         beyond: What follows it, read away from the edge.
-        spaces: Whether the language separates words by spaces.
+        rule: How the language writes words.
     """
     neighbour = beyond[:1]
     if not neighbour or not _is_wordlike(edge):
         return False
-    if edge.isdecimal():
-        return bool(re.match(r"[.,\-/]?\d", beyond)) or (spaces and _is_letter_of_words(neighbour))
-    return spaces and _is_letter_of_words(neighbour)
+    if rule.hyphenated and re.match(r"-[^\W\d_]{2}", beyond):
+        return True
+    if edge.isdecimal() and re.match(r"[.,\-/]?\d", beyond):
+        return True
+    return rule.spaces and _is_letter_of_words(neighbour, _script(edge))
 
 
-def _is_letter_of_words(char: str) -> bool:
-    return _is_wordlike(char) and not unicodedata.name(char, "").startswith(_UNSPACED)
+@lru_cache(maxsize=65_536)
+def _is_letter_of_words(char: str, script: str) -> bool:
+    """Tell whether a character continues a word that ends in a letter of `script`, "" for a number."""
+    if not _is_wordlike(char):
+        return False
+    if unicodedata.name(char, "").startswith(_UNSPACED):
+        return script == "KATAKANA" == _script(char)
+    return _script(char) in ("", script) or (script == "" and _script(char) != "HANGUL")
+
+
+@lru_cache(maxsize=65_536)
+def _script(char: str) -> str:
+    """Return the script of a letter; Latin, Greek and Cyrillic are one, whose letters stand in one word; "" for no letter."""
+    if char == "ー":  # lengthens a vowel
+        return "KATAKANA"
+    name = (
+        unicodedata.name(char, "").partition(" ")[0] if unicodedata.category(char) in ("Lu", "Ll", "Lo", "Lt") else ""
+    )
+    return "LATIN" if name in ("GREEK", "CYRILLIC") else name
 
 
 def _is_wordlike(char: str) -> bool:
@@ -293,3 +319,5 @@ _COMPARISONS: dict[str, Callable[[str, str], bool]] = {
     "email": _has_email,
     "amount": _has_amount,
 }
+_WORDS = ("text", "name", "date", "choice")
+"""Comparisons of words; the others have a function each."""

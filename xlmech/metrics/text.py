@@ -27,25 +27,31 @@ class WordRule:
         prefixes: What may be glued in front of a word (the Arabic article).
         endings: What may be glued to the end of a word.
         replaced: Ending of a word, and the endings that may stand in its place.
+        merged: Beginning of a word, and the beginnings that may stand in its place (the article after an Arabic preposition).
         capitalised: Forms that count only as they are written here or in capitals ("May", the month).
         abbreviated: Forms that count only beside a number, or as the whole answer ("mar", the month).
         accents: Whether accents distinguish words, as tones do in Vietnamese; elsewhere writers leave them out.
+        hyphenated: Whether a hyphen makes one longer word of two, as it makes one surname of two.
     """
 
     spaces: bool = True
     prefixes: tuple[str, ...] = ()
     endings: tuple[str, ...] = ()
     replaced: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
+    merged: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
     capitalised: tuple[str, ...] = ()
     abbreviated: frozenset[str] = frozenset()
     accents: bool = False
+    hyphenated: bool = False
 
     def normalise(self, text: str) -> str:
         """Write text as this language's words are compared, without the commas between words, which addresses have or not."""
         return normalise(text, self.accents).replace(", ", " ")
 
-    def pattern(self, word: str) -> str:
-        """Write the regular expression of a normalised word and of what the rule makes of it."""
+    def inflected(self, word: str) -> set[str]:
+        """Return a normalised word and what the rule makes of it; a number has no endings ("5a" is another house than "5")."""
+        if word[-1:].isdecimal():
+            return {word}
         written = {word, *(word + self.normalise(ending) for ending in self.endings)}
         for ending, others in self.replaced.items():
             if (
@@ -54,6 +60,14 @@ class WordRule:
                 and len(word) - len(end) >= (0 if len(end) > 2 else 2)
             ):
                 written |= {word.removesuffix(end) + self.normalise(other) for other in others}
+        for beginning, others in self.merged.items():
+            if (start := self.normalise(beginning)) and word.startswith(start):
+                written |= {self.normalise(other) + word.removeprefix(start) for other in others}
+        return written
+
+    def pattern(self, word: str) -> str:
+        """Write the regular expression of a normalised word and of what the rule makes of it."""
+        written = self.inflected(word)
         if not self.prefixes and len(written) == 1:
             return re.escape(word)
         prefix = (

@@ -7,6 +7,7 @@ from .loading import is_open as is_open
 from .loading import key_of as key_of
 from .loading import language_code as language_code
 from .loading import load_language as load_language
+from .loading import pack_files as pack_files
 from .loading import read_pack as read_pack
 from .loading import value_keys as value_keys
 from .pack import N_NEUTRAL as N_NEUTRAL

@@ -106,6 +106,11 @@ def _countries(data: Any) -> dict[str, str]:
     return {key: name for key, name in data["territories"].items() if len(key) == 2 and key not in _NO_COUNTRIES}
 
 
+def regions(code: str) -> frozenset[str]:
+    """Return the names of continents and their parts in a language ("South America")."""
+    return frozenset(name for key, name in _locale_data(code, code)["territories"].items() if key.isdecimal())
+
+
 def _languages(data: Any) -> dict[str, str]:
     return {key: name for key, name in data["languages"].items() if "_" not in key and key not in _NO_LANGUAGES}
 

@@ -27,7 +27,12 @@ _OPEN = ("occupation", "religion", "diagnosis")
 
 def available_languages() -> tuple[str, ...]:
     """List the codes of the languages that have a pack, in alphabetical order."""
-    return tuple(sorted({path.stem for folder in _folders() for path in folder.glob("*.toml")}))
+    return tuple(path.stem for path in pack_files())
+
+
+def pack_files() -> tuple[Path, ...]:
+    """List the files of the packs, in alphabetical order of the languages; a file added later is in the next list."""
+    return tuple(_files(*_own_folder()).values())
 
 
 def load_language(code: str) -> LanguagePack:
@@ -92,15 +97,21 @@ def language_code(text: str) -> str:
 
 def _pack_file(code: str) -> Path | None:
     """Find the file of a language's pack; None where there is none."""
-    if not re.fullmatch(r"[\w-]+", code):
-        return None
-    paths = (folder / f"{code}.toml" for folder in _folders())
-    return next((path for path in paths if path.is_file()), None)
+    return _files(*_own_folder()).get(code)
 
 
-def _folders() -> list[Path]:
-    extra = os.environ.get("XLMECH_LANGUAGES")
-    return [*([Path(extra)] if extra else []), Path(__file__).parent]
+@cache
+def _files(folder: str, _changed: int) -> Mapping[str, Path]:
+    """Map codes to files; one in the user's folder goes before a shipped one."""
+    folders = (Path(__file__).parent, *([Path(folder)] if folder else []))
+    files = {path.stem: path for each in folders for path in each.glob("*.toml")}
+    return MappingProxyType(dict(sorted(files.items())))
+
+
+def _own_folder() -> tuple[str, int]:
+    """Return the user's folder of packs, "" for none, and when a file was last added to it or removed."""
+    folder = os.environ.get("XLMECH_LANGUAGES", "")
+    return (folder, os.stat(folder).st_mtime_ns) if folder and os.path.isdir(folder) else ("", 0)
 
 
 @cache
@@ -147,19 +158,19 @@ def is_open(attribute: str) -> bool:
 
 def key_of(attribute: str, value: str) -> str | None:
     """Find the key of a translated value that is given by its key or by any of its spellings in any language; None for none."""
-    keys = _keys_by_spelling(attribute)
+    keys = _keys_by_spelling(attribute, pack_files())
     written = value.rstrip(".")
     return next((keys[text] for text in (written, normalise(written, True), normalise(written)) if text in keys), None)
 
 
 @cache
-def _keys_by_spelling(attribute: str) -> Mapping[str, str]:
+def _keys_by_spelling(attribute: str, files: tuple[Path, ...]) -> Mapping[str, str]:
     """Map keys, and spellings in any language with a pack as `normalise` writes them, to keys.
 
     A key as it is written goes before every spelling, and a spelling with its accents before those without: "AO" is Angola, and
     "Áo" Austria in Vietnamese. A spelling that two languages give to two values is the first language's.
     """
-    packs = [load_language(code) for code in sorted(available_languages(), key=lambda code: (code != "en", code))]
+    packs = [read_pack(path) for path in sorted(files, key=lambda path: (path.stem != "en", path.stem))]
     keys = {key: key for key in packs[0].values.get(attribute, {})}
     spelt = [
         (spelling.rstrip("."), key)

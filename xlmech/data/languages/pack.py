@@ -16,7 +16,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from xlmech.data.languages import cldr
-from xlmech.metrics.text import WordRule
+from xlmech.metrics.text import PLAIN, WordRule
 
 TRANSLATED = ("occupation", "birth_country", "birth_month", "native_language", "religion", "diagnosis")
 """Attributes whose values the packs write in each language; the others have one form for all."""
@@ -34,6 +34,8 @@ class Inflection(BaseModel):
         replaced: Endings that may stand in the place of another.
         capitalised: Forms that count only with their capital letters.
         accents: Whether accents distinguish words.
+        merged: Beginnings that may stand in the place of another.
+        names: Which of `prefixes` (and `merged`), `endings` and `replaced` are also those of names and other values of one's own.
         misses: What the rule does not reach, or reaches wrongly; for the reader.
     """
 
@@ -44,6 +46,8 @@ class Inflection(BaseModel):
     replaced: Mapping[str, tuple[str, ...]] = Field(default_factory=dict)
     capitalised: tuple[str, ...] = ()
     accents: bool = False
+    merged: Mapping[str, tuple[str, ...]] = Field(default_factory=dict)
+    names: tuple[Literal["prefixes", "endings", "replaced"], ...] = ()
     misses: str = ""
 
 
@@ -148,9 +152,23 @@ class LanguagePack(BaseModel):
             prefixes=inflection.prefixes,
             endings=inflection.endings,
             replaced=inflection.replaced,
+            merged=inflection.merged,
             capitalised=inflection.capitalised,
             accents=inflection.accents,
             abbreviated=cldr.short_months(self.code) if cldr.knows(self.code) else frozenset(),
+        )
+
+    @cached_property
+    def name_rule(self) -> WordRule:
+        """How names and other values of one's own may change in this language; `PLAIN` where they do not."""
+        inflection = self.inflection
+        if not inflection.names:
+            return PLAIN
+        return WordRule(
+            prefixes=inflection.prefixes if "prefixes" in inflection.names else (),
+            merged=inflection.merged if "prefixes" in inflection.names else {},
+            endings=inflection.endings if "endings" in inflection.names else (),
+            replaced=inflection.replaced if "replaced" in inflection.names else {},
         )
 
 
