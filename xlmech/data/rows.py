@@ -15,7 +15,7 @@ from xlmech.data.attributes import Attribute, unknown_attribute
 from xlmech.data.languages import TRANSLATED, is_open, key_of, language_code, value_keys
 from xlmech.data.languages.pack import faults_of
 from xlmech.data.records import Record
-from xlmech.metrics.matching import amounts
+from xlmech.metrics.numbers import amounts
 from xlmech.metrics.text import normalise
 
 _BY_LANGUAGE = {"form": "forms", "question": "questions", "prompt": "prompts"}

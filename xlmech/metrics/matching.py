@@ -14,12 +14,10 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from decimal import Decimal
 from functools import lru_cache, partial
 from typing import Literal
 
-import phonenumbers
-
+from xlmech.metrics import numbers
 from xlmech.metrics.text import PLAIN, WordRule, normalise
 
 Comparison = Literal["text", "name", "number", "date", "email", "phone", "amount", "choice"]
@@ -29,26 +27,8 @@ do not count; `amount`: its worth."""
 _Span = tuple[int, int]
 
 _UNSPACED = ("CJK", "HIRAGANA", "KATAKANA", "HALFWIDTH KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR")
-_SEPARATOR = r"(?:\)\s|\s\(|[\s.,\-/()~_·ー])?"
-"""At most one mark between two characters of a number."""
-_LETTER = r"[^\W\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\uff66-\uff9f]"
-"""A letter or digit of a script in which words are separated; a number or address ends before any other."""
-_THOUSANDS = {
-    **dict.fromkeys(
-        ("k", "thousand", "tys", "тыс", "тис", "tsd", "tausend", "mil", "mille", "mila", "bin", "ribu", "rb"), 1000
-    ),
-    **dict.fromkeys(("elfu", "nghin", "ngan", "الف", "ألف", "हजार", "হাজার", "ஆயிரம்", "千", "천"), 1000),
-    **dict.fromkeys(("万", "萬", "만"), 10_000),
-    **dict.fromkeys(("lakh", "लाख", "লাখ"), 100_000),
-    **dict.fromkeys(
-        ("m", "million", "mio", "mln", "млн", "millones", "milioni", "milhoes", "milyon", "juta", "trieu"), 1_000_000
-    ),
-}
-"""Words after a number, normalised, and what they multiply it by."""
 _MASKED = "\ufffc"
 """Stands for a piece of text that is not compared."""
-_LONG_NUMBER = 7
-"""Digits from which a phone's national number is told without its trunk prefix."""
 
 
 def find_form(
@@ -233,91 +213,11 @@ def _is_wordlike(char: str) -> bool:
     return unicodedata.category(char)[0] in "LNM"
 
 
-# Numbers
-
-
-def _has_number(text: str, form: str) -> bool:
-    characters = "".join(char for char in normalise(form) if char.isalnum())
-    return bool(characters) and _has_run(normalise(text), _separated(characters))
-
-
-def _has_phone(text: str, form: str) -> bool:
-    """Tell whether a phone number stands in a text, in its national or its international form."""
-    digits = _digits(normalise(form))
-    if not digits:
-        return False
-    written = [rf"\+?{_separated(digits)}"]
-    country, national = _national_number(normalise(form), digits)
-    if country:
-        code = rf"(?:\+|00)?{_separated(country)}{_SEPARATOR}(?:\(0\)|0)?{_SEPARATOR}"
-        written.append(f"{code}{_separated(national)}")
-        if len(national) >= _LONG_NUMBER:
-            written.append(f"0?{_SEPARATOR}{_separated(national)}")
-    elif len(national) >= _LONG_NUMBER:
-        written.append(rf"(?:\+|00)\d{{1,3}}{_SEPARATOR}(?:\(0\))?{_SEPARATOR}{_separated(national)}")
-        written.append(_separated(national))
-    return any(_has_run(normalise(text), pattern) for pattern in written)
-
-
-@lru_cache(maxsize=65_536)
-def _national_number(form: str, digits: str) -> tuple[str, str]:
-    """Split a phone number into country code ("" where it is national) and significant number."""
-    if form.startswith("+") or digits.startswith("00"):
-        try:
-            number = phonenumbers.parse("+" + digits.removeprefix("00"), None)
-        except phonenumbers.NumberParseException:
-            return "", digits
-        return str(number.country_code), phonenumbers.national_significant_number(number)
-    return "", digits.lstrip("0")
-
-
-def _separated(characters: str) -> str:
-    return _SEPARATOR.join(map(re.escape, characters))
-
-
-def _has_run(text: str, pattern: str) -> bool:
-    """Tell whether a number stands in `text` as a whole run: no letter or digit, nor one separator and a digit, beside it."""
-    return bool(
-        re.search(
-            rf"(?<!\d)(?<!\d[\s.,\-/~_·ー])(?:(?<!{_LETTER})|(?=\+))(?:{pattern})(?!{_LETTER})(?![\s.,\-/~_·ー]\d)",
-            text,
-        )
-    )
-
-
-def _has_email(text: str, form: str) -> bool:
-    tight = re.sub(r"\s*([@])\s*", r"\1", normalise(text))
-    address = re.escape(re.sub(r"\s", "", normalise(form)))
-    edges = rf"(?<![.+%-])(?<!{_LETTER})", rf"(?![+%-]|{_LETTER}|\.{_LETTER})"
-    return address != "" and bool(re.search(edges[0] + address + edges[1], tight))
-
-
-def _has_amount(text: str, form: str) -> bool:
-    """Tell whether an amount of the same worth stands in a text, whatever its separators and currency."""
-    worth = amounts(form)
-    return bool(worth) and worth[0] in amounts(text)
-
-
-def amounts(text: str) -> list[Decimal]:
-    """Read the numbers of a text; "52k", "52 thousand" and "5.2万" are worth 52,000."""
-    grouped = r"\d{1,3}(?:[.,' \u066c]\d{3})+|\d{1,2}(?:,\d{2})+,\d{3}|\d+"
-    words = "|".join(map(re.escape, sorted(_THOUSANDS, key=len, reverse=True)))
-    pattern = rf"(?<![\d.,])({grouped})([.,]\d{{1,2}})?(?!\d)(?:\s?({words})(?!{_LETTER}))?"
-    return [
-        Decimal(f"{_digits(match[1])}.{(match[2] or '.0')[1:]}") * _THOUSANDS.get(match[3] or "", 1)
-        for match in re.finditer(pattern, normalise(text))
-    ]
-
-
-def _digits(text: str) -> str:
-    return "".join(char for char in text if char.isdecimal())
-
-
 _COMPARISONS: dict[str, Callable[[str, str], bool]] = {
-    "number": _has_number,
-    "phone": _has_phone,
-    "email": _has_email,
-    "amount": _has_amount,
+    "number": numbers.has_number,
+    "phone": numbers.has_phone,
+    "email": numbers.has_email,
+    "amount": numbers.has_amount,
 }
 _WORDS = ("text", "name", "date", "choice")
 """Comparisons of words; the others have a function each."""
