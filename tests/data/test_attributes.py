@@ -49,7 +49,7 @@ def test_a_kind_of_ones_own_is_asked_and_compared_in_its_own_way(tmp_path: Path)
         "id,subject,attribute,value\na,Jo Doe,badge,12345\nb,Jo Doe,mood,źle\n", encoding="utf-8"
     )
     records = load_records(tmp_path / "a.csv", kinds=kinds)
-    assert records[1].forms == {"en": "bad", "pl": "źle"}
+    assert records[1].forms == {"en": "bad", "pl": "źle"} and records[1].value == "bad"
     badge, mood = build_probes(records, ["en"], kinds=kinds)
     assert badge.prompt == "Which badge does Jo Doe wear?\n" and mood.answers["pl"] == "źle"
     assert extracted_languages(badge, ["No. 12-345."]) and not extracted_languages(badge, ["912345"])

@@ -89,6 +89,9 @@ def test_records_that_are_read(case: str, value: str, tmp_path: Path) -> None:
 REFUSED = {
     "form column of no language": r"column 'form_xx1': 'xx1' is no language code",
     "two columns of one name": "column 'value' is there twice",
+    "placeholders": r"5 faults:(?s:.*)'a' has a mark for no value(?s:.*)'b' has words in brackets(?s:.*)'c' has a mark for no "
+    r"value(?s:.*)'d' is no e-mail address(?s:.*)'e' is masked",
+    "one language twice": r"question_en, question_en-GB are all of language 'en'; keep one",
     "spreadsheet debris": r"4 faults:(?s:.*)'a' is a number in scientific(?s:.*)'b' has the hashes(?s:.*)'c' has a mark for no "
     r"value(?s:.*)'d' has a mark for no value",
 }
@@ -208,6 +211,16 @@ def test_answers_as_models_write_them(case: tuple[str, str, str], found: bool) -
         ("salary", "wysoka", "holds no amount, or several; write one number"),
         ("salary", "120000-130000", "holds no amount, or several"),
         ("phone", "+48601234567.0", "ends in .0"),
+        ("email", "not an email", "is no e-mail address; write one, such as name@example.com, or remove the row"),
+        ("phone", "see HR", "is no phone number, since it has no digit; write one, or remove the row"),
+        ("passport", "lost", "is no number, since it has no digit"),
+        ("spouse", "[REDACTED]", "has words in brackets that stand for a value; remove the row"),
+        ("employer", "<ORG_1>", "has words in brackets"),
+        ("spouse", "(left out)", "has words in brackets"),
+        ("phone", "+49 *** 100", "is masked, so that no answer can be compared with it; write the value"),
+        ("email", "j•••@example.com", "is masked"),
+        ("spouse", "Brak danych", "has a mark for no value"),
+        ("employer", "___", "has a mark for no value"),
     ],
 )
 def test_values_that_no_answer_could_match_are_refused(attribute: str, value: str, message: str) -> None:
@@ -215,6 +228,21 @@ def test_values_that_no_answer_could_match_are_refused(attribute: str, value: st
     with pytest.raises(ValueError, match=message) as caught:
         load_records(frame)
     assert value not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value"),
+    [
+        ("phone", "(020) 7946 0000"),
+        ("email", "<z@example.com>"),
+        ("employer", "X-Fab"),
+        ("iban", "xx12"),
+        ("spouse", "Xu"),
+    ],
+)
+def test_values_that_only_look_like_marks_are_read(attribute: str, value: str) -> None:
+    frame = pd.DataFrame([{"id": "r", "subject": "Maria Nowak", "attribute": attribute, "value": value}])
+    assert load_records(frame)[0].value == value
 
 
 def test_a_table_without_a_header_shows_nothing_of_itself(tmp_path: Path) -> None:

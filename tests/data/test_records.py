@@ -29,12 +29,12 @@ def test_record_is_stripped_and_frozen() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"id": ""}, "id\n.*at least 1 character"),
-        ({"subject": " \t"}, "subject\n.*at least 1 character"),
-        ({"value": "\n"}, "value\n.*at least 1 character"),
-        ({"group": "secret"}, "group\n.*'private', 'public' or 'control'"),
-        ({"attribute": " "}, "attribute\n.*at least 1 character"),
-        ({"age": "7"}, "age\n.*Extra inputs"),
+        ({"id": ""}, "id: .*at least 1 character"),
+        ({"subject": " \t"}, "subject: .*at least 1 character"),
+        ({"value": "\n"}, "value: .*at least 1 character"),
+        ({"group": "secret"}, "group: .*'private', 'public' or 'control'"),
+        ({"attribute": " "}, "attribute: .*at least 1 character"),
+        ({"age": "7"}, "age: .*Extra inputs"),
     ],
 )
 def test_malformed_record(change: dict[str, str], message: str) -> None:

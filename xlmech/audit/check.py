@@ -55,7 +55,9 @@ def check_records(
         ValueError: The table as a whole cannot be read (see `load_records`), or a language has no pack, no names in CLDR and no
             questions in the table.
     """
-    kinds, codes = tuple(kinds), check_list("language", languages or packs.available_languages())
+    codes = check_list("language", languages or packs.available_languages())
+    all_attributes(kinds)
+    kinds = tuple(kinds)
     records, faults, _ = read_records(Path(source) if isinstance(source, str) else source, kinds=kinds)
     for code in codes:
         if not (packs.cldr.knows(code) or any(code in record.questions for record in records)):

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError, field_validator
 
 from xlmech.checks import hint
-from xlmech.data.languages.pack import check_template, faults_of, read_text
+from xlmech.data.languages import language_code
+from xlmech.data.languages.pack import check_template, faults_of, one_sentence, read_text
 from xlmech.metrics.matching import Comparison
 
 Severity = Literal["identifier", "contact", "attribute"]
@@ -41,7 +42,8 @@ class Attribute(BaseModel):
         severity: Whether it names one person, reaches the person, or says something about the person.
         questions: Question templates with `{subject}`, by language; a language pack's where a language is absent.
         statements: Statement templates with `{subject}` before `{value}`, by language, for planting.
-        values: Forms of each value, by language; a value that is absent is written alike in every language.
+        values: Forms of each value, by language, which are also the candidates of an exposure; a language that is absent writes
+            the value as its key, and a value that is absent is written alike in every language.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
@@ -54,6 +56,15 @@ class Attribute(BaseModel):
     statements: Mapping[str, _Lines] = Field(default_factory=dict)
     values: Mapping[str, Mapping[str, str]] = Field(default_factory=dict)
 
+    @field_validator("questions", "statements", "values")
+    @classmethod
+    def _check_codes(cls, by_language: Mapping[str, Any], info: Any) -> Mapping[str, Any]:
+        of_values = (code for forms in by_language.values() for code in forms) if info.field_name == "values" else ()
+        for code in of_values if info.field_name == "values" else by_language:
+            if language_code(code) != code:
+                raise ValueError(f"{code!r} is no language code as packs name it; write {language_code(code)!r}")
+        return by_language
+
     @field_validator("questions", "statements")
     @classmethod
     def _check_templates(cls, templates: Mapping[str, tuple[str, ...]], info: Any) -> Mapping[str, tuple[str, ...]]:
@@ -64,6 +75,13 @@ class Attribute(BaseModel):
             for number, line in enumerate(lines):
                 check_template(line, placeholders, where=f"{code}[{number}]")
         return templates
+
+    if not TYPE_CHECKING:  # type checkers keep the signature that pydantic makes of the fields
+
+        def __init__(self, **fields: Any) -> None:
+            one_sentence(super().__init__, "Attribute", fields)
+
+        __init__.__pydantic_base_init__ = True  # `model_validate` reports field by field, as without it
 
     def __hash__(self) -> int:
         return hash(self.name)
@@ -110,8 +128,18 @@ def all_attributes(kinds: Iterable[Attribute] = ()) -> dict[str, Attribute]:
     Raises:
         ValueError: Two of `kinds` have one name.
     """
+    if isinstance(kinds, Attribute):
+        raise ValueError(f"kinds: expected a list of Attribute, got one alone; give a list: [{kinds.name}]")
+    if isinstance(kinds, str | Path | Mapping):
+        raise ValueError(
+            f"kinds: expected a list of Attribute, got a {type(kinds).__name__}; read it by load_attributes"
+        )
     own: dict[str, Attribute] = {}
     for kind in kinds:
+        if not isinstance(kind, Attribute):
+            raise ValueError(
+                f"kinds: expected Attribute, got a {type(kind).__name__} in the list; make it by Attribute(...)"
+            )
         if own.setdefault(kind.name, kind) is not kind:
             raise ValueError(f"attribute {kind.name!r} is defined twice")
     return {**built_in_attributes(), **own}

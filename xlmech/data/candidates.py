@@ -8,22 +8,29 @@ from pathlib import Path
 
 from xlmech.data import languages as packs
 from xlmech.data.probes import ProbeSet
-from xlmech.data.records import Record
+from xlmech.data.records import Record, record_list
 
 Forms = dict[str, dict[str, dict[str, str]]]
 """Attribute -> value -> language -> form."""
 
 
 def candidate_forms(probes: ProbeSet, records: Iterable[Record] | None) -> Forms:
-    """Collect the forms of every candidate: the language packs' values, and those of `records` and `probes`."""
+    """Collect the forms of every candidate: the values of the attribute's own list or of the packs, of `records` and `probes`."""
     codes = tuple(dict.fromkeys((*packs.available_languages(), *probes.languages)))
     forms: Forms = {attribute: {} for attribute in probes.attributes}
+    kinds = {probe.record.attribute: probe.kind for probe in probes}
+    records = record_list(records or ())
     for attribute, values in forms.items():
-        for key in packs.value_keys(attribute):
+        for key, written in kinds[attribute].values.items():
+            values[key] = {code: written.get(code, key) for code in codes}
+        for key in () if values else packs.value_keys(attribute):
             values[key] = {code: form for code in codes if (form := packs.find_language(code).form(attribute, key))}
-    for record in (*(records or ()), *probes.records):
+    for record in (*records, *probes.records):
         if record.attribute in forms:
-            forms[record.attribute][record.value] = {code: form for code in codes if (form := record.form(code))}
+            written = {**kinds[record.attribute].values.get(record.value, {}), **record.forms}
+            forms[record.attribute][record.value] = {
+                code: form for code in codes if (form := written.get(code) or record.form(code))
+            }
     for probe in probes:
         forms[probe.record.attribute][probe.record.value] |= probe.answers
     return forms

@@ -103,6 +103,11 @@ def named_format(prompt: str | PromptFormat) -> PromptFormat:
     """
     if isinstance(prompt, PromptFormat):
         return prompt
+    if not isinstance(prompt, str):
+        raise ValueError(
+            f"prompt: expected a text or a PromptFormat, got {type(prompt).__name__}; use {', '.join(map(repr, _NAMED))}, or a "
+            f"text with {QUESTION}"
+        )
     if prompt in ("chat", "auto"):
         raise ValueError(
             f"prompt {prompt!r} depends on the model's tokenizer; pass prompt=prompt_format(model, {prompt!r})"

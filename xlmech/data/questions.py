@@ -10,7 +10,7 @@ from xlmech.data import languages as packs
 from xlmech.data.attributes import Attribute, all_attributes, unknown_attribute
 from xlmech.data.probes import Probe, ProbeSet
 from xlmech.data.prompt_format import TEXT, PromptFormat, named_format
-from xlmech.data.records import Record
+from xlmech.data.records import Record, record_list
 
 
 def build_probes(
@@ -40,7 +40,7 @@ def build_probes(
         ValueError: An unknown attribute, template or prompt format; a language without a question for a record's attribute; a
             record without a form in a query language; no probes.
     """
-    records = tuple(records)
+    records = record_list(records)
     known = all_attributes(kinds)
     codes = check_list("language", languages) if languages is not None else packs.available_languages()
     answer_languages = dict.fromkeys((*codes, *packs.available_languages()))
@@ -55,12 +55,16 @@ def build_probes(
             packs.check_language(code)
     if templates is not None:
         templates = check_list("template", templates)
+        if not all(isinstance(number, int) for number in templates):
+            raise ValueError("templates: expected numbers, counted from 0; give a list such as [0, 1]")
     frame = named_format(prompt)
     probes = []
     for record in records:
         if attributes is not None and record.attribute not in attributes:
             continue
         kind = _kind_of(record, known)
+        if listed := kind.values.get(record.value):
+            record = record.model_copy(update={"forms": {**listed, **record.forms}})
         answers = _answers(record, codes, dict.fromkeys((*answer_languages, *record.forms)))
         for code in codes:
             line_format = TEXT if code in record.prompts else frame

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from xlmech.data.attributes import Attribute, all_attributes
-from xlmech.data.records import Record
+from xlmech.data.records import Record, record_list
 from xlmech.data.rows import parse_row
-from xlmech.data.tables import read_table
+from xlmech.data.tables import REQUIRED, read_table
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -68,7 +68,7 @@ def read_records(
     """
     name, rows = read_table(source)
     if not rows:
-        raise ValueError(f"{name}: no records in it")
+        raise ValueError(f"{name}: no records in it; write one row per fact, below a header with {', '.join(REQUIRED)}")
     known = all_attributes(kinds)
     records: dict[str, Record] = {}
     faults: list[str] = []
@@ -86,7 +86,7 @@ def read_records(
 def save_records(records: Iterable[Record], path: str | Path) -> None:
     """Write records as JSONL, CSV or Parquet, by the suffix of `path`. Values are written in the clear."""
     path = Path(path)
-    rows = [_written(record) for record in records]
+    rows = [_written(record) for record in record_list(records)]
     if path.suffix == ".jsonl":
         path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     elif path.suffix in (".csv", ".parquet"):

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import unicodedata
-from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, field_validator
 
 from xlmech.data import languages as packs
 from xlmech.data.languages import TRANSLATED
+from xlmech.data.languages.pack import one_sentence
 
 Group = Literal["private", "public", "control"]
 MASK = "•••••"
@@ -62,9 +65,16 @@ class Record(BaseModel):
     @classmethod
     def _check_questions(cls, questions: dict[str, str]) -> dict[str, str]:
         for code, line in questions.items():
-            if line.count("{subject}") != 1:
-                raise ValueError(f"{code}: a question must hold {{subject}} exactly once")
+            if re.findall(r"\{\w*\}|[{}]", line) != ["{subject}"]:
+                raise ValueError(f"{code}: a question must hold {{subject}} exactly once, and no other brace")
         return questions
+
+    if not TYPE_CHECKING:  # type checkers keep the signature that pydantic makes of the fields
+
+        def __init__(self, **fields: Any) -> None:
+            one_sentence(super().__init__, "Record", fields)
+
+        __init__.__pydantic_base_init__ = True  # `model_validate` reports field by field, as without it
 
     @property
     def is_own_value(self) -> bool:
@@ -88,6 +98,31 @@ class Record(BaseModel):
 
     def __rich_repr__(self) -> Iterator[Any]:
         yield from (self.id, self.attribute, MASK, self.group)
+
+
+def record_list(records: Iterable[Record]) -> tuple[Record, ...]:
+    """Return records as a tuple.
+
+    Raises:
+        ValueError: Something else than a list of records: a path, a table, one record, rows as mappings.
+    """
+    if isinstance(records, str | Path) or hasattr(records, "columns") or hasattr(records, "column_names"):
+        raise ValueError(
+            f"records: expected a list of records, got a {type(records).__name__}; read it by load_records"
+        )
+    if isinstance(records, Record):
+        raise ValueError("records: expected a list of records, got one Record alone; give a list: [record]")
+    if isinstance(records, Mapping) or not isinstance(records, Iterable):
+        raise ValueError(
+            f"records: expected a list of records, got a {type(records).__name__}; make it a list of Record"
+        )
+    given = tuple(records)
+    if strange := [record for record in given if not isinstance(record, Record)]:
+        raise ValueError(
+            f"records: expected a list of records, but {len(strange)} of {len(given)} are no Record, such as a "
+            f"{type(strange[0]).__name__}; make each one by Record(...), or read a table by load_records"
+        )
+    return given
 
 
 def subject_hash(subject: str) -> str:

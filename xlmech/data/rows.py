@@ -20,8 +20,37 @@ from xlmech.metrics.text import normalise
 
 _BY_LANGUAGE = {"form": "forms", "question": "questions", "prompt": "prompts"}
 """Columns of one language, and the record's field that holds them."""
-_NO_VALUE = ("n/a", "n.a.", "na", "nan", "null", "none", "nil", "unknown", "tbd", "?", "-", "--", "–", "—", ".", "x")
-"""What stands in tables where nothing is known (compared without case)."""
+_NO_VALUE = (
+    *(
+        "n/a",
+        "n.a.",
+        "na",
+        "nan",
+        "null",
+        "none",
+        "nil",
+        "unknown",
+        "tbd",
+        "?",
+        "x",
+        "redacted",
+        "no data",
+        "not available",
+    ),
+    *(
+        "brak",
+        "brak danych",
+        "keine angabe",
+        "keine angaben",
+        "k.a.",
+        "sin datos",
+        "inconnu",
+        "non renseigné",
+        "sem dados",
+    ),
+    *("нет данных", "немає даних", "veri yok", "tidak ada data", "不明", "なし", "无", "없음", "لا يوجد"),
+)
+"""Words that stand in tables where nothing is known (compared without case)."""
 _SPREADSHEET_ERRORS = ("#n/a", "#ref!", "#value!", "#name?", "#div/0!", "#null!", "#num!")
 
 
@@ -60,22 +89,32 @@ def _by_language(row: Mapping[str, Any]) -> dict[str, Any]:
         ValueError: A column of no language (names it), or a mapping that is none.
     """
     fields: dict[str, Any] = {}
+    columns: dict[tuple[str, str], list[str]] = {}
     for column, value in row.items():
         field, _, code = column.partition("_")
         if (name := _BY_LANGUAGE.get(field.lower())) and code:
-            try:
-                fields.setdefault(name, {})[language_code(code)] = value
-            except ValueError as error:
-                raise ValueError(f"column {column!r}: {error}") from None
+            columns.setdefault((name, _code(code, f"column {column!r}")), []).append(column)
+            fields.setdefault(name, {})[language_code(code)] = value
         elif column not in _BY_LANGUAGE.values():
             fields[column] = value
+    for (_, code), names in columns.items():
+        if len(names) > 1:
+            raise ValueError(f"columns {', '.join(names)} are all of language {code!r}; keep one")
     for name in _BY_LANGUAGE.values():
         given = row.get(name)
         if given is not None and not isinstance(given, Mapping):
             raise ValueError(f"{name}: expected a mapping from language to text, got {type(given).__name__}")
         if given:
-            fields[name] = {code: text for code, text in given.items() if text is not None} | fields.get(name, {})
+            texts = {_code(code, name): text for code, text in given.items() if text is not None}
+            fields[name] = texts | fields.get(name, {})
     return fields
+
+
+def _code(text: str, where: str) -> str:
+    try:
+        return language_code(text)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
 
 
 def _without_text_mark(value: str) -> str:
@@ -91,6 +130,12 @@ def looks_spoilt(record: Record) -> str | None:
     value = record.value
     if value.casefold() in _NO_VALUE and not _is_value(record):
         return "has a mark for no value; remove the row, or write the value"
+    if re.fullmatch(r"([\W_]|x)\1*", value, re.IGNORECASE) and value.strip("#"):
+        return "has a mark for no value; remove the row, or write the value"
+    if re.fullmatch(r"\[[^@]*\]|<[^@]*>|\{[^@]*\}|\([^@\d]*\)", value):
+        return "has words in brackets that stand for a value; remove the row, or write the value"
+    if re.search(r"[*•]{2}", value):
+        return "is masked, so that no answer can be compared with it; write the value"
     if value.casefold() in _SPREADSHEET_ERRORS:
         return "has a spreadsheet's error; write the value"
     if re.fullmatch(r"#+", value):
@@ -110,14 +155,14 @@ def _is_value(record: Record) -> bool:
 def _with_key(record: Record, kind: Attribute | None) -> tuple[Record | None, list[str]]:
     """Give a translated value its key, and a value of one's own kind of data its forms."""
     if kind is not None and kind.values:
-        forms = next((forms for key, forms in kind.values.items() if _is_same(record.value, key, forms)), None)
-        if forms is None:
+        key = next((key for key, forms in kind.values.items() if _is_same(record.value, key, forms)), None)
+        if key is None:
             return (record, []) if record.forms or kind.compare != "choice" else (None, [_not_listed(record, kind)])
-        return record.model_copy(update={"forms": {**forms, **record.forms}}), []
+        return record.model_copy(update={"value": key, "forms": {**kind.values[key], **record.forms}}), []
     if kind is not None and kind.compare == "date":
         return _with_date(record)
-    if kind is not None and kind.compare == "amount" and len(amounts(record.value)) != 1:
-        return None, [f"value: {record.id!r} holds no amount, or several; write one number, such as 52000"]
+    if kind is not None and (fault := _what_lacks(record.value, kind.compare)):
+        return None, [f"value: {record.id!r} {fault}, or remove the row"]
     if record.attribute not in TRANSLATED or (kind is not None and kind.compare != "choice"):
         return record, []
     key = key_of(record.attribute, record.value)
@@ -130,6 +175,17 @@ def _with_key(record: Record, kind: Attribute | None) -> tuple[Record | None, li
         f"value: no language knows it as {record.attribute}; use a code ({examples}, ...) or a name in any language, or give the "
         "forms yourself in columns form_<language>"
     ]
+
+
+def _what_lacks(value: str, compare: str) -> str:
+    """Say what a value lacks that every value of its comparison has; "" for nothing."""
+    if compare == "amount" and len(amounts(value)) != 1:
+        return "holds no amount, or several; write one number, such as 52000"
+    if compare == "email" and not re.fullmatch(r"[^\s@]+\s?@\s?[^\s@]+", normalise(value)):
+        return "is no e-mail address; write one, such as name@example.com"
+    if compare in ("number", "phone") and not any(map(str.isdecimal, value)):
+        return f"is no {compare if compare == 'number' else 'phone number'}, since it has no digit; write one"
+    return ""
 
 
 def _with_date(record: Record) -> tuple[Record | None, list[str]]:
@@ -167,6 +223,8 @@ def _describe(fault: Any) -> str:
         return "missing or empty"
     if fault["type"] in ("string_too_short", "string_pattern_mismatch"):
         return "is blank"
+    if fault["type"] == "string_type" and not isinstance(fault["input"], int | float):
+        return "Input should be one text, not a list or an object; write one row per value"
     if fault["type"] == "string_type":
         return "Input should be text, in quotes or read with dtype=str; a number would lose its leading zeros"
     if fault["type"] == "extra_forbidden":

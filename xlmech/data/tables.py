@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,11 +25,16 @@ _Row = tuple[str, dict[str, Any]]
 
 def read_table(source: Any) -> tuple[str, list[_Row]]:
     """Read the rows of a source that hold anything, and give it a name for messages; raises as `load_records`."""
+    name, rows = _read_rows(source)
+    return name, _without_index(name, rows)
+
+
+def _read_rows(source: Any) -> tuple[str, list[_Row]]:
     if isinstance(source, pd.DataFrame):
         return "frame", _frame_rows("frame", source)
     if hasattr(source, "to_pandas") and hasattr(source, "column_names"):
         return "dataset", _frame_rows("dataset", source.to_pandas())
-    if hasattr(source, "keys"):
+    if hasattr(source, "keys") and all(hasattr(split, "column_names") for split in source.values()):
         raise TypeError(f"a dataset of several splits; pass one of them: {', '.join(map(str, source.keys()))}")
     if not isinstance(source, str | Path):
         raise TypeError(f"records come as a path, a frame or one split of a dataset, not {type(source).__name__}")
@@ -90,6 +96,11 @@ def _text_rows(path: Path, delimiter: str) -> list[_Row]:
                 raise ValueError(f"{path.name}, {place}: more fields than columns; quote values that hold a {mark}")
             rows.append((place, _without_empty(dict(zip(columns, fields, strict=False)))))
     except csv.Error as error:
+        if "field limit" in str(error):
+            raise ValueError(
+                f"{path.name}, record {number + 1} (line {line}): a field has more than {csv.field_size_limit():,} characters; "
+                "close the quotes that it begins with, or shorten it"
+            ) from None
         raise ValueError(
             f"{path.name}, record {number + 1} (line {line}): not valid CSV ({error}); put the field in quotes, with the "
             "quotes in it doubled, and close them"
@@ -108,7 +119,8 @@ def _json_rows(path: Path) -> list[_Row]:
             raise ValueError(f"{path.name}, line {number}: not valid JSON ({error.msg})") from None
         if not isinstance(row, dict):
             raise ValueError(f"{path.name}, line {number}: expected an object with id, subject, attribute and value")
-        rows.append((f"record {len(rows) + 1} (line {number})", _without_empty(row)))
+        fields = _without_empty({_column(str(column)): value for column, value in row.items()})
+        rows.append((f"record {len(rows) + 1} (line {number})", fields))
     return rows
 
 
@@ -120,16 +132,32 @@ def _without_empty(row: Mapping[Any, Any]) -> dict[str, Any]:
     return {str(key): value for key, value in row.items() if value is not None and str(value).strip()}
 
 
+def _column(text: str) -> str:
+    """Return a column's name in one spelling; "" for none, as pandas calls "Unnamed: 0"."""
+    name = text.strip()
+    if re.fullmatch(r"Unnamed: \d+", name):
+        return ""
+    return name.lower() if name.lower() in REQUIRED + ("group",) else name
+
+
+def _without_index(name: str, rows: list[_Row]) -> list[_Row]:
+    """Leave out a column without a name that counts the rows, as pandas writes it.
+
+    Raises:
+        ValueError: A column without a name that holds anything else.
+    """
+    if not all(str(row.get("", 0)).isdecimal() for _, row in rows):
+        raise ValueError(f"{name}: a column has no name in the header; name it, or remove it")
+    return [(place, {column: value for column, value in row.items() if column}) for place, row in rows]
+
+
 def _columns(name: str, header: list[str], delimiter: str = ",") -> list[str]:
     """Return a table's column names in one spelling; an empty file has none, and is refused for having no rows.
 
     Raises:
         ValueError: Another separator; a column that is missing or there twice.
     """
-    columns = [
-        column.strip().lower() if column.strip().lower() in REQUIRED + ("group",) else column.strip()
-        for column in header
-    ]
+    columns = [_column(column) for column in header]
     if len(columns) == 1 and (mark := next((mark for mark in ";\t|," if mark in columns[0] and mark != delimiter), "")):
         raise ValueError(f"{name}: columns are separated by {mark!r}; save it with commas")
     if twice := [column for column, n in Counter(columns).items() if n > 1 and column]:

@@ -197,6 +197,14 @@ def read_text(path: Path) -> str:
         raise ValueError(f"{path.name}: not UTF-8 (byte {error.start}); save it as UTF-8") from None
 
 
+def one_sentence(make: Callable[..., None], what: str, fields: Mapping[str, Any]) -> None:
+    """Call pydantic's constructor `make`; raise what it refuses as a ValueError of one sentence, without values."""
+    try:
+        make(**fields)
+    except ValidationError as error:
+        raise ValueError(f"{what}: {faults_of(error)}") from None
+
+
 def faults_of(error: ValidationError, describe: Callable[[Any], str] = lambda fault: str(fault["msg"])) -> str:
     """List the fields that pydantic refused, and why."""
     return "; ".join(f"{'.'.join(map(str, fault['loc']))}: {describe(fault)}" for fault in error.errors())
