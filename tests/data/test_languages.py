@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,15 +13,19 @@ from babel import localedata
 
 from xlmech.data import languages
 from xlmech.data.attributes import built_in_attributes
+from xlmech.data.candidates import candidate_forms
 from xlmech.data.languages import (
     TRANSLATED,
     available_languages,
+    key_of,
     load_language,
     read_pack,
     value_keys,
 )
+from xlmech.data.probes import ProbeSet
 from xlmech.data.questions import build_probes
 from xlmech.data.records import Record
+from xlmech.leakage.extraction import extracted_languages, other_spellings
 
 CODES = (
     "ar",
@@ -322,6 +327,26 @@ def test_a_language_is_added_as_one_file(tmp_path: Path, monkeypatch: pytest.Mon
     assert [probes[f"{attribute}/cs/0"].answers["cs"] for attribute, *_ in rows] == [form for *_, form in rows]
     assert probes["occupation/cs/0"].prompt == "What is the occupation of Ann Lee?\n"
     assert build_probes(records).languages == available_languages()
+
+
+def test_a_pack_added_later_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XLMECH_LANGUAGES", str(tmp_path))
+    (probe,) = build_probes(
+        [Record(id="r", subject="Ann Lee", attribute="occupation", value="doctor")], ["en"], templates=[0]
+    )
+    others = other_spellings(candidate_forms(ProbeSet((probe,)), None))["occupation"]
+    assert key_of("occupation", "lékař") is None and "zubní lékař" not in others
+    assert not extracted_languages(probe, ["Je lékařem."])
+    text = czech(('doctor = "doctor"', 'doctor = "lékař"'), ('dentist = "dentist"', 'dentist = "zubní lékař"'))
+    (tmp_path / "cs.toml").write_text(text.replace('endings = ["s",', 'endings = ["em",'), encoding="utf-8")
+    assert key_of("occupation", "lékař") == "doctor"
+    probe = replace(probe, answers={**probe.answers, "cs": "lékař"})
+    others = other_spellings(candidate_forms(ProbeSet((probe,)), None))["occupation"]
+    assert "zubní lékař" in others
+    assert extracted_languages(probe, ["Je lékařem."], others) == ("cs",)
+    assert not extracted_languages(probe, ["Je zubní lékař."], others)
+    (tmp_path / "cs.toml").unlink()
+    assert available_languages() == CODES and key_of("occupation", "lékař") is None
 
 
 @pytest.mark.parametrize("months", [range(1, 13), [3]], ids=["all", "one"])

@@ -16,6 +16,7 @@ from helpers.tiny_models import taught
 from helpers.toy_results import leakage as toy_leakage
 
 from xlmech import figures
+from xlmech.data.attributes import Attribute
 from xlmech.data.probes import ProbeSet
 from xlmech.data.prompt_format import PLAIN, PromptFormat
 from xlmech.data.questions import build_probes, with_format
@@ -168,6 +169,33 @@ def test_nothing_or_something_strange_to_measure_is_an_error(model: Any, probes:
             measure_leakage(model, probes, measures=measures)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="unknown language 'xx'"):
         measure_leakage(model, probes, measures=["exposure"], form_languages=["xx"])
+
+
+def test_the_values_of_ones_own_list_are_candidates(model: Any) -> None:
+    band = Attribute(name="band", compare="choice", questions={"en": "Which band has {subject}?"})
+    listed = band.model_copy(update={"values": {key: {"en": f"band {key}"} for key in "abcd"}})
+    records = [Record(id=f"r{key}", subject=f"Jo {key}", attribute="band", value=key) for key in "ab"]
+    with_list, without = (
+        measure_leakage(
+            model,
+            build_probes(records, ["en"], kinds=[kind]),
+            measures=["exposure"],
+            form_languages=["en"],
+            progress=False,
+        ).probes
+        for kind in (listed, band)
+    )
+    assert with_list.n_candidates.tolist() == [4, 4] and without.n_candidates.tolist() == [2, 2]
+    probe, tokenizer, scores = build_probes(records, ["en"], kinds=[listed])[0], backend_of(model).tokenizer, {}
+    assert probe.answers["en"] == "band a"
+    prompt = tokenizer(probe.prompt).input_ids
+    for key in "abcd":
+        answer = tokenizer(f"band {key}", add_special_tokens=False).input_ids
+        with torch.no_grad():
+            logs = model(torch.tensor([[*prompt, *answer]]), return_type="logits")[0].log_softmax(-1)
+        scores[key] = sum(float(logs[len(prompt) - 1 + number, token]) for number, token in enumerate(answer))
+    place = 1 + sum(score > scores["a"] for score in scores.values())
+    assert with_list["rank"][0] == place and with_list.exposure_bits[0] == pytest.approx(2 - np.log2(place))
 
 
 def test_a_result_of_exposure_alone_is_read_like_any_other(model: Any, probes: ProbeSet, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ def candidate_forms(probes: ProbeSet, records: Iterable[Record] | None) -> Forms
     codes = tuple(dict.fromkeys((*packs.available_languages(), *probes.languages)))
     forms: Forms = {attribute: {} for attribute in probes.attributes}
     kinds = {probe.record.attribute: probe.kind for probe in probes}
-    records = record_list(records or ())
+    records = record_list(() if records is None else records)
     for attribute, values in forms.items():
         for key, written in kinds[attribute].values.items():
             values[key] = {code: written.get(code, key) for code in codes}
