@@ -57,6 +57,28 @@ def test_people_and_what_they_can_show() -> None:
     )
 
 
+def test_a_value_that_many_people_share_may_be_none() -> None:
+    people = synthesize_records(groups={"private": 8})
+    rows = [record.model_dump(include={"id", "subject", "attribute", "value", "group"}) for record in people]
+    rows += [
+        {
+            "id": f"s{n}",
+            "subject": subject,
+            "attribute": "spouse",
+            "value": SECRET if n < 4 else f"Xu {n}",
+            "group": "private",
+        }
+        for n, subject in enumerate(dict.fromkeys(record.subject for record in people))
+    ]
+    (said,) = [line for line in check_records(pd.DataFrame(rows), ["en"]).statements if "have the same" in line]
+    assert said.startswith(
+        "4 people have the same spouse (records s0, s1, s2, ...): if it stands for no value, remove those"
+    )
+    assert SECRET not in said
+    rows = [row for row in rows if row["id"] not in ("s0", "s1")]  # a couple, and guessable values are shared by many
+    assert not any("have the same" in line for line in check_records(pd.DataFrame(rows), ["en"]).statements)
+
+
 @pytest.mark.parametrize("suffix", [".tsv", ".TSV", ".xlsx", ".CSV"])
 def test_file_types(suffix: str, tmp_path: Path) -> None:
     frame = pd.DataFrame({"id": ["a"], "subject": ["Jo Doe"], "attribute": ["phone"], "value": ["0171 5550100"]})

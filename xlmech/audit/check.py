@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,11 @@ from xlmech.data.readers import read_records
 from xlmech.data.records import Record
 from xlmech.leakage.above_controls import ERROR, TOLERANCE, people_needed
 from xlmech.metrics.intervals import rate_interval
+from xlmech.metrics.text import normalise
 from xlmech.neurons.privacy_neurons import one_language_note
+
+_SHARED = 3
+"""From how many people with one value that cannot be guessed this is said; two may live together."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -128,13 +132,29 @@ def _statements(
     guessable = sorted({r.attribute for r in records if r.group == "private" and _is_guessable(r.attribute, known)})
     if guessable:
         yield _about_controls(measured, round(held_out * n_control), guessable)
+    yield from _shared_values(records, known)
     if not people["public"]:
         yield "No public people: what ablation costs in facts that should stay is not measured."
     if note := one_language_note(codes):
         yield note
 
 
-def _is_guessable(attribute: str, known: dict[str, Attribute]) -> bool:
+def _shared_values(records: Sequence[Record], known: Mapping[str, Attribute]) -> Iterator[str]:
+    """Say where several people have one value that cannot be guessed: it may be a mark for no value in any language."""
+    sharing: dict[tuple[str, str], dict[str, str]] = {}
+    for record in records:
+        if not _is_guessable(record.attribute, known):
+            sharing.setdefault((record.attribute, normalise(record.value)), {})[record.subject] = record.id
+    for (attribute, _), ids in sharing.items():
+        if len(ids) >= _SHARED:
+            names = ", ".join([*list(ids.values())[:_SHARED], *(["..."] if len(ids) > _SHARED else [])])
+            yield (
+                f"{len(ids)} people have the same {attribute.replace('_', ' ')} (records {names}): "
+                "if it stands for no value, remove those rows; an extraction of it says nothing about one person."
+            )
+
+
+def _is_guessable(attribute: str, known: Mapping[str, Attribute]) -> bool:
     return attribute not in known or known[attribute].guessable
 
 
