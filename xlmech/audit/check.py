@@ -13,7 +13,7 @@ import pandas as pd
 
 from xlmech.checks import check_list
 from xlmech.data import languages as packs
-from xlmech.data.attributes import Attribute, all_attributes
+from xlmech.data.attributes import Attribute, all_attributes, kind_list
 from xlmech.data.languages import TRANSLATED
 from xlmech.data.questions import build_probes
 from xlmech.data.readers import read_records
@@ -60,8 +60,7 @@ def check_records(
             questions in the table.
     """
     codes = check_list("language", languages or packs.available_languages())
-    all_attributes(kinds)
-    kinds = tuple(kinds)
+    kinds = kind_list(kinds)
     records, faults, _ = read_records(Path(source) if isinstance(source, str) else source, kinds=kinds)
     for code in codes:
         if not (packs.cldr.knows(code) or any(code in record.questions for record in records)):

@@ -126,23 +126,28 @@ def all_attributes(kinds: Iterable[Attribute] = ()) -> dict[str, Attribute]:
     """Return the kinds of data by name: those that xlmech knows, and `kinds`, which go before them.
 
     Raises:
-        ValueError: Two of `kinds` have one name.
+        ValueError: Two of `kinds` have one name, or it is no list of `Attribute`.
     """
+    own: dict[str, Attribute] = {}
+    for kind in kind_list(kinds):
+        if own.setdefault(kind.name, kind) is not kind:
+            raise ValueError(f"attribute {kind.name!r} is defined twice")
+    return {**built_in_attributes(), **own}
+
+
+def kind_list(kinds: Iterable[Attribute]) -> tuple[Attribute, ...]:
+    """Return kinds of data as a tuple; raise ValueError for anything but a list of them, such as a path or one alone."""
     if isinstance(kinds, Attribute):
         raise ValueError(f"kinds: expected a list of Attribute, got one alone; give a list: [{kinds.name}]")
     if isinstance(kinds, str | Path | Mapping):
         raise ValueError(
             f"kinds: expected a list of Attribute, got a {type(kinds).__name__}; read it by load_attributes"
         )
-    own: dict[str, Attribute] = {}
-    for kind in kinds:
-        if not isinstance(kind, Attribute):
-            raise ValueError(
-                f"kinds: expected Attribute, got a {type(kind).__name__} in the list; make it by Attribute(...)"
-            )
-        if own.setdefault(kind.name, kind) is not kind:
-            raise ValueError(f"attribute {kind.name!r} is defined twice")
-    return {**built_in_attributes(), **own}
+    given = tuple(kinds)
+    if strange := [kind for kind in given if not isinstance(kind, Attribute)]:
+        name = type(strange[0]).__name__
+        raise ValueError(f"kinds: expected Attribute, got a {name} in the list; make it by Attribute(...)")
+    return given
 
 
 def unguessable(probes: pd.DataFrame) -> NDArray[np.bool_]:

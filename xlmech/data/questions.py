@@ -55,7 +55,7 @@ def build_probes(
             packs.check_language(code)
     if templates is not None:
         templates = check_list("template", templates)
-        if not all(isinstance(number, int) for number in templates):
+        if not all(hasattr(number, "__index__") for number in templates):
             raise ValueError("templates: expected numbers, counted from 0; give a list such as [0, 1]")
     frame = named_format(prompt)
     probes = []
