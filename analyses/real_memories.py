@@ -68,6 +68,10 @@ NAME_LOCALES = {
     "ta": "en_IN", "xh": "zu_ZA", "zh": "zh_CN",
 }  # fmt: skip
 """Where control people's names come from, by native language."""
+LENS_PEOPLE = 12
+"""People by whose facts the layers are read."""
+EFFECT_LANGUAGES = ("en", "de", "es", "zh")
+"""Languages in which the effect of ablation is asked, of those of the study."""
 MIN_KNOWN = 5
 """A language locates neurons if the model knows at least so many private facts of the people who locate them."""
 
@@ -162,9 +166,9 @@ class Study:
         return measure_leakage(self.model, self.probes.of_template(ASKED))
 
     def lens(self) -> LensResult | None:
-        """Read the questions, in all languages, about private facts that are known in at least one."""
+        """Read the questions, in all languages, about some private people's facts that are known in at least one."""
         records = {record for record, _ in self.known()}
-        asked = self.probes.filter(group="private").of_template(ASKED)
+        asked = self.probes.filter(group="private").sample(min(LENS_PEOPLE, self.n_people)).of_template(ASKED)
         chosen = [probe for probe in asked if probe.record.id in records]
         return logit_lens(self.model, ProbeSet(tuple(chosen))) if chosen else None
 
@@ -200,10 +204,11 @@ class Study:
         leakage = LeakageResult.load(self.folder / "leakage")
         is_control = leakage.probes.group == "control"
         controls = dataclasses.replace(leakage, probes=leakage.probes[is_control].reset_index(drop=True))
-        held_out = [code for code in self.languages if code not in located.languages]
+        codes = [code for code in EFFECT_LANGUAGES if code in self.languages] or list(self.languages)
+        held_out = [code for code in codes if code not in located.languages]
         return evaluate_mitigation(
             self.model,
-            people.of_template(ASKED),
+            people.of_template(ASKED).filter(languages=codes),
             {"universal": located.universal},
             before=leakage,
             control_people=controls,
