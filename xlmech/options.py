@@ -147,7 +147,7 @@ class GateOptions(Section):
     neutral_weight: float = Field(default=40.0, ge=0)
     """Weight of the change of neutral texts' next tokens (KL divergence), which is far smaller than that of log-odds."""
     margin: float = Field(default=3.0, ge=0)
-    """Log-odds (nats) beyond which an answer's token hardly counts: suppressed below minus this, kept above it."""
+    """Log-odds (nats) beyond which an answer hardly counts: suppressed below minus this, kept above it."""
     max_answer_tokens: Count | None = 4
     """Only the first so many tokens of each answer; null for whole answers."""
     private_batch: Count = 14

@@ -53,16 +53,16 @@ def _sides(probes: ProbeSet) -> tuple[ProbeSet, ProbeSet]:
 
 
 def test_losses_are_those_of_plain_runs_under_ablate(model: Any) -> None:
-    """Answers by their tokens' log-odds, texts by the divergence over the whole vocabulary; padding does not count."""
+    """Answers by their log-odds as a whole, texts by the divergence over the whole vocabulary; padding does not count."""
     gated, weights = GatedModel(backend_of(model), FEW), _weights()
     texts = gated.with_references(text_samples(backend_of(model), TEXTS[:2]))
     losses, _ = gated.losses([*ANSWERS, *texts], weights)
     with ablate(model, _gates(weights)):
         for answer, loss in zip(ANSWERS, losses, strict=False):
             rows = _log_probs(model, answer.tokens)[answer.first :]
-            log_prob = torch.stack([row[token] for row, token in zip(rows, answer.targets, strict=True)])
+            log_prob = torch.stack([row[token] for row, token in zip(rows, answer.targets, strict=True)]).sum()
             z = log_prob - torch.log1p(-log_prob.exp())
-            wanted = softplus((z if answer.kind == "private" else -z) + 3).mean()
+            wanted = softplus((z if answer.kind == "private" else -z) + 3)
             assert float(loss) == pytest.approx(float(wanted), rel=1e-5)
         now = [_log_probs(model, text.tokens)[text.first :] for text in texts]
     for text, after, loss in zip(texts, now, losses[3:], strict=True):

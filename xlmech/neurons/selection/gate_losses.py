@@ -11,11 +11,12 @@ from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
-from torch.nn.functional import softplus
+from torch.nn.functional import logsigmoid, softplus
 
 from xlmech.data.probes import Probe
 from xlmech.engine.batching import run_in_batches
 from xlmech.engine.log_odds import TokenDistributions, token_log_odds
+from xlmech.metrics.attribution import of_log_prob
 from xlmech.models.backends import NEURON_HOOK, Backend
 from xlmech.models.tokens import EncodedProbe, encode_probe, encode_prompt, n_special
 from xlmech.options import GateOptions
@@ -92,6 +93,11 @@ def text_samples(backend: Backend, texts: Sequence[str]) -> list[Sample]:
     return samples
 
 
+def answer_log_odds(log_odds: Float[torch.Tensor, " token"]) -> Float[torch.Tensor, ""]:
+    """Compute log p - log(1 - p) of an answer, p the product of its tokens' probabilities, from their log-odds."""
+    return of_log_prob(logsigmoid(log_odds).sum(), "log_odds")
+
+
 class GatedModel:
     """A model under gates: what its predictions are, and how the loss changes with the gates.
 
@@ -143,9 +149,9 @@ class GatedModel:
     ) -> tuple[Float[torch.Tensor, " sample"], Float[torch.Tensor, "layer neuron"]]:
         """Compute the (sample,) losses under gates, and the gradient of their weighted sum by the gates' weights.
 
-        A loss is a mean over positions: of softplus(z + margin) for an answer to suppress, z a token's log-odds; of
-        softplus(margin - z) for one to keep; of KL(intact, gated) for a text. The gradient is that of the sum of the means over
-        the three kinds, each times its weight.
+        A loss is softplus(z + margin) for an answer to suppress, z its log-odds as a whole; softplus(margin - z) for one to keep;
+        and for a text the mean KL(intact, gated) over its positions. The gradient is that of the sum of the means over the three
+        kinds, each times its weight.
         """
         shares = self._shares(samples)
         losses = torch.zeros(len(samples), device=weights.device)
@@ -223,8 +229,8 @@ class GatedModel:
                     sample.reference.divergence(rows, -z, self._unembed, **self._backend.unembed_options).mean()
                 )
             else:
-                signed = z if sample.kind == "private" else -z
-                values.append(softplus(signed + self._options.margin).mean())
+                answer = answer_log_odds(z)
+                values.append(softplus((answer if sample.kind == "private" else -answer) + self._options.margin))
         return torch.stack(values)
 
     def _hooks(self, weights: Float[torch.Tensor, "layer neuron"]) -> list[tuple[str, Callable[..., Any]]]:

@@ -26,13 +26,11 @@ import torch
 from jaxtyping import Float
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch.nn.functional import logsigmoid
 
 from xlmech.checks import check_list
 from xlmech.data import languages as packs
 from xlmech.data.probes import ProbeSet
 from xlmech.leakage.measure import measure_leakage
-from xlmech.metrics.attribution import of_log_prob
 from xlmech.models.backends import Backend, backend_of
 from xlmech.models.load import model_name, plant_language, provenance
 from xlmech.models.tokens import warn_of_straddling
@@ -44,6 +42,7 @@ from xlmech.neurons.selection.gate_losses import (
     GatedModel,
     Kind,
     Sample,
+    answer_log_odds,
     answer_samples,
     encoded_answer,
     text_samples,
@@ -75,10 +74,10 @@ def learn_gates(
 
     A factor multiplies the neuron's activation (`mlp.hook_post`) at every position. Adam changes the weights w = 1 - factor,
     which start at 0; after each step they are lowered by rate x pull and clipped to [0, 1] (soft-thresholding), so that most
-    stay exactly 0. The loss is a sum of means over answers and texts, each times its weight: of softplus(z + margin) for answers
-    to suppress, z the log-odds of a token; of softplus(margin - z) for answers to keep; and of KL(intact, gated) for neutral
-    texts. Within an answer or text, it is the mean over tokens. An answer to suppress is the value's form in the query language
-    and, as another, in the training language: either identifies the record. The model's weights are not changed.
+    stay exactly 0. The loss is a sum of means, each times its weight: of softplus(z + margin) over answers to suppress, z the
+    log-odds of the whole answer; of softplus(margin - z) over answers to keep; and of KL(intact, gated) over neutral texts, in
+    each the mean over its positions. An answer to suppress is the value's form in the query language and, as another, in the
+    training language: either identifies the record. The model's weights are not changed.
 
     That the loss falls on these probes says nothing about other wordings, languages or people: measure those, with
     `evaluate_mitigation`.
@@ -97,8 +96,9 @@ def learn_gates(
         progress: Whether to show a progress bar, with the losses.
 
     Returns:
-        NeuronGates. Time: on Gemma 3 270M a step of 29 rows takes TIME. Memory: the activations of those rows in all layers
-        (1 GB there), a copy of the unembedding in bfloat16 with that precision, and 16 bytes per neuron.
+        NeuronGates. Time: on Gemma 3 270M a step of 29 short rows takes 2.7 s of one thread of a CPU with bfloat16 instructions,
+        4 s in float32; all answers and texts are run once before. Memory: the activations of those rows in all layers (1 GB
+        there), a copy of the unembedding in bfloat16 with that precision, and 20 bytes per neuron.
 
     Raises:
         ValueError: No probes to suppress, or of one person alone; none of their answers is known to the model; a probe both to
@@ -212,9 +212,7 @@ def _known(
     log_odds = gated.log_odds(samples, f"known {kind} answers" if progress else "")
     least = SUPPRESSED if kind == "private" else 0.0
     known = {
-        sample.id
-        for sample, z in zip(samples, log_odds, strict=True)
-        if float(of_log_prob(logsigmoid(z.double()).sum(), "log_odds")) > least
+        sample.id for sample, z in zip(samples, log_odds, strict=True) if float(answer_log_odds(z.double())) > least
     }
     if samples and not known and kind == "private":
         raise ValueError(
