@@ -7,8 +7,10 @@ from functools import cache, lru_cache
 
 import phonenumbers
 
-_LONG_NUMBER = 7
+LONG_NUMBER = 7
 """Digits from which a national number is told without its country and trunk prefix."""
+_LONG_NATIONAL = 9
+"""Digits from which a national number may follow a country's code without a plus; shorter ones end other numbers."""
 _INTERNATIONAL = 10
 """Digits from which a number without a plus may begin with its country's code."""
 
@@ -31,9 +33,10 @@ def patterns(form: str, separator: str) -> tuple[str, ...]:
         trunk = rf"(?:\(0\)|{'|'.join(sorted({'0', _trunk_prefix(country)} - {''}))})?{separator}"
         if country:
             written.append(rf"(?:\+|00)?{separator.join(country)}{separator}{trunk}{spaced}")
-        elif len(national) >= _LONG_NUMBER:
-            written.append(rf"(?:\+|00)?(?:{_calling_codes()}){separator}{trunk}{spaced}")
-        if len(national) >= _LONG_NUMBER:
+        elif len(national) >= LONG_NUMBER:
+            mark = r"(?:\+|00)?" if len(national) >= _LONG_NATIONAL else r"(?:\+|00)"
+            written.append(rf"{mark}(?:{_calling_codes()}){separator}{trunk}{spaced}")
+        if len(national) >= LONG_NUMBER:
             written.append(f"{trunk}{spaced}")
     return tuple(dict.fromkeys(written))
 
@@ -41,7 +44,7 @@ def patterns(form: str, separator: str) -> tuple[str, ...]:
 def _without_extension(form: str) -> str:
     """Cut a number at the first sign that no number has, if a whole number stands before it."""
     number = re.split(r"[^\W\d_]|[#;]", form, maxsplit=1)[0]
-    return number if sum(map(str.isdecimal, number)) >= _LONG_NUMBER else form
+    return number if sum(map(str.isdecimal, number)) >= LONG_NUMBER else form
 
 
 def _readings(form: str, digits: str) -> tuple[tuple[str, str], ...]:

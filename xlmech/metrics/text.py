@@ -13,7 +13,9 @@ _NO_DECOMPOSITION = str.maketrans({"ø": "o", "ł": "l", "đ": "d", "ð": "d", "
 _PUNCTUATION = {char: "'" for char in "’‘ʼ‛′´`＇ꞌ‵"} | {char: "-" for char in "‐‑‒–—―−﹣－⁃"}
 _FOLDED = str.maketrans(_PUNCTUATION)
 _ARABIC_SIGNS = "\u0640\u064b-\u0652\u0656-\u065f\u0670\u06d6-\u06ed"
-"""The stroke that lengthens a word, and vowel signs; hamza and madda stay, since they distinguish words."""
+"""The stroke that lengthens a word, and vowel signs; hamza stays on waw and ya, where it distinguishes words."""
+_OF_ALEF = "\u0653-\u0655"
+"""Madda and hamza, which writers leave off an alef."""
 _HINDI_SIGNS = "\u093c\u09bc\u0a3c"
 """The dot under a letter (nukta), which writers leave out."""
 
@@ -45,8 +47,8 @@ class WordRule:
     hyphenated: bool = False
 
     def normalise(self, text: str) -> str:
-        """Write text as this language's words are compared, without the commas between words, which addresses have or not."""
-        return normalise(text, self.accents).replace(", ", " ")
+        """Write text as this language's words are compared, without the marks between words, which addresses have or not."""
+        return _without_marks(normalise(text, self.accents))
 
     def inflected(self, word: str) -> set[str]:
         """Return a normalised word and what the rule makes of it; a number has no endings ("5a" is another house than "5")."""
@@ -69,13 +71,25 @@ class WordRule:
         """Write the regular expression of a normalised word and of what the rule makes of it."""
         written = self.inflected(word)
         if not self.prefixes and len(written) == 1:
-            return re.escape(word)
+            return _escaped(word)
         prefix = (
             f"(?:{'|'.join(map(re.escape, _longest_first({self.normalise(prefix) for prefix in self.prefixes})))})?"
             if self.prefixes
             else ""
         )
-        return f"{prefix}(?:{'|'.join(map(re.escape, _longest_first(written)))})"
+        return f"{prefix}(?:{'|'.join(map(_escaped, _longest_first(written)))})"
+
+
+def _escaped(word: str) -> str:
+    """Write a word's regular expression: a hyphen in it may be a space ("Jean Luc")."""
+    return re.sub(r"(?<=[^\W\d_])\\-(?=\w)|(?<=\w)\\-(?=[^\W\d_])", "[- ]", re.escape(word))
+
+
+def _without_marks(text: str) -> str:
+    """Leave out the marks after a word ("Inc.", "Street, Apt. 4", "No: 5"), and the spaces around & and a slash of numbers."""
+    text = re.sub(r"(?:(?<=\S)[,،]|(?<=[^\W\d_])[.!])+(?=\s|$)", "", text)
+    text = re.sub(r"(?<=[^\W\d_]):\s?(?=\d)", " ", text)
+    return re.sub(r"\s?(&)\s?|(?<=\d)\s?(/)\s?(?=\d)", r"\1\2", text)
 
 
 def _longest_first(words: set[str]) -> list[str]:
@@ -90,14 +104,16 @@ PLAIN = WordRule()
 def normalise(text: str, accents: bool = False) -> str:
     """Write text as it is compared.
 
-    Unicode NFKC without format characters; case folded; Arabic vowel signs and the Hindi nukta removed, and accents of Latin
-    letters unless `accents`; every decimal digit as 0-9; one kind of dash, of apostrophe and of space. Idempotent.
+    Unicode NFKC without format characters; case folded; Arabic vowel signs, the hamza of an alef, the dots of a final ta marbuta,
+    the space in Abd al-, and the Hindi nukta removed, and accents of Latin letters unless `accents`; every decimal digit as 0-9;
+    one kind of dash, of apostrophe and of space. Idempotent.
     """
     text = unicodedata.normalize("NFKC", text)
     text = "".join(char for char in text if unicodedata.category(char) != "Cf")
     text = _fold_case(text).translate(_FOLDED)
     text = "".join(str(unicodedata.decimal(char)) if char.isdecimal() else char for char in text)
-    text = re.sub(f"[{_ARABIC_SIGNS}{_HINDI_SIGNS}]", "", unicodedata.normalize("NFD", text))
+    text = re.sub(f"[{_ARABIC_SIGNS}{_HINDI_SIGNS}]|(?<=\u0627)[{_OF_ALEF}]", "", unicodedata.normalize("NFD", text))
+    text = re.sub(r"\bعبد\s+(?=ال)", "عبد", re.sub(r"ة(?!\w)", "ه", text))
     text = unicodedata.normalize("NFKC", text if accents else _without_accents(text))
     return re.sub(r"\s+", " ", text if accents else text.translate(_NO_DECOMPOSITION)).strip()
 
