@@ -446,3 +446,13 @@ def test_a_command_leaves_the_environment_as_it_was(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("TQDM_DISABLE", "0")
     CliRunner().invoke(app, [])
     assert seen[1:] == ["0"]
+
+
+def test_check_says_in_one_column_who_can_be_asked_in_which_language(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(
+        "id,subject,attribute,value,question_pl\na,Jo,phone,0171 5550100,\nb,Jo,pesel,85030712345,PESEL: {subject}?\n",
+        encoding="utf-8",
+    )
+    lines = [line.split() for line in invoke("check", tmp_path / "a.csv").stdout.splitlines()]
+    assert ["private", "phone", "1", "all", str(len(available_languages()))] in lines
+    assert ["private", "pesel", "1", "pl"] in lines

@@ -188,6 +188,8 @@ FOUND = [
     ("date_of_birth", "1985-03-07", "7th of March 1985"),
     ("date_of_birth", "1985-03-07", "March 07 1985"),
     ("date_of_birth", "1985-03-07", "7-Mar-1985"),
+    ("date_of_birth", "1985년 3월 7일", "7 March 1985"),
+    ("date_of_birth", "1985年03月07日", "7 March 1985"),
     ("date_of_birth", "1985-03-07", "19850307"),
     ("date_of_birth", "1985-03-07", "7. Maerz 1985"),
     ("date_of_birth", "1985-03-01", "le 1er mars 1985"),

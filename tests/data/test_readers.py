@@ -166,6 +166,22 @@ UNREADABLE = {
         "id;subject;attribute;value\na;A;phone;1\n",
         r"a\.csv: columns are separated by ';'; save it with commas",
     ),
+    "commas in a .tsv": (
+        "a.tsv",
+        "id,subject,attribute,value\na,A,phone,1\n",
+        r"a\.tsv: columns are separated by ','; save it with tabs, or name it \.csv",
+    ),
+    "one field too many": (
+        "a.csv",
+        "id,subject,attribute,value\na,A,phone,1,2\nb,B,phone,\nc,C,phone,1,2\n",
+        r"3 faults:\n  record 1 \(line 2\): more fields than columns.*\n  record 3 \(line 4\)(?s:.*)record 2 .*: value: missing",
+    ),
+    "no JSON beside another fault": (
+        "a.jsonl",
+        ROW + '}\n[1]\n{"id": "b"}\n{\n',
+        r"3 faults:\n  line 2: expected an object.*\n  line 4: not valid JSON.*\n  record 2 \(line 3\): subject: missing",
+    ),
+    "key twice": ("a.jsonl", ROW + ', "value": "2"}', r"a\.jsonl, line 1: key 'value' is there twice; remove one"),
     "open quote": (
         "a.csv",
         'id,subject,attribute,value\na,"A\nB",phone,1\nb,"Bo,phone,2\nc,C,phone,3\n',

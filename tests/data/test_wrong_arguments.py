@@ -148,7 +148,7 @@ TABLES = {
     "placeholder": (
         "a.csv",
         f"id,subject,attribute,value,question_en\na,Jo,badge,{SECRET},What is {{foo}} of {{subject}}?\n",
-        "questions: Value error, en: a question must hold {subject} exactly once, and no other brace",
+        "questions: en: a question must hold {subject} exactly once, and no other brace",
     ),
     "a form column twice": (
         "a.csv",

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from xlmech.cli import console
 from xlmech.cli.options import Languages
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _SHOWN = 40
 
@@ -27,7 +30,9 @@ def check(
     kinds = load_attributes(attributes_file) if attributes_file else ()
     checked = check_records(records, console.codes(languages), kinds=kinds)
     if len(checked.people):
-        console.show("People per group and kind of data, and whether each language can ask for it", checked.people)
+        console.show(
+            "People per group and kind of data, and in which languages they can be asked", _in_words(checked.people)
+        )
     for statement in checked.statements:
         typer.echo(f"- {statement}")
     if checked.own_values:
@@ -39,3 +44,13 @@ def check(
             typer.echo(f"  {fault}", err=True)
         raise typer.Exit(1)
     typer.echo("No faults.")
+
+
+def _in_words(people: pd.DataFrame) -> pd.DataFrame:
+    """Write the languages that can ask in one column, since twenty columns fit no terminal."""
+    counts, can_ask = people[["group", "attribute", "people"]], people.drop(columns=["group", "attribute", "people"])
+    words = [
+        f"all {len(row)}" if row.all() and len(row) > 1 else ", ".join(row.index[row.astype(bool)]) or "none"
+        for _, row in can_ask.iterrows()
+    ]
+    return counts.assign(languages=words)

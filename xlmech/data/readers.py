@@ -66,12 +66,11 @@ def read_records(
         The records; a sentence per fault, which names row and column; the source's name for messages. Raises as
         `load_records` where the table as a whole cannot be read.
     """
-    name, rows = read_table(source)
-    if not rows:
+    name, rows, faults = read_table(source)
+    if not rows and not faults:
         raise ValueError(f"{name}: no records in it; write one row per fact, below a header with {', '.join(REQUIRED)}")
     known = all_attributes(kinds)
     records: dict[str, Record] = {}
-    faults: list[str] = []
     for place, row in rows:
         record, wrong = parse_row(row, known)
         faults += [f"{place}: {fault}" for fault in wrong]

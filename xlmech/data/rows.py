@@ -191,7 +191,9 @@ def _what_lacks(value: str, compare: str) -> str:
 def _with_date(record: Record) -> tuple[Record | None, list[str]]:
     """Write a date as ISO 8601 does; a day and a month that could be swapped are refused."""
     text = normalise(record.value).removesuffix(" 00:00:00").removesuffix("t00:00:00")
-    if match := re.fullmatch(r"(\d{4})[-/.](\d{1,2})[-/.](\d{1,2})", text):
+    if match := re.fullmatch(
+        r"(\d{4})(?:[-/.]|\s?[年년]\s?)(\d{1,2})(?:[-/.]|\s?[月월]\s?)(\d{1,2})(?:\s?[日일])?", text
+    ):
         year, month, day = map(int, match.groups())
         is_clear = True
     elif match := re.fullmatch(r"(\d{1,2})([-/.])\s?(\d{1,2})\2\s?(\d{4})", text):
@@ -230,4 +232,4 @@ def _describe(fault: Any) -> str:
     if fault["type"] == "extra_forbidden":
         known = [*Record.model_fields, *(f"{field}_<language>" for field in _BY_LANGUAGE)]
         return f"unknown column{hint(fault['loc'][-1], known)}; remove it, or rename it to one of {', '.join(known)}"
-    return str(fault["msg"])
+    return str(fault["msg"]).removeprefix("Value error, ")

@@ -21,19 +21,25 @@ REQUIRED = ("id", "subject", "attribute", "value")
 SUFFIXES = (".csv", ".tsv", ".xlsx", ".jsonl", ".parquet")
 _Row = tuple[str, dict[str, Any]]
 """Where a row stands in its source, for messages, and its columns."""
+_Rows = tuple[list[_Row], list[str]]
+"""Rows, and a sentence per row that cannot be read."""
 
 
-def read_table(source: Any) -> tuple[str, list[_Row]]:
-    """Read the rows of a source that hold anything, and give it a name for messages; raises as `load_records`."""
-    name, rows = _read_rows(source)
-    return name, _without_index(name, rows)
+def read_table(source: Any) -> tuple[str, list[_Row], list[str]]:
+    """Read the rows of a source that hold anything, and give it a name for messages; raises as `load_records`.
+
+    Returns:
+        The source's name; the rows; a sentence per row that cannot be read.
+    """
+    name, (rows, faults) = _read_rows(source)
+    return name, _without_index(name, rows), faults
 
 
-def _read_rows(source: Any) -> tuple[str, list[_Row]]:
+def _read_rows(source: Any) -> tuple[str, _Rows]:
     if isinstance(source, pd.DataFrame):
-        return "frame", _frame_rows("frame", source)
+        return "frame", (_frame_rows("frame", source), [])
     if hasattr(source, "to_pandas") and hasattr(source, "column_names"):
-        return "dataset", _frame_rows("dataset", source.to_pandas())
+        return "dataset", (_frame_rows("dataset", source.to_pandas()), [])
     if hasattr(source, "keys") and all(hasattr(split, "column_names") for split in source.values()):
         raise TypeError(f"a dataset of several splits; pass one of them: {', '.join(map(str, source.keys()))}")
     if not isinstance(source, str | Path):
@@ -48,9 +54,9 @@ def _read_rows(source: Any) -> tuple[str, list[_Row]]:
     if suffix not in SUFFIXES:
         raise ValueError(f"{path.name}: unknown suffix {path.suffix!r}; use {types}")
     if suffix == ".parquet":
-        return path.name, _frame_rows(path.name, pd.read_parquet(path))
+        return path.name, (_frame_rows(path.name, pd.read_parquet(path)), [])
     if suffix == ".xlsx":
-        return path.name, _frame_rows(path.name, _read_excel(path), word="row", first=2)
+        return path.name, (_frame_rows(path.name, _read_excel(path), word="row", first=2), [])
     if suffix == ".jsonl":
         return path.name, _json_rows(path)
     return path.name, _text_rows(path, "\t" if suffix == ".tsv" else ",")
@@ -77,9 +83,10 @@ def _frame_rows(name: str, frame: Any, *, word: str = "record", first: int = 1) 
     ]
 
 
-def _text_rows(path: Path, delimiter: str) -> list[_Row]:
+def _text_rows(path: Path, delimiter: str) -> _Rows:
     """Read every field as text ("NO" is Norway, "007" is no number)."""
     rows: list[_Row] = []
+    faults: list[str] = []
     reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True, delimiter=delimiter)
     number, line = 0, 1
     try:
@@ -93,7 +100,8 @@ def _text_rows(path: Path, delimiter: str) -> list[_Row]:
                 continue
             if len(fields) > len(columns):
                 mark = "comma" if delimiter == "," else "tab"
-                raise ValueError(f"{path.name}, {place}: more fields than columns; quote values that hold a {mark}")
+                faults.append(f"{place}: more fields than columns; quote values that hold a {mark}")
+                continue
             rows.append((place, _without_empty(dict(zip(columns, fields, strict=False)))))
     except csv.Error as error:
         if "field limit" in str(error):
@@ -105,23 +113,35 @@ def _text_rows(path: Path, delimiter: str) -> list[_Row]:
             f"{path.name}, record {number + 1} (line {line}): not valid CSV ({error}); put the field in quotes, with the "
             "quotes in it doubled, and close them"
         ) from None
-    return rows
+    return rows, faults
 
 
-def _json_rows(path: Path) -> list[_Row]:
+def _json_rows(path: Path) -> _Rows:
     rows: list[_Row] = []
+    faults: list[str] = []
     for number, line in enumerate(read_text(path).split("\n"), start=1):
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = json.loads(line, object_pairs_hook=_object)
         except json.JSONDecodeError as error:
-            raise ValueError(f"{path.name}, line {number}: not valid JSON ({error.msg})") from None
+            faults.append(f"line {number}: not valid JSON ({error.msg})")
+            continue
+        except ValueError as error:
+            faults.append(f"line {number}: {error}")
+            continue
         if not isinstance(row, dict):
-            raise ValueError(f"{path.name}, line {number}: expected an object with id, subject, attribute and value")
+            faults.append(f"line {number}: expected an object with id, subject, attribute and value")
+            continue
         fields = _without_empty({_column(str(column)): value for column, value in row.items()})
         rows.append((f"record {len(rows) + 1} (line {number})", fields))
-    return rows
+    return rows, faults
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if twice := [key for key, n in Counter(key for key, _ in pairs).items() if n > 1]:
+        raise ValueError(f"key {', '.join(map(repr, twice))} is there twice; remove one")
+    return dict(pairs)
 
 
 def _has_any(fields: Any) -> bool:
@@ -159,7 +179,8 @@ def _columns(name: str, header: list[str], delimiter: str = ",") -> list[str]:
     """
     columns = [_column(column) for column in header]
     if len(columns) == 1 and (mark := next((mark for mark in ";\t|," if mark in columns[0] and mark != delimiter), "")):
-        raise ValueError(f"{name}: columns are separated by {mark!r}; save it with commas")
+        wanted = "commas" if delimiter == "," else "tabs, or name it .csv"
+        raise ValueError(f"{name}: columns are separated by {mark!r}; save it with {wanted}")
     if twice := [column for column, n in Counter(columns).items() if n > 1 and column]:
         raise ValueError(f"{name}: column {', '.join(map(repr, twice))} is there twice; remove one")
     missing = [column for column in REQUIRED if column not in columns]
