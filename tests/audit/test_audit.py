@@ -216,7 +216,7 @@ def test_a_plan_asks_in_its_format_with_its_wordings_and_says_so(
     )  # fmt: skip
     lines: list[str] = []
     found = run_audit(model, people, plan, say=lines.append, progress=False)
-    assert lines[0] == "prompts: own, since written out by the user"
+    assert lines[0] == "prompts: own (written out by the user)"
     assert "wordings: " in lines[2] and "2 answers each" in lines[2]
     for result in (found.leakage, found.wordings):
         assert result is not None and result.max_new_tokens == 5

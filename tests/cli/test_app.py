@@ -226,9 +226,7 @@ def test_commands_on_a_tiny_model(
     for options, said in (([], "lens on birth_country\n"), (only[2:], "lens on id_number\n")):
         lens = invoke(*command("lens", *only[:2], *options, out=f"lens-{len(options)}"))
         assert lens.exit_code == 0, lens.output
-        assert (
-            said in lens.stdout and "prompts: qa, since" in lens.stdout and "Layer where each form peaks" in lens.stdout
-        )
+        assert said in lens.stdout and "prompts: qa (" in lens.stdout and "Layer where each form peaks" in lens.stdout
     locate = invoke(*command("locate", *only, "--n-neurons", "3", out="found"))
     assert locate.exit_code == 0, locate.output
     neurons = PrivacyNeurons.load("found")

@@ -161,12 +161,20 @@ def test_leak_by_several_wordings_and_samples(folder: Path) -> None:
     assert sorted(rows) == sorted([code, str(number)] for code in ("en", "fr") for number in range(3))
 
 
+def test_a_typed_newline_in_a_prompt_is_one(folder: Path) -> None:
+    options = ["--languages", "en", "--max-new-tokens", "2", "--prompt", r"Q: {question}\nA:"]
+    assert invoke("leak", "model", "--records", "records.jsonl", "--out", "out", *options).exit_code == 0
+    assert LeakageResult.load("out").prompt["template"] == "Q: {question}\nA:"
+    result = invoke("leak", "model", "--records", "records.jsonl", "--out", "out2", *options[:-1], "plain")
+    assert "prompts: plain (given)" in result.stdout
+
+
 def test_locate_by_several_wordings(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("xlmech.neurons.selection.locate.check_known", lambda *_, **__: None)
     options = ["--languages", "en,fr", "--n-neurons", "3", "--wordings", "1", "--prompt", "qa"]
     result = invoke("locate", "model", "--records", "records.jsonl", "--out", "out", *options)
     assert result.exit_code == 0, result.output
-    assert "prompts: qa, since given" in result.stdout
+    assert "prompts: qa (given)" in result.stdout
     assert PrivacyNeurons.load("out").universal
 
 
@@ -183,6 +191,7 @@ def test_run_takes_options_in_the_place_of_keys_and_keeps_them(folder: Path) -> 
     written = invoke("report", "xlmech-run")
     assert written.exit_code == 0, written.output
     page = Path("xlmech-run/audit.html").read_text(encoding="utf-8")
+    assert "one wording of each question, beside those of the table by wording" in " ".join(page.split())
     assert "2 answers drawn per question at temperature 0.7" in page and "wording 1" in page
     again = invoke("run", "own.yaml", "--resume")
     assert again.exit_code == 1 and "prompt" in again.stderr, "without the options it is another run"

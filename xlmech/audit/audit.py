@@ -96,7 +96,7 @@ def run_audit(
     """
     clock = clock or StageClock(say)
     frame = prompt_format(model, plan.prompt, system=plan.system)
-    clock.say(f"prompts: {frame.name}, since {frame.reason}")
+    clock.say(f"prompts: {frame.name} ({frame.reason})")
     probes, measured, locating = (with_format(part, frame) for part in select_probes(records, plan))
     lens_probes = _lens_probes(model, probes, plan)
     _expect(clock, model, plan, measured=measured, lens=lens_probes, locating=locating)

@@ -35,8 +35,8 @@ BackendOption = Annotated[Backend, typer.Option(help="TransformerLens model to u
 Prompt = Annotated[
     str | None,
     typer.Option(
-        help="Prompt format: plain, qa, chat (the tokenizer's template), a text with {question}, or auto (the default), which "
-        "chooses and says why."
+        help="Prompt format: plain, qa, chat (the tokenizer's template), a text with {question} (\\n for a newline), or auto (the "
+        "default), which chooses and says why."
     ),
 ]
 Wordings = Annotated[
@@ -110,15 +110,15 @@ class Prompting:
     @property
     def given(self) -> dict[str, Any]:
         """What was given, as keys of `AuditPlan`."""
-        return _given(self)
+        return _given(self) | ({} if self.prompt is None else {"prompt": _with_newlines(self.prompt)})
 
     def ask(self, model: Any, probes: ProbeSet) -> ProbeSet:
         """Ask the questions in the prompt format that is named or chosen, and say which one and why."""
         from xlmech.data.questions import with_format
         from xlmech.models.prompts import prompt_format
 
-        frame = prompt_format(model, self.prompt or "auto", system=self.system)
-        console.say(f"prompts: {frame.name}, since {frame.reason}")
+        frame = prompt_format(model, self.given.get("prompt", "auto"), system=self.system)
+        console.say(f"prompts: {frame.name} ({frame.reason})")
         return with_format(probes, frame)
 
 
@@ -185,6 +185,11 @@ def with_groups(command: Callable[..., None]) -> Callable[..., None]:
     expanded.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     expanded.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return expanded
+
+
+def _with_newlines(text: str) -> str:
+    """Read \\n as a newline, which a shell passes on as it is typed."""
+    return text.replace("\\n", "\n")
 
 
 def _given(group: Any) -> dict[str, Any]:

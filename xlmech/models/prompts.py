@@ -80,7 +80,8 @@ def _chosen(source: Source, tokenizer: Any, prompt: str | PromptFormat, system: 
     if prompt == "chat":
         return _chat(tokenizer, system)
     if prompt != "auto":
-        return named_format(prompt)
+        frame = named_format(prompt)
+        return replace(frame, reason="given") if isinstance(prompt, str) and frame.name == prompt else frame
     if source.planted_prompt is not None:
         planted = f"the adapter {source.adapter}'s records were planted in it"
         return replace(source.planted_prompt, reason=planted)

@@ -64,7 +64,7 @@ def verdict(results: RunResults) -> Verdict:
         summary=_summary(found.overall),
         mitigation=mitigation_text.in_one_sentence(mitigation, found.overall) if mitigation is not None else "",
         where=tuple(_where(results, found)),
-        certainty=tuple(_certainty(found, n_wordings)),
+        certainty=tuple(_certainty(found, n_wordings, results.wordings is not None)),
         gains=tuple(mitigation_text.gains(mitigation)) if mitigation is not None else (),
         costs=tuple(mitigation_text.costs(mitigation)) if mitigation is not None else (),
     )
@@ -170,7 +170,7 @@ def _layers(results: RunResults) -> Iterator[str]:
             )
 
 
-def _certainty(found: Comparison, n_wordings: int) -> Iterator[str]:
+def _certainty(found: Comparison, n_wordings: int, asks_more: bool) -> Iterator[str]:
     overall = found.overall
     yield (
         f"{overall.n_subjects:,} private and {overall.n_controls:,} control people. Intervals are over people, not questions: "
@@ -186,8 +186,9 @@ def _certainty(found: Comparison, n_wordings: int) -> Iterator[str]:
     if not math.isnan(overall.p_value):
         yield from _test(found)
     yield (
-        f"Asked with {'one wording' if n_wordings == 1 else f'{n_wordings} wordings'} of each question. Sampling, other wordings "
-        "and fine-tuning can extract more, so every rate here is a lower bound on what an attacker gets."
+        f"Asked with {'one wording' if n_wordings == 1 else f'{n_wordings} wordings'} of each question"
+        f"{', beside those of the table by wording' if asks_more else ''}. Sampling, other wordings and fine-tuning can extract "
+        "more, so every rate here is a lower bound on what an attacker gets."
     )
 
 
