@@ -35,7 +35,7 @@ BackendOption = Annotated[Backend, typer.Option(help="TransformerLens model to u
 Prompt = Annotated[
     str | None,
     typer.Option(
-        help="Prompt format: plain, qa, chat (the tokenizer's template), a text with {question} (\\n for a newline), or auto (the "
+        help="Prompt format: plain, qa, chat (the tokenizer's template), a text with {question} (\\n: newline), or auto (the "
         "default), which chooses and says why."
     ),
 ]
@@ -188,7 +188,7 @@ def with_groups(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _with_newlines(text: str) -> str:
-    """Read \\n as a newline, which a shell passes on as it is typed."""
+    """Read a typed backslash and n as a newline, since a shell passes them on as they are."""
     return text.replace("\\n", "\n")
 
 
