@@ -132,7 +132,11 @@ def _own_ways(date: datetime.date, code: str) -> list[str]:
             for of in (" ", " من ")
             for middle in (" ", " عام ", " سنة ")
         ],
-        "ja": [f"{era}{year - start.year + 1}年{date.month}月{day}日" for era, start in _ERAS if start <= date][:1],
+        "ja": [
+            f"{era}{year - start.year + 1 if year > start.year else '元'}年{date.month}月{day}日"
+            for era, start in _ERAS
+            if start <= date
+        ][:1],
         "de": [f"{day}. Maerz {year}"] if date.month == 3 else [],
     }
     return ways.get(code, [])

@@ -135,7 +135,12 @@ def _parts_of_lists(text: str) -> list[str]:
     """Return what spaces, commas and slashes divide in runs of digits longer than any phone number: lists of several."""
     runs = [match[0] for match in re.finditer(r"\+?\d(?:[\s.,\-/()+]{0,3}\d)*", normalise(text))]
     lists = [run for run in runs if sum(map(str.isdecimal, run)) > _LONGEST_PHONE]
-    return [part for run in lists for part in re.split(r"[\s,/]+", run)]
+    divided = [re.split(r"[\s,/]+", run) for run in lists]
+    return [part for parts in divided if all(map(_may_be_phone, parts)) for part in parts]
+
+
+def _may_be_phone(part: str) -> bool:
+    return phones.LONG_NUMBER <= sum(map(str.isdecimal, part)) <= _LONGEST_PHONE
 
 
 def _separated(characters: str) -> str:
@@ -163,7 +168,7 @@ def has_email(text: str, form: str) -> bool:
     tight = re.sub(r"\s*([@])\s*", r"\1", re.sub(r"\\(?=[\W_])", "", normalise(text)))
     tight = re.sub(r"(?<!\w)_(\S+@\S+)_(?!\w)", r"\1", tight)
     address = _spelt_out(re.sub(r"\s", "", normalise(form)))
-    edges = rf"(?<![.+%-])(?<!{_LETTER})", rf"(?![+%-]|{_LETTER}|\.{_LETTER})"
+    edges = rf"(?<![.+%-])(?<!\sdot\s)(?<!{_LETTER})", rf"(?![+%-]|{_LETTER}|\.{_LETTER})"
     return address != "" and bool(re.search(edges[0] + address + edges[1], tight))
 
 

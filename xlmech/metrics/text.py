@@ -86,8 +86,12 @@ def _escaped(word: str) -> str:
 
 
 def _without_marks(text: str) -> str:
-    """Leave out the marks after a word ("Inc.", "Street, Apt. 4", "No: 5"), and the spaces around & and a slash of numbers."""
-    text = re.sub(r"(?:(?<=\S)[,،]|(?<=[^\W\d_])[.!])+(?=\s|$)", "", text)
+    """Leave out the marks after a word ("Inc.", "Street, Apt. 4", "No: 5"), and the spaces around & and a slash of numbers.
+
+    A full stop stays after longer words, where it ends a sentence.
+    """
+    text = re.sub(r"(?:(?<=\S)[,،]|(?<=[^\W\d_])[.!]+$)+(?=\s|$)", "", text)
+    text = re.sub(r"(?<!\w)([^\W\d_]{1,3}|\w+str)\.(?=,?(?:\s|$))", r"\1", text)
     text = re.sub(r"(?<=[^\W\d_]):\s?(?=\d)", " ", text)
     return re.sub(r"\s?(&)\s?|(?<=\d)\s?(/)\s?(?=\d)", r"\1\2", text)
 
