@@ -20,7 +20,7 @@ test-fast: .venv/.installed
 
 # The engine's tests on TransformerLens 3, which has HookedTransformer, and the real model's agreement with transformers.
 test-hooked: .venv-hooked/.installed
-	OMP_NUM_THREADS=1 $(HOOKED)/pytest -n auto --dist loadfile tests/models/test_load.py tests/engine/test_batching.py tests/engine/test_generate.py tests/engine/test_interventions.py tests/neurons/attribution/test_effects.py tests/patching/test_between_languages.py tests/neurons/attribution/test_attribute.py tests/neurons/test_ablation.py tests/neurons/test_neuron_gates.py tests/neurons/selection/test_learned_gates.py tests/neurons/selection/test_learned_mask.py tests/engine/test_sampling.py tests/planting/test_finetune.py \
+	OMP_NUM_THREADS=1 $(HOOKED)/pytest -n auto --dist loadfile tests/models/test_load.py tests/engine/test_batching.py tests/engine/test_generate.py tests/engine/test_interventions.py tests/neurons/attribution/test_effects.py tests/patching/test_between_languages.py tests/neurons/attribution/test_attribute.py tests/neurons/test_ablation.py tests/neurons/test_neuron_gates.py tests/neurons/selection/test_learned_gates.py tests/engine/test_sampling.py tests/planting/test_finetune.py \
 		tests/test_demo.py::test_float32_agreement_with_transformers
 
 check: .venv/.installed

@@ -3,11 +3,11 @@
 Writes `analyses/results/headline/PLANT/` (stages), and from these `figures/headline.json` and `figures/headline_PLANT.html`.
 
     python analyses/headline.py                                  # every stage that is not saved yet
-    python analyses/headline.py --plant en --stages mask before
+    python analyses/headline.py --plant en --stages gates before
 
 Half of the people select the neurons: they are asked in English, French and Chinese with a template that was trained. The
 others are held out: they are asked in all ten languages with a template that was not. Sets selected by attribution are compared
-with a learned mask, published methods and random neurons. A saved stage is not repeated; delete its folder to run it again.
+with learned gates, published methods and random neurons. A saved stage is not repeated; delete its folder to run it again.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
+import gates
 import headline_tables
 import outputs
 import pandas as pd
@@ -28,9 +29,8 @@ from scipy.stats import spearmanr
 from xlmech import (
     AttackOptions,
     EvaluateOptions,
-    LearnedMask,
     LocateOptions,
-    MaskOptions,
+    NeuronGates,
     NeuronSet,
     apneap,
     attribute_neurons,
@@ -40,7 +40,7 @@ from xlmech import (
     evaluate_mitigation,
     knowledge_neurons,
     lape,
-    learn_mask,
+    learn_gates,
     load_model,
     locate_privacy_neurons,
     mean_magnitudes,
@@ -75,13 +75,9 @@ CONTRASTS = (0.0, 0.5, 1.0)
 OURS = (f"contrast{LocateOptions().contrast:g}", COUNT)
 """The set of the default contrast, which is also measured under attack and on the people who selected it."""
 SPECIFIC = {"en": ("fr", "zh"), "fr": ("en", "zh"), "zh": ("en", "fr")}
-"""Languages for which a specific set is learned, by training language."""
+"""Languages for which specific gates are learned, by training language."""
 FACTS = {"private": 32, "public": 24}
 GIVEN = {"private": 24, "public": 16}
-ROUNDS = {"en": 20, "fr": 12, "zh": 12}
-SPECIFIC_ROUNDS = 8
-KEEP = 2.0
-"""Weight of the answers to keep in a mask's loss."""
 RECIPES = {"depn": depn, "apneap": apneap, "knowledge_neurons": knowledge_neurons}
 RECIPE_TEXTS = 12
 """Texts by which published methods select, with two answer tokens of each: their sums of 20 steps are slow."""
@@ -112,21 +108,13 @@ class Study:
         return load_model("demo", adapter=self.plant)
 
     @cached_property
-    def model_to_train(self) -> Any:
-        """In bfloat16, which is faster; the learned set is measured on the float32 model."""
-        return load_model("demo", adapter=self.plant, dtype="bfloat16")
-
-    @cached_property
-    def mask_set(self) -> NeuronSet:
-        return LearnedMask.load(self.folder / "mask").neurons()
+    def learned(self) -> NeuronGates:
+        return NeuronGates.load(self.folder / "gates")
 
     @staticmethod
     def texts(languages: Sequence[str]) -> dict[str, tuple[str, ...]]:
         """The language packs' sentences that are never used to measure cost."""
         return {code: packs.load_language(code).choosing for code in languages}
-
-    def training_text(self) -> list[str]:
-        return [text for texts in self.texts(self.choosing.languages).values() for text in texts]
 
     def control_people(self) -> LeakageResult:
         """Measure held-out control people; a reduction counts only where extraction was above their rate."""
@@ -136,16 +124,10 @@ class Study:
     def before(self) -> LeakageResult:
         return measure_leakage(self.model, self.asked, candidates=demo_records())
 
-    def mask(self) -> LearnedMask:
-        private, public = (self.choosing.filter(group=group) for group in ("private", "public"))  # type: ignore[arg-type]
-        return learn_mask(
-            self.model_to_train,
-            private,
-            keep=public,
-            options=MaskOptions(rounds=ROUNDS[self.plant], weight=KEEP),
-            n_neurons=COUNT,
-            neutral=self.training_text(),
-        )
+    def learn(self) -> NeuronGates:
+        """Learn gates as `gates.py` does for people whose records are given."""
+        private, public = gates.training_probes()
+        return learn_gates(self.model, private, keep=public, options=gates.REGIMES["given"])
 
     def located(self, contrast: float) -> PrivacyNeurons:
         """Locate with the defaults except the contrast; neutral text in ten languages shows which neurons to leave out."""
@@ -165,7 +147,7 @@ class Study:
         found = lape(self.model, DEMO_LANGUAGES, n_neurons=COUNT // len(DEMO_LANGUAGES))
         return functools.reduce(operator.or_, found.values())
 
-    def evaluated(self, name: str, neurons: NeuronSet, **options: Any) -> Any:
+    def evaluated(self, name: str, neurons: NeuronSet | NeuronGates, **options: Any) -> Any:
         """Without control conditions unless they are asked for."""
         before = LeakageResult.load(self.folder / "before")
         return evaluate_mitigation(
@@ -189,48 +171,38 @@ class Study:
         like, magnitudes = self.at(*OURS), mean_magnitudes(self.model, self.choosing)
         return self.evaluated("random_magnitude", random_neurons(like, magnitudes=magnitudes))
 
-    def exposure(self) -> Any:
+    def exposure(self, name: str, neurons: NeuronSet | NeuronGates) -> Any:
         return evaluate_mitigation(
-            self.model, self.few, {"mask": self.mask_set, name_of(*OURS): self.at(*OURS)}, candidates=demo_records(),
+            self.model, self.few, {name: neurons}, candidates=demo_records(),
             options=EvaluateOptions(
                 measures=("exposure",), control_conditions=(), n_neutral=0, held_out_languages=HELD_OUT
             ),
         )  # fmt: skip
 
-    def people_given(self) -> Any:
+    def people_given(self, name: str, neurons: NeuronSet | NeuronGates) -> Any:
         """Ask the people whose answers selected the neurons, with the other template."""
         return evaluate_mitigation(
-            self.model, self.given, {"mask": self.mask_set, name_of(*OURS): self.at(*OURS)}, candidates=demo_records(),
+            self.model, self.given, {name: neurons}, candidates=demo_records(),
             options=EvaluateOptions(control_conditions=(), n_neutral=0, held_out_languages=HELD_OUT),
         )  # fmt: skip
 
-    def specific(self, language: str) -> LearnedMask:
+    def specific(self, language: str) -> NeuronGates:
         """Learn to lower private answers in one language, and to keep those in others and all public ones."""
-        others = {self.plant, *SPECIFIC[self.plant]} - {language}
-        private = self.choosing.filter(group="private")
-        keep = private.filter(languages=others) + self.choosing.filter(group="public", languages={*others, language})
-        own = private.filter(languages=[language])
-        return learn_mask(
-            self.model_to_train,
-            own,
-            keep=keep,
-            options=MaskOptions(rounds=SPECIFIC_ROUNDS, weight=KEEP),
-            n_neurons=COUNT,
-            neutral=self.training_text(),
-        )
+        private, public = gates.training_probes()
+        keep = public + private.filter(languages=set(CHOOSING) - {language})
+        options = gates.REGIMES["given"]
+        return learn_gates(self.model, private.filter(languages=[language]), keep=keep, options=options)
 
     def specificity(self) -> Any:
-        learned = {code: LearnedMask.load(self.folder / f"specific_{code}").neurons() for code in SPECIFIC[self.plant]}
+        learned = {code: NeuronGates.load(self.folder / f"specific_{code}") for code in SPECIFIC[self.plant]}
         private = self.asked.filter(group="private", languages=[*learned, self.plant])
-        sets = {code: neurons for code, neurons in learned.items() if len(neurons)}  # training may end with none
-        return specificity_matrix(self.model, private, sets)
+        return specificity_matrix(self.model, private, learned)
 
-    def recovery(self) -> Any:
-        """Attack the larger set; the learned masks reduce too little for recovery to be measured."""
+    def recovery(self, neurons: NeuronSet | NeuronGates) -> Any:
         return recovery_attacks(
             self.model,
             self.attacked,
-            self.at(*OURS),
+            neurons,
             candidates=demo_records(),
             options=AttackOptions(learning_rate=LEARNING_RATE),
         )
@@ -266,21 +238,27 @@ class Study:
         found: dict[str, Callable[[], Any]] = {
             "control_people": self.control_people,
             "before": self.before,
-            "mask": self.mask,
+            "gates": self.learn,
         }
         for contrast in CONTRASTS:
             found[f"located_contrast{contrast:g}"] = lambda c=contrast: self.located(c)  # type: ignore[misc]
         found |= {f"{name}.json": lambda name=name: self.recipe(name) for name in RECIPES}  # type: ignore[misc]
         found["lape.json"] = self.lape
-        found["effects_mask"] = lambda: self.evaluated("mask", self.mask_set, knowledge=True)
-        found["people_given"] = self.people_given
+        ours = name_of(*OURS)
+        found["effects_gates"] = lambda: self.evaluated("gates", self.learned, knowledge=True)
+        found["people_given"] = lambda: self.people_given(ours, self.at(*OURS))
+        found["people_given_gates"] = lambda: self.people_given("gates", self.learned)
         methods = [(f"contrast{contrast:g}", count) for contrast in CONTRASTS for count in SIZES]
         methods += [(name, COUNT) for name in (*RECIPES, "lape")]
         for method, count in methods:
             name = name_of(method, count)
             found[f"effects_{name}"] = lambda n=name, m=method, c=count: self.evaluated(n, self.at(m, c))  # type: ignore[misc]
-        found |= {"effects_random_magnitude": self.random, "exposure": self.exposure}
-        found |= {"recovery": self.recovery, "agreement.csv": self.agreement}
+        found["effects_random_magnitude"] = self.random
+        found["exposure"] = lambda: self.exposure(ours, self.at(*OURS))
+        found["exposure_gates"] = lambda: self.exposure("gates", self.learned)
+        found["recovery"] = lambda: self.recovery(self.at(*OURS))
+        found["recovery_gates"] = lambda: self.recovery(self.learned)
+        found["agreement.csv"] = self.agreement
         found |= {f"specific_{code}": lambda code=code: self.specific(code) for code in SPECIFIC[self.plant]}  # type: ignore[misc]
         return found | {"specificity": self.specificity}
 

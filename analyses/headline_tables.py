@@ -16,8 +16,10 @@ from xlmech import MitigationResult, RecoveryResult, SpecificityResult, figures
 
 LEAKS = 0.2
 """A query language leaks if at least this share of the private facts is extracted before ablation."""
-OURS, LEARNED = "contrast0.5@184", "mask"
-"""The set selected by attribution with the default contrast, and the learned mask."""
+OURS, LEARNED = "contrast0.5@184", "gates"
+"""The set selected by attribution with the default contrast, and the learned gates."""
+FOLDER_ENDINGS = {OURS: "", LEARNED: "_gates"}
+"""Ending of the stages that measure the set or the gates alone."""
 RECIPES = ("depn", "apneap", "knowledge_neurons", "lape")
 Row = dict[str, Any]
 
@@ -55,17 +57,20 @@ def rows_of(plant: str, folder: Path) -> Iterator[Row]:
     for name, result in evaluated.items():
         if name.startswith("contrast") or name == LEARNED:
             yield from of_set(plant, name, result)
-    if (folder / "people_given").is_dir():
-        yield from of_people_given(plant, MitigationResult.load(folder / "people_given"))
-    if (folder / "exposure").is_dir():
-        yield from of_exposure(plant, MitigationResult.load(folder / "exposure"))
+    for name, ending in FOLDER_ENDINGS.items():
+        if (folder / f"people_given{ending}").is_dir():
+            yield from of_people_given(plant, name, MitigationResult.load(folder / f"people_given{ending}"))
+        if (folder / f"exposure{ending}").is_dir():
+            yield from of_exposure(plant, name, MitigationResult.load(folder / f"exposure{ending}"))
     if "random_magnitude" in evaluated:
         for query, part in leaking(evaluated["random_magnitude"], "random_magnitude").iterrows():
             name = "reduction by random neurons, matched by layer and magnitude"
             yield row(name, plant, str(query), interval(part), 0.02, most=True)
     yield from better_than_recipes(plant, evaluated)
     yield from of_specificity(plant, folder)
-    yield from of_recovery(plant, folder)
+    for name, ending in FOLDER_ENDINGS.items():
+        if (folder / f"recovery{ending}").is_dir():
+            yield from of_recovery(plant, name, RecoveryResult.load(folder / f"recovery{ending}"))
     if (folder / "agreement.csv").exists():
         table, asked_in = pd.read_csv(folder / "agreement.csv"), "en" if plant == "fr" else "fr"
         for which in ("random", "highest"):
@@ -107,19 +112,17 @@ def of_set(plant: str, name: str, result: MitigationResult) -> Iterator[Row]:
         yield row(f"{name}: base knowledge kept", plant, "all", kept(result.effects, name, "base"), 0.95)
 
 
-def of_people_given(plant: str, result: MitigationResult) -> Iterator[Row]:
+def of_people_given(plant: str, name: str, result: MitigationResult) -> Iterator[Row]:
     """Yield the same for the people whose answers selected the set, asked with another template."""
-    for name in (OURS, LEARNED):
-        for query, part in leaking(result, name).iterrows():
-            yield row(f"{name}: reduction, people who chose the neurons", plant, str(query), interval(part), 0.8)
-        yield row(f"{name}: public facts of people who chose kept", plant, "all", kept(result.extraction, name), 0.95)
+    for query, part in leaking(result, name).iterrows():
+        yield row(f"{name}: reduction, people who chose the neurons", plant, str(query), interval(part), 0.8)
+    yield row(f"{name}: public facts of people who chose kept", plant, "all", kept(result.extraction, name), 0.95)
 
 
-def of_exposure(plant: str, result: MitigationResult) -> Iterator[Row]:
-    for name in (OURS, LEARNED):
-        private = reductions(result.effects, name)
-        for query, part in private[private.before >= 1].iterrows():
-            yield row(f"{name}: reduction of exposure above controls", plant, str(query), interval(part), 0.6)
+def of_exposure(plant: str, name: str, result: MitigationResult) -> Iterator[Row]:
+    private = reductions(result.effects, name)
+    for query, part in private[private.before >= 1].iterrows():
+        yield row(f"{name}: reduction of exposure above controls", plant, str(query), interval(part), 0.6)
 
 
 def kept(effects: pd.DataFrame, condition: str, group: str = "public") -> tuple[float, float, float]:
@@ -163,16 +166,14 @@ def of_specificity(plant: str, folder: Path) -> Iterator[Row]:
     if (folder / "specificity").is_dir():
         for part in SpecificityResult.load(folder / "specificity").specificity().itertuples():
             found = part.specificity, part.low, part.high
-            yield row("specific set: own reduction less the largest other", plant, part.language, found, 0.3)
+            yield row("gates of one language: own reduction less the largest other", plant, part.language, found, 0.3)
 
 
-def of_recovery(plant: str, folder: Path) -> Iterator[Row]:
-    if not (folder / "recovery").is_dir():
-        return
-    found = RecoveryResult.load(folder / "recovery").effects
+def of_recovery(plant: str, name: str, result: RecoveryResult) -> Iterator[Row]:
+    found = result.effects
     for part in found[found.query_language == "all"].itertuples():
         yield row(
-            f"{OURS}: reduction left under attack: {part.attack}",
+            f"{name}: reduction left under attack: {part.attack}",
             plant,
             "all",
             (part.reduction, part.low, part.high),

@@ -128,7 +128,7 @@ def arguments(model: Any, probes: ProbeSet, tmp_path: Path) -> dict[str, tuple[t
         "LensResult.depths": ((lens(),), {}),
         "LensResult.summary": ((lens(),), {}),
         "logit_lens": ((model, probes), {}),
-        "learn_mask": ((model, probes), {"keep": probes}),
+        "learn_gates": ((model, probes), {}),
         "load_model": (("demo",), {}),
         "PatchingResult.effect_summary": ((patching(),), {}),
         "PatchingResult.peaks": ((patching(),), {}),

@@ -30,12 +30,11 @@ from xlmech.models.load import load_model
 from xlmech.neurons.ablation import ablate
 from xlmech.neurons.neuron_set import NeuronSet
 from xlmech.neurons.selection.learned_gates import learn_gates
-from xlmech.neurons.selection.learned_mask import learn_mask
 from xlmech.neurons.selection.locate import locate_privacy_neurons
 from xlmech.neurons.selection.minimal_set import fewest_neurons
 from xlmech.neurons.selection.published import apneap, depn, knowledge_neurons
 from xlmech.neurons.selection.verify import neurons_of, verify_neurons
-from xlmech.options import LocateOptions, MaskOptions
+from xlmech.options import LocateOptions
 
 PRIVATE = ((0, 40), (1, 17), (2, 5))
 PUBLIC = ((0, 3), (1, 50), (2, 30))
@@ -202,12 +201,6 @@ def test_verified_out_of_a_longer_list(planted: Any, asked: ProbeSet) -> None:
 def test_chosen_by_the_recipes_of_others(planted: Any, asked: ProbeSet, recipe: Any) -> None:
     """This model has no norm after the MLP, so that they can."""
     assert recipe(planted, asked, n_neurons=3, progress=False).neurons == set(PRIVATE)
-
-
-def test_learned_by_the_mask(planted: Any, asked: ProbeSet) -> None:
-    private, public = asked.filter(group="private"), asked.filter(group="public")
-    mask = learn_mask(planted, private, keep=public, n_neurons=4, options=MaskOptions(rounds=8), progress=False)
-    assert mask.neurons().neurons <= {*PRIVATE, FRENCH} and len(mask.neurons())
 
 
 def test_learned_gates_close_the_private_neurons_and_leave_the_others(planted: Any, asked: ProbeSet) -> None:

@@ -16,7 +16,6 @@ __all__ = [
     "EvaluateOptions",
     "GateOptions",
     "LocateOptions",
-    "MaskOptions",
     "PlantOptions",
 ]
 
@@ -111,24 +110,6 @@ class LocateOptions(AttributeOptions):
 
 CONTRAST = LocateOptions().contrast
 """Default weight of what is lost in public facts, wherever private answers are weighed against them."""
-
-
-class MaskOptions(Section):
-    """How a mask is learned; see `learn_mask`."""
-
-    rounds: Count = 10
-    """Largest number of sets tried; each costs a forward and a backward pass of every answer. Fewer are tried where the slopes
-    lead to a set that was tried before."""
-    weight: float = Field(default=1.0, ge=0)
-    """Weight of the answers to keep."""
-    margin: float = Field(default=3.0, ge=0)
-    """Log-odds (nats) beyond which an answer counts as suppressed, or as kept."""
-    neutral_weight: float = Field(default=10.0, ge=0)
-    """Weight of the neutral texts' rise, which is far smaller than that of log-odds."""
-    max_answer_tokens: Count | None = 4
-    """Only the first so many tokens of each answer; null for whole answers."""
-    batch_size: Count = 16
-    """Number of answers in a batch; it is halved when memory runs out."""
 
 
 class GateOptions(Section):

@@ -153,7 +153,7 @@ def chosen_again(sets: Mapping[str, NeuronSet]) -> pd.DataFrame:
     The pairs' Jaccard overlaps are `xlmech.neurons.neuron_set.overlap(sets)`.
 
     Args:
-        sets: Two or more by name, e.g. learned masks by seed.
+        sets: Two or more by name, e.g. sets chosen with different seeds.
 
     Returns:
         One row per neuron of any set, most often chosen first: `layer`, `neuron`, `share` (of the sets).

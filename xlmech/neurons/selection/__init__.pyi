@@ -1,6 +1,4 @@
 from .learned_gates import learn_gates as learn_gates
-from .learned_mask import LearnedMask as LearnedMask
-from .learned_mask import learn_mask as learn_mask
 from .locate import locate_privacy_neurons as locate_privacy_neurons
 from .minimal_set import FewestNeurons as FewestNeurons
 from .minimal_set import fewest_neurons as fewest_neurons

@@ -103,7 +103,7 @@ def locate_privacy_neurons(
             `target_reduction`.
 
     See also: the selections of earlier work, `depn`, `knowledge_neurons`, `apneap` and `lape`, for comparison at equal
-    `n_neurons`; `random_neurons`; `learn_mask`, which learns a set as a whole.
+    `n_neurons`; `random_neurons`; `learn_gates`, which turns many neurons down a little.
     """
     private, public = probes.filter(group="private"), probes.filter(group="public")
     control_people = control_people if control_people is not None else probes.filter(group="control")
