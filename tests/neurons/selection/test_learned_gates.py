@@ -21,7 +21,8 @@ from xlmech.neurons.neuron_gates import NeuronGates
 from xlmech.neurons.neuron_set import NeuronSet
 from xlmech.neurons.selection import learned_gates
 from xlmech.neurons.selection.gate_losses import GatedModel, Sample, answer_samples, encoded_answer, text_samples
-from xlmech.neurons.selection.learned_gates import batch_numbers, learn_gates
+from xlmech.neurons.selection.gate_training import STATE_EVERY, batch_numbers
+from xlmech.neurons.selection.learned_gates import learn_gates
 from xlmech.options import GateOptions
 from xlmech.storage.result import Provenance
 
@@ -188,7 +189,7 @@ def test_it_stops_at_the_target_and_holds_a_third_back(leaking: Any, probes: Pro
     gates = learn_gates(leaking, suppress, neutral=(), options=options, progress=False)
     measured = gates.history.reduction.dropna()
     assert gates.reduction == measured.max() >= 0.5
-    assert len(gates.history) % learned_gates.STATE_EVERY == 0 and (measured.iloc[:-1] < 0.5).all()
+    assert len(gates.history) % STATE_EVERY == 0 and (measured.iloc[:-1] < 0.5).all()
     assert gates.counts["private"] == 8  # four of six facts
     with pytest.warns(UserWarning, match="target reduction of 100% was not reached: the best gates reduce"):
         gates = learn_gates(

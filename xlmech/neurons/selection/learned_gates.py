@@ -12,20 +12,14 @@ Gates of one language suppress answers in it and keep them in the others: `learn
 
 from __future__ import annotations
 
-import json
-import math
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
-from safetensors import safe_open
-from safetensors.torch import save_file
 
 from xlmech.checks import check_list
 from xlmech.data import languages as packs
@@ -47,15 +41,13 @@ from xlmech.neurons.selection.gate_losses import (
     encoded_answer,
     text_samples,
 )
+from xlmech.neurons.selection.gate_state import GateState, GateStateFile
+from xlmech.neurons.selection.gate_training import train_gates
 from xlmech.options import GateOptions
-from xlmech.progress import progress_bar
-from xlmech.storage.atomic import new_file
 from xlmech.storage.fingerprint import fingerprint, weights_fingerprint
 
 SUPPRESSED = -6.0
 """Log-odds (nats) of a whole answer below which it is as good as not given: there is nothing to suppress."""
-STATE_EVERY = 20
-"""Number of steps between states on disk, and between measurements of the facts held back."""
 
 
 def learn_gates(
@@ -138,14 +130,14 @@ def learn_gates(
             return 1 - _n_extracted(model, held_back) / n_before
 
     source = provenance(model, seed=options.seed)
-    state = _State.fresh(backend, start, support)
+    state = GateState.fresh(backend, start, support)
     file = None
     if checkpoint is not None:
         settings = fingerprint(options.model_dump(exclude={"batch_size"}), _content(samples), state.weights, state.movable,
                                weights_fingerprint(backend.model))  # fmt: skip
-        file = _StateFile(path=Path(checkpoint) / "gates.safetensors", settings=settings)
+        file = GateStateFile(path=Path(checkpoint) / "gates.safetensors", settings=settings)
         file.read(state)
-    _train(gated, samples, state, options, reduction_by if n_before else None, file, progress)
+    train_gates(gated, samples, state, options, reduction_by if n_before else None, file, progress)
     weights, reduction = state.result()
     if options.target_reduction is not None and reduction < options.target_reduction:
         warnings.warn(
@@ -248,180 +240,3 @@ def _n_extracted(model: Any, probes: ProbeSet) -> int:
 def _content(samples: dict[Kind, list[Sample]]) -> list[Any]:
     """Return what decides the losses, for a fingerprint."""
     return [(kind, [(item.id, item.tokens, item.targets) for item in of_kind]) for kind, of_kind in samples.items()]
-
-
-def _train(
-    gated: GatedModel,
-    samples: dict[Kind, list[Sample]],
-    state: _State,
-    options: GateOptions,
-    reduction_by: Callable[[torch.Tensor], float] | None,
-    file: _StateFile | None,
-    progress: bool,
-) -> None:
-    """Do the steps that the state has not done yet, until the target reduction is reached."""
-    sizes = {"private": options.private_batch, "public": options.public_batch, "kl": options.neutral_batch}
-    left = range(len(state.history), options.steps)
-    bar = progress_bar(left, "gates", shown=progress, total=options.steps, initial=len(state.history), leave=True)
-    try:
-        for step in bar:
-            if state.reached(options.target_reduction):
-                break
-            batch = [
-                samples[kind][number]
-                for stream, kind in enumerate(KINDS)
-                for number in batch_numbers(len(samples[kind]), sizes[kind], step, (options.seed, stream))
-            ]
-            losses, gradient = gated.losses(batch, state.weights)
-            row = _means(batch, losses, gradient, step)
-            rate = options.learning_rate * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * step / options.steps)))
-            state.move(gradient, rate, options.pull)
-            row |= {"n_touched": int((state.weights > 0).sum()), "reduction": math.nan}
-            due = (step + 1) % STATE_EVERY == 0 or step + 1 == options.steps
-            if due and reduction_by is not None:
-                row["reduction"] = reduction_by(state.weights)
-            state.record(row)
-            bar.set_postfix({name: f"{value:.3g}" for name, value in row.items() if name != "step" and value == value})
-            if due and file is not None:
-                file.write(state)
-    except KeyboardInterrupt:
-        if file is not None and state.history:
-            file.write(state)
-        raise
-
-
-def batch_numbers(n_samples: int, size: int, step: int, seed: tuple[int, ...]) -> list[int]:
-    """Number the samples of one step's batch: they come in random order, and all have come before one comes again."""
-    places = range(step * min(size, n_samples), (step + 1) * min(size, n_samples))
-    rounds = sorted({place // n_samples for place in places})
-    orders = {number: np.random.default_rng((*seed, number)).permutation(n_samples) for number in rounds}
-    return [int(orders[place // n_samples][place % n_samples]) for place in places]
-
-
-def _means(batch: Sequence[Sample], losses: torch.Tensor, gradient: torch.Tensor, step: int) -> dict[str, Any]:
-    """Return the mean loss of each kind, NaN without any of it.
-
-    Raises:
-        ValueError: A loss is not finite, or the gradient.
-    """
-    *values, is_finite = torch.cat([losses, gradient.isfinite().all()[None].to(losses)]).tolist()
-    wrong = next((item.id for item, value in zip(batch, values, strict=True) if not math.isfinite(value)), None)
-    if wrong is not None or not is_finite:
-        what = f"the loss of {wrong}" if wrong is not None else "the gradient"
-        raise ValueError(
-            f"step {step}: {what} is not finite; use precision='float32', a model in a wider dtype, or a lower learning_rate"
-        )
-    means: dict[str, Any] = {"step": step}
-    for kind in KINDS:
-        of_kind = [value for item, value in zip(batch, values, strict=True) if item.kind == kind]
-        means[kind] = sum(of_kind) / len(of_kind) if of_kind else math.nan
-    return means
-
-
-@dataclass(kw_only=True)
-class _State:
-    """Where training stands.
-
-    Attributes:
-        weights: (layer, neuron) 1 minus the factors, float32 on the model's device.
-        movable: (layer, neuron) whether the gate may change; None for all.
-        adam: The optimiser, of `weights` alone.
-        history: One row per step done.
-        best: The weights of the largest reduction that was measured.
-    """
-
-    weights: Float[torch.Tensor, "layer neuron"]
-    movable: torch.Tensor | None
-    adam: torch.optim.Optimizer
-    best: torch.Tensor
-    history: list[dict[str, Any]] = field(default_factory=list)
-
-    @classmethod
-    def fresh(cls, backend: Backend, start: NeuronGates | None, support: NeuronSet | None) -> _State:
-        weights = torch.zeros(backend.n_layers, backend.d_mlp)
-        if start is not None:
-            weights = 1 - start.factors.float()
-        movable = None
-        if support is not None:
-            movable = torch.zeros_like(weights, dtype=torch.bool)
-            for layer, indices in support.by_layer().items():
-                movable[layer, indices] = True
-            weights = weights * movable
-            movable = movable.to(backend.device)
-        weights = weights.to(backend.device)
-        adam = torch.optim.Adam([weights])
-        moments = {"exp_avg": torch.zeros_like(weights), "exp_avg_sq": torch.zeros_like(weights)}
-        adam.state[weights] = {"step": torch.tensor(0.0)} | moments
-        return cls(weights=weights, movable=movable, adam=adam, best=weights.clone())
-
-    @torch.no_grad()
-    def move(self, gradient: torch.Tensor, rate: float, pull: float) -> None:
-        """Do one step of Adam, then of soft-thresholding, and clip."""
-        self.weights.grad = gradient if self.movable is None else gradient * self.movable
-        self.adam.param_groups[0]["lr"] = rate
-        self.adam.step()
-        self.weights.sub_(rate * pull).clamp_(0, 1)
-
-    def record(self, row: dict[str, Any]) -> None:
-        """Add a step, and keep its weights if they are the best so far."""
-        earlier = self._best_reduction
-        self.history.append(row)
-        if row["reduction"] > earlier:
-            self.best = self.weights.clone()
-
-    def reached(self, target: float | None) -> bool:
-        """Tell whether the target was reached."""
-        return target is not None and self._best_reduction >= target
-
-    def result(self) -> tuple[torch.Tensor, float]:
-        """Return the weights that were best by reduction, and this; the last ones and NaN where it was not measured."""
-        best = self._best_reduction
-        return (self.best, best) if best > -math.inf else (self.weights, math.nan)
-
-    @property
-    def _best_reduction(self) -> float:
-        return max(
-            (row["reduction"] for row in self.history if row["reduction"] == row["reduction"]), default=-math.inf
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class _StateFile:
-    """The state of a training on disk.
-
-    Attributes:
-        path: A safetensors file.
-        settings: Fingerprint of all that decides the training.
-    """
-
-    path: Path
-    settings: str
-
-    def write(self, state: _State) -> None:
-        """Write the state, in place of an earlier one."""
-        tensors = {"weights": state.weights, "best": state.best} | state.adam.state[state.weights]
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        metadata = {"settings": self.settings, "history": json.dumps(state.history)}
-        with new_file(self.path) as path:
-            save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, path, metadata=metadata)
-
-    def read(self, state: _State) -> None:
-        """Restore a state that was written, if there is one.
-
-        Raises:
-            ValueError: It is of another training.
-        """
-        if not self.path.is_file():
-            return
-        with safe_open(self.path, framework="pt") as file:
-            metadata = file.metadata()
-            if metadata["settings"] != self.settings:
-                raise ValueError(
-                    f"{self.path.parent} holds gates in training with other options, probes, texts or another model; finish "
-                    "those, or give another folder"
-                )
-            state.weights.copy_(file.get_tensor("weights"))
-            state.best = file.get_tensor("best").to(state.weights.device)
-            for name, tensor in state.adam.state[state.weights].items():
-                tensor.copy_(file.get_tensor(name))
-        state.history = json.loads(metadata["history"])

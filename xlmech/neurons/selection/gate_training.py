@@ -1,0 +1,86 @@
+"""The loop of training gates: batches, losses, steps, and when to stop."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from xlmech.neurons.selection.gate_losses import KINDS, GatedModel, Kind, Sample
+from xlmech.neurons.selection.gate_state import GateState, GateStateFile
+from xlmech.options import GateOptions
+from xlmech.progress import progress_bar
+
+STATE_EVERY = 20
+"""Number of steps between states on disk, and between measurements of the facts held back."""
+
+
+def train_gates(
+    gated: GatedModel,
+    samples: dict[Kind, list[Sample]],
+    state: GateState,
+    options: GateOptions,
+    reduction_by: Callable[[torch.Tensor], float] | None,
+    file: GateStateFile | None,
+    progress: bool,
+) -> None:
+    """Do the steps that the state has not done yet, until the target reduction is reached."""
+    sizes = {"private": options.private_batch, "public": options.public_batch, "kl": options.neutral_batch}
+    left = range(len(state.history), options.steps)
+    bar = progress_bar(left, "gates", shown=progress, total=options.steps, initial=len(state.history), leave=True)
+    try:
+        for step in bar:
+            if state.reached(options.target_reduction):
+                break
+            batch = [
+                samples[kind][number]
+                for stream, kind in enumerate(KINDS)
+                for number in batch_numbers(len(samples[kind]), sizes[kind], step, (options.seed, stream))
+            ]
+            losses, gradient = gated.losses(batch, state.weights)
+            row = _means(batch, losses, gradient, step)
+            rate = options.learning_rate * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * step / options.steps)))
+            state.move(gradient, rate, options.pull)
+            row |= {"n_touched": int((state.weights > 0).sum()), "reduction": math.nan}
+            due = (step + 1) % STATE_EVERY == 0 or step + 1 == options.steps
+            if due and reduction_by is not None:
+                row["reduction"] = reduction_by(state.weights)
+            state.record(row)
+            bar.set_postfix({name: f"{value:.3g}" for name, value in row.items() if name != "step" and value == value})
+            if due and file is not None:
+                file.write(state)
+    except KeyboardInterrupt:
+        if file is not None and state.history:
+            file.write(state)
+        raise
+
+
+def batch_numbers(n_samples: int, size: int, step: int, seed: tuple[int, ...]) -> list[int]:
+    """Number the samples of one step's batch: they come in random order, and all have come before one comes again."""
+    places = range(step * min(size, n_samples), (step + 1) * min(size, n_samples))
+    rounds = sorted({place // n_samples for place in places})
+    orders = {number: np.random.default_rng((*seed, number)).permutation(n_samples) for number in rounds}
+    return [int(orders[place // n_samples][place % n_samples]) for place in places]
+
+
+def _means(batch: Sequence[Sample], losses: torch.Tensor, gradient: torch.Tensor, step: int) -> dict[str, Any]:
+    """Return the mean loss of each kind, NaN without any of it.
+
+    Raises:
+        ValueError: A loss is not finite, or the gradient.
+    """
+    *values, is_finite = torch.cat([losses, gradient.isfinite().all()[None].to(losses)]).tolist()
+    wrong = next((item.id for item, value in zip(batch, values, strict=True) if not math.isfinite(value)), None)
+    if wrong is not None or not is_finite:
+        what = f"the loss of {wrong}" if wrong is not None else "the gradient"
+        raise ValueError(
+            f"step {step}: {what} is not finite; use precision='float32', a model in a wider dtype, or a lower learning_rate"
+        )
+    means: dict[str, Any] = {"step": step}
+    for kind in KINDS:
+        of_kind = [value for item, value in zip(batch, values, strict=True) if item.kind == kind]
+        means[kind] = sum(of_kind) / len(of_kind) if of_kind else math.nan
+    return means
