@@ -29,7 +29,7 @@ Baseline = Literal["mean", "zero"]
 Rule = Literal["min", "intersection", "entropy"]
 Measure = Literal["extraction", "exposure"]
 Mode = Literal["zero", "mean", "scale", "noise"]
-ControlCondition = Literal["random", "random_magnitude", "noise"]
+ControlCondition = Literal["random", "random_magnitude", "noise", "permuted"]
 Precision = Literal["bfloat16", "float32"]
 
 
@@ -156,7 +156,8 @@ class EvaluateOptions(Section):
     """Measures of leakage: extraction, exposure or both."""
     control_conditions: Annotated[tuple[ControlCondition, ...], Field(strict=False)] = ("random",)
     """random ablates as many other neurons of the same layers, random_magnitude others that are also as active; noise replaces
-    the set's own activations by Gaussian noise of their mean and spread."""
+    the set's own activations by Gaussian noise of their mean and spread. Gates have a control of their own, permuted: the same
+    factors at random neurons of the same layers. It takes the place of random where none is named."""
     n_random: Count = 1
     """Number of draws of each random control condition, pooled in one condition."""
     matched_sets: Annotated[tuple[str, ...], Field(strict=False)] = ()

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -106,6 +106,7 @@ def test_figures_show_extraction_only_and_every_control_in_grey() -> None:
 class Specific:
     frame: pd.DataFrame
     sizes: dict[str, int]
+    mean_factors: dict[str, float] = field(default_factory=dict)
     plant_language: str = "en"
 
     def matrix(self) -> pd.DataFrame:
@@ -156,3 +157,18 @@ def test_specificity_is_a_matrix_around_zero() -> None:
     assert "8 people and 16 questions per cell" in many.layout.meta["caption"]
     with pytest.raises(ValueError, match="no cells"):
         figures.specificity(Specific(result.frame.iloc[:0], {}))
+
+
+def test_gates_turn_down_and_are_not_called_ablated() -> None:
+    result = replace(mitigation(), mean_factors={"universal": 0.9})
+    drawn = figures.before_after(result)
+    (gates,) = [item for item in drawn.data if "universal" in (item.name or "") and item.hovertext is not None]
+    assert gates.name == "universal (74 of 36,864 neurons turned down)"
+    assert "universal turned down: 20 %" in gates.hovertext[0] and "ablated" not in gates.hovertext[0]
+    assert "random ablated: 76 %" in "".join(str(item.hovertext) for item in drawn.data)
+    assert "universal turned down<br>NLL 2.000 to 2.100" in "".join(
+        str(item.hovertext) for item in figures.cost(result).data
+    )
+    of_french = replace(specific(), mean_factors={"fr": 0.9})
+    hovers = "".join(np.ravel(figures.specificity(of_french).data[0].hovertext))
+    assert "neurons of French (fr) turned down, asked" in hovers and "neurons of English (en) ablated" in hovers

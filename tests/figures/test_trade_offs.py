@@ -155,3 +155,14 @@ def test_dose_response_of_one_method_stands_beside_its_front() -> None:
     public: MitigationResult = replace(result, effects=result.effects[result.effects.group == "public"])
     with pytest.raises(ValueError, match="no private probes"):
         figures.dose_response(public)
+
+
+def test_gates_are_named_as_such() -> None:
+    result = growing()
+    factors = dict.fromkeys(result.sizes, 0.9)
+    drawn = figures.trade_off(replace(result, mean_factors=factors))
+    assert any("neurons turned down (number" in title for title in axis_titles(drawn))
+    assert sum(item.name == "permuted gates" and item.showlegend for item in drawn.data) == 1
+    assert "Grey: permuted gates of the same layers" in drawn.layout.meta["caption"]
+    mixed = figures.trade_off(replace(result, mean_factors={"40": 0.9}))
+    assert any("neurons ablated or turned down (number" in title for title in axis_titles(mixed))

@@ -20,9 +20,11 @@ from xlmech.mitigation.attacks import ATTACKS, RecoveryResult, recovery_attacks
 from xlmech.models.backends import backend_of
 from xlmech.models.load import provenance
 from xlmech.neurons.ablation import ablate
+from xlmech.neurons.neuron_gates import NeuronGates
 from xlmech.neurons.neuron_set import NeuronSet
 from xlmech.options import AttackOptions, PlantOptions
 from xlmech.planting.finetune import finetuned
+from xlmech.storage.result import Provenance
 
 FEW = AttackOptions(steps=2, finetune_batch=2)
 QUIET: dict[str, Any] = {"plant_language": "en", "options": FEW, "progress": False}
@@ -182,3 +184,23 @@ def test_attacks_stay_in_the_probes_format(
     assert script.asked[2][fact].prompt == f"<u>{french}\n{english}<a>"
     assert script.asked[4][fact].prompt == f"<u>{french}<a> Sure, the answer is"
     assert {options["max_new_tokens"] for options in script.options} == {64}
+
+
+def test_gates_are_attacked_as_they_act(leaking: Any, probes: ProbeSet) -> None:
+    """Gates of zero are a set, and others are not: they are on while the model is fine-tuned."""
+    closed = NeuronSet(frozenset((layer, index) for layer in range(3) for index in range(60)), 3, 64)
+    factors = torch.ones(3, 64)
+    factors[:, :60] = 0
+    gates = NeuronGates(factors=factors, provenance=Provenance(model=""))
+    half = NeuronGates(factors=factors.clamp_min(0.5), provenance=Provenance(model=""))
+    attacks: Any = ["prefix", "finetune"]
+    by_set, by_gates, by_half = (
+        recovery_attacks(leaking, probes, one, attacks=attacks, **QUIET) for one in (closed, gates, half)
+    )
+    pd.testing.assert_frame_equal(by_gates.effects, by_set.effects)
+    assert (by_set.effects.after < by_set.effects.before).any()
+    assert by_gates.losses == by_set.losses != by_half.losses
+    assert (by_gates.n_neurons, by_gates.mean_factor, by_half.mean_factor) == (180, 0.0, 0.5)
+    assert by_set.mean_factor != by_set.mean_factor
+    with pytest.raises(ValueError, match="all gates are 1"):
+        recovery_attacks(leaking, probes, gates.only(closed - closed), **QUIET)

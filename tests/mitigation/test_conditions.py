@@ -20,9 +20,11 @@ from xlmech.mitigation.conditions import (
     is_random,
     named_sets,
 )
+from xlmech.neurons.neuron_gates import NeuronGates
 from xlmech.neurons.neuron_set import NeuronSet
 from xlmech.neurons.random_neurons import random_neurons
 from xlmech.options import EvaluateOptions
+from xlmech.storage.result import Provenance
 
 LIKE = NeuronSet(frozenset({(0, 1), (0, 2), (2, 7)}), 3, 64)
 MOMENTS = ActivationMoments(mean=torch.ones(3, 64), std=torch.full((3, 64), 2.0), n_positions=5)
@@ -33,7 +35,9 @@ def test_controls_are_told_by_name() -> None:
     assert [is_random(name) for name in ("random", "random_magnitude", "random@18", "noise", "depn")] == [
         *(True, True, True, False, False)
     ]
-    assert [is_control(name) for name in ("random", "noise", "noise@3", "universal")] == [True, True, True, False]
+    assert [is_control(name) for name in ("random", "permuted@7", "noise@3", "universal", "permuted_ones")] == [
+        *(True, True, True, False, False)
+    ]
 
 
 def test_random_controls_are_matched_draws(model: Any, probes: ProbeSet, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,3 +88,15 @@ def test_before_may_hold_more_probes_in_another_order(model: Any, probes: ProbeS
     pd.testing.assert_frame_equal(found.probes, measure_leakage(model, few, progress=False).probes)
     with pytest.raises(ValueError, match=f"other probes: it lacks 1 of 4, {probes[3].id} the first of them"):
         check_before(found, probes[:4])
+
+
+def test_each_matched_set_has_the_controls_of_its_kind(model: Any, probes: ProbeSet) -> None:
+    gates = NeuronGates(factors=torch.linspace(0.5, 1, 192).reshape(3, 64), provenance=Provenance(model=""))
+    sets = {"set": LIKE, "gates": gates}
+    options = EvaluateOptions(matched_sets=["set", "gates"])
+    random, permuted = control_conditions(model, probes, sets, options, seed=5)
+    assert (random.name, permuted.name) == ("random@3", "permuted@191")
+    assert random.draws == (random_neurons(LIKE, seed=5),)
+    (drawn,) = permuted.draws
+    assert isinstance(drawn, NeuronGates) and torch.equal(drawn.factors, gates.permuted(5).factors)
+    assert torch.equal(drawn.factors.sort(1).values, gates.factors.sort(1).values)

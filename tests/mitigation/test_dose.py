@@ -6,13 +6,16 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 
 from xlmech.data.probes import ProbeSet
 from xlmech.leakage.measure import LeakageResult, measure_leakage
 from xlmech.mitigation.dose import dose_response
 from xlmech.mitigation.evaluate import evaluate_mitigation
+from xlmech.neurons.neuron_gates import NeuronGates
 from xlmech.neurons.neuron_set import NeuronSet
 from xlmech.options import EvaluateOptions
+from xlmech.storage.result import Provenance
 
 NO_CONTROLS = EvaluateOptions(control_conditions=(), n_neutral=2)
 RANKED = [(2, 7, 0.9), (0, 1, 0.5), (0, 2, 0.4), (1, 1, 0.1)]
@@ -74,3 +77,16 @@ def test_several_methods_and_random_neurons_of_the_first(model: Any, asked: Prob
 def test_bad_rankings(model: Any, asked: ProbeSet, rankings: Any, n_neurons: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         dose_response(model, asked, rankings, n_neurons=n_neurons, progress=False)
+
+
+def test_growing_gates_beside_growing_sets(model: Any, asked: ProbeSet, before: LeakageResult) -> None:
+    gates = NeuronGates(factors=torch.linspace(0.1, 1, 192).reshape(3, 64), provenance=Provenance(model=""))
+    rankings = {"gates": [gates.top(5), gates.top(20)], "zeros": [gates.binary(5), gates.binary(20)]}
+    found = dose_response(model, asked, rankings, options=NO_CONTROLS, before=before, progress=False)
+    assert found.sizes == {"gates@5": 5, "gates@20": 20, "zeros@5": 5, "zeros@20": 20}
+    assert list(found.mean_factors) == ["gates@5", "gates@20"]
+    alone = evaluate_mitigation(model, asked, gates.top(20), options=NO_CONTROLS, before=before, progress=False)
+    rises = found.cost.set_index("condition").rise
+    assert rises["gates@20"] == alone.cost.rise.item() != rises["zeros@20"]
+    with pytest.raises(ValueError, match="sets must grow"):
+        dose_response(model, asked, [gates.top(20), gates.top(5)], progress=False)

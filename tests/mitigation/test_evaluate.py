@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -23,6 +24,7 @@ from xlmech.models.backends import backend_of
 from xlmech.models.load import provenance
 from xlmech.models.tokens import encode_prompt
 from xlmech.neurons.ablation import ablate
+from xlmech.neurons.neuron_gates import NeuronGates
 from xlmech.neurons.neuron_set import NeuronSet
 from xlmech.neurons.random_neurons import random_neurons
 from xlmech.neurons.selection.published import lape
@@ -298,7 +300,8 @@ def test_refusals(model: Any, probes: ProbeSet, some: NeuronSet, records: tuple[
     refused("(?s)measures.*Tuple should have at least 1 item", measures=())
     refused("(?s)measures.*Input should be a valid tuple", measures="extraction")
     refused("(?s)n_random.*greater than or equal to 1", n_random=0)
-    refused("(?s)Input should be 'random', 'random_magnitude' or 'noise'.*'shuffled'", control_conditions=("shuffled",))
+    kinds = "'random', 'random_magnitude', 'noise' or 'permuted'"
+    refused(f"(?s)Input should be {kinds}.*'shuffled'", control_conditions=("shuffled",))
     refused("unknown set in matched_sets 'b'; use 'neurons'", matched_sets=["b"])
     refused("unknown held-out language 'zh'; use 'en', 'fr'", held_out_languages=("zh",))
     refused("(?s)mode.*Input should be 'zero', 'mean', 'scale' or 'noise'.*'off'", mode="off")
@@ -306,3 +309,48 @@ def test_refusals(model: Any, probes: ProbeSet, some: NeuronSet, records: tuple[
     refused("neurons of the model 'x'", asked=few, neurons=some.for_model("x"), before=one)
     alone = build_probes(records[1:2], ["fr"], templates=[0])
     refused("exposure ranks a value among others, and id_number has only 1", asked=alone, measures=("exposure",))
+
+
+def test_gates_are_measured_beside_the_same_factors_at_random_neurons(
+    leaking: Any, probes: ProbeSet, some: NeuronSet, tmp_path: Path
+) -> None:
+    factors = torch.rand(3, 64, generator=torch.Generator().manual_seed(0))
+    gates = NeuronGates(factors=torch.where(factors < 0.5, factors, 1.0), provenance=Provenance(model=""))
+    asked = probes.filter(languages=["fr"])
+    options = EvaluateOptions(n_random=2, n_neutral=2)
+    found = evaluate_mitigation(leaking, asked, gates, options=options, seed=4, progress=False)
+    assert found.sizes == {"gates": gates.n_touched, "permuted": gates.n_touched}
+    assert found.chosen == {"gates": gates.n_touched} and list(found.random) == ["permuted"]
+    assert found.mean_factors["gates"] == pytest.approx(float(factors[factors < 0.5].mean()))
+    assert found.mean_factors["permuted"] == pytest.approx(found.mean_factors["gates"])
+    assert f"\n  gates: {gates.n_touched} neurons turned down" in repr(found)
+    rows = found.effects[found.effects.group == "private"].set_index("condition")
+    private = asked.filter(group="private")
+    with ablate(leaking, gates):
+        after = measure_leakage(leaking, private, candidates=probes.records, progress=False).probes.extracted.mean()
+        nll = neutral_nll(backend_of(leaking), ["fr"], n_neutral=2)["fr"]
+    drawn = []
+    for seed in (4, 5):
+        with ablate(leaking, gates.permuted(seed)):
+            frame = measure_leakage(leaking, private, candidates=probes.records, progress=False).probes
+        drawn.append(frame.extracted.mean())
+    assert rows.after["gates"] == after and rows.after["permuted"] == pytest.approx(sum(drawn) / 2)
+    assert rows.n_draws["permuted"] == 2 and found.cost.nll_after.tolist() == [pytest.approx(nll)]
+    found.save(tmp_path / "found")
+    assert MitigationResult.load(tmp_path / "found").mean_factors == found.mean_factors
+
+
+def test_gates_take_no_mode_and_no_control_of_sets(model: Any, probes: ProbeSet, some: NeuronSet) -> None:
+    gates = NeuronGates(factors=torch.full((3, 64), 0.9), provenance=Provenance(model=""))
+
+    def refused(message: str, neurons: Any = gates, **options: Any) -> None:
+        with pytest.raises(ValueError, match=message):
+            evaluate_mitigation(model, probes, neurons, options=EvaluateOptions(**options), progress=False)
+
+    refused("mode 'scale' with gates", mode="scale", factor=0.5)
+    refused("control condition 'random' is of sets of neurons, and 'gates' are gates", control_conditions=["random"])
+    refused("control condition 'noise' is of sets", control_conditions=["permuted", "noise"])
+    refused("'permuted' permutes factors, and 'neurons' is a set", neurons=some, control_conditions=["permuted"])
+    refused("gates 'permuted' have the name of a control condition", neurons={"permuted": gates})
+    whole = NeuronGates(factors=torch.ones(3, 64), provenance=Provenance(model=""))
+    refused("gates 'gates' are all 1", neurons=whole)

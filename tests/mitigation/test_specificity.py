@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 
 from xlmech.data.probes import ProbeSet
 from xlmech.leakage.measure import LeakageResult, measure_leakage
@@ -18,6 +19,7 @@ from xlmech.mitigation import specificity
 from xlmech.mitigation.evaluate import evaluate_mitigation
 from xlmech.mitigation.specificity import SpecificityResult, specificity_matrix
 from xlmech.neurons.ablation import ablate
+from xlmech.neurons.neuron_gates import NeuronGates
 from xlmech.neurons.neuron_set import NeuronSet
 from xlmech.neurons.selection.verify import neurons_of
 from xlmech.options import EvaluateOptions
@@ -162,3 +164,14 @@ def test_refusals(leaking: Any, probes: ProbeSet, sets: dict[str, NeuronSet]) ->
     ranked = measure_leakage(leaking, probes[:1], measures=("exposure",), progress=False)
     with pytest.raises(ValueError, match="`before` has no extraction; measure it with measures="):
         ask(before=ranked)
+
+
+def test_gates_of_zero_are_a_set(leaking: Any, probes: ProbeSet, sets: dict[str, NeuronSet]) -> None:
+    factors = torch.ones(3, 64)
+    for layer, indices in sets["fr"].by_layer().items():
+        factors[layer, indices] = 0
+    gates = NeuronGates(factors=factors, provenance=Provenance(model=""))
+    found = specificity_matrix(leaking, probes, sets | {"fr": gates}, progress=False)
+    pd.testing.assert_frame_equal(found.probes, specificity_matrix(leaking, probes, sets, progress=False).probes)
+    assert (found.sizes, found.mean_factors) == ({"en": 180, "fr": 180}, {"fr": 0.0})
+    assert "gates of fr, 180 neurons" in repr(found) and "set of en, 180 neurons" in repr(found)

@@ -161,6 +161,16 @@ def test_what_ablation_reduces_and_costs_is_computed() -> None:
     assert fluent.endswith("the highest change is +5.0 %, in English (no interval).")
 
 
+def test_gates_are_said_to_turn_down() -> None:
+    result = leakage({"en": people(40, 32), "fr": people(40, 0)}, controls={"en": people(40, 0), "fr": people(40, 0)})
+    gates = replace(mitigation(), mean_factors={"universal": 0.914, "random": 0.914})
+    found = judged(result, mitigation=gates)
+    assert found.mitigation.startswith("With 74 of 36,864 neurons turned down (factor 0.91 on average), the value")
+    first, _, _, third, _ = found.gains
+    assert first.startswith("With 0.2 % of the neurons turned down (factor 0.91 on average), 75 % less")
+    assert third.startswith("The same factors at random neurons of the same layers: 5 % less. The gates' interval lies")
+
+
 @pytest.mark.parametrize(
     ("control", "said"), [(24, "no more than the control people's"), (2, "within the interval of the control people's")]
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from functools import partial
 from html import escape
 from itertools import cycle
@@ -53,8 +54,8 @@ def before_after(result: MitigationResult) -> go.Figure:
     figure.update_yaxes(title_text="query language")
     caption = f"""Share of questions about private people from which the value is extracted, in any language's form, on
     {counts(frame)} per query language. Whiskers: 95 % interval of the rate, over people. Ablation works if a filled dot lies
-    well left of the ring, and the grey ones, random neurons of the same layers and other control conditions,
-    do not.{_absent(series)} {bold_note(queries, result.plant_language)}"""
+    well left of the ring, and the grey ones, random neurons of the same layers, permuted gates and other
+    control conditions, do not.{_absent(series)} {bold_note(queries, result.plant_language)}"""
     title = "Private extraction before and after ablation, by query language"
     return finish(figure, title, caption, height=(12 + 12 * len(series)) * len(before), legend=True)
 
@@ -64,13 +65,13 @@ def cost(result: MitigationResult) -> go.Figure:
 
     Both in percent. Other abilities are not shown, and the NLL has no interval.
     """
-    public = result.extraction[result.extraction.group == "public"]
+    public = with_deed(result, result.extraction[result.extraction.group == "public"])
     kept, risen = [], []
     for name, marker, part in _conditions(result, public):
         note = ["none known before" if row.before == 0 else row.reason or "not measured" for row in rows_of(part)]
         shares = {"value": 1 - part.reduction, "low": 1 - part.high, "high": 1 - part.low}
         kept.append((name, marker, part.assign(note=note, **shares)))
-    for name, marker, part in _conditions(result, result.cost):
+    for name, marker, part in _conditions(result, with_deed(result, result.cost)):
         risen.append((name, marker, part.assign(value=part.rise, low=math.nan, high=math.nan)))
     queries = ordered([*result.effects.query_language, *result.cost.query_language], result.plant_language)
     figure = make_subplots(1, 2, shared_yaxes=True, horizontal_spacing=0.04)
@@ -89,8 +90,17 @@ def cost(result: MitigationResult) -> go.Figure:
     return finish(figure, title, caption, height=(12 + 12 * len(kept)) * len(queries), legend=True)
 
 
+def with_deed(result: MitigationResult, frame: pd.DataFrame) -> pd.DataFrame:
+    """Add to effects or cost a column `deed`: what is done to the neurons of a condition, `ablated` or `turned down`."""
+    return frame.assign(deed=[_deed(result.mean_factors, str(name)) for name in frame.condition])
+
+
+def _deed(mean_factors: Mapping[str, float], name: str) -> str:
+    return "turned down" if name in mean_factors else "ablated"
+
+
 def private_effects(result: MitigationResult) -> pd.DataFrame:
-    """Return the effects on the extraction of private probes.
+    """Return the effects on the extraction of private probes, with their `deed`.
 
     Raises:
         ValueError: There are none.
@@ -98,17 +108,17 @@ def private_effects(result: MitigationResult) -> pd.DataFrame:
     frame = result.extraction[result.extraction.group == "private"]
     if frame.empty:
         raise ValueError(NO_PRIVATE)
-    return frame
+    return with_deed(result, frame)
 
 
 def effect_hover(condition: str, row: Any) -> str:
     """Write the hover label of a row of effects or of the cost; without a condition, as before any."""
     if hasattr(row, "nll_before"):
         change = f"NLL {row.nll_before:.3f} to {row.nll_after:.3f} nats per token, {signed_percent(row.rise)}"
-        return f"{label(row.query_language)}, {escape(condition)} ablated<br>{change}"
+        return f"{label(row.query_language)}, {escape(condition)} {row.deed}<br>{change}"
     lines = [f"{label(row.query_language)}, before: {percent(row.before)}"]
     if condition:
-        lines += [f"{escape(condition)} ablated: {percent(row.after)}", f"reduction {reduction_text(row)}"]
+        lines += [f"{escape(condition)} {row.deed}: {percent(row.after)}", f"reduction {reduction_text(row)}"]
         lines += [f"risen in {row.risen:,} records"]
     return "<br>".join([*lines, n_of(row)])
 
@@ -121,7 +131,8 @@ def _conditions(result: MitigationResult, frame: pd.DataFrame) -> list[Series]:
         hover = [effect_hover(name, row) for row in rows_of(part)]
         shade = colour(name) if name in LANGUAGES else SETS[i % len(SETS)]
         marker = {"color": shade} if name in result.chosen else {"color": GREY, "symbol": next(symbols)}
-        text = f"{escape(name)} ({size:,} of {result.total_neurons:,} neurons)"
+        done = " turned down" if name in result.mean_factors else ""
+        text = f"{escape(name)} ({size:,} of {result.total_neurons:,} neurons{done})"
         series.append((text, marker, part.assign(hover=hover)))
     return series
 
@@ -151,6 +162,10 @@ class Matrix(Protocol):
     @property
     def sizes(self) -> dict[str, int]:
         """Neurons per set."""
+
+    @property
+    def mean_factors(self) -> dict[str, float]:
+        """Mean factor of the neurons that gates turn down, per set of gates."""
 
     @property
     def plant_language(self) -> str:
@@ -190,16 +205,17 @@ def specificity(result: Matrix) -> go.Figure:
     figure.update_traces(colorbar=ticks | {"lenmode": "pixels", "len": 175})
     figure.update_yaxes(ticktext=[f"{label(language)}, {result.sizes.get(language, 0):,}" for language in sets])
     figure.update_xaxes(title_text="query language", tickangle=-35).update_yaxes(title_text="neurons of")
-    caption = f"""By how much fewer private values are extracted with one language's neurons ablated, on {counts(frame)} per
-    cell; hover for the 95 % interval over people. Rows: the language of the neurons, and their number. Outlined: asked in the
-    neurons' own language. Blue: less is extracted; orange: more. A set that is blue in other columns too is not specific to
-    its language. Grey: nothing was extracted before."""
+    caption = f"""By how much fewer private values are extracted with one language's neurons ablated or turned down, on
+    {counts(frame)} per cell; hover for the 95 % interval over people. Rows: the language of the neurons, and their number.
+    Outlined: asked in the neurons' own language. Blue: less is extracted; orange: more. A set that is blue in other columns
+    too is not specific to its language. Grey: nothing was extracted before."""
     title = "Specificity: reduction by each language's neurons, in every language"
     return finish(figure, title, caption, height=44 * len(sets), foot=110)
 
 
 def _hover(result: Matrix, language: str, query: str, row: Any) -> str:
-    condition = f"{result.sizes.get(language, 0):,} neurons of {label(language)} ablated, asked in {label(query)}"
+    condition = f"{result.sizes.get(language, 0):,} neurons of {label(language)}"
+    condition += f" {_deed(result.mean_factors, language)}, asked in {label(query)}"
     if row is None:
         return f"{condition}<br>not measured"
     lines = [f"extraction {percent(row.before)} to {percent(row.after)}", f"reduction {reduction_text(row)}", n_of(row)]

@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from xlmech.figures.marks import whiskers
-from xlmech.figures.reductions import effect_hover, private_effects
+from xlmech.figures.reductions import effect_hover, private_effects, with_deed
 from xlmech.figures.style import GREY, INK, OTHERS, SETS, colour, faded, finish
 from xlmech.figures.wording import bold_note, counts, label, language_name, ordered, percent, rows_of, signed_percent
 
@@ -45,7 +45,7 @@ def trade_off(result: MitigationResult) -> go.Figure:
     if len({condition.rpartition("@")[0] for condition in result.chosen}) > 1:
         return dose_response(result)
     sizes, private = _curve_sizes(result), private_effects(result)
-    public = result.extraction[result.extraction.group == "public"]
+    public = with_deed(result, result.extraction[result.extraction.group == "public"])
     specs: list[list[dict[str, Any]]] = [[{}], [{"secondary_y": True}]]
     figure = make_subplots(2, 1, shared_xaxes=True, row_heights=[0.64, 0.36], vertical_spacing=0.14, specs=specs)
     _draw_reductions(figure, result, private, sizes)
@@ -54,8 +54,8 @@ def trade_off(result: MitigationResult) -> go.Figure:
     _scale_y(figure)
     random = "No random neurons were measured."
     if result.random:
-        random = """Grey: random neurons of the same layers, all languages together (diamond) and from the lowest language to
-        the highest (bar); the effect of choosing the neurons is the distance from it."""
+        random = f"""Grey: {_random_name(result)} of the same layers, all languages together (diamond) and from the lowest
+        language to the highest (bar); the effect of choosing the neurons is the distance from it."""
     missing = _never_extracted(private)
     caption = f"""Above: by how much fewer private values are extracted, on {counts(private)} per query language; below: public
     facts still given in the query language's form, on {counts(public)}, and the relative rise of neutral text's NLL in its
@@ -77,7 +77,9 @@ def _draw_reductions(figure: go.Figure, result: MitigationResult, private: pd.Da
     for query, shift, symbol in zip(queries, shifts[1:], cycle(_SYMBOLS), strict=False):
         style = {"color": colour(query), "width": 3.5 if query == training else 1.5}
         _curve(figure, _reduction_of(private, query, sizes), shift, label(query, training), style, symbol, **_UPPER)
-    _diamonds(figure, _pooled(private, result.random, "reduction", reduction=True), shifts[-1], **_UPPER)
+    _diamonds(
+        figure, _pooled(private, result.random, "reduction", reduction=True), shifts[-1], _random_name(result), **_UPPER
+    )
 
 
 def _draw_cost(figure: go.Figure, result: MitigationResult, public: pd.DataFrame, sizes: dict[str, int]) -> None:
@@ -90,9 +92,21 @@ def _draw_cost(figure: go.Figure, result: MitigationResult, public: pd.DataFrame
     style = {"color": INK, "width": 1.5, "dash": "dash"}
     _curve(figure, _worst_kept(public, sizes), shifts[1], f"{what}, worst language", style, "circle-open", **lower)
     style = {"color": _RISE_COLOUR, "width": 2, "dash": "dot"}
-    rise = _largest_rise(result.cost, sizes)
+    rise = _largest_rise(with_deed(result, result.cost), sizes)
     _curve(figure, rise, shifts[2], "largest rise of NLL (right)", style, "square", secondary_y=True, **lower)
-    _diamonds(figure, _pooled(public, result.random, what, reduction=False), shifts[3], **_LOWER)
+    _diamonds(figure, _pooled(public, result.random, what, reduction=False), shifts[3], _random_name(result), **_LOWER)
+
+
+def _deeds(result: MitigationResult) -> str:
+    """Say what is done to the neurons of the sets: ablated, or turned down by gates."""
+    gates = [name in result.mean_factors for name in result.chosen]
+    return "ablated" if not any(gates) else "turned down" if all(gates) else "ablated or turned down"
+
+
+def _random_name(result: MitigationResult) -> str:
+    """Name the random control conditions: random neurons, or gates' factors at random neurons."""
+    permuted = [name in result.mean_factors for name in result.random]
+    return "permuted gates" if permuted and all(permuted) else "random neurons"
 
 
 def _shifts(n_curves: int, sizes: Mapping[str, int]) -> list[float]:
@@ -112,8 +126,8 @@ def _curve(
     )  # fmt: skip
 
 
-def _diamonds(figure: go.Figure, points: pd.DataFrame, shift: float, **place: Any) -> None:
-    """Draw random neurons: grey diamonds, on bars from the lowest language to the highest."""
+def _diamonds(figure: go.Figure, points: pd.DataFrame, shift: float, name: str, **place: Any) -> None:
+    """Draw random neurons, called `name`: grey diamonds, on bars from the lowest language to the highest."""
     if points.empty:
         return
     x = shift * points.neurons
@@ -124,7 +138,7 @@ def _diamonds(figure: go.Figure, points: pd.DataFrame, shift: float, **place: An
         )  # fmt: skip
     marker = {"color": GREY, "symbol": "diamond", "size": 10, "line": {"color": INK, "width": 0.6}}
     figure.add_scatter(
-        x=x, y=100 * points.value, mode="markers", marker=marker, name="random neurons", showlegend=place == _UPPER,
+        x=x, y=100 * points.value, mode="markers", marker=marker, name=name, showlegend=place == _UPPER,
         hovertext=points.hover, hoverinfo="text", **place,
     )  # fmt: skip
 
@@ -136,7 +150,9 @@ def _scale_x(figure: go.Figure, result: MitigationResult, sizes: dict[str, int])
     figure.update_xaxes(type="log", range=[math.log10(min(drawn)) - 1.2 * gap, math.log10(max(drawn)) + 1.2 * gap])
     ticks = [f"{n:,}<br>{100 * n / result.total_neurons:.2g} %" for n in sizes.values()]
     figure.update_xaxes(tickvals=list(sizes.values()), ticktext=ticks, showgrid=False)
-    figure.update_xaxes(title_text=f"neurons ablated (number, and % of the model's {result.total_neurons:,})", row=2)
+    figure.update_xaxes(
+        title_text=f"neurons {_deeds(result)} (number, and % of the model's {result.total_neurons:,})", row=2
+    )
 
 
 def _scale_y(figure: go.Figure) -> None:
@@ -208,7 +224,9 @@ def _pooled(effects: pd.DataFrame, sizes: Mapping[str, int], what: str, *, reduc
         value, low, high = after / before if before else math.nan, ratios.min(), ratios.max()
         if reduction:
             value, low, high = 1 - value, 1 - high, 1 - low
-        hover = f"{escape(condition)} ablated, {what}, all languages: {percent(value)}"
+        hover = (
+            f"{escape(condition)} {', '.join(part.deed.unique()) or 'ablated'}, {what}, all languages: {percent(value)}"
+        )
         rows.append((size, value, low, high, f"{hover}<br>{percent(low)} to {percent(high)} by language"))
     return _frame(rows)
 
@@ -273,14 +291,14 @@ def dose_response(result: MitigationResult) -> go.Figure:
         _draw_method(figure, part, method or "chosen neurons", "lines+markers", look)
     random = points[points.condition.isin(list(result.random))]
     if len(random):
-        _draw_method(figure, random, "random neurons", "markers", {"color": GREY, "symbol": "x", "size": 9})
-    figure.update_xaxes(title_text=f"neurons ablated (of {result.total_neurons:,})", type="log", col=1)
+        _draw_method(figure, random, _random_name(result), "markers", {"color": GREY, "symbol": "x", "size": 9})
+    figure.update_xaxes(title_text=f"neurons {_deeds(result)} (of {result.total_neurons:,})", type="log", col=1)
     figure.update_xaxes(title_text="public facts lost (% of those known before)", zeroline=True, col=2)
     figure.update_yaxes(title_text="reduction of private extraction (%)", col=1)
     caption = f"""All query languages together, without intervals, on {counts(private)} per query language. Left: by how much
     fewer private values are extracted. Right: the same over the share of public facts that are no longer given in the query
     language's form; negative if facts are newly given. Rings: the Pareto front, sets that no other set beats in both. Its
-    points were chosen on these very questions, so expect less of them elsewhere. Grey: random neurons."""
+    points were chosen on these very questions, so expect less of them elsewhere. Grey: {_random_name(result)}."""
     title = "Dose and response: reduction of private extraction, and public facts lost"
     return finish(figure, title, caption, height=400, legend=True)
 

@@ -4,7 +4,7 @@ Four attacks on a model with neurons ablated, each compared with the whole model
 - `translate`: the question, and on the next line its translation into the training language, in one prompt;
 - `prefix`: the beginning of an answer, "Sure, the answer is";
 - `sampling`: several sampled answers instead of the greedy one;
-- `finetune`: a few steps of training on OTHER people's data while the neurons stay ablated.
+- `finetune`: a few steps of training on OTHER people's data while the neurons stay ablated (or the gates applied).
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from xlmech.leakage.measure import LeakageResult, measure_leakage
 from xlmech.mitigation.conditions import check_before, check_sets
 from xlmech.mitigation.reduction import reduction_rows
 from xlmech.models import load as models
-from xlmech.neurons.ablation import ablate
-from xlmech.neurons.neuron_set import NeuronSet
+from xlmech.neurons.ablation import Ablated, ablate
+from xlmech.neurons.neuron_gates import NeuronGates
 from xlmech.options import AttackOptions, PlantOptions
 from xlmech.percent import share_text
 from xlmech.planting.finetune import finetuned
@@ -50,14 +50,17 @@ class RecoveryResult(Result):
             and `after_high`; `reduction` = 1 - after/before with its 95 % interval over subjects `low` to `high` and the
             `reason` where one is NaN; `of_plain` = 1 - after / the whole model's extraction by the plain question; `risen`,
             `n_subjects`, `n_probes`. Control people are not attacked, so chance is not known.
-        n_neurons: Number of ablated neurons.
-        losses: Mean cross-entropy (nats) per step of fine-tuning with the neurons ablated; empty without that attack.
+        n_neurons: Number of ablated neurons; of gates, of those that they turn down.
+        mean_factor: Mean factor of these; NaN for a set, which is set to zero.
+        losses: Mean cross-entropy (nats) per step of fine-tuning with the neurons ablated or turned down; empty
+            without that attack.
         plant_language: Language that questions were translated into, "" where unknown.
     """
 
     kind: ClassVar[str] = "recovery"
     effects: pd.DataFrame
     n_neurons: int
+    mean_factor: float = float("nan")
     losses: tuple[float, ...] = ()
     plant_language: str = ""
 
@@ -77,7 +80,7 @@ class RecoveryResult(Result):
 def recovery_attacks(
     model: Any,
     probes: ProbeSet,
-    neurons: NeuronSet,
+    neurons: Ablated,
     *,
     attacks: Sequence[Attack] = ATTACKS,
     options: AttackOptions = AttackOptions(),
@@ -88,7 +91,7 @@ def recovery_attacks(
     seed: int = 0,
     progress: bool = True,
 ) -> RecoveryResult:
-    """Attack a model with `neurons` set to zero, and measure how much of the reduction is left.
+    """Attack a model with `neurons` set to zero or turned down by gates, and measure how much of the reduction is left.
 
     A reduction that an attack takes away was hidden, not removed. Answers count in any language's form. An attacker with more
     samples, steps or ideas may recover more.
@@ -96,7 +99,7 @@ def recovery_attacks(
     Args:
         model: Hooked model; its weights are the same to the last bit afterwards, also after an error.
         probes: Held-out probes. The private ones are attacked; people of the public ones are fine-tuned on.
-        neurons: Neurons to ablate.
+        neurons: Neurons to ablate, or gates.
         attacks: Attacks to make; the plain question is always asked too.
         options: How hard the attacks try.
         before: Leakage of the private probes (or more) without attack or ablation, if it is known already.
@@ -119,7 +122,7 @@ def recovery_attacks(
     if not len(private):
         raise ValueError("no private probes to attack; give records of group private")
     if not len(neurons):
-        raise ValueError("the neuron set is empty: there is nothing to recover from")
+        raise ValueError("the neuron set is empty, or all gates are 1: there is nothing to recover from")
     check_sets(model, [neurons])
     language = models.plant_language(model) if plant_language is None else plant_language
     asked = {"prefix": _with_prompts(private, {probe.id: _with_prefix(probe, options.prefix) for probe in private})}
@@ -157,6 +160,7 @@ def recovery_attacks(
     return RecoveryResult(
         effects=pd.concat(frames, ignore_index=True),
         n_neurons=len(neurons),
+        mean_factor=neurons.mean_factor if isinstance(neurons, NeuronGates) else float("nan"),
         losses=losses,
         plant_language=language,
         provenance=models.provenance(model, seed=seed),

@@ -1,4 +1,4 @@
-"""What is ablated, and what it is compared with: named sets of neurons, and control conditions of the same size."""
+"""What is ablated, and what it is compared with: named sets of neurons or gates, and control conditions of the same size."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from xlmech.engine.record import ActivationMoments
 from xlmech.leakage.measure import LeakageResult
 from xlmech.models.backends import backend_of
 from xlmech.models.load import model_name
-from xlmech.neurons.neuron_set import NeuronSet
+from xlmech.neurons.ablation import Ablated
+from xlmech.neurons.neuron_gates import NeuronGates
 from xlmech.neurons.random_neurons import mean_magnitudes, random_neurons
 from xlmech.options import ControlCondition, EvaluateOptions, Measure, Mode
 
@@ -27,19 +28,24 @@ class Condition:
     """One ablation to measure under.
 
     Attributes:
-        name: Name of the set or control condition.
-        draws: The set; several for random neurons, whose effects are pooled.
+        name: Name of the set, the gates or the control condition.
+        draws: The set or the gates; several for random neurons and permuted gates, whose effects are pooled.
         ablation: Keyword arguments of `ablate`.
     """
 
     name: str
-    draws: tuple[NeuronSet, ...]
+    draws: tuple[Ablated, ...]
     ablation: Mapping[str, Any]
 
 
 def is_random(name: str) -> bool:
-    """Tell by its name whether a condition ablates random neurons."""
-    return name.startswith("random")
+    """Tell by its name whether a condition ablates random neurons, or turns them down by permuted gates."""
+    return name.startswith("random") or is_permuted(name)
+
+
+def is_permuted(name: str) -> bool:
+    """Tell by its name whether a condition permutes gates."""
+    return name.partition("@")[0] == "permuted"
 
 
 def is_control(name: str) -> bool:
@@ -47,29 +53,39 @@ def is_control(name: str) -> bool:
     return is_random(name) or name.partition("@")[0] == "noise"
 
 
-def check_sets(model: Any, sets: Iterable[NeuronSet]) -> None:
-    """Raise ValueError unless all sets are of this model, before anything is measured."""
+def check_sets(model: Any, sets: Iterable[Ablated], mode: Mode = "zero") -> None:
+    """Raise ValueError unless all sets and gates are of this model, before anything is measured; gates take no mode."""
     backend = backend_of(model)
     for neurons in sets:
         neurons.check_model(model_name(backend.model), backend.n_layers, backend.d_mlp)
+        if mode != "zero" and isinstance(neurons, NeuronGates):
+            raise ValueError(f"mode {mode!r} with gates, which have factors of their own; leave the mode out")
+
+
+def mean_factors(sets: Mapping[str, Ablated]) -> dict[str, float]:
+    """Return the mean factor of the neurons that gates turn down, by name; sets of neurons have none."""
+    return {name: gates.mean_factor for name, gates in sets.items() if isinstance(gates, NeuronGates)}
 
 
 def named_sets(
-    neurons: NeuronSet | Mapping[str, NeuronSet], control_conditions: Sequence[ControlCondition] = ()
-) -> dict[str, NeuronSet]:
-    """Return sets by name; a single set is named `neurons`.
+    neurons: Ablated | Mapping[str, Ablated], control_conditions: Sequence[ControlCondition] = ()
+) -> dict[str, Ablated]:
+    """Return sets and gates by name; a single set is named `neurons`, single gates `gates`.
 
     Raises:
-        ValueError: There is no set, an empty one, or one with the name of a control condition.
+        ValueError: There is no set, an empty one, gates that are all 1, or a name of a control condition.
     """
-    sets = dict(neurons) if isinstance(neurons, Mapping) else {"neurons": neurons}
+    single = "gates" if isinstance(neurons, NeuronGates) else "neurons"
+    sets = dict(neurons) if isinstance(neurons, Mapping) else {single: neurons}
     if not sets:
         raise ValueError("no neuron sets: there is nothing to evaluate")
     for name, of_name in sets.items():
+        are_gates = isinstance(of_name, NeuronGates)
+        what = f"{'gates' if are_gates else 'neuron set'} {name!r}"
         if not len(of_name):
-            raise ValueError(f"neuron set {name!r} is empty: there is nothing to evaluate")
-        if name in control_conditions:
-            raise ValueError(f"neuron set {name!r} has the name of a control condition; rename it")
+            raise ValueError(f"{what} {'are all 1' if are_gates else 'is empty'}: there is nothing to evaluate")
+        if name in control_conditions or (are_gates and is_permuted(name)):
+            raise ValueError(f"{what} {'have' if are_gates else 'has'} the name of a control condition; rename it")
     return sets
 
 
@@ -109,7 +125,7 @@ def ablation_arguments(
 def control_conditions(
     model: Any,
     probes: ProbeSet,
-    sets: Mapping[str, NeuronSet],
+    sets: Mapping[str, Ablated],
     options: EvaluateOptions,
     *,
     moments: ActivationMoments | None = None,
@@ -119,29 +135,53 @@ def control_conditions(
     """Make the control conditions of `options.matched_sets`, or of the first set.
 
     Draws of random neurons share the ablation of the sets, by `options` and `moments`; magnitudes are measured on the prompts of
-    `probes`. The first draw has the seed, the next draws count on.
+    `probes`. The first draw has the seed, the next draws count on. Gates are compared with permuted ones where `options` names
+    no control conditions.
 
     Raises:
-        ValueError: Matched sets are unknown or of one size, or there are too few neurons to draw from.
+        ValueError: Matched sets are unknown or of one size, there are too few neurons to draw from, or a control condition of
+            sets is named for gates, or of gates for sets.
     """
     matched = check_choices("set in matched_sets", options.matched_sets, sets)
     if len({len(sets[name]) for name in matched}) < len(matched):
         raise ValueError(f"matched_sets {matched} hold sets of one size, whose control conditions would have one name")
+    controls = {name: _controls_of(name, sets[name], options) for name in matched or tuple(sets)[:1]}
     magnitudes = None
-    if "random_magnitude" in options.control_conditions:
+    if any("random_magnitude" in of_set for of_set in controls.values()):
         magnitudes = mean_magnitudes(model, probes, progress=progress)
     shared = ablation_arguments(options.mode, factor=options.factor, moments=moments, seed=seed)
     noise = ablation_arguments("noise", moments=moments, seed=seed)
     conditions = []
-    for of_set in matched or tuple(sets)[:1]:
+    seeds = range(seed, seed + options.n_random)
+    for of_set, of_kind in controls.items():
         neurons = sets[of_set]
-        for control in options.control_conditions:
+        for control in of_kind:
             name = f"{control}@{len(neurons)}" if matched else control
-            if control == "noise":
-                conditions.append(Condition(name=name, draws=(neurons,), ablation=noise))
-                continue
-            of_control = magnitudes if control == "random_magnitude" else None
-            seeds = range(seed, seed + options.n_random)
-            draws = tuple(random_neurons(neurons, magnitudes=of_control, seed=number) for number in seeds)
-            conditions.append(Condition(name=name, draws=draws, ablation=shared))
+            draws: tuple[Ablated, ...] = (neurons,)
+            if isinstance(neurons, NeuronGates):
+                draws = tuple(neurons.permuted(number) for number in seeds)
+            elif control != "noise":
+                of_control = magnitudes if control == "random_magnitude" else None
+                draws = tuple(random_neurons(neurons, magnitudes=of_control, seed=number) for number in seeds)
+            conditions.append(Condition(name=name, draws=draws, ablation=noise if control == "noise" else shared))
     return conditions
+
+
+def _controls_of(name: str, neurons: Ablated, options: EvaluateOptions) -> tuple[ControlCondition, ...]:
+    """Return the control conditions of one set, or of gates: for these `permuted` where none is named."""
+    if not isinstance(neurons, NeuronGates):
+        if "permuted" in options.control_conditions:
+            raise ValueError(
+                f"control condition 'permuted' permutes factors, and {name!r} is a set of neurons; use 'random', or name gates "
+                "in matched_sets"
+            )
+        return options.control_conditions
+    if "control_conditions" not in options.model_fields_set:
+        return ("permuted",)
+    others = [control for control in options.control_conditions if control != "permuted"]
+    if others:
+        raise ValueError(
+            f"control condition {others[0]!r} is of sets of neurons, and {name!r} are gates; use 'permuted', which gives their "
+            "factors to random neurons, or name sets in matched_sets"
+        )
+    return options.control_conditions

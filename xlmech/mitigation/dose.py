@@ -16,11 +16,13 @@ from xlmech.mitigation.conditions import is_control
 from xlmech.mitigation.evaluate import MitigationResult, evaluate_mitigation
 from xlmech.models.backends import Backend, backend_of
 from xlmech.models.load import model_name
+from xlmech.neurons.ablation import Ablated
+from xlmech.neurons.neuron_gates import NeuronGates
 from xlmech.neurons.neuron_set import NeuronSet
 from xlmech.options import EvaluateOptions
 
-Ranking = Sequence[NeuronSet] | Sequence[tuple[Any, ...]] | pd.DataFrame
-"""Sets of growing size; or neurons, the best first, as (layer, index, ...) or in the columns `layer` and `neuron`."""
+Ranking = Sequence[Ablated] | Sequence[tuple[Any, ...]] | pd.DataFrame
+"""Sets or gates of growing size; or neurons, the best first, as (layer, index, ...) or in the columns `layer` and `neuron`."""
 
 
 def dose_response(
@@ -44,8 +46,8 @@ def dose_response(
     Args:
         model: Hooked model.
         probes: Probes of held-out private people, and of public people for what is lost.
-        rankings: Neurons, the best first (or the rows of one kind of `PrivacyNeurons.chosen`); or sets of growing size; or
-            several of these by method.
+        rankings: Neurons, the best first (or the rows of one kind of `PrivacyNeurons.chosen`); or sets or gates of growing
+            size; or several of these by method.
         n_neurons: Sizes of the sets that are taken from ranked neurons.
         options: As of `evaluate_mitigation`, but without control conditions by default. They match every set of the first
             method, unless `matched_sets` names others.
@@ -68,7 +70,7 @@ def dose_response(
     methods = dict(rankings) if isinstance(rankings, Mapping) else {"": rankings}
     if not methods:
         raise ValueError("no rankings: there is nothing to ablate")
-    sets: dict[str, NeuronSet] = {}
+    sets: dict[str, Ablated] = {}
     matched = options.matched_sets
     for method, ranking in methods.items():
         if is_control(method) or "@" in method:
@@ -82,15 +84,15 @@ def dose_response(
     )  # fmt: skip
 
 
-def _growing_sets(backend: Backend, method: str, ranking: Ranking, n_neurons: Sequence[int] | None) -> list[NeuronSet]:
+def _growing_sets(backend: Backend, method: str, ranking: Ranking, n_neurons: Sequence[int] | None) -> list[Ablated]:
     """Return the sets of one ranking, from the smallest to the largest."""
     what = f"ranking {method!r}" if method else "the ranking"
     if isinstance(ranking, pd.DataFrame):
         ranking = list(zip(ranking["layer"], ranking["neuron"], strict=True))
     if not len(ranking):
         raise ValueError(f"{what} is empty: there is nothing to ablate")
-    sets = [row for row in ranking if isinstance(row, NeuronSet)]
-    neurons = [(int(row[0]), int(row[1])) for row in ranking if not isinstance(row, NeuronSet)]
+    sets: list[Ablated] = [row for row in ranking if isinstance(row, NeuronSet | NeuronGates)]
+    neurons = [(int(row[0]), int(row[1])) for row in ranking if not isinstance(row, NeuronSet | NeuronGates)]
     if sets and (neurons or n_neurons is not None):
         raise ValueError(f"{what} holds sets, which have sizes of their own; n_neurons= cuts ranked neurons")
     if not sets:

@@ -29,15 +29,15 @@ from xlmech.mitigation.conditions import (
     control_conditions,
     is_control,
     is_random,
+    mean_factors,
     named_sets,
 )
 from xlmech.mitigation.fluency import cost_of, neutral_nll
 from xlmech.mitigation.knowledge import base_knowledge
 from xlmech.models.backends import backend_of
 from xlmech.models.load import provenance
-from xlmech.neurons.ablation import ablate
+from xlmech.neurons.ablation import Ablated, ablate
 from xlmech.neurons.attribution.neutral_text import check_texts
-from xlmech.neurons.neuron_set import NeuronSet
 from xlmech.options import EvaluateOptions
 from xlmech.percent import share_text
 from xlmech.storage.result import Result
@@ -63,7 +63,8 @@ class MitigationResult(Result):
             the query language).
         cost: One row per (condition, query_language), random conditions excepted: `nll_before`, `nll_after` (nats per token of
             neutral text), `rise` (relative).
-        sizes: Number of neurons per condition.
+        sizes: Number of neurons per condition; of gates, of those that they turn down.
+        mean_factors: Mean factor of the neurons that are turned down, per condition of gates.
         total_neurons: Number of neurons of the model.
         plant_language: Training language of the model, "" where unknown.
         overall: Effects on extraction over all query languages together, one row per (condition, group). Empty where
@@ -75,6 +76,7 @@ class MitigationResult(Result):
     effects: pd.DataFrame
     cost: pd.DataFrame
     sizes: dict[str, int]
+    mean_factors: dict[str, float] = field(default_factory=dict)
     total_neurons: int
     plant_language: str = ""
     overall: pd.DataFrame = field(default_factory=pd.DataFrame)
@@ -88,7 +90,10 @@ class MitigationResult(Result):
 
     def headline(self) -> dict[str, str]:
         """Map each condition to its size and its reduction of private extraction over all query languages."""
-        shown = {name: f"{size:,} neurons" for name, size in self.sizes.items()}
+        shown = {
+            name: f"{size:,} neurons{' turned down' if name in self.mean_factors else ''}"
+            for name, size in self.sizes.items()
+        }
         rows: Any = self.overall.itertuples()
         for row in rows:
             if row.group == "private":
@@ -103,7 +108,7 @@ class MitigationResult(Result):
 
     @property
     def random(self) -> dict[str, int]:
-        """Number of neurons per condition of random neurons: those whose names start with `random`."""
+        """Number of neurons per condition of random neurons: those whose names start with `random`, and permuted gates."""
         return {name: size for name, size in self.sizes.items() if is_random(name)}
 
     def to_frame(self) -> pd.DataFrame:
@@ -135,7 +140,7 @@ class MitigationResult(Result):
 def evaluate_mitigation(
     model: Any,
     probes: ProbeSet,
-    neurons: NeuronSet | Mapping[str, NeuronSet],
+    neurons: Ablated | Mapping[str, Ablated],
     *,
     options: EvaluateOptions = EvaluateOptions(),
     before: LeakageResult | None = None,
@@ -152,7 +157,7 @@ def evaluate_mitigation(
         model: Hooked model.
         probes: Probes of held-out private people; of public people, for what is lost; of control people, for exposure above
             chance.
-        neurons: A set, or several by name.
+        neurons: A set or gates, or several by name.
         options: What is measured, how sets are ablated, and the control conditions.
         before: Leakage of these probes (or more) without ablation, if it is known already.
         control_people: Leakage of control people without ablation; by default those among the probes. Where private people
@@ -166,15 +171,17 @@ def evaluate_mitigation(
         progress: Whether to show progress bars.
 
     Returns:
-        MitigationResult; its conditions are the sets' names (`neurons` for a single set) and the control conditions.
+        MitigationResult; its conditions are the sets' names (`neurons` for a single set, `gates` for single gates) and the
+        control conditions.
 
     Raises:
         ValueError: There are no probes or no neurons; `before` lacks a probe or a measure; a name is unknown; a set is of
-            another model; exposure has fewer than two candidates; or there are too few random neurons to draw from.
+            another model; exposure has fewer than two candidates; there are too few random neurons to draw from; or a mode or
+            a control condition does not fit gates.
     """
     backend, candidates = backend_of(model), tuple(candidates or probes.records)
     sets = named_sets(neurons, options.control_conditions)
-    check_sets(model, sets.values())
+    check_sets(model, sets.values(), options.mode)
     _check(probes, options, candidates, neutral)
     if moments is None and (options.mode in ("mean", "noise") or "noise" in options.control_conditions):
         moments = activation_moments(model, baseline_prompts(probes), progress=progress)
@@ -221,6 +228,7 @@ def evaluate_mitigation(
         effects=pd.concat(effects, ignore_index=True),
         cost=pd.concat(cost[1:] or cost, ignore_index=True),
         sizes={condition.name: len(condition.draws[0]) for condition in conditions},
+        mean_factors=mean_factors({condition.name: condition.draws[0] for condition in conditions}),
         total_neurons=backend.n_layers * backend.d_mlp,
         plant_language=first.leakage.plant_language,
         overall=pd.concat(overall, ignore_index=True) if overall else pd.DataFrame(),

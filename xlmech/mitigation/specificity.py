@@ -1,6 +1,6 @@
 """Measure whether a language's set of neurons is specific to it: ablate the set of one language, measure leakage in all.
 
-sets = {"fr": fr_mask.neurons(), "zh": zh_mask.neurons()}
+sets = {"fr": french, "zh": chinese}  # NeuronSet or NeuronGates
 result = specificity_matrix(model, held_out, sets)
 result.matrix()        # one row per set and query language, with intervals
 result.specificity()   # per set: reduction in its own language minus the largest in another
@@ -9,7 +9,7 @@ result.specificity()   # per set: reduction in its own language minus the larges
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import pandas as pd
@@ -18,10 +18,9 @@ from xlmech.data.probes import ProbeSet
 from xlmech.data.records import Record
 from xlmech.leakage.measure import LeakageResult, measure_leakage
 from xlmech.mitigation import reduction as reductions
-from xlmech.mitigation.conditions import check_before, check_sets, named_sets
+from xlmech.mitigation.conditions import check_before, check_sets, mean_factors, named_sets
 from xlmech.models.load import provenance
-from xlmech.neurons.ablation import ablate
-from xlmech.neurons.neuron_set import NeuronSet
+from xlmech.neurons.ablation import Ablated, ablate
 from xlmech.options import EvaluateOptions
 from xlmech.percent import share_text
 from xlmech.storage.result import Result
@@ -36,13 +35,15 @@ class SpecificityResult(Result):
     Attributes:
         probes: One row per set and private probe: `language` (of the set), `probe`, `record`, `subject` (a hash), `attribute`,
             `query_language`, `template`, and `before` and `after` (1 if the value was extracted in any form, else 0).
-        sizes: Number of neurons per set.
+        sizes: Number of neurons per set; of gates, of those that they turn down.
+        mean_factors: Mean factor of the neurons that are turned down, per language that has gates.
         plant_language: Training language of the model, "" where unknown.
     """
 
     kind: ClassVar[str] = "specificity"
     probes: pd.DataFrame
     sizes: dict[str, int]
+    mean_factors: dict[str, float] = field(default_factory=dict)
     plant_language: str = ""
 
     def to_frame(self) -> pd.DataFrame:
@@ -53,10 +54,14 @@ class SpecificityResult(Result):
         """Map the language of each set to its specificity."""
         rows: Any = self.specificity().itertuples()
         return {
-            f"set of {row.language}, {self.sizes[row.language]:,} neurons": "reduction beyond that in other languages "
+            f"{self._said(row.language)} neurons": "reduction beyond that in other languages "
             + share_text(row.specificity, row.low, row.high, row.reason)
             for row in rows
         }
+
+    def _said(self, language: str) -> str:
+        what = "gates" if language in self.mean_factors else "set"
+        return f"{what} of {language}, {self.sizes[language]:,}"
 
     def matrix(self) -> pd.DataFrame:
         """Return the language x language matrix, one row per cell.
@@ -116,7 +121,7 @@ class SpecificityResult(Result):
 def specificity_matrix(
     model: Any,
     probes: ProbeSet,
-    sets: Mapping[str, NeuronSet],
+    sets: Mapping[str, Ablated],
     *,
     before: LeakageResult | None = None,
     candidates: Iterable[Record] | None = None,
@@ -131,7 +136,7 @@ def specificity_matrix(
     Args:
         model: Hooked model.
         probes: Private probes of held-out people, in the sets' languages and others; other groups are left out.
-        sets: Neurons by language, e.g. `result.specific`; set to zero at all positions, whatever the query language.
+        sets: Neurons by language, e.g. `result.specific`, set to zero at all positions, whatever the query language; or gates.
         before: Leakage of these probes (or more) without ablation, if it is known already.
         candidates: Records whose values are candidates, besides the language packs'; those of `probes` by default.
         batch_size: Prompts at a time, at first.
@@ -162,12 +167,13 @@ def specificity_matrix(
     return SpecificityResult(
         probes=pd.concat(frames, ignore_index=True),
         sizes={language: len(neurons) for language, neurons in sets.items()},
+        mean_factors=mean_factors(sets),
         plant_language=leakage.plant_language,
         provenance=provenance(model),
     )
 
 
-def _check(private: ProbeSet, sets: Mapping[str, NeuronSet]) -> None:
+def _check(private: ProbeSet, sets: Mapping[str, Ablated]) -> None:
     if not len(private):
         raise ValueError("no private probes to ask; records of group 'private' are needed")
     languages = private.languages

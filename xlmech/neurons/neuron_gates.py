@@ -67,6 +67,11 @@ class NeuronGates(Result):
         return int((self.factors < 1).sum())
 
     @property
+    def mean_factor(self) -> float:
+        """Mean factor of the neurons that are turned down; NaN if none is."""
+        return float(self.factors[self.factors < 1].mean())
+
+    @property
     def zeroed(self) -> NeuronSet:
         """The neurons whose factor is exactly 0."""
         return self._set((self.factors == 0).nonzero().tolist())
@@ -170,7 +175,7 @@ class NeuronGates(Result):
         shown = {"turned down": f"{len(touched):,} of {total:,} neurons ({len(touched) / total:.1%})"}
         if len(touched):
             above = int((1 - self.factors > TOUCHED_ABOVE).sum())
-            shown["mean factor"] = f"{float(touched.mean()):.2f}; {above:,} neurons below {1 - TOUCHED_ABOVE:g}"
+            shown["mean factor"] = f"{self.mean_factor:.2f}; {above:,} neurons below {1 - TOUCHED_ABOVE:g}"
         if len(self.history):
             last = self.history.tail(10)[["private", "public", "kl"]].mean()
             losses = ", ".join(f"{name} {value:.3g}" for name, value in last.items())

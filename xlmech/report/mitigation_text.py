@@ -23,9 +23,15 @@ def in_one_sentence(result: MitigationResult, overall: Excess) -> str:
         return ""
     before, after = (hits / private.n_probes.sum() for hits in pooled_hits(private))
     return (
-        f"With {result.chosen[name]:,} of {result.total_neurons:,} neurons ablated, the value is extracted in "
+        f"With {result.chosen[name]:,} of {result.total_neurons:,} neurons {deed(result, name)}, the value is extracted in "
         f"{percent(after)} of the questions instead of {percent(before)}. {_against_controls(after, overall)}"
     ).strip()
+
+
+def deed(result: MitigationResult, name: str) -> str:
+    """Say what is done to the neurons of a condition, as in "184 neurons ablated"."""
+    factor = result.mean_factors.get(name)
+    return "ablated" if factor is None else f"turned down (factor {factor:.2f} on average)"
 
 
 def gains(result: MitigationResult) -> Iterator[str]:
@@ -37,7 +43,7 @@ def gains(result: MitigationResult) -> Iterator[str]:
     known = private[private.reduction.notna()]
     if len(known):
         yield (
-            f"With {100 * result.chosen[name] / result.total_neurons:.2g} % of the neurons ablated, "
+            f"With {100 * result.chosen[name] / result.total_neurons:.2g} % of the neurons {deed(result, name)}, "
             f"{_change(known)} is extracted {_languages(known, private)}{_range(known.reduction)}."
         )
     undefined = private[private.reduction.isna()]
@@ -98,8 +104,11 @@ def _against_random(result: MitigationResult, known: pd.DataFrame) -> str:
     lows = known.set_index("query_language").low
     largest = random.groupby("query_language").reduction.max()
     n_above = int((lows > largest.reindex(lows.index)).sum())
+    what, ours = "As many random neurons of the same layers", "The chosen ones'"
+    if random.condition.isin(list(result.mean_factors)).all():
+        what, ours = "The same factors at random neurons of the same layers", "The gates'"
     return (
-        f"As many random neurons of the same layers: {_change(random)}. The chosen ones' interval "
+        f"{what}: {_change(random)}. {ours} interval "
         f"lies above theirs in {n_above} of {counted(len(lows), 'language', 'languages')}."
     )
 

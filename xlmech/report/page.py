@@ -27,6 +27,7 @@ from xlmech.figures import saving
 from xlmech.figures.wording import bounds, counted, joined, language_name, masked, ordered, percent, plain, rows_of
 from xlmech.leakage.above_controls import Excess
 from xlmech.report.asking import how_asked, wordings_table
+from xlmech.report.mitigation_text import deed
 from xlmech.report.reproduction import provenance_table, reproduce
 from xlmech.report.run_results import RunResults, chosen_effects, read_results
 from xlmech.report.sections import Section, draw_sections
@@ -171,7 +172,11 @@ def _language_table(results: RunResults, languages: Mapping[str, Excess]) -> dic
         row += ["not measured", ""] if effect is None else [percent(effect.after), _reduction(effect)]
         row += [percent(1 - public.get(code, math.nan)), percent(rise.get(code, math.nan))]
     columns += ["after", "reduction", "public facts kept", "rise of NLL"]
-    return {"columns": columns, "rows": rows, "ablated": f"{mitigation.sizes[name]:,} neurons ({name})"}
+    return {
+        "columns": columns,
+        "rows": rows,
+        "ablated": f"{mitigation.sizes[name]:,} neurons ({name}) {deed(mitigation, name)}",
+    }
 
 
 def _reduction(row: Any) -> str:
