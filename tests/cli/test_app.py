@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from contextlib import suppress
@@ -13,6 +14,7 @@ from unittest.mock import Mock
 
 import pandas as pd
 import pytest
+import torch
 import typer
 from helpers.tiny_models import taught
 from typer.testing import CliRunner
@@ -24,8 +26,13 @@ from xlmech.data.questions import build_probes
 from xlmech.data.readers import save_records
 from xlmech.data.records import Record
 from xlmech.leakage.measure import LeakageResult
+from xlmech.mitigation.evaluate import MitigationResult
+from xlmech.neurons.neuron_gates import NeuronGates
 from xlmech.neurons.neuron_set import NeuronSet
 from xlmech.neurons.privacy_neurons import PrivacyNeurons
+from xlmech.neurons.selection.gate_losses import GatedModel
+from xlmech.neurons.selection.learned_gates import learn_gates
+from xlmech.options import GateOptions
 
 COMMANDS = {
     "languages",
@@ -35,6 +42,7 @@ COMMANDS = {
     "lens",
     "locate",
     "ablate",
+    "gates",
     "init",
     "run",
     "audit",
@@ -42,7 +50,7 @@ COMMANDS = {
     "report",
     "gate",
 }
-MODEL_COMMANDS = ("leak", "lens", "locate", "ablate", "audit")
+MODEL_COMMANDS = ("leak", "lens", "locate", "ablate", "gates", "audit")
 NO_OUT = ("languages", "check", "init", "run", "gate")
 
 
@@ -137,7 +145,7 @@ def test_refused_before_a_model_is_loaded(name: str, request_: str, files: Path,
     assert not (files / "out").exists()
 
 
-@pytest.mark.parametrize("name", ["leak", "lens", "locate", "ablate"])
+@pytest.mark.parametrize("name", ["leak", "lens", "locate", "ablate", "gates"])
 @pytest.mark.parametrize("template", ["7", "-4"])
 def test_unknown_template_is_refused_before_a_model_is_loaded(
     name: str, template: str, files: Path, no_model: None
@@ -154,6 +162,9 @@ def test_unknown_template_is_refused_before_a_model_is_loaded(
         (command("ablate", "--neurons", "records.jsonl"), "records.jsonl: not a neuron set"),
         (command("leak", source="records.xlsx"), "records.xlsx"),
         (command("locate", source="strangers.jsonl"), "no private probes to locate neurons with"),
+        (command("gates", source="strangers.jsonl"), "no probes to suppress"),
+        (command("gates", "--steps", "0"), "steps: input should be greater than or equal to 1, got 0"),
+        (command("ablate", "--neurons", "."), "no result in .: meta.json is missing"),
     ],
 )
 def test_other_refusals_before_a_model_is_loaded(
@@ -241,6 +252,58 @@ def test_commands_on_a_tiny_model(
     assert [probe.id for probe in evaluate.call_args.args[1]] == found.probe.tolist()
     assert evaluate.call_args.args[2] == {"universal": neurons.universal}
     evaluate.return_value.save.assert_called_once_with(Path("ablated"))
+
+
+def test_gates_are_learned_and_then_ablated(
+    files: Path, leaking: Any, records: tuple[Record, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command that is shown at the end works, and takes the gates that `learn_gates` learns."""
+    monkeypatch.setattr("xlmech.cli.console.load", Mock(return_value=leaking))
+    only = ["--languages", "en,fr", "--prompt", "plain"]
+    learned = invoke(*command("gates", *only, "--steps", "3", "--adapter", "fr", out="some gates"))
+    assert learned.exit_code == 0, learned.output
+    gates = NeuronGates.load("some gates")
+    probes = build_probes(records, ["en", "fr"], templates=[0])
+    again = learn_gates(
+        leaking,
+        probes.filter(group="private"),
+        keep=probes.filter(group="public"),
+        options=GateOptions(steps=3),
+        progress=False,
+    )
+    assert torch.equal(gates.factors, again.factors) and len(gates.history) == 3
+    assert f"turned down: {gates.n_touched:,} of 192 neurons" in learned.stdout and "losses: private" in learned.stdout
+    assert not any(record.value in learned.output or record.subject in learned.output for record in records[1::2])
+    assert sorted(path.name for path in files.iterdir() if path.is_dir()) == ["some gates"]
+    (line,) = [line for line in learned.stdout.splitlines() if line.startswith("next: xlmech ")]
+    words = shlex.split(line.removeprefix("next: xlmech "))
+    assert words == [
+        *("ablate", "demo", "--neurons", "some gates", "--out", "some gates-measured", "--records", "records.jsonl"),
+        *("--languages", "en,fr", "--prompt", "plain", "--adapter", "fr"),
+    ]
+    measured = invoke(*words)
+    assert measured.exit_code == 0, measured.output
+    found = MitigationResult.load("some gates-measured")
+    assert list(found.sizes) == ["some gates", "permuted"] and found.sizes["some gates"] == gates.n_touched
+
+
+def test_gates_go_on_after_a_stop(files: Path, leaking: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("xlmech.cli.console.load", Mock(return_value=leaking))
+    arguments = command("gates", "--languages", "en", "--prompt", "plain", "--steps", "3")
+    run, n_runs = GatedModel.losses, 0
+
+    def interrupted(*given: Any) -> Any:
+        nonlocal n_runs
+        n_runs += 1
+        if n_runs == 2:
+            raise KeyboardInterrupt
+        return run(*given)
+
+    monkeypatch.setattr(GatedModel, "losses", interrupted)
+    assert invoke(*arguments).exit_code == 130
+    assert (files / "out.training").is_dir() and not (files / "out").exists()
+    assert invoke(*arguments).exit_code == 0
+    assert n_runs == 4 and not (files / "out.training").exists()
 
 
 def test_init_writes_a_config_that_run_reads(files: Path, no_model: None) -> None:

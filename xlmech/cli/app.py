@@ -11,6 +11,7 @@ import typer
 from xlmech.cli import audit as cli_audit
 from xlmech.cli import check as cli_check
 from xlmech.cli import console
+from xlmech.cli import gates as cli_gates
 from xlmech.cli import report as cli_report
 from xlmech.cli.console import Command
 from xlmech.cli.options import (
@@ -181,7 +182,10 @@ def locate(
 def ablate(
     model: Model,
     neurons: Annotated[
-        Path, typer.Option(help="A neuron set, as locate writes it (universal.json, specific-en.json).")
+        Path,
+        typer.Option(
+            help="A neuron set, as locate writes it (universal.json, specific-en.json), or the folder that gates writes."
+        ),
     ],
     out: Out,
     people: People,
@@ -189,14 +193,15 @@ def ablate(
     loading: Loading,
     template: Template = -1,
 ) -> None:
-    """Ablate neurons and measure leakage, public facts and neutral text before and after."""
+    """Ablate neurons, or turn them down by gates, and measure leakage, public facts and neutral text before and after."""
     from xlmech.audit.plan import AuditPlan
     from xlmech.mitigation.evaluate import evaluate_mitigation
+    from xlmech.neurons.neuron_gates import NeuronGates
     from xlmech.neurons.neuron_set import NeuronSet
 
     console.check_new(out)
     AuditPlan(**prompting.given)
-    chosen = NeuronSet.load(neurons)
+    chosen = NeuronGates.load(neurons) if neurons.is_dir() else NeuronSet.load(neurons)
     probes = people.probes(template)
     loaded = loading.load(model)
     result = evaluate_mitigation(loaded, prompting.ask(loaded, probes), {neurons.stem: chosen})
@@ -204,7 +209,15 @@ def ablate(
     console.show("Before and after", result.to_frame())
 
 
-for function in (cli_check.check, cli_audit.init, cli_audit.run, cli_audit.audit, cli_audit.demo, cli_report.report):
+for function in (
+    cli_check.check,
+    cli_gates.gates,
+    cli_audit.init,
+    cli_audit.run,
+    cli_audit.audit,
+    cli_audit.demo,
+    cli_report.report,
+):
     app.command(cls=Command)(with_groups(function))
 app.command(cls=cli_report.GateCommand)(cli_report.gate)
 

@@ -58,7 +58,7 @@ class Command(TyperCommand):
             if debug:
                 raise
             typer.secho(
-                "Stopped. Finished results are kept: planting continues where it was when run again, `xlmech run` with --resume.",
+                "Stopped. Finished results are kept: plant and gates go on where they were when run again, run with --resume.",
                 err=True,
             )
             raise typer.Exit(130) from None

@@ -103,8 +103,8 @@ def learn_gates(
         UserWarning: None of the answers to keep is known, or the target reduction was not reached (the best gates are returned).
 
     Source:
-        Learned rescaling of activations: (IA)^3, Liu et al. 2022, arXiv:2205.05638. Masks over units: Cao et al. 2021,
-        arXiv:2104.03514. The losses and the pull are this project's.
+        Learned rescaling of activations: (IA)^3, Liu et al. 2022, arXiv:2205.05638. Masks over units: Louizos et al. 2018,
+        arXiv:1712.01312; Cao et al. 2021, arXiv:2104.03514. The losses and the pull are this project's.
     """
     backend = backend_of(model)
     _check(backend, suppress, keep, start, support)
@@ -156,9 +156,8 @@ def learn_gates(
     )
 
 
-def _check(
-    backend: Backend, suppress: ProbeSet, keep: ProbeSet | None, start: NeuronGates | None, support: NeuronSet | None
-) -> None:
+def check_suppressed(suppress: ProbeSet) -> None:
+    """Raise ValueError unless there are answers to suppress, of two people or more."""
     if not len(suppress):
         raise ValueError("no probes to suppress: give those whose answers leak, say of group 'private'")
     if len(suppress.subjects) < 2:
@@ -166,6 +165,12 @@ def _check(
             "the probes to suppress are of one person alone, and gates would be learned that know that name only; give two "
             "people or more"
         )
+
+
+def _check(
+    backend: Backend, suppress: ProbeSet, keep: ProbeSet | None, start: NeuronGates | None, support: NeuronSet | None
+) -> None:
+    check_suppressed(suppress)
     both = {probe.id for probe in suppress} & {probe.id for probe in keep or ()}
     if both:
         raise ValueError(

@@ -1,0 +1,81 @@
+"""The command that learns gates: how far to turn each neuron down so that private answers go and public ones stay."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from xlmech.cli import console
+from xlmech.cli.options import Loading, Model, Out, People, Prompting, Template, Wordings, wordings_of
+from xlmech.options import GateOptions
+
+_GATES = GateOptions()
+
+
+def gates(
+    model: Model,
+    out: Out,
+    people: People,
+    prompting: Prompting,
+    loading: Loading,
+    template: Template = 0,
+    wordings: Wordings = None,
+    steps: Annotated[int, typer.Option(help="Largest number of steps.")] = _GATES.steps,
+    private_weight: Annotated[
+        float, typer.Option(help="Weight of the private answers, which are suppressed.")
+    ] = _GATES.private_weight,
+    public_weight: Annotated[
+        float, typer.Option(help="Weight of the public answers, which are kept.")
+    ] = _GATES.public_weight,
+    target_reduction: Annotated[
+        float | None,
+        typer.Option(help="Hold a third of the facts back, and stop when their extraction is reduced by this share."),
+    ] = _GATES.target_reduction,
+    seed: Annotated[int, typer.Option(help="Seed of batches and of the facts held back.")] = _GATES.seed,
+) -> None:
+    """Learn gates that turn neurons down so that private people's answers go and public ones stay; resumes after a stop."""
+    options = GateOptions(
+        steps=steps,
+        private_weight=private_weight,
+        public_weight=public_weight,
+        target_reduction=target_reduction,
+        seed=seed,
+    )
+    from xlmech.audit.plan import AuditPlan
+    from xlmech.neurons.selection.learned_gates import check_suppressed, learn_gates
+
+    console.check_new(out)
+    probes = people.probes(template, AuditPlan(**prompting.given, **wordings_of(wordings)))
+    check_suppressed(probes.filter(group="private"))
+    loaded = loading.load(model)
+    asked = prompting.ask(loaded, probes)
+    state = out.with_name(f"{out.name}.training")
+    found = learn_gates(
+        loaded,
+        asked.filter(group="private"),
+        keep=asked.filter(group="public"),
+        options=options,
+        checkpoint=state,
+    )
+    found.save(out)
+    shutil.rmtree(state, ignore_errors=True)
+    for label, text in found.headline().items():
+        typer.echo(f"{label}: {text}")
+    typer.echo(
+        f"gates in {out}, learned from these people: measure others, or another question, before you rely on them"
+    )
+    typer.echo(f"next: {_ablate_command(model, out, people, prompting, loading)}")
+
+
+def _ablate_command(model: str, out: Path, people: People, prompting: Prompting, loading: Loading) -> str:
+    """Write the command that measures the gates on the same records, asked with a template that did not train them."""
+    words = ["xlmech", "ablate", model, "--neurons", str(out), "--out", str(out.with_name(f"{out.name}-measured"))]
+    given = {"records": people.records, "languages": people.languages, "attributes": people.attributes}
+    given |= prompting.given | {"adapter": loading.adapter}
+    for name, value in given.items():
+        words += [f"--{name}", str(value)] if value else []
+    return shlex.join(words)
