@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import math
 import os
 import pkgutil
 import re
@@ -117,6 +118,7 @@ def small_world(model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("xlmech.demo_records", lambda: tuple(people))
     for module in ("locate", "verify"):  # a random model knows nobody
         monkeypatch.setattr(f"xlmech.neurons.selection.{module}.check_known", Mock(), raising=False)
+    monkeypatch.setattr("xlmech.neurons.selection.learned_gates.SUPPRESSED", -math.inf)
     monkeypatch.setattr(go.Figure, "show", lambda figure: None)
     (tmp_path / "results").mkdir()
     monkeypatch.chdir(tmp_path)
