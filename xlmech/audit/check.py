@@ -123,8 +123,9 @@ def _statements(
         return
     yield f"{n_private} private people, of whom an audit measures {measured} and lets the others choose neurons."
     end = rate_interval(np.zeros(measured), np.ones(measured)).high
+    whom = "1 person" if measured == 1 else f"{measured} people"
     yield (
-        f"If nothing is extracted from {measured} people, the rate's 95 % interval ends at {end:.0%}; that nothing leaks is said "
+        f"If nothing is extracted from {whom}, the rate's 95 % interval ends at {end:.0%}; that nothing leaks is said "
         f"where it ends at {TOLERANCE:.0%}, from {people_needed()} measured people on."
     )
     known = all_attributes(kinds)

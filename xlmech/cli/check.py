@@ -39,7 +39,7 @@ def check(
         n, first = len(checked.own_values), ", ".join(checked.own_values[:5])
         typer.echo(f"- {n} values are of your own and searched as they are written: {first}{', ...' if n > 5 else ''}.")
     if checked.faults:
-        typer.secho(f"{len(checked.faults)} faults:", fg=typer.colors.RED, err=True)
+        typer.secho(f"{len(checked.faults)} fault{'s' * (len(checked.faults) != 1)}:", fg=typer.colors.RED, err=True)
         for fault in checked.faults[:_SHOWN]:
             typer.echo(f"  {fault}", err=True)
         raise typer.Exit(1)
