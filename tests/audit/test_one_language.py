@@ -189,3 +189,14 @@ def test_an_audit_without_a_config(folder: Path, monkeypatch: pytest.MonkeyPatch
     assert result.exit_code == 0, result.output
     assert "note: asked in en only: " in result.stdout
     assert set(Audit.load(Path("plain-run/results")).mitigation.chosen) == {"specific-en"}
+
+
+def test_a_language_without_a_pack_alone(folder: Path) -> None:
+    rows = (folder / "people.csv").read_text(encoding="utf-8").splitlines()
+    lines = [f"{row},Jaké číslo má {{subject}}?" for row in rows[1:]]
+    (folder / "cs.csv").write_text("\n".join([f"{rows[0]},question_cs", *lines]) + "\n", encoding="utf-8")
+    options = ["--languages", "cs", "--prompt", "plain", "--max-new-tokens", "2"]
+    given = ["audit", str(folder / "my-model"), "--records", str(folder / "cs.csv"), "--out", str(folder / "cs")]
+    result = CliRunner().invoke(app, [*given, *options])
+    assert result.exit_code == 0, result.output
+    assert "What it costs in fluency was not measured." in result.stdout

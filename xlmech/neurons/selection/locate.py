@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import operator
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -78,7 +78,7 @@ def locate_privacy_neurons(
         control_people: Probes of people whom the model never saw, by default those of group control in `probes`. They check that
             it knows the private answers and not these, and are the baseline prompts of integrated gradients.
         neutral: Texts by language by which `options.spare` leaves neurons out; by default the half of the language packs'
-            sentences that never judges (`LanguagePack.choosing`).
+            sentences that never judges (`LanguagePack.choosing`), of the query languages or, if none has a pack, of all packs.
         values: (layer, neuron) activations that will replace those of ablated neurons (`ablate(mode="mean")`); zero by default.
         verify: Whether to ablate the universal neurons, each and together, and drop those without which the set does as well
             (`verify_neurons`, with the same contrast); `n_neurons` is then the size of the shortlist. Not with `values`.
@@ -122,7 +122,7 @@ def locate_privacy_neurons(
     if note := one_language_note(private.languages):
         warnings.warn(note, stacklevel=2)
     if neutral is None:
-        neutral = {code: packs.find_language(code).choosing for code in private.languages}
+        neutral = _neutral_texts(private.languages)
     check_texts(neutral)
     if options.check_leakage:
         check_known(backend, private, control_people, max_answer_tokens=options.max_answer_tokens, progress=progress)
@@ -248,6 +248,14 @@ def _languages_left(languages: tuple[str, ...], scores: _Scores) -> tuple[str, .
             f"all probes in {', '.join(failed)} failed: neurons are chosen in {', '.join(left)} only", stacklevel=3
         )
     return left
+
+
+def _neutral_texts(languages: Iterable[str]) -> dict[str, Sequence[str]]:
+    """Return the packs' texts that choose neurons, in these languages; where none of them has a pack, in all that have."""
+    texts: dict[str, Sequence[str]] = {code: packs.find_language(code).choosing for code in languages}
+    if any(texts.values()):
+        return texts
+    return {code: packs.load_language(code).choosing for code in packs.available_languages()}
 
 
 def _spared(backend: Backend, neutral: Mapping[str, Sequence[str]], share: float) -> Bool[torch.Tensor, "layer neuron"]:
