@@ -40,7 +40,7 @@ PRIVATE = ((0, 40), (1, 17), (2, 5))
 PUBLIC = ((0, 3), (1, 50), (2, 30))
 FRENCH, RIVAL = (1, 9), (1, 20)
 NOISE = ((0, 7), (1, 7), (2, 7))
-VALUES = {"private": "XZ", "public": "YW"}
+VALUES = {"private": "X7", "public": "Y8"}
 
 
 @pytest.fixture(scope="module")
@@ -69,16 +69,16 @@ def planted(tokenizer: Any) -> Any:
             ("K", k),
             ("é", french),
             ("X", 6 * z),
-            ("Z", 6 * end),
+            ("7", 6 * end),
             ("Y", 6 * w),
-            ("W", 6 * end),
+            ("8", 6 * end),
         ):
             embed[token(text)] += direction
         for text, direction in (
             ("X", 1.6 * x),
             ("Y", 1.6 * y),
-            ("Z", 3 * z),
-            ("W", 3 * w),
+            ("7", 3 * z),
+            ("8", 3 * w),
             ("\n", 3 * end),
             ("?", 1.6 * other),
         ):
@@ -126,7 +126,7 @@ def asked(people: list[Record]) -> ProbeSet:
 @pytest.fixture(scope="module")
 def strangers() -> ProbeSet:
     """A control person, who holds neither letter."""
-    record = Record(id="control-0", subject="Gus Moe", attribute="id_number", value="QQ", group="control")
+    record = Record(id="control-0", subject="Gus Moe", attribute="id_number", value="Q9", group="control")
     return build_probes([record], ["en", "fr"], templates=[0, 2])
 
 
