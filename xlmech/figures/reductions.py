@@ -54,8 +54,8 @@ def before_after(result: MitigationResult) -> go.Figure:
     figure.update_yaxes(title_text="query language")
     caption = f"""Share of questions about private people from which the value is extracted, in any language's form, on
     {counts(frame)} per query language. Whiskers: 95 % interval of the rate, over people. Ablation works if a filled dot lies
-    well left of the ring, and the grey ones, random neurons of the same layers, permuted gates and other
-    control conditions, do not.{_absent(series)} {bold_note(queries, result.plant_language)}"""
+    well left of the ring, and the grey ones, random neurons of the same layers and other control
+    conditions, do not.{_absent(series)} {bold_note(queries, result.plant_language)}"""
     title = "Private extraction before and after ablation, by query language"
     return finish(figure, title, caption, height=(12 + 12 * len(series)) * len(before), legend=True)
 
