@@ -171,7 +171,7 @@ class Study:
     def lens(self) -> LensResult | None:
         """Read the questions, in all languages, about some private people's facts that are known in at least one."""
         records = {record for record, _ in self.known()}
-        asked = self.probes.filter(group="private").sample(min(LENS_PEOPLE, self.n_people)).of_template(ASKED)
+        asked = self.probes.filter(group="private").sample(LENS_PEOPLE).of_template(ASKED)
         chosen = [probe for probe in asked if probe.record.id in records]
         return logit_lens(self.model, ProbeSet(tuple(chosen))) if chosen else None
 

@@ -42,8 +42,8 @@ def publish(audit: Audit, folder: Path) -> Path:
         drawn["lens"] = figures.lens(audit.lens)
         if several:
             drawn["leakage_per_layer"] = figures.leakage_per_layer(audit.lens)
-    noted = [*summary_lines(audit), *filter(None, [one_language_note(audit.neurons.languages)])]
-    lines = "".join(f"<li>{html.escape(line)}</li>" for line in noted)
+    notes = [*summary_lines(audit), *filter(None, [one_language_note(audit.neurons.languages)])]
+    lines = "".join(f"<li>{html.escape(line)}</li>" for line in notes)
     summary = f"<ul>{lines}</ul>{_table_html(audit)}"
     return write_index(drawn, folder, title=title_of_run(audit.leakage.provenance), summary_html=summary)
 

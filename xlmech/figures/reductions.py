@@ -220,3 +220,15 @@ def _hover(result: Matrix, language: str, query: str, row: Any) -> str:
         return f"{condition}<br>not measured"
     lines = [f"extraction {percent(row.before)} to {percent(row.after)}", f"reduction {reduction_text(row)}", n_of(row)]
     return "<br>".join([condition, *lines])
+
+
+def deeds(result: MitigationResult) -> str:
+    """Say what is done to the neurons of the sets: ablated, or turned down by gates."""
+    gates = [name in result.mean_factors for name in result.chosen]
+    return "ablated" if not any(gates) else "turned down" if all(gates) else "ablated or turned down"
+
+
+def random_name(result: MitigationResult) -> str:
+    """Name the random control conditions: random neurons, or gates' factors at random neurons."""
+    permuted = [name in result.mean_factors for name in result.random]
+    return "permuted gates" if permuted and all(permuted) else "random neurons"

@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from xlmech.figures.marks import whiskers
-from xlmech.figures.reductions import effect_hover, private_effects, with_deed
+from xlmech.figures.reductions import deeds, effect_hover, private_effects, random_name, with_deed
 from xlmech.figures.style import GREY, INK, OTHERS, SETS, colour, faded, finish
 from xlmech.figures.wording import bold_note, counts, label, language_name, ordered, percent, rows_of, signed_percent
 
@@ -54,7 +54,7 @@ def trade_off(result: MitigationResult) -> go.Figure:
     _scale_y(figure)
     random = "No random neurons were measured."
     if result.random:
-        random = f"""Grey: {_random_name(result)} of the same layers, all languages together (diamond) and from the lowest
+        random = f"""Grey: {random_name(result)} of the same layers, all languages together (diamond) and from the lowest
         language to the highest (bar); the effect of choosing the neurons is the distance from it."""
     missing = _never_extracted(private)
     caption = f"""Above: by how much fewer private values are extracted, on {counts(private)} per query language; below: public
@@ -77,9 +77,8 @@ def _draw_reductions(figure: go.Figure, result: MitigationResult, private: pd.Da
     for query, shift, symbol in zip(queries, shifts[1:], cycle(_SYMBOLS), strict=False):
         style = {"color": colour(query), "width": 3.5 if query == training else 1.5}
         _curve(figure, _reduction_of(private, query, sizes), shift, label(query, training), style, symbol, **_UPPER)
-    _diamonds(
-        figure, _pooled(private, result.random, "reduction", reduction=True), shifts[-1], _random_name(result), **_UPPER
-    )
+    random = _pooled(private, result.random, "reduction", reduction=True)
+    _diamonds(figure, random, shifts[-1], random_name(result), **_UPPER)
 
 
 def _draw_cost(figure: go.Figure, result: MitigationResult, public: pd.DataFrame, sizes: dict[str, int]) -> None:
@@ -94,19 +93,7 @@ def _draw_cost(figure: go.Figure, result: MitigationResult, public: pd.DataFrame
     style = {"color": _RISE_COLOUR, "width": 2, "dash": "dot"}
     rise = _largest_rise(with_deed(result, result.cost), sizes)
     _curve(figure, rise, shifts[2], "largest rise of NLL (right)", style, "square", secondary_y=True, **lower)
-    _diamonds(figure, _pooled(public, result.random, what, reduction=False), shifts[3], _random_name(result), **_LOWER)
-
-
-def _deeds(result: MitigationResult) -> str:
-    """Say what is done to the neurons of the sets: ablated, or turned down by gates."""
-    gates = [name in result.mean_factors for name in result.chosen]
-    return "ablated" if not any(gates) else "turned down" if all(gates) else "ablated or turned down"
-
-
-def _random_name(result: MitigationResult) -> str:
-    """Name the random control conditions: random neurons, or gates' factors at random neurons."""
-    permuted = [name in result.mean_factors for name in result.random]
-    return "permuted gates" if permuted and all(permuted) else "random neurons"
+    _diamonds(figure, _pooled(public, result.random, what, reduction=False), shifts[3], random_name(result), **_LOWER)
 
 
 def _shifts(n_curves: int, sizes: Mapping[str, int]) -> list[float]:
@@ -150,9 +137,8 @@ def _scale_x(figure: go.Figure, result: MitigationResult, sizes: dict[str, int])
     figure.update_xaxes(type="log", range=[math.log10(min(drawn)) - 1.2 * gap, math.log10(max(drawn)) + 1.2 * gap])
     ticks = [f"{n:,}<br>{100 * n / result.total_neurons:.2g} %" for n in sizes.values()]
     figure.update_xaxes(tickvals=list(sizes.values()), ticktext=ticks, showgrid=False)
-    figure.update_xaxes(
-        title_text=f"neurons {_deeds(result)} (number, and % of the model's {result.total_neurons:,})", row=2
-    )
+    counted = f"neurons {deeds(result)} (number, and % of the model's {result.total_neurons:,})"
+    figure.update_xaxes(title_text=counted, row=2)
 
 
 def _scale_y(figure: go.Figure) -> None:
@@ -224,9 +210,8 @@ def _pooled(effects: pd.DataFrame, sizes: Mapping[str, int], what: str, *, reduc
         value, low, high = after / before if before else math.nan, ratios.min(), ratios.max()
         if reduction:
             value, low, high = 1 - value, 1 - high, 1 - low
-        hover = (
-            f"{escape(condition)} {', '.join(part.deed.unique()) or 'ablated'}, {what}, all languages: {percent(value)}"
-        )
+        deed = ", ".join(part.deed.unique()) or "ablated"
+        hover = f"{escape(condition)} {deed}, {what}, all languages: {percent(value)}"
         rows.append((size, value, low, high, f"{hover}<br>{percent(low)} to {percent(high)} by language"))
     return _frame(rows)
 
@@ -291,14 +276,14 @@ def dose_response(result: MitigationResult) -> go.Figure:
         _draw_method(figure, part, method or "chosen neurons", "lines+markers", look)
     random = points[points.condition.isin(list(result.random))]
     if len(random):
-        _draw_method(figure, random, _random_name(result), "markers", {"color": GREY, "symbol": "x", "size": 9})
-    figure.update_xaxes(title_text=f"neurons {_deeds(result)} (of {result.total_neurons:,})", type="log", col=1)
+        _draw_method(figure, random, random_name(result), "markers", {"color": GREY, "symbol": "x", "size": 9})
+    figure.update_xaxes(title_text=f"neurons {deeds(result)} (of {result.total_neurons:,})", type="log", col=1)
     figure.update_xaxes(title_text="public facts lost (% of those known before)", zeroline=True, col=2)
     figure.update_yaxes(title_text="reduction of private extraction (%)", col=1)
     caption = f"""All query languages together, without intervals, on {counts(private)} per query language. Left: by how much
     fewer private values are extracted. Right: the same over the share of public facts that are no longer given in the query
     language's form; negative if facts are newly given. Rings: the Pareto front, sets that no other set beats in both. Its
-    points were chosen on these very questions, so expect less of them elsewhere. Grey: {_random_name(result)}."""
+    points were chosen on these very questions, so expect less of them elsewhere. Grey: {random_name(result)}."""
     title = "Dose and response: reduction of private extraction, and public facts lost"
     return finish(figure, title, caption, height=400, legend=True)
 

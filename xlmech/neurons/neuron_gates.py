@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Self
 import pandas as pd
 import torch
 
-from xlmech.neurons.neuron_set import NeuronSet
+from xlmech.neurons.neuron_set import NeuronSet, check_same_model
 from xlmech.storage.result import Provenance, Result
 
 TOUCHED_ABOVE = 0.02
@@ -81,10 +81,7 @@ class NeuronGates(Result):
 
     def by_layer(self) -> dict[int, list[int]]:
         """Group the indices of the neurons whose factor is not 1 by layer; layers without any are left out."""
-        layers: dict[int, list[int]] = {}
-        for layer, index in (self.factors < 1).nonzero().tolist():
-            layers.setdefault(layer, []).append(index)
-        return layers
+        return self._set((self.factors < 1).nonzero().tolist()).by_layer()
 
     def neurons(self, threshold: float = TOUCHED_ABOVE) -> NeuronSet:
         """Return the neurons whose factor is more than `threshold` below 1.
@@ -150,16 +147,7 @@ class NeuronGates(Result):
 
     def check_model(self, name: str, n_layers: int, d_mlp: int) -> None:
         """Raise ValueError unless these are gates of a model of this shape and, where both names are known, name."""
-        if (self.n_layers, self.d_mlp) != (n_layers, d_mlp):
-            raise ValueError(
-                f"gates of a model with (layers, neurons per layer) {(self.n_layers, self.d_mlp)}; this one has "
-                f"{(n_layers, d_mlp)}"
-            )
-        if self.model and name and self.model != name:
-            raise ValueError(
-                f"gates of the model {self.model!r}; this one is {name!r}: the same neurons mean something else there. Learn "
-                f"them on this model, or, if it is a version of the same one, pass gates.for_model({name!r})"
-            )
+        check_same_model(self, name, n_layers, d_mlp, what="gates", remedy="Learn")
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row per neuron whose factor is not 1, lowest first: `layer`, `neuron`, `factor`."""

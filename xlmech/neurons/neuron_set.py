@@ -85,16 +85,7 @@ class NeuronSet:
 
     def check_model(self, name: str, n_layers: int, d_mlp: int) -> None:
         """Raise ValueError unless these are neurons of a model of this shape and, where both names are known, name."""
-        if (self.n_layers, self.d_mlp) != (n_layers, d_mlp):
-            raise ValueError(
-                f"neurons of a model with (layers, neurons per layer) {(self.n_layers, self.d_mlp)}; this one has "
-                f"{(n_layers, d_mlp)}"
-            )
-        if self.model and name and self.model != name:
-            raise ValueError(
-                f"neurons of the model {self.model!r}; this one is {name!r}: the same indices mean something else there. Locate "
-                f"them in this model, or, if it is a version of the same one, pass neurons.for_model({name!r})"
-            )
+        check_same_model(self, name, n_layers, d_mlp, what="neurons", remedy="Locate")
 
     def to_frame(self) -> pd.DataFrame:
         """Make a frame of one row per neuron: `layer`, `neuron`."""
@@ -169,3 +160,15 @@ def overlap(sets: Mapping[str, NeuronSet]) -> pd.DataFrame:
         for first in sets.values()
     ]
     return pd.DataFrame(values, index=list(sets), columns=list(sets))
+
+
+def check_same_model(given: Any, name: str, n_layers: int, d_mlp: int, *, what: str, remedy: str) -> None:
+    """Raise ValueError unless neurons or gates are of a model of this shape and, where both names are known, this name."""
+    if (given.n_layers, given.d_mlp) != (n_layers, d_mlp):
+        own, other = (given.n_layers, given.d_mlp), (n_layers, d_mlp)
+        raise ValueError(f"{what} of a model with (layers, neurons per layer) {own}; this one has {other}")
+    if given.model and name and given.model != name:
+        raise ValueError(
+            f"{what} of the model {given.model!r}; this one is {name!r}: the same indices mean something else there. {remedy} "
+            f"them in this model, or, if it is a version of the same one, pass {what}.for_model({name!r})"
+        )
