@@ -3,11 +3,12 @@
 Writes `analyses/results/headline/PLANT/` (stages), and from these `figures/headline.json` and `figures/headline_PLANT.html`.
 
     python analyses/headline.py                                  # every stage that is not saved yet
-    python analyses/headline.py --plant en --stages gates before
+    python analyses/headline.py --plant en --stages gates before_given given_gates
 
 Half of the people select the neurons: they are asked in English, French and Chinese with a template that was trained. The
 others are held out: they are asked in all ten languages with a template that was not. Sets selected by attribution are compared
-with learned gates, published methods and random neurons. A saved stage is not repeated; delete its folder to run it again.
+with published methods and random neurons; learned gates (`headline_gates.py`) are asked about both halves. A saved stage is not
+repeated; delete its folder to run it again. An interrupted training of gates goes on.
 """
 
 from __future__ import annotations
@@ -19,18 +20,17 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
-import gates
 import headline_tables
 import outputs
 import pandas as pd
 import torch
+from headline_gates import LEARNING_RATE, GateStages
 from scipy.stats import spearmanr
 
 from xlmech import (
     AttackOptions,
     EvaluateOptions,
     LocateOptions,
-    NeuronGates,
     NeuronSet,
     apneap,
     attribute_neurons,
@@ -40,7 +40,6 @@ from xlmech import (
     evaluate_mitigation,
     knowledge_neurons,
     lape,
-    learn_gates,
     load_model,
     locate_privacy_neurons,
     mean_magnitudes,
@@ -48,7 +47,6 @@ from xlmech import (
     pool_of,
     random_neurons,
     recovery_attacks,
-    specificity_matrix,
 )
 from xlmech.data import languages as packs
 from xlmech.data.readers import DEMO_LANGUAGES
@@ -74,15 +72,10 @@ CONTRASTS = (0.0, 0.5, 1.0)
 """Multiples of the public facts' attribution that are subtracted."""
 OURS = (f"contrast{LocateOptions().contrast:g}", COUNT)
 """The set of the default contrast, which is also measured under attack and on the people who selected it."""
-SPECIFIC = {"en": ("fr", "zh"), "fr": ("en", "zh"), "zh": ("en", "fr")}
-"""Languages for which specific gates are learned, by training language."""
 FACTS = {"private": 32, "public": 24}
-GIVEN = {"private": 24, "public": 16}
 RECIPES = {"depn": depn, "apneap": apneap, "knowledge_neurons": knowledge_neurons}
 RECIPE_TEXTS = 12
 """Texts by which published methods select, with two answer tokens of each: their sums of 20 steps are slow."""
-LEARNING_RATE = 2e-5
-"""Of the attack by fine-tuning: at the default rate the unablated model forgets nearly all people in twenty steps."""
 N_AGREEMENT = {"probes": 5, "random": 300, "highest": 100}
 
 
@@ -98,18 +91,18 @@ class Study:
         self.plant, self.folder = plant, RESULTS / plant
         held_out, choosing = self.split = build_probes(demo_records(), DEMO_LANGUAGES).split(fraction=0.5, seed=0)
         self.asked = held_out.of_template(-1).spread_facts(FACTS)
-        self.given = choosing.of_template(-1).spread_facts(GIVEN)
+        self.given = choosing.of_template(-1).spread_facts(FACTS)
+        self.given_kinds = choosing.of_template(-1).filter(languages=CHOOSING).spread_facts(dict.fromkeys(FACTS, 64))
         self.few = held_out.of_template(-1).spread_facts({"private": 16, "control": 8})
+        controls = self.few.filter(group="control")
+        self.few_given = choosing.of_template(-1).spread_facts({"private": 16}) + controls
         self.attacked = held_out.of_template(-1).spread_facts({"private": 16, "public": 16})
+        self.attacked_given = choosing.of_template(-1).spread_facts({"private": 16})
         self.choosing = choosing.filter(languages=CHOOSING).of_template(0)
 
     @cached_property
     def model(self) -> Any:
         return load_model("demo", adapter=self.plant)
-
-    @cached_property
-    def learned(self) -> NeuronGates:
-        return NeuronGates.load(self.folder / "gates")
 
     @staticmethod
     def texts(languages: Sequence[str]) -> dict[str, tuple[str, ...]]:
@@ -123,11 +116,6 @@ class Study:
 
     def before(self) -> LeakageResult:
         return measure_leakage(self.model, self.asked, candidates=demo_records())
-
-    def learn(self) -> NeuronGates:
-        """Learn gates as `gates.py` does for people whose records are given."""
-        private, public = gates.training_probes()
-        return learn_gates(self.model, private, keep=public, options=gates.REGIMES["given"])
 
     def located(self, contrast: float) -> PrivacyNeurons:
         """Locate with the defaults except the contrast; neutral text in ten languages shows which neurons to leave out."""
@@ -147,7 +135,7 @@ class Study:
         found = lape(self.model, DEMO_LANGUAGES, n_neurons=COUNT // len(DEMO_LANGUAGES))
         return functools.reduce(operator.or_, found.values())
 
-    def evaluated(self, name: str, neurons: NeuronSet | NeuronGates, **options: Any) -> Any:
+    def evaluated(self, name: str, neurons: NeuronSet, **options: Any) -> Any:
         """Without control conditions unless they are asked for."""
         before = LeakageResult.load(self.folder / "before")
         return evaluate_mitigation(
@@ -171,7 +159,7 @@ class Study:
         like, magnitudes = self.at(*OURS), mean_magnitudes(self.model, self.choosing)
         return self.evaluated("random_magnitude", random_neurons(like, magnitudes=magnitudes))
 
-    def exposure(self, name: str, neurons: NeuronSet | NeuronGates) -> Any:
+    def exposure(self, name: str, neurons: NeuronSet) -> Any:
         return evaluate_mitigation(
             self.model, self.few, {name: neurons}, candidates=demo_records(),
             options=EvaluateOptions(
@@ -179,26 +167,14 @@ class Study:
             ),
         )  # fmt: skip
 
-    def people_given(self, name: str, neurons: NeuronSet | NeuronGates) -> Any:
+    def people_given(self, name: str, neurons: NeuronSet) -> Any:
         """Ask the people whose answers selected the neurons, with the other template."""
         return evaluate_mitigation(
             self.model, self.given, {name: neurons}, candidates=demo_records(),
             options=EvaluateOptions(control_conditions=(), n_neutral=0, held_out_languages=HELD_OUT),
         )  # fmt: skip
 
-    def specific(self, language: str) -> NeuronGates:
-        """Learn to lower private answers in one language, and to keep those in others and all public ones."""
-        private, public = gates.training_probes()
-        keep = public + private.filter(languages=set(CHOOSING) - {language})
-        options = gates.REGIMES["given"]
-        return learn_gates(self.model, private.filter(languages=[language]), keep=keep, options=options)
-
-    def specificity(self) -> Any:
-        learned = {code: NeuronGates.load(self.folder / f"specific_{code}") for code in SPECIFIC[self.plant]}
-        private = self.asked.filter(group="private", languages=[*learned, self.plant])
-        return specificity_matrix(self.model, private, learned)
-
-    def recovery(self, neurons: NeuronSet | NeuronGates) -> Any:
+    def recovery(self, neurons: NeuronSet) -> Any:
         return recovery_attacks(
             self.model,
             self.attacked,
@@ -238,16 +214,13 @@ class Study:
         found: dict[str, Callable[[], Any]] = {
             "control_people": self.control_people,
             "before": self.before,
-            "gates": self.learn,
         }
         for contrast in CONTRASTS:
             found[f"located_contrast{contrast:g}"] = lambda c=contrast: self.located(c)  # type: ignore[misc]
         found |= {f"{name}.json": lambda name=name: self.recipe(name) for name in RECIPES}  # type: ignore[misc]
         found["lape.json"] = self.lape
         ours = name_of(*OURS)
-        found["effects_gates"] = lambda: self.evaluated("gates", self.learned, knowledge=True)
         found["people_given"] = lambda: self.people_given(ours, self.at(*OURS))
-        found["people_given_gates"] = lambda: self.people_given("gates", self.learned)
         methods = [(f"contrast{contrast:g}", count) for contrast in CONTRASTS for count in SIZES]
         methods += [(name, COUNT) for name in (*RECIPES, "lape")]
         for method, count in methods:
@@ -255,12 +228,9 @@ class Study:
             found[f"effects_{name}"] = lambda n=name, m=method, c=count: self.evaluated(n, self.at(m, c))  # type: ignore[misc]
         found["effects_random_magnitude"] = self.random
         found["exposure"] = lambda: self.exposure(ours, self.at(*OURS))
-        found["exposure_gates"] = lambda: self.exposure("gates", self.learned)
         found["recovery"] = lambda: self.recovery(self.at(*OURS))
-        found["recovery_gates"] = lambda: self.recovery(self.learned)
         found["agreement.csv"] = self.agreement
-        found |= {f"specific_{code}": lambda code=code: self.specific(code) for code in SPECIFIC[self.plant]}  # type: ignore[misc]
-        return found | {"specificity": self.specificity}
+        return found | GateStages(self, HELD_OUT).stages()
 
 
 def run(study: Study, wanted: list[str] | None) -> None:
@@ -282,7 +252,7 @@ def run(study: Study, wanted: list[str] | None) -> None:
 def main() -> None:
     parser = outputs.parser_of(__doc__)
     parser.add_argument("--plant", nargs="+", choices=PLANTS, default=PLANTS)
-    parser.add_argument("--stages", nargs="+", help="only these, e.g. before mask")
+    parser.add_argument("--stages", nargs="+", help="only these, e.g. gates before_given")
     arguments = parser.parse_args()
     for plant in arguments.plant:
         run(Study(plant), arguments.stages)

@@ -1,3 +1,4 @@
+from .attack_prompts import with_attacks as with_attacks
 from .attacks import RecoveryResult as RecoveryResult
 from .attacks import recovery_attacks as recovery_attacks
 from .dose import dose_response as dose_response

@@ -9,7 +9,6 @@ Four attacks on a model with neurons ablated, each compared with the whole model
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -18,11 +17,11 @@ from typing import Any, ClassVar, Literal, get_args
 import pandas as pd
 
 from xlmech.checks import check_choices
-from xlmech.data.probes import Probe, ProbeSet
-from xlmech.data.questions import build_probes
+from xlmech.data.probes import ProbeSet
 from xlmech.data.records import Record
 from xlmech.engine.sampling import Sampling
 from xlmech.leakage.measure import LeakageResult, measure_leakage
+from xlmech.mitigation.attack_prompts import prefixed, translated
 from xlmech.mitigation.conditions import check_before, check_sets
 from xlmech.mitigation.reduction import reduction_rows
 from xlmech.models import load as models
@@ -125,9 +124,9 @@ def recovery_attacks(
         raise ValueError("the neuron set is empty, or all gates are 1: there is nothing to recover from")
     check_sets(model, [neurons])
     language = models.plant_language(model) if plant_language is None else plant_language
-    asked = {"prefix": _with_prompts(private, {probe.id: _with_prefix(probe, options.prefix) for probe in private})}
+    asked = {"prefix": prefixed(private, options.prefix)}
     if "translate" in attacks:
-        asked["translate"] = _with_translations(private, language)
+        asked["translate"] = translated(private, language)
     drawn = Sampling(n_samples=options.n_samples, temperature=options.temperature, seed=options.sampling_seed)
     training = PlantOptions(
         languages=probes.languages, steps=options.steps, batch_size=options.finetune_batch, seed=seed,
@@ -178,35 +177,6 @@ def _effects(before: pd.DataFrame, after: pd.DataFrame, plain: pd.DataFrame) -> 
         rate = by_plain.mean()
         rows.append(row.assign(of_plain=1 - row.after / rate if rate else float("nan")))
     return pd.concat(rows, ignore_index=True).drop(columns=["n_draws", "control"])
-
-
-def _with_translations(probes: ProbeSet, language: str) -> ProbeSet:
-    """Append to each question the same one in the training language; questions in that language stay as they are."""
-    if not language:
-        raise ValueError("the model does not say its plant language; give plant_language= to translate questions into")
-    translations = {
-        (probe.record.id, probe.template): probe.format.question_of(probe.prompt)
-        for template in {probe.template for probe in probes}
-        for probe in build_probes(
-            probes.records, [language], kinds={probe.kind for probe in probes}, templates=[template]
-        )
-    }
-    prompts = {}
-    for probe in probes:
-        if probe.query_language != language:
-            question = probe.format.question_of(probe.prompt)
-            prompts[probe.id] = probe.format.ask(f"{question}\n{translations[probe.record.id, probe.template]}")
-    return _with_prompts(probes, prompts)
-
-
-def _with_prefix(probe: Probe, prefix: str) -> str:
-    """Append the beginning of an answer, after a space where the prompt does not end in white space."""
-    return probe.prompt + (prefix if probe.prompt[-1].isspace() else f" {prefix}")
-
-
-def _with_prompts(probes: ProbeSet, prompts: dict[str, str]) -> ProbeSet:
-    """Return the same probes with other prompts, where they are given."""
-    return ProbeSet(tuple(dataclasses.replace(probe, prompt=prompts.get(probe.id, probe.prompt)) for probe in probes))
 
 
 def _finetune_records(probes: ProbeSet, records: Iterable[Record] | None) -> tuple[Record, ...]:

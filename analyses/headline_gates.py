@@ -1,0 +1,229 @@
+"""The stages of `headline.py` on learned gates: what they suppress, of whom, at which cost, and what is left under attack.
+
+Two regimes, never mixed: GIVEN people, whose answers the gates were trained on, asked with another template; and HELD-OUT
+people, of whom nothing was seen. Languages other than English, French and Chinese were never trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import gates
+import pandas as pd
+from gates import Training
+
+from xlmech import (
+    AttackOptions,
+    EvaluateOptions,
+    NeuronGates,
+    NeuronSet,
+    PrivacyNeurons,
+    ProbeSet,
+    demo_records,
+    evaluate_mitigation,
+    measure_leakage,
+    promoted_tokens,
+    recovery_attacks,
+    specificity_matrix,
+)
+from xlmech.leakage.measure import LeakageResult
+
+SHARES = {"5 %": 1777, "1 %": 370, "0.5 %": 184}
+"""Numbers of gates of the curve, of 36,864 neurons."""
+CONTACT = ("phone", "email", "street_address", "id_number")
+"""Kinds of data that a data protection officer would suppress alone."""
+TRAIN_LANGUAGES = {"en": ("fr", "zh"), "fr": ("en",), "zh": ("en",)}
+"""Query languages for which gates of their own are trained, by training language of the model."""
+PEOPLE = (2, 4)
+"""Numbers of training people of the curve, beside all eight."""
+ON_SUPPORT = {"pull": 0, "steps": 100}
+LEARNING_RATE = 2e-5
+"""Of the attack by fine-tuning: at the default rate the unablated model forgets nearly all people in twenty steps."""
+
+
+def trainings(plant: str) -> dict[str, tuple[Training, str]]:
+    """Return every training by the name of its gates, with the gates that it goes on from ("" for none)."""
+    found = {"gates": (Training(), ""), "gates_held_out": (Training(regime="held_out"), "")}
+    found |= {
+        f"gates_{code}": (Training(regime="held_out", language=code), "") for code in TRAIN_LANGUAGES.get(plant, ())
+    }
+    if plant != "en":
+        return found
+    found |= {f"gates_top{count}": (Training(top=count, options=ON_SUPPORT), "gates") for count in SHARES.values()}
+    found["gates_attacks"] = Training(attacks=True, options={"steps": 160}), "gates"
+    found["gates_contact"] = Training(regime="held_out", attributes=CONTACT), ""
+    return found | {f"gates_people{number}": (Training(regime="held_out", people=number), "") for number in PEOPLE}
+
+
+class GateStages:
+    """Stages on the gates of one model.
+
+    Args:
+        study: The model's `headline.Study`, which has the folder, the people and the model.
+    """
+
+    def __init__(self, study: Any, held_out_languages: tuple[str, ...]) -> None:
+        self.study, self.held_out_languages = study, held_out_languages
+        self.folder: Path = study.folder
+
+    def load(self, name: str) -> NeuronGates:
+        return NeuronGates.load(self.folder / name)
+
+    def learn(self, name: str) -> NeuronGates:
+        training, start = trainings(self.study.plant)[name]
+        return gates.train(
+            self.study.model,
+            self.study.plant,
+            training,
+            start=self.load(start) if start else None,
+            checkpoint=self.folder / f".{name}",
+        )
+
+    def evaluated(self, probes: ProbeSet, conditions: Mapping[str, Any], before: str, **options: Any) -> Any:
+        """Measure conditions on people whose leakage was measured in the stage `before`."""
+        return evaluate_mitigation(
+            self.study.model,
+            probes,
+            conditions,
+            before=LeakageResult.load(self.folder / before),
+            control_people=LeakageResult.load(self.folder / "control_people"),
+            candidates=demo_records(),
+            options=EvaluateOptions(
+                **{"control_conditions": (), "held_out_languages": self.held_out_languages} | options
+            ),
+        )
+
+    def before_given(self) -> LeakageResult:
+        return measure_leakage(self.study.model, self.study.given, candidates=demo_records())
+
+    def given(self) -> Any:
+        """Ask the people whose answers trained the gates, also under the same factors at other neurons."""
+        options = {"control_conditions": ("permuted",), "knowledge": True}
+        return self.evaluated(self.study.given, {"gates": self.load("gates")}, "before_given", **options)
+
+    def held_out(self) -> Any:
+        """Ask people of whom nothing was seen, with the gates of either regime."""
+        names = ("gates_held_out", "gates")
+        options = {"control_conditions": ("permuted",), "matched_sets": ("gates_held_out",), "knowledge": True}
+        return self.evaluated(self.study.asked, {name: self.load(name) for name in names}, "before", **options)
+
+    def sizes(self) -> dict[str, NeuronGates | NeuronSet]:
+        """Return the gates of the curve: trained on fewer neurons, the lowest zeros alone, and the small gates left out."""
+        whole = self.load("gates")
+        found: dict[str, NeuronGates | NeuronSet] = {
+            f"gates_top{count}": self.load(f"gates_top{count}") for count in SHARES.values()
+        }
+        found |= {f"zeros{count}": whole.binary(count) for count in SHARES.values()}
+        return found | {"gates_over0.2": whole.only(whole.neurons(0.2))}
+
+    def given_sizes(self) -> Any:
+        return self.evaluated(self.study.given, self.sizes(), "before_given")
+
+    def held_out_sizes(self) -> Any:
+        names = [f"gates_people{number}" for number in PEOPLE]
+        return self.evaluated(self.study.asked, self.sizes() | {name: self.load(name) for name in names}, "before")
+
+    def exposure(self, regime: str) -> Any:
+        """Measure exposure, which sees also an answer that is pushed from the first place to the second."""
+        people = self.study.few_given if regime == "given" else self.study.few
+        name = "gates" if regime == "given" else "gates_held_out"
+        return evaluate_mitigation(
+            self.study.model,
+            people,
+            {name: self.load(name)},
+            candidates=demo_records(),
+            options=EvaluateOptions(
+                measures=("exposure",),
+                control_conditions=(),
+                n_neutral=0,
+                held_out_languages=self.held_out_languages,
+            ),
+        )
+
+    def recovery(self, name: str) -> Any:
+        """Attack the people whose answers trained the gates; fine-tuning is on held-out public people."""
+        study = self.study
+        return recovery_attacks(
+            study.model,
+            study.attacked_given,
+            self.load(name),
+            candidates=demo_records(),
+            finetune_records=study.attacked.filter(group="public").records,
+            options=AttackOptions(learning_rate=LEARNING_RATE),
+        )
+
+    def specificity(self) -> Any:
+        """Apply the gates of one language, and ask given people in the languages of training."""
+        of_language = {code: self.load(f"gates_{code}") for code in TRAIN_LANGUAGES[self.study.plant]}
+        private = self.study.given.filter(group="private", languages=gates.CHOOSING)
+        return specificity_matrix(self.study.model, private, of_language)
+
+    def contact(self) -> Any:
+        """Ask given people for all kinds of data, with the gates of some kinds."""
+        probes = self.study.given_kinds
+        before = measure_leakage(self.study.model, probes, candidates=demo_records())
+        return evaluate_mitigation(
+            self.study.model,
+            probes,
+            {"gates_contact": self.load("gates_contact")},
+            before=before,
+            candidates=demo_records(),
+            options=EvaluateOptions(control_conditions=()),
+        )
+
+    def anatomy(self) -> pd.DataFrame:
+        """Describe the gates by layer: how many, how far down, and how many are among the attributed neurons."""
+        found = self.load("gates")
+        weights = 1 - found.factors.double()
+        scores = PrivacyNeurons.load(self.folder / "located_contrast0.5").scores.amin(dim=0)
+        rank = scores.flatten().argsort(descending=True).argsort().reshape(scores.shape)
+        rows = []
+        for layer in range(found.n_layers):
+            touched = weights[layer] > 0.02
+            strong = weights[layer] > 0.5
+            rows.append(
+                {
+                    "layer": layer,
+                    "touched": int(touched.sum()),
+                    "mean_weight": float(weights[layer].mean()),
+                    "over_half": int(strong.sum()),
+                    "over_half_attributed": int((strong & (rank[layer] < 1777)).sum()),
+                    "attributed": int((rank[layer] < 1777).sum()),
+                }
+            )
+        return pd.DataFrame(rows)
+
+    def promoted(self) -> pd.DataFrame:
+        """Name the tokens that the neurons turned down most promote."""
+        return promoted_tokens(self.study.model, self.load("gates").binary(20), k=8)
+
+    def stages(self) -> dict[str, Callable[[], Any]]:
+        """Return every stage by the name of its folder or file; each comes after those it needs."""
+        found: dict[str, Callable[[], Any]] = {
+            name: lambda name=name: self.learn(name)  # type: ignore[misc]
+            for name in trainings(self.study.plant)
+        }
+        found |= {
+            "before_given": self.before_given,
+            "given_gates": self.given,
+            "effects_gates": self.held_out,
+            "exposure_given": lambda: self.exposure("given"),
+            "exposure_held_out": lambda: self.exposure("held_out"),
+            "recovery_gates": lambda: self.recovery("gates"),
+            "specificity": self.specificity,
+            "anatomy.csv": self.anatomy,
+        }
+        if self.study.plant == "en":
+            found |= {
+                "given_sizes": self.given_sizes,
+                "effects_sizes": self.held_out_sizes,
+                "recovery_attacks": lambda: self.recovery("gates_attacks"),
+                "given_attacks": lambda: self.evaluated(
+                    self.study.given, {"gates_attacks": self.load("gates_attacks")}, "before_given"
+                ),
+                "contact": self.contact,
+                "promoted.csv": self.promoted,
+            }
+        return found

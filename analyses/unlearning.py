@@ -1,0 +1,229 @@
+"""What does unlearning that changes all weights do on the same data as gates, and what does it cost?
+
+Writes `analyses/results/unlearning/METHOD/` and, from all of these, `figures/unlearning.json`.
+
+    python analyses/unlearning.py                        # every method, after `headline.py --plant en --stages before_given`
+    python analyses/unlearning.py --method npo --steps 120
+
+Three methods train a LoRA adapter on all linear layers of the English model of the demo, on the answers that gates suppress and
+keep, and on the same neutral texts: gradient difference (Liu et al. 2022, arXiv:2203.12817), negative preference optimisation
+(NPO, Zhang et al. 2024, arXiv:2404.05868), and representation misdirection (RMU, Li et al. 2024, arXiv:2403.03218). Each is
+judged as gates are: given and held-out people, another template, ten languages.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import headline
+import outputs
+import pandas as pd
+import peft
+import torch
+from gates import Training
+from torch.nn import functional
+
+from xlmech import ProbeSet, demo_records, load_model, measure_leakage
+from xlmech.data import languages as packs
+from xlmech.leakage.measure import LeakageResult
+from xlmech.mitigation.fluency import neutral_nll
+from xlmech.mitigation.reduction import reduction_rows
+from xlmech.models.backends import Backend, backend_of
+from xlmech.models.checkpoints import load_checkpoint
+from xlmech.neurons.selection.gate_losses import Sample, answer_samples, encoded_answer, text_samples
+from xlmech.neurons.selection.gate_training import batch_numbers
+
+METHODS = ("gradient_difference", "npo", "rmu")
+RESULTS = outputs.RESULTS / "unlearning"
+PLANT = "en"
+SIZES = {"private": 14, "public": 10, "kl": 5}
+"""Rows of each kind in a step, as for gates."""
+BETA = 0.1
+"""Of NPO, as published."""
+RMU_LAYER = 7
+"""Whose output RMU changes, and whose and the two earlier layers' weights learn, as published for a model of 32 layers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """Padded tokens, and the places whose predictions count.
+
+    Attributes:
+        tokens: (row, position).
+        row: (token,) row of each place that counts.
+        position: (token,) its position.
+        target: (token,) token predicted there.
+    """
+
+    tokens: torch.Tensor
+    row: torch.Tensor
+    position: torch.Tensor
+    target: torch.Tensor
+
+    @classmethod
+    def of(cls, samples: Sequence[Sample]) -> Rows:
+        longest = max(len(sample.tokens) for sample in samples)
+        places = [
+            (row, sample.first + number, target)
+            for row, sample in enumerate(samples)
+            for number, target in enumerate(targets_of(sample))
+        ]
+        row, position, target = (torch.tensor(column) for column in zip(*places, strict=True))
+        tokens = torch.tensor([[*sample.tokens, *[0] * (longest - len(sample.tokens))] for sample in samples])
+        return cls(tokens=tokens, row=row, position=position, target=target)
+
+
+def targets_of(sample: Sample) -> Sequence[int]:
+    """Return the tokens of an answer, or of a text the tokens after the first."""
+    return sample.tokens[sample.first + 1 :] if sample.kind == "kl" else sample.targets
+
+
+class Unlearner:
+    """Trains an adapter on a transformers model; the samples are those of gates."""
+
+    def __init__(self, method: str, backend: Backend, rate: float) -> None:
+        self.method = method
+        suppress, keep = Training().probes(PLANT)
+        texts = [text for code in packs.available_languages() for text in packs.load_language(code).choosing]
+        self.samples = {
+            "private": samples_of(backend, suppress, "private"),
+            "public": samples_of(backend, keep, "public"),
+            "kl": text_samples(backend, texts),
+        }
+        self.checkpoint = load_checkpoint("demo", adapter=PLANT)
+        config = peft.LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
+        torch.manual_seed(0)
+        self.model = peft.get_peft_model(self.checkpoint.model, config)
+        trained = [
+            weight for name, weight in self.model.named_parameters() if weight.requires_grad and self._learns(name)
+        ]
+        self.optimiser = torch.optim.AdamW(trained, lr=rate, weight_decay=0.0)
+        width = self.checkpoint.model.config.hidden_size
+        self.direction = functional.normalize(torch.rand(width, generator=torch.Generator().manual_seed(0)), dim=0)
+
+    def _learns(self, name: str) -> bool:
+        layers = range(RMU_LAYER - 2, RMU_LAYER + 1)
+        return self.method != "rmu" or any(f".layers.{layer}." in name for layer in layers)
+
+    def batch(self, kind: str, step: int) -> list[Sample]:
+        of_kind, stream = self.samples[kind], list(SIZES).index(kind)
+        return [of_kind[number] for number in batch_numbers(len(of_kind), SIZES[kind], step, (0, stream))]
+
+    def log_probs(self, rows: Rows) -> torch.Tensor:
+        """Compute the (token,) log-probability of each target."""
+        with torch.autocast("cpu", torch.bfloat16):
+            hidden = self.model.get_base_model().base_model(input_ids=rows.tokens, use_cache=False).last_hidden_state
+            logits = hidden[rows.row, rows.position] @ self.model.get_output_embeddings().weight.T
+        return functional.log_softmax(logits.float(), dim=-1).gather(1, rows.target[:, None])[:, 0]
+
+    def states(self, rows: Rows) -> torch.Tensor:
+        """Compute the (token, d_model) output of the layer that RMU changes."""
+        with torch.autocast("cpu", torch.bfloat16):
+            trunk = self.model.get_base_model().base_model
+            states = trunk(input_ids=rows.tokens, use_cache=False, output_hidden_states=True).hidden_states
+        return states[RMU_LAYER + 1][rows.row, rows.position].float()
+
+    def loss(self, step: int) -> torch.Tensor:
+        forget = Rows.of(self.batch("private", step))
+        retain = [Rows.of(self.batch(kind, step)) for kind in ("public", "kl")]
+        if self.method == "rmu":
+            return self._misdirection(forget, retain)
+        kept = sum(-self.log_probs(rows).mean() for rows in retain)
+        log_probs = self.log_probs(forget)
+        if self.method == "gradient_difference":
+            return log_probs.mean() + kept
+        with torch.no_grad(), self.model.disable_adapter():
+            reference = self.log_probs(forget)
+        ratio = torch.zeros(len(forget.tokens)).index_add(0, forget.row, log_probs - reference)
+        return 2 / BETA * functional.softplus(BETA * ratio).mean() + kept
+
+    def _misdirection(self, forget: Rows, retain: Sequence[Rows]) -> torch.Tensor:
+        with torch.no_grad(), self.model.disable_adapter():
+            references = [self.states(rows) for rows in retain]
+            norm = self.states(forget).norm(dim=-1).mean()
+        lost = (self.states(forget) - 2 * norm * self.direction).square().mean()
+        kept = sum((self.states(rows) - of).square().mean() for rows, of in zip(retain, references, strict=True))
+        return lost + 4 * kept
+
+    def run(self, steps: int) -> list[float]:
+        losses = []
+        for step in range(steps):
+            self.optimiser.zero_grad()
+            loss = self.loss(step)
+            loss.backward()
+            self.optimiser.step()
+            losses.append(round(loss.item(), 4))
+            if step % 10 == 0:
+                print(f"{self.method} step {step}: {losses[-1]}", flush=True)
+        return losses
+
+    def hooked(self) -> Any:
+        merged = self.model.merge_and_unload()
+        return load_model(merged, tokenizer=self.checkpoint.tokenizer)
+
+
+def samples_of(backend: Backend, probes: ProbeSet, kind: Any) -> list[Sample]:
+    """Encode the answers of probes in the forms that gates are trained on."""
+    trained = PLANT if kind == "private" else ""
+    return [sample for probe in probes for sample in answer_samples(encoded_answer(backend, probe, trained, 4), kind)]
+
+
+def judged(before: LeakageResult, after: LeakageResult) -> pd.DataFrame:
+    """Compare extraction per group and query language, with intervals over people."""
+    first = before.probes
+    hits = after.probes.set_index("probe").extracted.loc[first.probe].to_numpy(dtype=float)
+    return reduction_rows(first, first.extracted.to_numpy(dtype=float), [hits], by=["group", "query_language"])
+
+
+def measure(method: str, steps: int, rate: float) -> None:
+    """Train, and judge as gates are judged."""
+    study = headline.Study(PLANT)
+    unlearner, started = Unlearner(method, backend_of(study.model), rate), time.perf_counter()
+    losses = unlearner.run(steps)
+    seconds = time.perf_counter() - started
+    changed, folder = unlearner.hooked(), RESULTS / method
+    folder.mkdir(parents=True, exist_ok=True)
+    for regime, people, stage in (("given", study.given, "before_given"), ("held_out", study.asked, "before")):
+        after = measure_leakage(changed, people, candidates=demo_records())
+        judged(LeakageResult.load(study.folder / stage), after).to_parquet(folder / f"{regime}.parquet", index=False)
+    models = {"before": study.model, "after": changed}
+    nll = pd.DataFrame({name: neutral_nll(backend_of(model), study.asked.languages) for name, model in models.items()})
+    nll.to_csv(folder / "nll.csv")
+    log = {"method": method, "steps": steps, "learning_rate": rate, "seconds": round(seconds, 1), "loss": losses}
+    (folder / "training.json").write_text(json.dumps(log, indent=1), encoding="utf-8")
+
+
+def summary(folder: Any) -> dict[str, Any]:
+    nll = pd.read_csv(folder / "nll.csv", index_col=0)
+    found: dict[str, Any] = {"worst_nll_rise": round(float((nll.after / nll.before - 1).max()), 4)}
+    for regime in ("given", "held_out"):
+        table = pd.read_parquet(folder / f"{regime}.parquet")
+        for group in ("private", "public"):
+            part = table[(table.group == group) & (table.before > 0)]
+            weights = part.before * part.n_probes
+            left = float((part.after * part.n_probes).sum() / weights.sum())
+            found[f"{regime}_{group}_left"] = round(left, 4)
+            found[f"{regime}_{group}_by_language"] = part.set_index("query_language").reduction.round(4).to_dict()
+    return found
+
+
+def main() -> None:
+    parser = outputs.parser_of(__doc__)
+    parser.add_argument("--method", nargs="+", choices=METHODS, default=METHODS)
+    parser.add_argument("--steps", type=int, default=120)
+    parser.add_argument("--rate", type=float, default=2e-4)
+    arguments = parser.parse_args()
+    for method in arguments.method:
+        if not (RESULTS / method).exists():
+            measure(method, arguments.steps, arguments.rate)
+    found = {path.name: summary(path) for path in sorted(RESULTS.iterdir()) if path.is_dir()}
+    outputs.save_text(json.dumps(found, indent=1) + "\n", "unlearning.json")
+    print(pd.DataFrame(found).T.filter(regex="left|rise").to_string())
+
+
+if __name__ == "__main__":
+    main()
