@@ -31,11 +31,13 @@ import torch
 from xlmech import (
     GateOptions,
     NeuronGates,
+    PrivacyNeurons,
     ProbeSet,
     build_probes,
     demo_records,
     learn_gates,
     load_model,
+    pool_of,
     with_attacks,
 )
 from xlmech.data.readers import DEMO_LANGUAGES
@@ -61,6 +63,7 @@ class Training:
         attributes: Suppress private answers of these kinds alone, and keep the others.
         attacks: Whether to train against attacks too.
         top: Train only this many gates, those of the gates to go on from that are furthest from 1.
+        located: Train only the gates of this many neurons, those that attribution ranks highest (`headline.py`).
     """
 
     regime: str = "given"
@@ -70,6 +73,7 @@ class Training:
     attributes: tuple[str, ...] = ()
     attacks: bool = False
     top: int | None = None
+    located: int | None = None
 
     def probes(self, plant: str) -> tuple[ProbeSet, ProbeSet]:
         """Return the probes whose answers are suppressed, and those whose answers are kept."""
@@ -102,6 +106,9 @@ def train(
             raise SystemExit("the largest gates (--top) are those of other gates (--start)")
         start = start.top(training.top)
     support = None if start is None or training.top is None else start.neurons(0)
+    if training.located is not None:
+        ranked = PrivacyNeurons.load(outputs.RESULTS / "headline" / plant / "located_contrast0.5")
+        support = pool_of(ranked, training.located)
     return learn_gates(model, suppress, keep=keep, options=options, start=start, support=support, checkpoint=checkpoint)
 
 
@@ -121,13 +128,14 @@ def main() -> None:
     parser.add_argument("--attacks", action="store_true", help="train against attacks too")
     parser.add_argument("--start", type=Path, help="gates to go on from")
     parser.add_argument("--top", type=int, help="train only this many gates, those of --start furthest from 1")
+    parser.add_argument("--located", type=int, help="train only this many gates, of the neurons ranked highest")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int, help="threads of the CPU")
     arguments: argparse.Namespace = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     changes = {name: value_of(text) for name, text in (item.split("=", 1) for item in arguments.set)}
-    names = ("regime", "people", "language", "attacks", "top")
+    names = ("regime", "people", "language", "attacks", "top", "located")
     training = Training(
         options=changes,
         attributes=tuple(arguments.attributes),

@@ -64,6 +64,8 @@ PLANTS = ("en", "fr", "zh")
 CHOOSING = ("en", "fr", "zh")
 """Query languages in which neurons are selected; the others are held out."""
 HELD_OUT = tuple(code for code in DEMO_LANGUAGES if code not in CHOOSING)
+ATTACKED = (*CHOOSING, "de", "ja")
+"""Query languages in which people whose answers trained gates are attacked."""
 COUNT = 184
 """Neurons of a set: 0.5 % of 36,864."""
 SIZES = (73, COUNT)
@@ -97,7 +99,7 @@ class Study:
         controls = self.few.filter(group="control")
         self.few_given = choosing.of_template(-1).spread_facts({"private": 16}) + controls
         self.attacked = held_out.of_template(-1).spread_facts({"private": 16, "public": 16})
-        self.attacked_given = choosing.of_template(-1).spread_facts({"private": 16})
+        self.attacked_given = choosing.of_template(-1).filter(languages=ATTACKED).spread_facts({"private": 16})
         self.choosing = choosing.filter(languages=CHOOSING).of_template(0)
 
     @cached_property

@@ -52,6 +52,7 @@ def trainings(plant: str) -> dict[str, tuple[Training, str]]:
     if plant != "en":
         return found
     found |= {f"gates_top{count}": (Training(top=count, options=ON_SUPPORT), "gates") for count in SHARES.values()}
+    found["gates_located"] = Training(regime="held_out", located=1777, options={"pull": 0}), ""
     found["gates_attacks"] = Training(attacks=True, options={"steps": 160}), "gates"
     found["gates_contact"] = Training(regime="held_out", attributes=CONTACT), ""
     return found | {f"gates_people{number}": (Training(regime="held_out", people=number), "") for number in PEOPLE}
@@ -122,7 +123,7 @@ class GateStages:
         return self.evaluated(self.study.given, self.sizes(), "before_given")
 
     def held_out_sizes(self) -> Any:
-        names = [f"gates_people{number}" for number in PEOPLE]
+        names = ["gates_located", *(f"gates_people{number}" for number in PEOPLE)]
         return self.evaluated(self.study.asked, self.sizes() | {name: self.load(name) for name in names}, "before")
 
     def exposure(self, regime: str) -> Any:
