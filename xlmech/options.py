@@ -130,7 +130,10 @@ class GateOptions(Section):
     margin: float = Field(default=3.0, ge=0)
     """Log-odds (nats) beyond which an answer hardly counts: suppressed below minus this, kept above it."""
     max_answer_tokens: Count | None = 4
-    """Only the first so many tokens of each answer; null for whole answers."""
+    """Only the first so many tokens of each answer to suppress; null for whole answers. Answers to keep are always whole."""
+    hard_share: float = Field(default=0.5, ge=0, le=1)
+    """Share of a step's answers and texts that are drawn by how large their loss was when they were last run; the others come in
+    turn."""
     private_batch: Count = 14
     """Number of answers to suppress in a step."""
     public_batch: Count = 10

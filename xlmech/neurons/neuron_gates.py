@@ -25,9 +25,9 @@ class NeuronGates(Result):
     Attributes:
         factors: (layer, neuron) factors of the activations, from 0 to 1, float32.
         model: Name of the model.
-        history: One row per step: `step`, the mean losses `private`, `public` and `kl` of its batch before the step, unweighted
-            (NaN where there was nothing of the kind), `n_touched` after it, and `reduction` of the facts held back (NaN where
-            not measured). Empty for gates that were not learned.
+        history: One row per step: `step`, the mean losses `private`, `public` and `kl`, unweighted, each answer's when it was
+            last run (NaN where there was nothing of the kind), `n_touched` after it, and `reduction` of the facts held back (NaN
+            where not measured). Empty for gates that were not learned.
         reduction: Reduction of extraction of the facts held back by these gates; NaN where none were.
         counts: Number of `private` and `public` answers and neutral `texts` that they were learned from.
         options: The `GateOptions` they were learned with; empty for gates that were not learned.

@@ -21,7 +21,7 @@ from xlmech.neurons.neuron_gates import NeuronGates
 from xlmech.neurons.neuron_set import NeuronSet
 from xlmech.neurons.selection import learned_gates
 from xlmech.neurons.selection.gate_losses import GatedModel, Sample, answer_samples, encoded_answer, text_samples
-from xlmech.neurons.selection.gate_training import STATE_EVERY, batch_numbers
+from xlmech.neurons.selection.gate_training import STATE_EVERY, batch_numbers, drawn_numbers
 from xlmech.neurons.selection.learned_gates import learn_gates
 from xlmech.options import GateOptions
 from xlmech.storage.result import Provenance
@@ -312,3 +312,35 @@ def test_bfloat16_products_lead_the_same_way(tokenizer: Any, records: tuple[Reco
     assert rough.history.kl.iloc[0] < 1e-4
     cosine = torch.nn.functional.cosine_similarity((1 - exact.factors).flatten(), (1 - rough.factors).flatten(), dim=0)
     assert cosine > 0.7
+
+
+def test_answers_of_large_loss_come_more_often() -> None:
+    last = torch.tensor([1e-4, 1e-4, 5.0, 0.01, float("nan"), 1e-4])
+    drawn = [drawn_numbers(last, 4, step, (0, 1), 0.5) for step in range(60)]
+    assert all(len(set(of_step)) == 4 for of_step in drawn)
+    counts = [sum(number in of_step for of_step in drawn) for number in range(6)]
+    assert counts[2] > 45 and counts[4] > 45 and max(counts[0], counts[1], counts[5]) < 30
+    assert min(counts) >= 20  # two in turn per step, of six
+    assert drawn_numbers(last, 4, 3, (0, 1), 0.0) == batch_numbers(6, 4, 3, (0, 1))
+    assert sorted(drawn_numbers(last + 1, 9, 3, (0, 1), 0.5)) == list(range(6))
+    assert drawn_numbers(torch.zeros(0), 4, 0, (0,), 0.5) == []
+
+
+def test_kept_answers_are_whole_and_suppressed_ones_are_cut(
+    leaking: Any, probes: ProbeSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suppress, keep = _sides(probes)
+    lengths: dict[str, set[int]] = {"private": set(), "public": set()}
+    run = GatedModel.losses
+
+    def seen(self: Any, samples: Any, weights: Any) -> Any:
+        for sample in samples:
+            if sample.kind in lengths:
+                lengths[sample.kind].add(len(sample.targets))
+        return run(self, samples, weights)
+
+    monkeypatch.setattr(GatedModel, "losses", seen)
+    options = FEW.updated(max_answer_tokens=1)
+    learn_gates(leaking, suppress, keep=keep, neutral=TEXTS, options=options, progress=False)
+    assert lengths["private"] == {1}
+    assert max(lengths["public"]) > 1

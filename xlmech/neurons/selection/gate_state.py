@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from xlmech.models.backends import Backend
 from xlmech.neurons.neuron_gates import NeuronGates
 from xlmech.neurons.neuron_set import NeuronSet
+from xlmech.neurons.selection.gate_losses import Kind
 from xlmech.storage.atomic import new_file
 
 
@@ -28,17 +29,21 @@ class GateState:
         movable: (layer, neuron) whether the gate may change; None for all.
         adam: The optimiser, of `weights` alone.
         history: One row per step done.
+        losses: (sample,) loss of each sample of each kind when it was last run, on the CPU; NaN before.
         best: The weights of the largest reduction that was measured.
     """
 
     weights: Float[torch.Tensor, "layer neuron"]
     movable: torch.Tensor | None
     adam: torch.optim.Optimizer
+    losses: dict[Kind, Float[torch.Tensor, " sample"]]
     best: torch.Tensor
     history: list[dict[str, Any]] = field(default_factory=list)
 
     @classmethod
-    def fresh(cls, backend: Backend, start: NeuronGates | None, support: NeuronSet | None) -> GateState:
+    def fresh(
+        cls, backend: Backend, start: NeuronGates | None, support: NeuronSet | None, n_samples: dict[Kind, int]
+    ) -> GateState:
         """Make the state before the first step: open gates or those of `start`, of which those in `support` may move."""
         weights = torch.zeros(backend.n_layers, backend.d_mlp)
         if start is not None:
@@ -54,7 +59,18 @@ class GateState:
         adam = torch.optim.Adam([weights])
         moments = {"exp_avg": torch.zeros_like(weights), "exp_avg_sq": torch.zeros_like(weights)}
         adam.state[weights] = {"step": torch.tensor(0.0)} | moments
-        return cls(weights=weights, movable=movable, adam=adam, best=weights.clone())
+        losses = {kind: torch.full((number,), math.nan) for kind, number in n_samples.items()}
+        return cls(weights=weights, movable=movable, adam=adam, losses=losses, best=weights.clone())
+
+    def see(self, numbers: dict[Kind, list[int]], losses: Float[torch.Tensor, " sample"]) -> None:
+        """Remember the losses of the samples of a step, which come kind by kind."""
+        parts = losses.float().cpu().split([len(of_kind) for of_kind in numbers.values()])
+        for (kind, of_kind), part in zip(numbers.items(), parts, strict=True):
+            self.losses[kind][of_kind] = part
+
+    def mean_losses(self) -> dict[str, Any]:
+        """Return the mean last loss of each kind over the samples that were run; NaN without any."""
+        return {kind: float(losses.nanmean()) for kind, losses in self.losses.items()}
 
     @torch.no_grad()
     def move(self, gradient: torch.Tensor, rate: float, pull: float) -> None:
@@ -102,6 +118,7 @@ class GateStateFile:
     def write(self, state: GateState) -> None:
         """Write the state, in place of an earlier one."""
         tensors = {"weights": state.weights, "best": state.best} | state.adam.state[state.weights]
+        tensors |= {f"losses.{kind}": losses for kind, losses in state.losses.items()}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         metadata = {"settings": self.settings, "history": json.dumps(state.history)}
         with new_file(self.path) as path:
@@ -126,4 +143,6 @@ class GateStateFile:
             state.best = file.get_tensor("best").to(state.weights.device)
             for name, tensor in state.adam.state[state.weights].items():
                 tensor.copy_(file.get_tensor(name))
+            for kind, losses in state.losses.items():
+                losses.copy_(file.get_tensor(f"losses.{kind}"))
         state.history = json.loads(metadata["history"])

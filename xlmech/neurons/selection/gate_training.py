@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 
 from xlmech.neurons.selection.gate_losses import KINDS, GatedModel, Kind, Sample
 from xlmech.neurons.selection.gate_state import GateState, GateStateFile
@@ -35,13 +35,15 @@ def train_gates(
         for step in bar:
             if state.reached(options.target_reduction):
                 break
-            batch = [
-                samples[kind][number]
+            numbers = {
+                kind: drawn_numbers(state.losses[kind], sizes[kind], step, (options.seed, stream), options.hard_share)
                 for stream, kind in enumerate(KINDS)
-                for number in batch_numbers(len(samples[kind]), sizes[kind], step, (options.seed, stream))
-            ]
+            }
+            batch = [samples[kind][number] for kind in KINDS for number in numbers[kind]]
             losses, gradient = gated.losses(batch, state.weights)
-            row = _means(batch, losses, gradient, step)
+            _check_finite(batch, losses, gradient, step)
+            state.see(numbers, losses)
+            row = {"step": step} | state.mean_losses()
             rate = options.learning_rate * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * step / options.steps)))
             state.move(gradient, rate, options.pull)
             row |= {"n_touched": int((state.weights > 0).sum()), "reduction": math.nan}
@@ -58,6 +60,32 @@ def train_gates(
         raise
 
 
+def drawn_numbers(
+    last: Float[torch.Tensor, " sample"], size: int, step: int, seed: tuple[int, ...], hard_share: float
+) -> list[int]:
+    """Number the samples of one step's batch: some in turn, the others (`hard_share`) drawn by their last losses.
+
+    Answers that are suppressed or kept already have a small loss and hardly any slope, so a batch of them teaches little.
+
+    Args:
+        last: (sample,) loss when each was last run; NaN for those that were not yet run, which count as the largest.
+        size: Number of samples.
+        step: Number of the step.
+        seed: Seed and stream of random numbers.
+        hard_share: Share of the batch that is drawn by loss.
+    """
+    n_hard = int(min(size, len(last)) * hard_share)
+    in_turn = batch_numbers(len(last), size - n_hard, step, seed)
+    weights = last.double().nan_to_num(nan=max(1.0, float(last.nan_to_num().max()))) if len(last) else last
+    weights[in_turn] = 0
+    generator = np.random.default_rng((*seed, step, n_hard))
+    n_hard = min(n_hard, int((weights > 0).sum()))
+    if not n_hard:
+        return in_turn
+    drawn = generator.choice(len(last), size=n_hard, replace=False, p=(weights / weights.sum()).numpy())
+    return in_turn + [int(number) for number in drawn]
+
+
 def batch_numbers(n_samples: int, size: int, step: int, seed: tuple[int, ...]) -> list[int]:
     """Number the samples of one step's batch: they come in random order, and all have come before one comes again."""
     places = range(step * min(size, n_samples), (step + 1) * min(size, n_samples))
@@ -66,12 +94,8 @@ def batch_numbers(n_samples: int, size: int, step: int, seed: tuple[int, ...]) -
     return [int(orders[place // n_samples][place % n_samples]) for place in places]
 
 
-def _means(batch: Sequence[Sample], losses: torch.Tensor, gradient: torch.Tensor, step: int) -> dict[str, Any]:
-    """Return the mean loss of each kind, NaN without any of it.
-
-    Raises:
-        ValueError: A loss is not finite, or the gradient.
-    """
+def _check_finite(batch: Sequence[Sample], losses: torch.Tensor, gradient: torch.Tensor, step: int) -> None:
+    """Raise ValueError if a loss is not finite, or the gradient."""
     *values, is_finite = torch.cat([losses, gradient.isfinite().all()[None].to(losses)]).tolist()
     wrong = next((item.id for item, value in zip(batch, values, strict=True) if not math.isfinite(value)), None)
     if wrong is not None or not is_finite:
@@ -79,8 +103,3 @@ def _means(batch: Sequence[Sample], losses: torch.Tensor, gradient: torch.Tensor
         raise ValueError(
             f"step {step}: {what} is not finite; use precision='float32', a model in a wider dtype, or a lower learning_rate"
         )
-    means: dict[str, Any] = {"step": step}
-    for kind in KINDS:
-        of_kind = [value for item, value in zip(batch, values, strict=True) if item.kind == kind]
-        means[kind] = sum(of_kind) / len(of_kind) if of_kind else math.nan
-    return means

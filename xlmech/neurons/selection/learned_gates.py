@@ -130,7 +130,7 @@ def learn_gates(
             return 1 - _n_extracted(model, held_back) / n_before
 
     source = provenance(model, seed=options.seed)
-    state = GateState.fresh(backend, start, support)
+    state = GateState.fresh(backend, start, support, {kind: len(of_kind) for kind, of_kind in samples.items()})
     file = None
     if checkpoint is not None:
         settings = fingerprint(options.model_dump(exclude={"batch_size"}), _content(samples), state.weights, state.movable,
@@ -203,7 +203,9 @@ def _known(
     Raises:
         ValueError: Of answers to suppress it knows none.
     """
-    encoded = [encoded_answer(backend, probe, trained, options.max_answer_tokens) for probe in probes]
+    # One wrong token is enough to suppress an answer; to be kept it must be right to the end.
+    longest = options.max_answer_tokens if kind == "private" else None
+    encoded = [encoded_answer(backend, probe, trained, longest) for probe in probes]
     warn_of_straddling([item.n_straddling for item in encoded], stacklevel=4)
     samples = [sample for item in encoded for sample in answer_samples(item, kind)]
     log_odds = gated.log_odds(samples, f"known {kind} answers" if progress else "")
