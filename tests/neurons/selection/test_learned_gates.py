@@ -323,6 +323,8 @@ def test_answers_of_large_loss_come_more_often() -> None:
     assert min(counts) >= 20  # two in turn per step, of six
     assert drawn_numbers(last, 4, 3, (0, 1), 0.0) == batch_numbers(6, 4, 3, (0, 1))
     assert sorted(drawn_numbers(last + 1, 9, 3, (0, 1), 0.5)) == list(range(6))
+    below_zero = torch.tensor([-1e-6, 2.0, 2.0, 2.0])  # as a rounded divergence may be
+    assert all(len(drawn_numbers(below_zero, 2, step, (0, 1), 0.5)) == 2 for step in range(8))
     assert drawn_numbers(torch.zeros(0), 4, 0, (0,), 0.5) == []
 
 

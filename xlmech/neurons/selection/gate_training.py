@@ -76,7 +76,8 @@ def drawn_numbers(
     """
     n_hard = int(min(size, len(last)) * hard_share)
     in_turn = batch_numbers(len(last), size - n_hard, step, seed)
-    weights = last.double().nan_to_num(nan=max(1.0, float(last.nan_to_num().max()))) if len(last) else last
+    largest = max([1.0, *last.nan_to_num().tolist()])
+    weights = last.double().nan_to_num(nan=largest).clamp_min(0)  # a rounded divergence may be below 0
     weights[in_turn] = 0
     generator = np.random.default_rng((*seed, step, n_hard))
     n_hard = min(n_hard, int((weights > 0).sum()))
