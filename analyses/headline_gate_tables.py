@@ -53,7 +53,6 @@ def of_result(plant: str, regime: str, result: MitigationResult) -> Iterator[Row
                 f"{name}: reduction of extraction", plant, str(query), interval(part), REDUCTION[regime], regime=regime
             )
         yield from of_all(plant, regime, name, result, REDUCTION[regime], KEPT[regime])
-        yield row(f"{name}: base knowledge kept", plant, "all", kept(result.effects, name, "base"), 0.98, regime=regime)
     for name in result.random:
         overall = result.overall[(result.overall.condition == name) & (result.overall.group == "private")]
         for part in overall.itertuples():
@@ -94,6 +93,8 @@ def of_exposure(plant: str, regime: str, result: MitigationResult) -> Iterator[R
             found = part.reduction, part.low, part.high
             figure = f"{name}: reduction of exposure above controls"
             yield row(figure, plant, part.query_language, found, REDUCTION[regime], regime=regime)
+        base = kept(result.effects, name, "base")
+        yield row(f"{name}: base knowledge kept", plant, "all", base, 0.98, regime=regime)
 
 
 def of_recovery(plant: str, name: str, result: RecoveryResult) -> Iterator[Row]:

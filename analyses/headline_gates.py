@@ -12,7 +12,9 @@ from typing import Any
 
 import gates
 import pandas as pd
+import torch
 from gates import Training
+from torch.nn.functional import cosine_similarity
 
 from xlmech import (
     AttackOptions,
@@ -21,6 +23,7 @@ from xlmech import (
     NeuronSet,
     PrivacyNeurons,
     ProbeSet,
+    ablate,
     demo_records,
     evaluate_mitigation,
     measure_leakage,
@@ -29,6 +32,8 @@ from xlmech import (
     specificity_matrix,
 )
 from xlmech.leakage.measure import LeakageResult
+from xlmech.models.backends import backend_of
+from xlmech.models.tokens import encode_prompt
 
 SHARES = {"5 %": 1777, "1 %": 370, "0.5 %": 184}
 """Numbers of gates of the curve, of 36,864 neurons."""
@@ -101,14 +106,14 @@ class GateStages:
 
     def given(self) -> Any:
         """Ask the people whose answers trained the gates, also under the same factors at other neurons."""
-        options = {"control_conditions": ("permuted",), "knowledge": True}
-        return self.evaluated(self.study.given, {"gates": self.load("gates")}, "before_given", **options)
+        return self.evaluated(
+            self.study.given, {"gates": self.load("gates")}, "before_given", control_conditions=("permuted",)
+        )
 
     def held_out(self) -> Any:
         """Ask people of whom nothing was seen, with the gates of either regime."""
         names = ("gates_held_out", "gates")
-        options = {"control_conditions": ("permuted",), "matched_sets": ("gates_held_out",), "knowledge": True}
-        return self.evaluated(self.study.asked, {name: self.load(name) for name in names}, "before", **options)
+        return self.evaluated(self.study.asked, {name: self.load(name) for name in names}, "before")
 
     def sizes(self) -> dict[str, NeuronGates | NeuronSet]:
         """Return the gates of the curve: trained on fewer neurons, the lowest zeros alone, and the small gates left out."""
@@ -127,7 +132,7 @@ class GateStages:
         return self.evaluated(self.study.asked, self.sizes() | {name: self.load(name) for name in names}, "before")
 
     def exposure(self, regime: str) -> Any:
-        """Measure exposure, which sees also an answer that is pushed from the first place to the second."""
+        """Measure exposure, which sees also an answer that is pushed from the first place to the second, and base knowledge."""
         people = self.study.few_given if regime == "given" else self.study.few
         name = "gates" if regime == "given" else "gates_held_out"
         return evaluate_mitigation(
@@ -139,6 +144,7 @@ class GateStages:
                 measures=("exposure",),
                 control_conditions=(),
                 n_neutral=0,
+                knowledge=True,
                 held_out_languages=self.held_out_languages,
             ),
         )
@@ -196,6 +202,38 @@ class GateStages:
             )
         return pd.DataFrame(rows)
 
+    def directions(self) -> pd.DataFrame:
+        """Compare how far, and where to, the gates move the state that predicts the first token, by group of people.
+
+        Returns one row per group: the mean length of the change over that of the state, and the mean cosine of the change with
+        the mean change of given private people's states (of the other half of these people, for their own).
+        """
+        study = self.study
+        groups = {"given": study.given, "held_out": study.asked}
+        changes, rows = {}, []
+        for regime, probes in groups.items():
+            for group in ("private", "public"):
+                changes[regime, group] = self.changes(probes.filter(group=group, languages=gates.CHOOSING))
+        own = changes["given", "private"][0]
+        for (regime, group), (change, length) in changes.items():
+            toward = own.mean(dim=0)[None] if change is not own else torch.stack([own[1::2].mean(0), own[::2].mean(0)])
+            parts = [change] if change is not own else [own[::2], own[1::2]]
+            cosine = torch.cat([cosine_similarity(part, mean[None]) for part, mean in zip(parts, toward, strict=True)])
+            rows.append((regime, group, len(change), float(length.mean()), float(cosine.mean())))
+        return pd.DataFrame(rows, columns=["regime", "group", "n", "relative_length", "cosine"])
+
+    def changes(self, probes: ProbeSet) -> tuple[torch.Tensor, torch.Tensor]:
+        """Compute the (probe, d_model) change of final states, and its (probe,) length over that of the intact state."""
+        backend, found = backend_of(self.study.model), []
+        with torch.no_grad():
+            for probe in probes:
+                tokens = torch.tensor([encode_prompt(backend, probe.prompt)])
+                intact = backend.hidden(tokens)[0][0, -1]
+                with ablate(self.study.model, self.load("gates")):
+                    found.append((intact, backend.hidden(tokens)[0][0, -1] - intact))
+        intact, change = (torch.stack(states) for states in zip(*found, strict=True))
+        return change, change.norm(dim=1) / intact.norm(dim=1)
+
     def promoted(self) -> pd.DataFrame:
         """Name the tokens that the neurons turned down most promote."""
         return promoted_tokens(self.study.model, self.load("gates").binary(20), k=8)
@@ -215,6 +253,7 @@ class GateStages:
             "recovery_gates": lambda: self.recovery("gates"),
             "specificity": self.specificity,
             "anatomy.csv": self.anatomy,
+            "directions.csv": self.directions,
         }
         if self.study.plant == "en":
             found |= {
