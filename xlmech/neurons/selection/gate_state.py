@@ -64,7 +64,7 @@ class GateState:
 
     def see(self, numbers: dict[Kind, list[int]], losses: Float[torch.Tensor, " sample"]) -> None:
         """Remember the losses of the samples of a step, which come kind by kind."""
-        parts = losses.float().cpu().split([len(of_kind) for of_kind in numbers.values()])
+        parts = torch.split(losses.float().cpu(), [len(of_kind) for of_kind in numbers.values()])
         for (kind, of_kind), part in zip(numbers.items(), parts, strict=True):
             self.losses[kind][of_kind] = part
 
