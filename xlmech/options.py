@@ -16,6 +16,7 @@ __all__ = [
     "EvaluateOptions",
     "GateOptions",
     "LocateOptions",
+    "MitigateOptions",
     "PlantOptions",
 ]
 
@@ -112,8 +113,8 @@ CONTRAST = LocateOptions().contrast
 """Default weight of what is lost in public facts, wherever private answers are weighed against them."""
 
 
-class GateOptions(Section):
-    """How gates are learned; see `learn_gates`."""
+class GateTraining(Section):
+    """How gates are learned, without the seed; see `GateOptions`."""
 
     steps: Count = 160
     """Largest number of steps."""
@@ -148,8 +149,25 @@ class GateOptions(Section):
     16 bits its own precision is used."""
     batch_size: Count = 32
     """Largest number of answers and texts that are run at once; it is halved when memory runs out."""
+
+
+class GateOptions(GateTraining):
+    """How gates are learned; see `learn_gates`."""
+
     seed: int = Field(default=0, ge=0)
     """Seed of the order of answers and texts, and of the facts held back."""
+
+
+class MitigateOptions(GateTraining):
+    """Learned gates, which turn neurons down so that private answers go and others stay; see `learn_gates`."""
+
+    suppress: Annotated[tuple[str, ...], Field(strict=False, min_length=1)] | None = None
+    """Kinds of data whose private answers are suppressed, e.g. [phone, email]; private answers of other kinds are then kept, as
+    public ones are. null for all kinds."""
+
+    def gate_options(self, seed: int) -> GateOptions:
+        """Return the options of `learn_gates`."""
+        return GateOptions(**self.model_dump(exclude={"suppress"}), seed=seed)
 
 
 class EvaluateOptions(Section):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, get_args
 
@@ -11,7 +12,7 @@ from ruamel.yaml import YAML
 from xlmech.audit.config import SECTIONS, Config, DataSection, ExportSection, ModelSection, read_config, write_template
 from xlmech.audit.plan import AuditPlan
 from xlmech.models.load import BackendName
-from xlmech.options import LocateOptions, Method, Positions
+from xlmech.options import GateOptions, LocateOptions, Method, MitigateOptions, Positions
 
 LEAST = "model:\n  source: demo\ndata:\n  records: records.csv\n"  # lines 1 to 4
 
@@ -35,6 +36,8 @@ def chosen(config: Config) -> dict[str, Any]:
 def test_the_template_is_every_key_and_its_default(folder: Path) -> None:
     path = write_template(folder / "new" / "xlmech.yaml")
     text = path.read_text(encoding="utf-8")
+    assert "mitigate" not in YAML(typ="safe").load(text)  # it takes long, so it is a comment until it is wanted
+    text = re.sub(r"^#(mitigate:|  )", r"\1", text, flags=re.MULTILINE)
     content = YAML(typ="safe").load(text)
     for name, section in SECTIONS.items():
         found = content[name] if name else content
@@ -42,6 +45,11 @@ def test_the_template_is_every_key_and_its_default(folder: Path) -> None:
     assert text.count("# ") > sum(len(section.model_fields) for section in SECTIONS.values())
     (folder / "new" / "records.csv").touch()
     filled = read_config(path)
+    assert filled.mitigate is None
+    path.write_text(text, encoding="utf-8")
+    assert read_config(path).mitigate == MitigateOptions()
+    path.unlink()
+    write_template(path)
     least = read_config(written(folder, LEAST + "export:\n  neurons: universal\n"))
     assert chosen(filled) == chosen(least)
     assert (filled.export, filled.locate) == (ExportSection(), LocateOptions())
@@ -52,7 +60,7 @@ def test_the_template_is_every_key_and_its_default(folder: Path) -> None:
 
 def test_the_defaults_and_choices_are_those_of_the_library(folder: Path) -> None:
     config = read_config(written(folder, LEAST))
-    given = config.data.model_dump() | {"locate": config.locate, "seed": config.seed}
+    given = config.data.model_dump() | {"locate": config.locate, "seed": config.seed, "mitigate": config.mitigate}
     shared = {name: field.default for name, field in AuditPlan.model_fields.items()}
     assert set(shared) >= {"languages", "held_out", "locate", "seed"}
     assert {name: given[name] for name in shared} == shared
@@ -63,6 +71,8 @@ def test_the_defaults_and_choices_are_those_of_the_library(folder: Path) -> None
     ):
         assert set(get_args(section.model_fields[key].annotation)) == set(get_args(choices))
     assert config.export is None and config.checkpoint_folder is None
+    assert MitigateOptions().gate_options(seed=0) == GateOptions()
+    assert MitigateOptions(steps=3, suppress=("phone",)).gate_options(seed=5) == GateOptions(steps=3, seed=5)
 
 
 def test_paths_are_relative_to_the_file_and_a_saved_copy_runs_again(
@@ -74,7 +84,7 @@ def test_paths_are_relative_to_the_file_and_a_saved_copy_runs_again(
     (folder / "model" / "config.json").touch()
     text = (
         "model:\n  source: model\n  adapter: ./adapter\n  tokenizer: gpt2\ndata:\n  records: records.csv\n"
-        "locate:\nout: run\nexport:\n  folder: ../mitigated\nxlmech: 0.0.1\n"
+        "locate:\nout: run\nexport:\n  folder: ../mitigated\nmitigate:\n  suppress: [phone]\nxlmech: 0.0.1\n"
     )
     config = read_config(written(folder, text))
     assert (config.model.source, config.model.adapter) == (str(folder / "model"), str(folder / "adapter"))
@@ -93,7 +103,8 @@ def test_paths_are_relative_to_the_file_and_a_saved_copy_runs_again(
     assert again.run_folder == folder / "run" / "run"
     plain = read_config(written(folder, LEAST))
     plain.save(folder / "plain.yaml")
-    assert read_config(folder / "plain.yaml").export is None
+    assert read_config(folder / "plain.yaml").export is None and read_config(folder / "plain.yaml").mitigate is None
+    assert again.mitigate == MitigateOptions(suppress=("phone",))
 
 
 def test_from_python_paths_are_relative_to_where_it_runs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,6 +153,18 @@ FAULTS = {
     ),
     "lens attribute": ("  lens_attributes: [fone]\n", "line 5: data.lens_attributes: unknown attribute 'fone'"),
     "empty export": ("export:\n", "line 5: export: the section is empty; give it a key, e.g. folder, or remove it"),
+    "empty mitigate": (
+        "mitigate:\n",
+        "line 5: mitigate: the section is empty; give it a key, e.g. steps, or remove it to learn no gates",
+    ),
+    "gates without mitigate": (
+        "export:\n  neurons: gates\n",
+        "line 5: export: neurons: gates needs the section 'mitigate', which learns them",
+    ),
+    "no list of kinds": ("mitigate:\n  suppress: phone\n", "line 6: mitigate.suppress: expected a list such as"),
+    "no kinds": ("mitigate:\n  suppress: []\n", "line 6: mitigate.suppress: tuple should have at least 1 item"),
+    "steps": ("mitigate:\n  steps: 0\n", "line 6: mitigate.steps: input should be greater than or equal to 1, got 0"),
+    "seed of gates": ("mitigate:\n  seed: 3\n", "line 6: mitigate.seed: unknown key .it belongs in no section."),
     "section is a word": ("locate: exact\n", "line 5: locate: expected keys such as 'method' below it, got exact"),
     "twice": (
         "seed: 1\nseed: 2\n",

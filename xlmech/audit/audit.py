@@ -6,29 +6,39 @@ The stages write their results to one folder, and figures are drawn from those r
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from xlmech.audit.cost_model import CONDITIONS, operations
+from xlmech.audit.cost_model import CONDITIONS, Stage, operations
 from xlmech.audit.plan import AuditPlan
 from xlmech.audit.stage_clock import Say, StageClock
+from xlmech.audit.stages.ablation import measure_ablated
+from xlmech.audit.stages.gates import (
+    GateEffects,
+    GateProbes,
+    expected_items,
+    learn_audited_gates,
+    measure_gates,
+    select_gate_probes,
+)
 from xlmech.data.probes import ProbeSet
 from xlmech.data.questions import build_probes, with_format
 from xlmech.data.records import Record
 from xlmech.leakage.measure import LeakageResult, measure_leakage
 from xlmech.lens.logit import LensResult, logit_lens, readable_attributes
-from xlmech.mitigation.evaluate import MitigationResult, evaluate_mitigation
+from xlmech.mitigation.evaluate import MitigationResult
 from xlmech.models.backends import backend_of
 from xlmech.models.prompts import prompt_format
 from xlmech.models.shape import shape_of
-from xlmech.neurons.neuron_set import NeuronSet
+from xlmech.neurons.neuron_gates import NeuronGates
 from xlmech.neurons.privacy_neurons import PrivacyNeurons
 from xlmech.neurons.selection.locate import check_probes, locate_privacy_neurons
 from xlmech.options import EvaluateOptions
+from xlmech.storage.result import Result
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -41,7 +51,9 @@ class Audit:
         neurons: Located on the other people.
         mitigation: Held-out people, before and after.
         wordings: Leakage of the same facts by several wordings or answers per question, None if the plan asks for neither.
+        gates: Gates and what they do; None where there are none.
         seconds: Per stage.
+        notes: What could not be measured and why, a sentence each; not saved.
     """
 
     leakage: LeakageResult
@@ -49,14 +61,21 @@ class Audit:
     neurons: PrivacyNeurons
     mitigation: MitigationResult
     wordings: LeakageResult | None = None
+    gates: GateEffects | None = None
     seconds: dict[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def results(self) -> dict[str, Result]:
+        """Every result by the name of its folder."""
+        named = {name: getattr(self, name) for name in ("leakage", "wordings", "lens", "neurons", "mitigation")}
+        results = {name: result for name, result in named.items() if result is not None}
+        return results | (self.gates.results if self.gates is not None else {})
 
     def save(self, folder: Path) -> None:
         """Write every result to its own folder, and `seconds.json`."""
-        for name in ("leakage", "wordings", "lens", "neurons", "mitigation"):
-            result = getattr(self, name)
-            if result is not None:
-                result.save(folder / name)
+        for name, result in self.results.items():
+            result.save(folder / name)
         (folder / "seconds.json").write_text(json.dumps(self.seconds, indent=1), encoding="utf-8")
 
     @classmethod
@@ -68,6 +87,7 @@ class Audit:
             neurons=PrivacyNeurons.load(folder / "neurons"),
             mitigation=MitigationResult.load(folder / "mitigation"),
             wordings=LeakageResult.load(folder / "wordings") if (folder / "wordings").is_dir() else None,
+            gates=GateEffects.load(folder),
             seconds=json.loads((folder / "seconds.json").read_text(encoding="utf-8")),
         )
 
@@ -77,29 +97,40 @@ def run_audit(
     records: Iterable[Record],
     plan: AuditPlan = AuditPlan(),
     *,
+    gates: NeuronGates | None = None,
+    checkpoint: Path | None = None,
     say: Say = lambda _: None,
     clock: StageClock | None = None,
     progress: bool = True,
 ) -> Audit:
-    """Measure leakage, read the layers, locate neurons, ablate them, and measure again.
+    """Measure leakage, read the layers, locate neurons, ablate them, and measure again; with gates too if there are any.
 
     Args:
         model: Hooked model.
         records: Private records, and public and control ones if there are any.
         plan: What is measured.
+        gates: Gates that were learned from the people who choose neurons by this plan, with other wordings than
+            `measure_template`. They are measured without control conditions and neutral text.
+        checkpoint: Folder for the state of gates in training, if the plan asks for some; see `learn_gates`.
         say: Called with one line per stage.
         clock: Times the stages; by default a new one that calls `say`.
         progress: Whether to show progress bars.
 
     Raises:
-        ValueError: Too few people to hold any out, or what `prompt_format` and the stages raise.
+        ValueError: Too few people to hold any out, gates are given and the plan asks for others, or what `prompt_format` and the
+            stages raise.
     """
+    if gates is not None and plan.mitigate is not None:
+        raise ValueError("gates are given, and plan.mitigate learns others; leave one of them out")
     clock = clock or StageClock(say)
     frame = prompt_format(model, plan.prompt, system=plan.system)
     clock.say(f"prompts: {frame.name} ({frame.reason})")
     probes, measured, locating = (with_format(part, frame) for part in select_probes(records, plan))
     lens_probes = _lens_probes(model, probes, plan)
-    _expect(clock, model, plan, measured=measured, lens=lens_probes, locating=locating)
+    asked = None
+    if gates is not None or plan.mitigate is not None:
+        asked = select_gate_probes(probes, measured, plan)
+    _expect(clock, model, plan, measured=measured, lens=lens_probes, locating=locating, gates=asked)
     n_people = len(measured.filter(group="private").subjects)
     with clock(f"leakage: {len(measured)} questions, {n_people} held-out private people"):
         leakage = measure_leakage(
@@ -122,13 +153,32 @@ def run_audit(
             measured,
             {neurons.main_name: neurons.main},
             leakage,
+            options=EvaluateOptions(max_new_tokens=plan.max_new_tokens),
             candidates=probes.records,
             seed=plan.seed,
-            max_new_tokens=plan.max_new_tokens,
             progress=progress,
         )
+    effects: GateEffects | None = None
+    notes: tuple[str, ...] = ()
+    if asked is not None:
+        if gates is None:
+            gates, reason = learn_audited_gates(
+                model, asked, plan, clock=clock, checkpoint=checkpoint, progress=progress
+            )
+            notes = (f"no gates: {reason}",) if reason else ()
+        if gates is not None:
+            effects = measure_gates(
+                model, gates, asked, leakage, plan, clock=clock, candidates=probes.records, progress=progress
+            )
     return Audit(
-        leakage=leakage, lens=lens, neurons=neurons, mitigation=mitigation, wordings=wordings, seconds=clock.seconds
+        leakage=leakage,
+        lens=lens,
+        neurons=neurons,
+        mitigation=mitigation,
+        wordings=wordings,
+        gates=effects,
+        seconds=clock.seconds,
+        notes=notes,
     )
 
 
@@ -147,36 +197,6 @@ def _measure_wordings(
             max_new_tokens=plan.max_new_tokens,
             progress=progress,
         )
-
-
-def measure_ablated(
-    model: Any,
-    measured: ProbeSet,
-    sets: Mapping[str, NeuronSet],
-    leakage: LeakageResult,
-    *,
-    candidates: Iterable[Record],
-    seed: int,
-    max_new_tokens: int,
-    progress: bool,
-) -> MitigationResult:
-    """Measure held-out private and public people again, with each set of neurons ablated.
-
-    Probes that failed every time in `leakage` are left out.
-    """
-    ids = set(leakage.probes.probe)
-    kept = ProbeSet(tuple(probe for probe in measured if probe.record.group != "control" and probe.id in ids))
-    return evaluate_mitigation(
-        model,
-        kept,
-        sets,
-        options=EvaluateOptions(max_new_tokens=max_new_tokens),
-        before=leakage,
-        control_people=leakage,
-        candidates=candidates,
-        seed=seed,
-        progress=progress,
-    )
 
 
 def select_probes(records: Iterable[Record], plan: AuditPlan) -> tuple[ProbeSet, ProbeSet, ProbeSet]:
@@ -220,16 +240,21 @@ def table(audit: Audit) -> pd.DataFrame:
     Rates are shares; `reduction` has its 95 % interval over held-out people in `low` and `high`, and `reason` says why one of
     them is NaN; `random` is the largest reduction by random neurons.
     """
-    effects, cost = audit.mitigation.extraction, audit.mitigation.cost
-    name = next(iter(audit.mitigation.chosen))
+    return effects_table(audit.mitigation, audit.leakage)
+
+
+def effects_table(mitigation: MitigationResult, leakage: LeakageResult) -> pd.DataFrame:
+    """Return a measurement in one table, as `table`; control people are those of `leakage`."""
+    effects, cost = mitigation.extraction, mitigation.cost
+    name = next(iter(mitigation.chosen))
     private = effects[effects.group == "private"].set_index("query_language")
     frame = private[private.condition == name][["before", "after", "reduction", "low", "high", "reason"]]
-    random = private[private.condition.isin(list(audit.mitigation.random))].reduction
+    random = private[private.condition.isin(list(mitigation.random))].reduction
     frame = frame.join(random.groupby(level=0).max().rename("random"))
     public = effects[(effects.group == "public") & (effects.condition == name)].set_index("query_language")
     frame["public_kept"] = 1 - public.reduction
     frame["nll_rise"] = cost[cost.condition == name].set_index("query_language").rise
-    frame.insert(1, "control", audit.leakage.matrix().set_index("query_language").control)
+    frame.insert(1, "control", leakage.matrix().set_index("query_language").control)
     return frame.reset_index()
 
 
@@ -244,18 +269,22 @@ def _lens_probes(model: Any, probes: ProbeSet, plan: AuditPlan) -> ProbeSet:
 
 
 def _expect(
-    clock: StageClock, model: Any, plan: AuditPlan, *, measured: ProbeSet, lens: ProbeSet, locating: ProbeSet
+    clock: StageClock,
+    model: Any,
+    plan: AuditPlan,
+    *,
+    measured: ProbeSet,
+    lens: ProbeSet,
+    locating: ProbeSet,
+    gates: GateProbes | None,
 ) -> None:
     """Tell the clock how much each stage has to do; models whose shape is not known get rough costs."""
     try:
         shape = shape_of(backend_of(model).model.original_model.config)
-        leakage, of_lens, locate = (
-            operations(shape, "leakage"),
-            operations(shape, "lens"),
-            operations(shape, "locate"),
-        )
+        stages: tuple[Stage, ...] = ("leakage", "lens", "locate", "gates")
+        leakage, of_lens, locate, learning = (operations(shape, stage) for stage in stages)
     except (AttributeError, ValueError):
-        leakage, of_lens, locate = 1.0, 1.0, 3.0
+        leakage, of_lens, locate, learning = 1.0, 1.0, 3.0, 3.0
     attributed = ("private", "public") if plan.locate.contrast else ("private",)
     n_ablated = sum(probe.record.group != "control" for probe in measured)
     clock.expect(
@@ -266,3 +295,5 @@ def _expect(
             "ablate": (CONDITIONS * n_ablated, leakage),
         }
     )
+    if gates is not None:
+        clock.expect(dict(expected_items(gates, plan, learning=learning, leakage=leakage)))

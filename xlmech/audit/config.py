@@ -22,7 +22,7 @@ from pydantic import BaseModel, Field, PrivateAttr, ValidationError, ValidationI
 from xlmech.audit.config_yaml import dump_yaml, explain, parse_yaml, template
 from xlmech.audit.plan import Selection
 from xlmech.data.languages import load_language
-from xlmech.options import Count, LocateOptions, Section
+from xlmech.options import Count, LocateOptions, MitigateOptions, Section
 
 
 class ModelSection(Section):
@@ -108,14 +108,14 @@ class ExportSection(Section):
     """The mitigated checkpoint; without this section none is written. See `export_model`."""
 
     folder: str = "xlmech-mitigated"
-    """New folder for a plain Hugging Face checkpoint with the neurons at zero."""
-    neurons: Literal["universal", "union"] = "universal"
-    """universal neurons, or the union of them and every language's own; with one language, that language's neurons either way.
-    What is exported is what is measured."""
+    """New folder for a plain Hugging Face checkpoint with the neurons at zero, or turned down."""
+    neurons: Literal["universal", "union", "gates"] = "universal"
+    """universal neurons, or the union of them and every language's own (with one language, that language's neurons either way),
+    or the gates of the section mitigate, by which neurons are turned down. What is exported is what is measured."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Precision of the weights that are written."""
     without_effect: bool = False
-    """Write the checkpoint also if ablation was not measured to lower extraction (over all languages together, with a 95 %
+    """Write the checkpoint also if it was not measured to lower extraction (over all languages together, with a 95 %
     interval above 0); its model card says so."""
 
 
@@ -125,6 +125,7 @@ class Config(Section):
     model: ModelSection
     data: DataSection
     locate: LocateOptions = LocateOptions()
+    mitigate: MitigateOptions | None = None
     export: ExportSection | None = None
     out: str = "xlmech-run"
     """New folder for results, figures and a copy of this config."""
@@ -136,11 +137,19 @@ class Config(Section):
     """Version of xlmech that wrote this file."""
     _folder: Path = PrivateAttr()
 
-    @field_validator("export", mode="before")
+    @field_validator("mitigate", "export", mode="before")
     @classmethod
-    def _check_export(cls, section: Any) -> Any:
-        if section is None:
-            raise ValueError("the section is empty; give it a key, e.g. folder, or remove it to write no checkpoint")
+    def _check_given(cls, section: Any, info: ValidationInfo) -> Any:
+        if section is None and info.context is not None:  # in a file; in Python None stands for no section
+            key, without = _OPTIONAL[str(info.field_name)]
+            raise ValueError(f"the section is empty; give it a key, e.g. {key}, or remove it to {without}")
+        return section
+
+    @field_validator("export")
+    @classmethod
+    def _check_export(cls, section: ExportSection | None, info: ValidationInfo) -> ExportSection | None:
+        if section is not None and section.neurons == "gates" and info.data.get("mitigate", True) is None:
+            raise ValueError("neurons: gates needs the section 'mitigate', which learns them; add it, e.g. with steps")
         return section
 
     def model_post_init(self, context: Any, /) -> None:
@@ -164,8 +173,9 @@ class Config(Section):
     def save(self, path: str | Path) -> None:
         """Write the config, as read, with the present xlmech's version, for `read_config`."""
         content = self.model_dump(mode="json") | {"xlmech": metadata.version("xlmech")}
-        if self.export is None:
-            del content["export"]
+        for name in _OPTIONAL:
+            if content[name] is None:
+                del content[name]
         Path(path).write_text(dump_yaml(content), encoding="utf-8")
 
 
@@ -174,8 +184,11 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "model": ModelSection,
     "data": DataSection,
     "locate": LocateOptions,
+    "mitigate": MitigateOptions,
     "export": ExportSection,
 }
+_OPTIONAL = {"mitigate": ("steps", "learn no gates"), "export": ("folder", "write no checkpoint")}
+"""Sections that may be left out: a key of each, and what leaving it out does."""
 
 
 def read_config(path: str | Path) -> Config:
@@ -201,7 +214,7 @@ def read_config(path: str | Path) -> Config:
 
 
 def write_template(path: str | Path) -> Path:
-    """Write a config with every key, its default and what it means.
+    """Write a config with every key, its default and what it means; the keys of `mitigate` are comments, as gates take long.
 
     Raises:
         FileExistsError: There is a file already.
@@ -210,7 +223,7 @@ def write_template(path: str | Path) -> Path:
     if path.exists():
         raise FileExistsError(f"{path} exists; give another path, or move it away")
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(template(SECTIONS), encoding="utf-8")
+    path.write_text(template(SECTIONS, left_out=("mitigate",)), encoding="utf-8")
     return path
 
 

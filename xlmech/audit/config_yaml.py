@@ -56,8 +56,13 @@ def dump_yaml(content: Any, *, one_line: bool = False) -> str:
     return stream.getvalue()
 
 
-def template(sections: Sections) -> str:
-    """Write a config with every key of the schema, its default (or example), and its docstring as comment."""
+def template(sections: Sections, *, left_out: Sequence[str] = ()) -> str:
+    """Write a config with every key of the schema, its default (or example), and its docstring as comment.
+
+    Args:
+        sections: Schema of each section.
+        left_out: Sections that are written as comments.
+    """
     lines = [
         "# What `xlmech run` is told: every key, with its default. Only model.source and data.records have none: fill them in.",
         "# Paths are relative to this file's folder. Any other key may be left out; null means nothing given.",
@@ -66,8 +71,13 @@ def template(sections: Sections) -> str:
         if name not in sections:
             lines += ["", *_key(name, field)]
             continue
-        lines += ["", f"# {sections[name].__doc__}", f"{name}:"]
-        lines += [f"  {line}" for key, inner in sections[name].model_fields.items() for line in _key(key, inner)]
+        section = [f"{name}:"]
+        section += [f"  {line}" for key, inner in sections[name].model_fields.items() for line in _key(key, inner)]
+        lines += ["", f"# {sections[name].__doc__}"]
+        if name in left_out:
+            lines += ["# Left out by default: take the first # away from every line to have it."]
+            section = [f"#{line}" for line in section]
+        lines += section
     return "\n".join(lines) + "\n"
 
 

@@ -12,7 +12,7 @@ from typing import Literal
 
 from xlmech.models.shape import BYTES, Shape
 
-Stage = Literal["leakage", "lens", "locate", "patching", "ablate"]
+Stage = Literal["leakage", "lens", "locate", "patching", "ablate", "gates"]
 CONDITIONS = 2
 """Times that an audit measures leakage again: with the chosen neurons ablated, and with random ones."""
 LLAMA_3_8B = Shape(n_layers=32, d_model=4096, d_mlp=14336, d_vocab=128256, d_query=4096, d_keys=1024)
@@ -20,7 +20,7 @@ LLAMA_3_70B = Shape(n_layers=80, d_model=8192, d_mlp=28672, d_vocab=128256, d_qu
 
 
 def operations(shape: Shape, stage: Stage, *, prompt: int = 24, answer: int = 8) -> float:
-    """Count the operations per probe (per pair for `patching`).
+    """Count the operations per probe (per pair for `patching`; per answer or text of a step for `gates`).
 
     Args:
         shape: Sizes of the model.
@@ -34,9 +34,10 @@ def operations(shape: Shape, stage: Stage, *, prompt: int = 24, answer: int = 8)
         return forward_operations(shape, prompt + answer) + 2 * shape.unembedding * answer
     if stage == "lens":
         return forward_operations(shape, prompt) + 2 * shape.unembedding * shape.n_layers
-    if stage == "locate":  # forward, and backward to the activations; the baseline's forward of a prompt
+    if stage in ("locate", "gates"):  # forward, and backward to the activations
         passes = 2 * forward_operations(shape, prompt + answer) + attention_operations(shape, prompt + answer)
-        return passes + 4 * shape.unembedding * answer + forward_operations(shape, prompt)
+        passes += 4 * shape.unembedding * answer
+        return passes + (forward_operations(shape, prompt) if stage == "locate" else 0)  # the baseline's, of a prompt
     half = forward_operations(shape, 1) / 2  # an intervention joins at its layer: on average half the layers are run
     return 2 * forward_operations(shape, prompt) + shape.n_layers * (half + 2 * shape.unembedding)
 
@@ -57,7 +58,7 @@ def memory(
     size = BYTES[dtype]
     width = 12 * shape.d_model + 6 * shape.d_mlp
     keys = 2 * shape.n_layers * shape.d_keys * size
-    if stage == "locate":  # all layers' activations are kept for the backward pass
+    if stage in ("locate", "gates"):  # all layers' activations are kept for the backward pass
         return batch * (prompt + answer) * (width * shape.n_layers * size + keys)
     if stage == "patching":
         return batch * (prompt * (2 * width * size + keys) + shape.n_layers * 2 * width * size)

@@ -8,7 +8,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from xlmech.audit.audit import Audit, table
+from xlmech.audit.audit import Audit, effects_table, table
 from xlmech.audit.config import Config
 from xlmech.leakage.measure import LeakageResult
 from xlmech.mitigation.evaluate import MitigationResult
@@ -65,6 +65,7 @@ class Outcome:
             "sizes": self.audit.mitigation.sizes,
             "total_neurons": self.audit.mitigation.total_neurons,
             "languages": _rows(self.audit),
+            "gates": _gates(self.audit),
             "checkpoint": str(self.checkpoint) if self.checkpoint else None,
             "export_refused": self.refused or None,
             "exported": {"sizes": exported.mitigation.sizes, "languages": _rows(exported)} if exported else None,
@@ -89,7 +90,7 @@ def read_outcome(config: Config) -> Outcome:
     written = checkpoint if checkpoint is not None and checkpoint.is_dir() else None
     return Outcome(
         audit=audit,
-        exported=exported_measurement(folder, audit) if written else None,
+        exported=exported_measurement(config, audit) if written else None,
         manifest=load_manifest(written) if written else None,
         folder=folder,
         checkpoint=written,
@@ -100,10 +101,14 @@ def read_outcome(config: Config) -> Outcome:
     )
 
 
-def exported_measurement(folder: Path, audit: Audit) -> MitigationResult:
+def exported_measurement(config: Config, audit: Audit) -> MitigationResult:
     """Read the measurement with the exported neurons from a run folder; it is the audit's if those are the ones it ablates."""
-    saved = folder / "results" / EXPORTED
-    return MitigationResult.load(saved) if saved.is_dir() else audit.mitigation
+    saved = config.run_folder / "results" / EXPORTED
+    if saved.is_dir():
+        return MitigationResult.load(saved)
+    if config.export is not None and config.export.neurons == "gates" and audit.gates is not None:
+        return audit.gates.held_out  # the export was asked for when the run was finished
+    return audit.mitigation
 
 
 def _answers(leakage: LeakageResult) -> dict[str, Any]:
@@ -126,3 +131,18 @@ def _wordings(result: LeakageResult | None) -> dict[str, Any] | None:
 
 def _rows(audit: Audit) -> list[dict[str, Any]]:
     return list(json.loads(table(audit).to_json(orient="records", double_precision=15)))
+
+
+def _gates(audit: Audit) -> dict[str, Any] | None:
+    """What gates do to given and to held-out people, each on its own; None without gates."""
+    found = audit.gates
+    if found is None:
+        return None
+    frames = {
+        name: effects_table(getattr(found, name), audit.leakage)
+        for name in ("given", "held_out", "given_kept", "held_out_kept")
+        if getattr(found, name) is not None
+    }
+    rows = {name: json.loads(frame.to_json(orient="records", double_precision=15)) for name, frame in frames.items()}
+    shown = {"turned_down": found.gates.n_touched, "mean_factor": found.gates.mean_factor, "counts": found.gates.counts}
+    return shown | {"steps": len(found.gates.history)} | rows

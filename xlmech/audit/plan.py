@@ -12,7 +12,7 @@ from xlmech.checks import check_choices
 from xlmech.data.attributes import Attribute, all_attributes, load_attributes
 from xlmech.data.languages import check_language
 from xlmech.data.prompt_format import named_format
-from xlmech.options import MAX_NEW_TOKENS, Count, LocateOptions, Section
+from xlmech.options import MAX_NEW_TOKENS, Count, LocateOptions, MitigateOptions, Section
 
 if TYPE_CHECKING:
     from xlmech.engine.sampling import Sampling
@@ -118,6 +118,8 @@ class AuditPlan(Selection):
 
     locate: LocateOptions = LocateOptions()
     """How neurons are chosen."""
+    mitigate: MitigateOptions | None = None
+    """How gates are learned from the people who choose neurons; None for no gates."""
     seed: int = Field(default=0, ge=0)
     """Seed of every draw."""
 

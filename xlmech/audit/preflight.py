@@ -10,6 +10,7 @@ from pathlib import Path
 from xlmech.audit.audit import select_probes
 from xlmech.audit.config import Config
 from xlmech.audit.plan import AuditPlan, Selection
+from xlmech.audit.stages.gates import select_gate_probes
 from xlmech.data.languages import find_language
 from xlmech.data.probes import ProbeSet
 from xlmech.data.readers import load_records
@@ -62,8 +63,10 @@ def prepare(config: Config, *, resume: bool = False) -> Prepared:
             people, data.n_controls, attributes=data.attributes, planted=planted, seed=config.seed
         )
     selection = data.model_dump(include=set(Selection.model_fields))
-    plan = AuditPlan(**selection, locate=config.locate, seed=config.seed)
+    plan = AuditPlan(**selection, locate=config.locate, mitigate=config.mitigate, seed=config.seed)
     probes, measured, locating = select_probes(people, plan)
+    if plan.mitigate is not None:
+        select_gate_probes(probes, measured, plan)  # refuses what cannot be learned from, or measured
     return Prepared(
         people=people, plan=plan, measured=measured, notes=tuple(_missing(probes, measured, locating, plan))
     )
@@ -119,6 +122,8 @@ def _missing(probes: ProbeSet, measured: ProbeSet, locating: ProbeSet, plan: Aud
         yield note
     if not len(locating.filter(group="public")):
         yield "no public people choose neurons, so nothing is subtracted from the attributions (no contrast)"
+        if plan.mitigate is not None:
+            yield "no public people are given, so gates keep neutral text alone, and no public answers"
     if not len(measured.filter(group="public")):
         yield "no public people are held out, so what ablation costs in public facts is not measured"
     if not len(measured.filter(group="control")):

@@ -13,8 +13,10 @@ from xlmech.audit.audit import Audit, table
 from xlmech.figures.saving import write_index
 from xlmech.figures.wording import bounds, language_name, ordered, percent, signed_percent
 from xlmech.neurons.privacy_neurons import one_language_note
+from xlmech.report.gates_text import in_brief, kept_line, what_they_are
 from xlmech.report.mitigation_text import costs, gains
 from xlmech.report.page import title_of_run
+from xlmech.report.run_results import GIVEN, HELD_OUT, REGIMES
 from xlmech.storage.atomic import new_folder
 
 
@@ -38,11 +40,15 @@ def publish(audit: Audit, folder: Path) -> Path:
     }
     if several and bool((audit.neurons.scores > 0).any()):
         drawn["overlap"] = figures.overlap(audit.neurons)
+    for name, measured in (audit.gates.regimes if audit.gates is not None else {}).items():
+        drawn[name] = figures.before_after(measured, people=REGIMES[name])
+        if name in (GIVEN, HELD_OUT):
+            drawn[f"{name}_cost"] = figures.cost(measured, people=REGIMES[name])
     if audit.lens is not None:
         drawn["lens"] = figures.lens(audit.lens)
         if several:
             drawn["leakage_per_layer"] = figures.leakage_per_layer(audit.lens)
-    notes = [*summary_lines(audit), *filter(None, [one_language_note(audit.neurons.languages)])]
+    notes = [*summary_lines(audit), *gate_lines(audit), *filter(None, [one_language_note(audit.neurons.languages)])]
     lines = "".join(f"<li>{html.escape(line)}</li>" for line in notes)
     summary = f"<ul>{lines}</ul>{_table_html(audit)}"
     return write_index(drawn, folder, title=title_of_run(audit.leakage.provenance), summary_html=summary)
@@ -52,6 +58,19 @@ def summary_lines(audit: Audit) -> Iterator[str]:
     """Say what ablation reduces and what it costs, with the intervals and the random control; one sentence each."""
     yield from gains(audit.mitigation)
     yield from costs(audit.mitigation)
+
+
+def gate_lines(audit: Audit) -> Iterator[str]:
+    """Say what the gates are, and what they do in each regime, a line each; nothing without gates."""
+    found = audit.gates
+    if found is None:
+        return
+    yield what_they_are(found.gates)
+    for regime, result, kept in (
+        (GIVEN, found.given, found.given_kept),
+        (HELD_OUT, found.held_out, found.held_out_kept),
+    ):
+        yield " ".join([in_brief(result, regime), *([kept_line(kept)] if kept is not None else [])])
 
 
 def _table_html(audit: Audit) -> str:

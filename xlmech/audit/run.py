@@ -13,16 +13,18 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from xlmech.audit.audit import Audit, measure_ablated, run_audit
+from xlmech.audit.audit import Audit, run_audit
 from xlmech.audit.config import Config, ExportSection
 from xlmech.audit.outcome import Outcome, exported_measurement, read_outcome
 from xlmech.audit.preflight import Prepared, prepare
 from xlmech.audit.publish import publish
 from xlmech.audit.stage_clock import Say, StageClock
+from xlmech.audit.stages.ablation import measure_ablated
 from xlmech.data.questions import with_format
 from xlmech.execution.resume import model_identity, resumable
 from xlmech.mitigation.evaluate import MitigationResult
@@ -33,9 +35,10 @@ from xlmech.models.backends import backend_of
 from xlmech.models.checkpoints import load_tokenizer
 from xlmech.models.load import load_model, plant_language, provenance
 from xlmech.models.prompts import prompt_format
-from xlmech.neurons.neuron_set import NeuronSet
-from xlmech.neurons.privacy_neurons import PrivacyNeurons
-from xlmech.report.run_results import EXPORTED
+from xlmech.neurons.ablation import Ablated
+from xlmech.neurons.neuron_gates import NeuronGates
+from xlmech.options import EvaluateOptions
+from xlmech.report.run_results import EXPORTED, GATES
 from xlmech.storage.fingerprint import fingerprint
 from xlmech.storage.result import versions
 from xlmech.storage.run_folder import RunFolder, is_finished, open_run_folder
@@ -54,9 +57,13 @@ def run_config(
     an export that fails loses no result. Work is done in shards (see `xlmech.execution.resume`): a run that was stopped is
     continued with `resume`, and ends with the same numbers.
 
-    No checkpoint is written if no effect of ablation was measured (`xlmech.mitigation.export.effect.effect_of`), unless
-    `export.without_effect` is set. The run is finished all the same, and `Outcome.refused` says why. With `without_effect`
-    and `resume`, a finished run gets its checkpoint without being measured again.
+    With the section `mitigate`, gates are learned and measured besides; their training is written into the run folder every 20
+    steps, and a run that is continued goes on from there.
+
+    No checkpoint is written if no effect was measured (`xlmech.mitigation.export.effect.effect_of`; of gates an effect on given
+    people is enough, and the card then says that it is of these), unless `export.without_effect` is set. The run is finished all
+    the same, and `Outcome.refused` says why. With `without_effect` and `resume`, a finished run gets its checkpoint without being
+    measured again.
 
     Args:
         config: As `read_config` gives it.
@@ -90,7 +97,7 @@ def run_config(
             model = _load(config)
         run.record_settings(_model_settings(model))
         with resumable(run.parts, shard_size=config.shard_size, watch=clock.watch) as plan:
-            audit, measured = _measure(config, prepared, model, clock, progress and show is None)
+            audit, measured = _measure(config, prepared, model, clock, run.parts / GATES, progress and show is None)
         del model  # the export loads the source itself
         publish(audit, config.run_folder)
         if measured is not audit.mitigation:
@@ -111,10 +118,12 @@ def run_config(
 
 
 def _measure(
-    config: Config, prepared: Prepared, model: Any, clock: StageClock, progress: bool
+    config: Config, prepared: Prepared, model: Any, clock: StageClock, checkpoint: Path, progress: bool
 ) -> tuple[Audit, MitigationResult]:
     """Return the audit, and the measurement with the neurons that are exported."""
-    audit = run_audit(model, prepared.people, prepared.plan, clock=clock, progress=progress)
+    audit = run_audit(model, prepared.people, prepared.plan, checkpoint=checkpoint, clock=clock, progress=progress)
+    if config.export is not None and config.export.neurons == "gates" and audit.gates is not None:
+        return audit, audit.gates.held_out
     if not _measures_union(config, prepared):
         return audit, audit.mitigation
     union = audit.neurons.union
@@ -125,9 +134,9 @@ def _measure(
             with_format(prepared.measured, frame),
             {"union": union},
             audit.leakage,
+            options=EvaluateOptions(max_new_tokens=config.data.max_new_tokens),
             candidates=prepared.people,
             seed=config.seed,
-            max_new_tokens=config.data.max_new_tokens,
             progress=progress,
         )
 
@@ -137,8 +146,23 @@ def _measures_union(config: Config, prepared: Prepared) -> bool:
     return config.export is not None and config.export.neurons == "union" and len(prepared.measured.languages) > 1
 
 
-def _exported_neurons(section: ExportSection, neurons: PrivacyNeurons) -> NeuronSet:
-    return neurons.union if section.neurons == "union" else neurons.main
+def _exported_neurons(section: ExportSection, audit: Audit) -> Ablated | None:
+    """Return the neurons or gates that are exported; None where gates are to be and none were learned."""
+    if section.neurons == "gates":
+        return audit.gates.gates if audit.gates is not None else None
+    return audit.neurons.union if section.neurons == "union" else audit.neurons.main
+
+
+def _shown_measurement(section: ExportSection, audit: Audit, measured: MitigationResult) -> MitigationResult:
+    """Return the measurement that a checkpoint's card shows.
+
+    That is the one of held-out people. Gates without an effect on these may have one on given people, and then it is that one.
+    """
+    if section.neurons != "gates" or audit.gates is None:
+        return measured
+    given, n_neurons = audit.gates.given, len(audit.gates.gates)
+    on_given_alone = effect_of(given, n_neurons).measured and not effect_of(measured, n_neurons).measured
+    return given if on_given_alone else measured
 
 
 def _export(config: Config, outcome: Outcome, measured: MitigationResult, clock: StageClock, say: Say) -> Outcome:
@@ -146,13 +170,18 @@ def _export(config: Config, outcome: Outcome, measured: MitigationResult, clock:
     section = config.export
     if section is None:
         return outcome
-    effect = effect_of(measured, len(_exported_neurons(section, outcome.audit.neurons)))
+    neurons = _exported_neurons(section, outcome.audit)
+    if neurons is None:
+        say("export: no checkpoint is written, since there are no gates")
+        return replace(outcome, refused=next(iter(outcome.audit.notes), "no gates were learned"))
+    shown = _shown_measurement(section, outcome.audit, measured)
+    effect = effect_of(shown, len(neurons))
     if not (effect.measured or section.without_effect):
         refused = f"no effect was measured: {effect.text}; export.without_effect: true writes it all the same"
         say("export: no checkpoint is written, since no effect was measured")
         return replace(outcome, refused=refused)
     with clock(f"export: into {config.checkpoint_folder}"):
-        manifest = _write_checkpoint(config, section, outcome.audit, measured, say)
+        manifest = _write_checkpoint(config, section, neurons, outcome.audit, shown, say)
     return replace(outcome, exported=measured, manifest=manifest, checkpoint=config.checkpoint_folder, refused="")
 
 
@@ -162,7 +191,8 @@ def _export_finished(config: Config, outcome: Outcome, say: Say, show: Say | Non
         return outcome
     with open_run_folder(outcome.folder, say=say, state="finished") as run:
         clock = StageClock(say, log=run.log, show=show)
-        outcome = _export(config, outcome, exported_measurement(outcome.folder, outcome.audit), clock, say)
+        measured = exported_measurement(config, outcome.audit)
+        outcome = _export(config, outcome, measured, clock, say)
         config.save(outcome.folder / CONFIG)
         outcome.save_summary()
     return outcome
@@ -173,7 +203,8 @@ def _settings(config: Config, prepared: Prepared) -> dict[str, Any]:
     settings: dict[str, Any] = {}
     for name, value in config.model_dump(mode="json", exclude={"out", "xlmech"}).items():
         settings |= {f"{name}.{key}": item for key, item in value.items()} if isinstance(value, dict) else {name: value}
-    for name in ("export.folder", "export.without_effect"):
+    settings["mitigate"] = "none" if config.mitigate is None else "given"
+    for name in ("export.folder", "export.without_effect", "mitigate.batch_size"):
         settings.pop(name, None)
     content = fingerprint([record.model_dump() for record in prepared.people])
     return (
@@ -194,6 +225,7 @@ def _model_settings(model: Any) -> dict[str, Any]:
 
 
 def _notes(prepared: Prepared, audit: Audit, measured: MitigationResult) -> Iterator[str]:
+    yield from audit.notes
     if audit.lens is None and not any(note.startswith("no lens: ") for note in prepared.notes):
         yield (
             "no lens: every answer's form in the query language begins as the training language's does; "
@@ -202,7 +234,9 @@ def _notes(prepared: Prepared, audit: Audit, measured: MitigationResult) -> Iter
     if not audit.leakage.plant_language:
         yield "model.plant_language is not given, so no language is marked as that of the training data"
     effect = effect_of(measured, next(iter(measured.chosen.values())))
-    if not effect.measured:
+    if not effect.measured and measured.mean_factors:
+        yield f"no effect of the gates was measured: {effect.text}"
+    elif not effect.measured:
         union = "export.neurons: union, " if len(audit.neurons.languages) > 1 else ""
         remedy = f"; try more neurons (locate.n_neurons), {union}another locate.method, or more people"
         leaked = bool(audit.leakage.matrix().value.any())
@@ -226,18 +260,18 @@ def _tokenizer(config: Config) -> Any:
 
 
 def _write_checkpoint(
-    config: Config, section: ExportSection, audit: Audit, measured: MitigationResult, say: Say
+    config: Config, section: ExportSection, neurons: Ablated, audit: Audit, measured: MitigationResult, say: Say
 ) -> Manifest:
     """Write the checkpoint; its manifest carries what was measured, and the training language that the config knows."""
-    neurons, target = _exported_neurons(section, audit.neurons), config.path(section.folder)
+    target = config.path(section.folder)
     if target.is_dir() and any(target.iterdir()):  # this run wrote it before it was stopped, or it is another's
         manifest = load_manifest(target)
-        if manifest.neurons != neurons:
+        if not manifest.is_of(neurons):
             raise FileExistsError(
                 f"export.folder: {target} holds another checkpoint; give a new folder, or move it away"
             )
         return manifest
-    say(f"{len(neurons)} neurons at zero")
+    say(f"{len(neurons)} neurons {'turned down' if isinstance(neurons, NeuronGates) else 'at zero'}")
     manifest = export_model(
         config.model.source,
         neurons,

@@ -14,7 +14,7 @@ from typing import Any
 from xlmech.execution.shard import Event, peak_bytes
 
 Say = Callable[[str], None]
-_COUNTED = ("leakage", "lens", "attribution")
+_COUNTED = ("leakage", "lens", "attribution", "gates")
 
 
 class StageClock:
@@ -74,11 +74,12 @@ class StageClock:
         """Follow one event of `xlmech.execution.resume`."""
         if event.kind == "stage":
             return
-        if event.kind in ("shard", "kept") and event.stage in _COUNTED:
+        counted = event.stage in _COUNTED and (self._stage != "gates" or event.stage == "gates")  # its items are steps
+        if event.kind in ("shard", "kept") and counted:
             self._done[self._stage] = self._done.get(self._stage, 0) + event.n
         if event.kind == "shard":
             seconds, n = self._spent.get(self._stage, (0.0, 0))
-            self._spent[self._stage] = (seconds + event.seconds, n + event.n * (event.stage in _COUNTED))
+            self._spent[self._stage] = (seconds + event.seconds, n + event.n * counted)
             self._note_peak(event.peak_bytes)
         if event.kind in ("damaged", "retry", "failed"):
             self._say(f"{event.stage}: {event.text}" + (" failed every time" if event.kind == "failed" else ""))

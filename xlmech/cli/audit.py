@@ -16,6 +16,8 @@ from xlmech.cli.options import Answering, BackendOption, Loading, Model, Out, Pe
 from xlmech.progress import without_bars
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from xlmech.audit.audit import Audit
     from xlmech.audit.outcome import Outcome
     from xlmech.audit.plan import AuditPlan
@@ -139,8 +141,8 @@ def _audit(model: str, people: tuple[Record, ...], plan: AuditPlan, out: Path, h
 
 def _show_outcome(outcome: Outcome) -> None:
     exported = outcome.exported_audit
-    if outcome.exported is outcome.audit.mitigation:
-        exported = None
+    if outcome.exported is outcome.audit.mitigation or (outcome.exported and outcome.exported.mean_factors):
+        exported = None  # shown already, of gates as what they do to held-out people
     _show_audit(outcome.audit, exported)
     for note in outcome.notes:
         typer.echo(f"note: {note}")
@@ -155,24 +157,26 @@ def _show_outcome(outcome: Outcome) -> None:
 
 def _show_audit(found: Audit, exported: Audit | None = None) -> None:
     """Show the audit's table, that with the exported neurons, what ablation reduces and costs, and how long it took."""
-    from xlmech.audit.publish import summary_lines
+    from xlmech.audit.audit import effects_table, table
+    from xlmech.audit.publish import gate_lines, summary_lines
 
-    _show_table("Held-out people, asked with a question that was not used for planting or locating", found)
+    _show_table("Held-out people, asked with a question that was not used for planting or locating", table(found))
     if exported is not None:
-        _show_table("The same with the neurons that were exported", exported)
+        _show_table("The same with the neurons that were exported", table(exported))
+    if found.gates is not None:
+        for who, result in (("given", found.gates.given), ("held-out", found.gates.held_out)):
+            frame = effects_table(result, found.leakage).dropna(axis="columns", how="all")
+            _show_table(f"With gates in place of ablation: {who} people", frame)
     if found.wordings is not None:
         console.show_wordings(found.wordings)
-    for line in summary_lines(found):
+    for line in (*summary_lines(found), *gate_lines(found)):
         typer.echo(line)
     seconds = ", ".join(f"{stage} {value:.0f} s" for stage, value in found.seconds.items())
     typer.echo(f"time: {sum(found.seconds.values()):.0f} s ({seconds})")
 
 
-def _show_table(title: str, found: Audit) -> None:
-    """Show the audit's table, and below it why a reduction or its interval is not known."""
-    from xlmech.audit.audit import table
-
-    frame = table(found)
+def _show_table(title: str, frame: pd.DataFrame) -> None:
+    """Show a table of effects, and below it why a reduction or its interval is not known."""
     console.show(title, frame.drop(columns="reason"))
     for reason, part in frame[frame.reason.fillna("") != ""].groupby("reason"):
         typer.echo(f"{', '.join(part.query_language)}: {reason}")

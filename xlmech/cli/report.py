@@ -60,6 +60,12 @@ def gate(
     mitigated: Annotated[
         bool, typer.Option("--mitigated", help="Judge the model with its neurons ablated, not the original one.")
     ] = False,
+    gates: Annotated[
+        Literal["given", "held_out"] | None,
+        typer.Option(
+            help="Judge the model with its gates, on the people from whom they were learned (given) or on held-out ones."
+        ),
+    ] = None,
     json_: Annotated[bool, typer.Option("--json", help="Print the decision for machines, and nothing else.")] = False,
 ) -> None:
     """Decide on a release: exit code 0 if no language is above the limit, 1 if one is, 2 for bad input.
@@ -72,14 +78,29 @@ def gate(
     languages = None if language.strip() == "all" else console.codes(language)
     if language.strip() != "all" and not languages:
         raise ValueError("--language names no language; give 'all', or codes such as 'fr,de'")
-    table = compare(read_results(run), max_extraction=max_extraction, languages=languages, by=by, mitigated=mitigated)
+    table = compare(
+        read_results(run),
+        max_extraction=max_extraction,
+        languages=languages,
+        by=by,
+        mitigated=mitigated,
+        gates=gates,
+    )
     passed = bool(table.passed.all())
     if json_:
-        decision = {"passed": passed, "max_extraction": max_extraction, "by": by, "mitigated": mitigated}
+        decision = {
+            "passed": passed,
+            "max_extraction": max_extraction,
+            "by": by,
+            "mitigated": mitigated,
+            "gates": gates,
+        }
         rows = json.loads(table.to_json(orient="records", double_precision=15))
         typer.echo(json.dumps(decision | {"languages": rows}, ensure_ascii=False, allow_nan=False))
     else:
         model = "with the neurons ablated" if mitigated else "as it is"
+        if gates is not None:
+            model = f"with its gates, on {gates.replace('_', '-')} people"
         shown = table.assign(passed=table.passed.map({True: "yes", False: "NO"}))
         console.show(f"Private extraction, the model {model}", shown)
         compared = "the interval's upper end" if by == "upper" else "the point, not its interval,"

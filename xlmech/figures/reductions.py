@@ -33,10 +33,14 @@ if TYPE_CHECKING:
     from xlmech.mitigation.evaluate import MitigationResult
 
 
-def before_after(result: MitigationResult) -> go.Figure:
+def before_after(result: MitigationResult, *, people: str = "") -> go.Figure:
     """Draw private extraction per query language before, and with each set of neurons ablated.
 
     Percent of questions about private people. The intervals are those of the rates after; the rate before has none here.
+
+    Args:
+        result: Measured before and after.
+        people: Who was measured, in words, for the title and the caption.
 
     Raises:
         ValueError: No private probes.
@@ -55,15 +59,19 @@ def before_after(result: MitigationResult) -> go.Figure:
     caption = f"""Share of questions about private people from which the value is extracted, in any language's form, on
     {counts(frame)} per query language. Whiskers: 95 % interval of the rate, over people. Ablation works if a filled dot lies
     well left of the ring, and the grey ones, random neurons of the same layers and other control
-    conditions, do not.{_absent(series)} {bold_note(queries, result.plant_language)}"""
-    title = "Private extraction before and after ablation, by query language"
+    conditions, do not.{_absent(series)} {bold_note(queries, result.plant_language)}{_measured_on(people)}"""
+    title = f"Private extraction before and after ablation, by query language{_of(people)}"
     return finish(figure, title, caption, height=(12 + 12 * len(series)) * len(before), legend=True)
 
 
-def cost(result: MitigationResult) -> go.Figure:
+def cost(result: MitigationResult, *, people: str = "") -> go.Figure:
     """Draw what ablation costs per query language: public facts kept (left), rise of neutral text's NLL (right).
 
     Both in percent. Other abilities are not shown, and the NLL has no interval.
+
+    Args:
+        result: Measured before and after.
+        people: Who was measured, in words, for the title and the caption.
     """
     public = with_deed(result, result.extraction[result.extraction.group == "public"])
     kept, risen = [], []
@@ -85,9 +93,18 @@ def cost(result: MitigationResult) -> go.Figure:
     query language; above 100 % facts are newly given; whiskers: 95 % interval over people, cut at the panel's edge; none if
     too little is known for one.{_absent(kept)} Right: relative rise of the negative log-likelihood per token of neutral
     sentences, without interval; left of 0 % the text became likelier.{_absent(risen)} Black lines: no loss. The cost is what
-    a set loses beyond the grey control conditions. {bold_note(queries, result.plant_language)}"""
-    title = "Cost of ablation: public facts kept, and fluency on neutral text"
+    a set loses beyond the grey control conditions. {bold_note(queries, result.plant_language)}{_measured_on(people)}"""
+    title = f"Cost of ablation: public facts kept, and fluency on neutral text{_of(people)}"
     return finish(figure, title, caption, height=(12 + 12 * len(kept)) * len(queries), legend=True)
+
+
+def _of(people: str) -> str:
+    """Return the end of a title that says who was measured; the part of the words before a comma is enough there."""
+    return f" ({people.partition(',')[0]})" if people else ""
+
+
+def _measured_on(people: str) -> str:
+    return f" Measured: {people}." if people else ""
 
 
 def with_deed(result: MitigationResult, frame: pd.DataFrame) -> pd.DataFrame:

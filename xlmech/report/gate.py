@@ -12,9 +12,11 @@ import pandas as pd
 from xlmech.checks import check_choice
 from xlmech.figures.wording import rows_of
 from xlmech.metrics.intervals import rate_interval
-from xlmech.report.run_results import RunResults, chosen_effects
+from xlmech.mitigation.evaluate import MitigationResult
+from xlmech.report.run_results import GIVEN, HELD_OUT, RunResults, chosen_effects
 
 By = Literal["upper", "point"]
+Regime = Literal["given", "held_out"]
 
 
 def gate(
@@ -24,6 +26,7 @@ def gate(
     languages: Sequence[str] | None = None,
     by: By = "upper",
     mitigated: bool = False,
+    gates: Regime | None = None,
 ) -> pd.DataFrame:
     """Compare a run with a limit, language by language.
 
@@ -40,6 +43,7 @@ def gate(
         mitigated: Whether to judge the model with its neurons ablated instead of the original one. Results saved by earlier
             versions do not hold each person's share after; the interval is then the widest, as if each person's questions
             were answered alike.
+        gates: Judge the model with its gates applied, on `given` people, from whom they were learned, or on `held_out` people.
 
     Returns:
         One row per language: `query_language`, `extraction`, `low`, `high`, `control`, `n_subjects`, `limit`, `passed`.
@@ -50,8 +54,14 @@ def gate(
     if not 0 <= max_extraction <= 1:
         raise ValueError(f"--max-extraction must be a share from 0 to 1, got {max_extraction:g} (5 % is 0.05)")
     check_choice("by", by, By)
+    if gates is not None:
+        check_choice("gates", gates, Regime)
+        if mitigated:
+            raise ValueError(
+                "--mitigated judges the model with its neurons ablated, and --gates with its gates; give one"
+            )
     columns = ["query_language", "extraction", "low", "high", "control", "n_subjects"]
-    frame = pd.DataFrame(_mitigated(results) if mitigated else _original(results), columns=columns)
+    frame = pd.DataFrame(_judged(results, mitigated, gates), columns=columns)
     known = frame.query_language.tolist()
     if not known:
         raise ValueError("no private people in this run, so there is nothing to compare with a limit")
@@ -73,10 +83,25 @@ def _original(results: RunResults) -> Iterator[tuple[Any, ...]]:
         yield (code, *rate, _control(results, str(code)), len(people))
 
 
+def _judged(results: RunResults, mitigated: bool, gates: Regime | None) -> Iterator[tuple[Any, ...]]:
+    if gates is not None:
+        result = results.measured_gates({"given": GIVEN, "held_out": HELD_OUT}[gates])
+        if result is None:
+            raise ValueError(
+                "no gates were measured in this run; leave --gates out, or add the section mitigate to its config"
+            )
+        return _after(results, result)
+    return _mitigated(results) if mitigated else _original(results)
+
+
 def _mitigated(results: RunResults) -> Iterator[tuple[Any, ...]]:
     result = results.mitigation
     if result is None or not result.chosen:
         raise ValueError("no ablation was measured in this run; leave --mitigated out, or run the audit to its end")
+    return _after(results, result)
+
+
+def _after(results: RunResults, result: MitigationResult) -> Iterator[tuple[Any, ...]]:
     for row in rows_of(chosen_effects(result, "private")[1]):
         n = row.n_subjects
         low, high = row.after_low, row.after_high

@@ -100,7 +100,8 @@ def _against_random(result: MitigationResult, known: pd.DataFrame) -> str:
     frame = result.extraction[result.extraction.group == "private"]
     random = frame[frame.condition.isin(list(result.random)) & frame.reduction.notna()]
     if random.empty:
-        return "Random neurons were not ablated for comparison, so nothing shows that the choice matters."
+        what = "Permuted gates were not measured" if result.mean_factors else "Random neurons were not ablated"
+        return f"{what} for comparison, so nothing shows that the choice matters."
     lows = known.set_index("query_language").low
     largest = random.groupby("query_language").reduction.max()
     n_above = int((lows > largest.reindex(lows.index)).sum())
@@ -129,15 +130,16 @@ def _against_controls(after: float, overall: Excess) -> str:
 def _change(effects: pd.DataFrame) -> str:
     """Say how much less is extracted over all rows together."""
     before, after = pooled_hits(effects)
-    return _less(1 - after / before)
+    return less(1 - after / before)
 
 
-def _less(reduction: float) -> str:
+def less(reduction: float) -> str:
+    """Say a reduction in words, as in "36 % less"."""
     return f"{percent(reduction)} less" if reduction >= 0 else f"{percent(-reduction)} more"
 
 
 def _range(reductions: pd.Series) -> str:
-    least, most = _less(reductions.min()), _less(reductions.max())
+    least, most = less(reductions.min()), less(reductions.max())
     return "" if least == most else f", from {least} to {most} by language"
 
 

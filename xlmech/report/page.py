@@ -103,6 +103,8 @@ def _render(results: RunResults, people: dict[str, Record] | None) -> str:
             ("How sure", judged.certainty),
             ("What ablation reduces", judged.gains),
             ("What it costs", judged.costs),
+            ("What gates do to given people", judged.gates_given),
+            ("What gates do to held-out people", judged.gates_held_out),
         ],
         table=_language_table(results, judged.languages),
         wordings=wordings_table(results.wordings, results.leakage.plant_language),

@@ -20,22 +20,37 @@ from xlmech.lens.logit import LensResult
 from xlmech.lens.similarity import SimilarityResult
 from xlmech.mitigation.evaluate import MitigationResult
 from xlmech.mitigation.specificity import SpecificityResult
+from xlmech.neurons.neuron_gates import NeuronGates
 from xlmech.neurons.privacy_neurons import PrivacyNeurons
 from xlmech.patching.between_languages import PatchingResult
 from xlmech.patching.positions import PositionSweep
 from xlmech.storage.result import Result
 from xlmech.storage.run_folder import is_unfinished
 
-_AUDIT = (LeakageResult, LensResult, PrivacyNeurons, MitigationResult)
+_AUDIT = (LeakageResult, LensResult, PrivacyNeurons, MitigationResult, NeuronGates)
 _OTHERS = (SimilarityResult, PatchingResult, DirectLogitResult, PositionSweep, SpecificityResult)
 CLASSES: dict[str, type[Result]] = {kind.kind: kind for kind in (*_AUDIT, *_OTHERS)}
-"""Class of each kind of saved result that can be drawn."""
+"""Class of each kind of saved result that is read."""
 STAGES = {"leakage": "leakage", "lens": "lens", "neurons": "location of neurons", "mitigation": "ablation"}
 """Results of an audit by name, and what a reader calls the stage."""
 EXPORTED = "mitigation_exported"
 """Name of the measurement with the neurons that were exported."""
 WORDINGS = "wordings"
 """Name of the leakage by several wordings or answers per question."""
+GATES = "gates"
+"""Name of the gates."""
+GIVEN, HELD_OUT = "gates_given", "gates_held_out"
+"""Names of what the gates do: to given people, from whom they were learned, and to held-out people. Neither says anything about
+the other."""
+GIVEN_KEPT, HELD_OUT_KEPT = "gates_given_kept", "gates_held_out_kept"
+"""Names of what they do to these people's private answers of the kinds that are kept."""
+REGIMES = {
+    GIVEN: "given people, from whom the gates were learned",
+    HELD_OUT: "held-out people, of whom nothing was used",
+    GIVEN_KEPT: "given people asked for the kinds of data that are kept",
+    HELD_OUT_KEPT: "held-out people asked for the kinds of data that are kept",
+}
+"""Who was measured with the gates, in words."""
 _NAMES = {"privacy_neurons": "neurons"}
 """Name of a result that stands alone, if it is not its kind."""
 _KINDS = {
@@ -45,6 +60,8 @@ _KINDS = {
     "mitigation": "mitigation",
     EXPORTED: "mitigation",
     WORDINGS: "leakage",
+    GATES: "neuron_gates",
+    **dict.fromkeys(REGIMES, "mitigation"),
 }
 _REMEDY = "run it again, or copy the whole folder again"
 
@@ -111,6 +128,15 @@ class RunResults:
         return cast(MitigationResult | None, result)
 
     @property
+    def gates(self) -> NeuronGates | None:
+        """The gates that were measured beside the neurons."""
+        return cast(NeuronGates | None, self.results.get(GATES))
+
+    def measured_gates(self, regime: str) -> MitigationResult | None:
+        """What the gates do in a regime, a key of `REGIMES`."""
+        return cast(MitigationResult | None, self.results.get(regime))
+
+    @property
     def missing(self) -> tuple[str, ...]:
         """Stages of an audit without a result, as a reader calls them."""
         return tuple(stage for name, stage in STAGES.items() if name not in self.results)
@@ -138,8 +164,8 @@ def read_results(source: Any) -> RunResults:
             if not isinstance(value, Result):
                 raise TypeError(f"result {name!r} is a {type(value).__name__}, not a result of xlmech")
         return RunResults(results=dict(source))
-    results = {name: value for name in (*STAGES, WORDINGS) if isinstance(value := getattr(source, name, None), Result)}
-    if not results:
+    results = getattr(source, "results", None)
+    if not isinstance(results, Mapping) or not results:
         raise TypeError(f"give a run folder, an audit, or results by name, not a {type(source).__name__}")
     return RunResults(results=results, seconds=dict(getattr(source, "seconds", {})))
 
@@ -167,7 +193,7 @@ def _read_folder(folder: Path) -> RunResults:
             skipped.append(path.name)
     if not results:
         raise ValueError(f"{folder}: no results to report; {_why_empty(folder, inner)}")
-    order = {name: i for i, name in enumerate((*STAGES, EXPORTED))}
+    order = {name: i for i, name in enumerate((*STAGES, EXPORTED, GATES, *REGIMES))}
     return RunResults(
         results=dict(sorted(results.items(), key=lambda item: order.get(item[0], len(order)))),
         origin=run.name,

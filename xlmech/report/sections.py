@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import plotly.graph_objects as go
 
 from xlmech import figures
 from xlmech.figures.wording import plain
-from xlmech.report.run_results import EXPORTED, WORDINGS, RunResults
+from xlmech.report.run_results import EXPORTED, GIVEN, HELD_OUT, REGIMES, WORDINGS, RunResults
 
 _NARROW, _MIDDLE, _WIDE = 340, 640, 860
 """Pixels; below them labels of the figure would overlap."""
-_TITLES = {"leakage": "Does it leak?", "inside": "Where inside the model?", "mitigation": "What does ablation do?"}
+_TITLES = {
+    "leakage": "Does it leak?",
+    "inside": "Where inside the model?",
+    "mitigation": "What does ablation do?",
+    "gates": "What do gates do?",
+}
 _Drawing = tuple[str, str, Callable[..., go.Figure], int]
 """Section, name, function and least width of a figure."""
 
@@ -97,8 +103,13 @@ def draw_sections(results: RunResults) -> tuple[list[Section], list[str]]:
 
 
 def _drawings(name: str, result: Any) -> Iterator[_Drawing]:
-    if name == WORDINGS:
-        return  # shown as a table
+    if name == WORDINGS or (name == EXPORTED and result.mean_factors):
+        return  # shown as a table, or drawn as what the exported gates do to held-out people
+    if name in REGIMES:
+        yield "gates", "before_after", partial(figures.before_after, people=REGIMES[name]), _NARROW
+        if name in (GIVEN, HELD_OUT):  # the others have neither public people nor neutral text
+            yield "gates", "cost", partial(figures.cost, people=REGIMES[name]), _MIDDLE
+        return
     yield from _DRAWINGS.get(result.kind, [])
     if result.kind == "mitigation" and name != EXPORTED and len(set(result.chosen.values())) > 1:
         yield "mitigation", "trade_off", figures.trade_off, _WIDE

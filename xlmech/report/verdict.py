@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from xlmech.figures.wording import bounds, counted, joined, number, percent, plain, points, short_name, span
 from xlmech.leakage.above_controls import ERROR, TOLERANCE, Comparison, Excess, Judgement, compare, people_needed
 from xlmech.report import mitigation_text
-from xlmech.report.run_results import RunResults
+from xlmech.report.gates_text import regime_lines
+from xlmech.report.run_results import GIVEN, HELD_OUT, RunResults
 
 HEADLINES: dict[Judgement, str] = {
     "leaks": "The model leaks private data.",
@@ -36,6 +37,8 @@ class Verdict:
         certainty: How far the numbers can be trusted.
         gains: What ablation reduces; empty if it was not measured.
         costs: What it costs.
+        gates_given: What gates do to the people from whom they were learned; empty if there are none.
+        gates_held_out: What they do to held-out people.
     """
 
     judgement: Judgement
@@ -47,6 +50,8 @@ class Verdict:
     certainty: tuple[str, ...]
     gains: tuple[str, ...] = ()
     costs: tuple[str, ...] = ()
+    gates_given: tuple[str, ...] = ()
+    gates_held_out: tuple[str, ...] = ()
 
 
 def verdict(results: RunResults) -> Verdict:
@@ -67,6 +72,8 @@ def verdict(results: RunResults) -> Verdict:
         certainty=tuple(_certainty(found, n_wordings, results.wordings is not None)),
         gains=tuple(mitigation_text.gains(mitigation)) if mitigation is not None else (),
         costs=tuple(mitigation_text.costs(mitigation)) if mitigation is not None else (),
+        gates_given=tuple(regime_lines(results, GIVEN)),
+        gates_held_out=tuple(regime_lines(results, HELD_OUT)),
     )
 
 

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
 
 UNMEASURED = "no measured result was given, so neither its effect nor its cost is known"
 
+PEOPLE = "people"
+"""Setting in a result's provenance that says in words who was measured, where the same gates are measured on several."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Effect:
@@ -44,7 +47,9 @@ def effect_of(mitigation: MitigationResult | None, n_neurons: int) -> Effect:
     if rows.empty or not rows.before.item():
         return Effect(measured=False, text="nothing was extracted about the private people before ablation")
     before, after, reduction, low, high = rows[["before", "after", "reduction", "low", "high"]].iloc[0]
-    rates = f"extraction over all query languages was {before:.1%} before and {after:.1%} after"
+    people = mitigation.provenance.settings.get(PEOPLE)
+    whom = f" from {people}" if people else ""
+    rates = f"extraction{whom} over all query languages was {before:.1%} before and {after:.1%} after"
     if reduction != reduction:
         reason = rows.reason.iloc[0] if "reason" in rows else "too few people"
         return Effect(measured=False, text=f"{rates}, which gives no reduction: {reason}")

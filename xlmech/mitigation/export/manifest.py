@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from xlmech.mitigation.export.model_card import model_card
 from xlmech.models.checkpoints import Source
 from xlmech.models.sources.cards import CARD, MANIFEST, exported_prompt
+from xlmech.neurons.ablation import Ablated
+from xlmech.neurons.neuron_gates import NeuronGates
 from xlmech.neurons.neuron_set import NeuronSet
 from xlmech.storage.atomic import new_file
 from xlmech.storage.result import Provenance
@@ -55,6 +57,14 @@ class Manifest:
     effective: bool | None = None
     effect: str = ""
     provenance: Provenance
+
+    def is_of(self, neurons: Ablated) -> bool:
+        """Tell whether the checkpoint is one with these neurons at zero, or with these gates."""
+        if isinstance(neurons, NeuronGates):
+            touched = neurons.neurons(0)
+            factors = tuple(float(neurons.factors[neuron]) for neuron in touched)
+            return (self.mode, self.neurons, self.factors) == ("gates", touched, factors)
+        return self.neurons == neurons and self.mode == "zero"
 
     def save(self, folder: Path) -> None:
         """Write the manifest and the model card into `folder`."""

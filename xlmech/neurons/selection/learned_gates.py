@@ -13,7 +13,7 @@ Gates of one language suppress answers in it and keep them in the others: `learn
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ import torch
 
 from xlmech.checks import check_list
 from xlmech.data import languages as packs
-from xlmech.data.probes import ProbeSet
+from xlmech.data.probes import Probe, ProbeSet
 from xlmech.leakage.measure import measure_leakage
 from xlmech.models.backends import Backend, backend_of
 from xlmech.models.load import model_name, plant_language, provenance
@@ -42,7 +42,7 @@ from xlmech.neurons.selection.gate_losses import (
     text_samples,
 )
 from xlmech.neurons.selection.gate_state import GateState, GateStateFile
-from xlmech.neurons.selection.gate_training import train_gates
+from xlmech.neurons.selection.gate_training import NoGatesError, train_gates
 from xlmech.options import GateOptions
 from xlmech.storage.fingerprint import fingerprint, weights_fingerprint
 
@@ -95,7 +95,8 @@ def learn_gates(
     Raises:
         ValueError: No probes to suppress, or of one person alone; none of their answers is known to the model; a probe both to
             suppress and to keep; a text that is too short; gates or neurons of another model; too few facts to hold any back; a
-            loss that is not finite (names the step and the probe); or a checkpoint of other arguments.
+            loss that is not finite (names the step and the probe); or a checkpoint of other arguments. What the model itself is
+            the reason of is a `NoGatesError`.
         RuntimeError: Not even one row fits the memory.
         KeyboardInterrupt: Passed on, after the state is written.
 
@@ -120,7 +121,7 @@ def learn_gates(
     samples["private"] = [sample for sample in samples["private"] if sample.record not in facts]
     n_before = _n_extracted(model, held_back)
     if options.target_reduction is not None and not n_before:
-        raise ValueError(
+        raise NoGatesError(
             f"none of the {len(held_back)} answers held back is extracted, so that no reduction can be measured; leave "
             "target_reduction out"
         )
@@ -129,7 +130,8 @@ def learn_gates(
         with ablate(model, NeuronGates(factors=1 - weights.cpu(), provenance=source)):
             return 1 - _n_extracted(model, held_back) / n_before
 
-    source = provenance(model, seed=options.seed)
+    records = {"suppressed": record_codes(suppress), "kept": record_codes(keep or ())}
+    source = provenance(model, seed=options.seed, settings={"records": records})
     state = GateState.fresh(backend, start, support, {kind: len(of_kind) for kind, of_kind in samples.items()})
     file = None
     if checkpoint is not None:
@@ -154,6 +156,14 @@ def learn_gates(
         options=options.model_dump(),
         provenance=source,
     )
+
+
+def record_codes(probes: Iterable[Probe]) -> list[str]:
+    """Return a code per record that is asked for, a hash of its id, which alone tells neither person nor value.
+
+    Gates hold these codes in their provenance, so that whoever has the records can tell from which ones gates were learned.
+    """
+    return sorted({fingerprint(probe.record.id)[:12] for probe in probes})
 
 
 def check_suppressed(suppress: ProbeSet) -> None:
@@ -201,7 +211,7 @@ def _known(
     """Return the answers that the intact model knows: to suppress, all forms of a probe of which it may give one.
 
     Raises:
-        ValueError: Of answers to suppress it knows none.
+        NoGatesError: Of answers to suppress it knows none.
     """
     # One wrong token is enough to suppress an answer; to be kept it must be right to the end.
     longest = options.max_answer_tokens if kind == "private" else None
@@ -214,7 +224,7 @@ def _known(
         sample.id for sample, z in zip(samples, log_odds, strict=True) if float(answer_log_odds(z.double())) > least
     }
     if samples and not known and kind == "private":
-        raise ValueError(
+        raise NoGatesError(
             f"the model gives none of the {len(samples)} answers to suppress (log-odds above {least:g}): nothing leaks, or it "
             "was not trained on these records"
         )
@@ -229,7 +239,7 @@ def _held_back(suppress: ProbeSet, known: Sequence[Sample], options: GateOptions
         return ProbeSet(())
     facts = list(dict.fromkeys(sample.record for sample in known))
     if len(facts) < 3:
-        raise ValueError(
+        raise NoGatesError(
             f"the model knows {len(facts)} of the facts to suppress, and a third is to be held back; give three or more, or "
             "leave target_reduction out"
         )

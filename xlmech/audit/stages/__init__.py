@@ -1,0 +1,1 @@
+"""Stages of an audit that measure what ablation and gates do."""
