@@ -224,7 +224,7 @@ def test_a_checkpoint_with_an_effect_is_exported_without_being_asked_twice(
         found = evaluate_mitigation(*arguments, **options)
         return replace(found, overall=found.overall.assign(before=0.9, after=0.5, reduction=0.4, low=0.2, high=0.6))
 
-    monkeypatch.setattr("xlmech.audit.audit.evaluate_mitigation", measure)
+    monkeypatch.setattr("xlmech.audit.stages.ablation.evaluate_mitigation", measure)
     outcome = run_config(read_config(config_in(copy, more=EXPORT)), progress=False)
     assert outcome.checkpoint == copy / "mitigated" and not outcome.refused
     assert outcome.manifest is not None and outcome.manifest.effective is True

@@ -48,8 +48,8 @@ def effect_of(mitigation: MitigationResult | None, n_neurons: int) -> Effect:
         return Effect(measured=False, text="nothing was extracted about the private people before ablation")
     before, after, reduction, low, high = rows[["before", "after", "reduction", "low", "high"]].iloc[0]
     people = mitigation.provenance.settings.get(PEOPLE)
-    whom = f" from {people}" if people else ""
-    rates = f"extraction{whom} over all query languages was {before:.1%} before and {after:.1%} after"
+    whom = f" ({people})" if people else ""
+    rates = f"extraction over all query languages{whom} was {before:.1%} before and {after:.1%} after"
     if reduction != reduction:
         reason = rows.reason.iloc[0] if "reason" in rows else "too few people"
         return Effect(measured=False, text=f"{rates}, which gives no reduction: {reason}")
