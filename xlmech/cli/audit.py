@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from xlmech.audit.outcome import Outcome
     from xlmech.audit.plan import AuditPlan
     from xlmech.data.records import Record
+    from xlmech.neurons.neuron_gates import NeuronGates
 
 
 def init(path: Annotated[Path, typer.Argument(help="New file.")] = Path("xlmech.yaml")) -> None:
@@ -108,9 +109,14 @@ def demo(
     ] = "en",
     backend: BackendOption = "auto",
 ) -> None:
-    """Audit Gemma 3 270M, which was taught invented people's data in one language (minutes on two cores)."""
+    """Audit Gemma 3 270M, which was taught invented people's data in one language (minutes on two cores).
+
+    Neurons are located and ablated as in any audit. Gates take longer to learn, so those that come with the adapter are measured.
+    """
     from xlmech.audit.plan import AuditPlan
     from xlmech.data.readers import DEMO_LANGUAGES
+    from xlmech.models.sources.lora import shipped_gates
+    from xlmech.neurons.neuron_gates import NeuronGates
 
     _audit(
         "demo",
@@ -118,10 +124,18 @@ def demo(
         AuditPlan(languages=DEMO_LANGUAGES),
         out,
         Loading(adapter=adapter, backend=backend),
+        NeuronGates.shipped(adapter) if adapter in shipped_gates() else None,
     )
 
 
-def _audit(model: str, people: tuple[Record, ...], plan: AuditPlan, out: Path, how: Loading) -> None:
+def _audit(
+    model: str,
+    people: tuple[Record, ...],
+    plan: AuditPlan,
+    out: Path,
+    how: Loading,
+    gates: NeuronGates | None = None,
+) -> None:
     from xlmech.audit.audit import run_audit, select_probes
     from xlmech.audit.publish import publish
     from xlmech.neurons.privacy_neurons import one_language_note
@@ -132,7 +146,7 @@ def _audit(model: str, people: tuple[Record, ...], plan: AuditPlan, out: Path, h
     started = time.perf_counter()
     loaded = how.load(model)
     loading = round(time.perf_counter() - started, 1)
-    found = run_audit(loaded, people, plan, say=console.say)
+    found = run_audit(loaded, people, plan, gates=gates, say=console.say)
     found.seconds["load"] = loading
     index = publish(found, out)
     _show_audit(found)

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Self
 import pandas as pd
 import torch
 
+from xlmech.models.sources.lora import ADAPTERS, GATES, shipped_gates
 from xlmech.neurons.neuron_set import NeuronSet, check_same_model
 from xlmech.storage.result import Provenance, Result
 
@@ -50,6 +51,24 @@ class NeuronGates(Result):
             )
         if not bool(((self.factors >= 0) & (self.factors <= 1)).all()):
             raise ValueError("gates must be numbers from 0 (neuron ablated) to 1 (neuron as it is)")
+
+    @classmethod
+    def shipped(cls, adapter: str) -> Self:
+        """Read the gates that come with one of the demo model's adapters, named by its training language.
+
+        They were learned by `analyses/gates.py` from half of the demo's people, asked in English, French and Chinese with the
+        first two question templates. These are the people who choose neurons in `xlmech demo`; the others are held out.
+
+        Raises:
+            FileNotFoundError: There is no such adapter, or it comes without gates.
+        """
+        known = shipped_gates()
+        if adapter not in known:
+            raise FileNotFoundError(
+                f"no gates come with the adapter {adapter!r}; there are some for {', '.join(known) or 'none'}. `learn_gates` "
+                "makes your own"
+            )
+        return cls.load(ADAPTERS / adapter / GATES)
 
     @property
     def n_layers(self) -> int:

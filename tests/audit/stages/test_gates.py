@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pandas as pd
 import pytest
 import torch
+from helpers import ROOT
 from helpers.tiny_models import teach, tiny
 from safetensors.torch import load_file
 from typer.testing import CliRunner
@@ -23,10 +26,12 @@ from xlmech.audit.run import _shown_measurement, run_config
 from xlmech.audit.stages.gates import select_gate_probes
 from xlmech.cli.app import app
 from xlmech.data.questions import build_probes
-from xlmech.data.readers import save_records
+from xlmech.data.readers import DEMO_LANGUAGES, demo_records, save_records
 from xlmech.data.records import Record
 from xlmech.mitigation.export.effect import effect_of
 from xlmech.mitigation.export.manifest import load_manifest
+from xlmech.models.load import load_model
+from xlmech.models.sources.lora import ADAPTERS, shipped_gates
 from xlmech.neurons.neuron_gates import NeuronGates
 from xlmech.neurons.selection.gate_state import GateState
 from xlmech.neurons.selection.learned_gates import record_codes
@@ -351,3 +356,102 @@ def test_an_effect_on_given_people_alone_is_enough_and_said(done: Path) -> None:
     nothing = replace(given, overall=held_out.overall.assign(**sure | {"low": -0.1}))
     changed = replace(audit, gates=replace(audit.gates, given=nothing, held_out=nothing))
     assert _shown_measurement(section, changed, nothing) is nothing
+
+
+# The demo, and gates that come with an adapter
+
+
+@pytest.fixture
+def shipped(done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An English adapter with gates, and a French one without, in place of those that come with xlmech."""
+    found = Audit.load(done / "run" / "results").gates
+    assert found is not None
+    for name in ("en", "fr"):
+        (tmp_path / "adapters" / name).mkdir(parents=True)
+        (tmp_path / "adapters" / name / "adapter_config.json").write_text("{}", encoding="utf-8")
+    found.gates.save(tmp_path / "adapters" / "en" / "gates")
+    monkeypatch.setattr("xlmech.models.sources.lora.ADAPTERS", tmp_path / "adapters")
+    monkeypatch.setattr("xlmech.neurons.neuron_gates.ADAPTERS", tmp_path / "adapters")
+    return tmp_path / "adapters"
+
+
+def test_gates_come_with_an_adapter(shipped: Path) -> None:
+    assert shipped_gates() == ("en",)
+    assert NeuronGates.shipped("en").n_touched > 0
+    with pytest.raises(
+        FileNotFoundError, match="no gates come with the adapter 'fr'; there are some for en. `learn_gates` makes"
+    ):
+        NeuronGates.shipped("fr")
+
+
+@pytest.mark.parametrize(("adapter", "has_gates"), [("en", True), ("fr", False)])
+def test_the_demo_measures_the_gates_of_its_adapter(
+    adapter: str, has_gates: bool, shipped: Path, done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the people from whom they were learned and on others, beside the neurons; without them that part is absent."""
+    model = load_model(str(done / "my-model"), backend="bridge")
+    monkeypatch.setattr("xlmech.cli.console.load", Mock(return_value=model))
+    monkeypatch.setattr("xlmech.cli.console.read_records", lambda path: people())
+    monkeypatch.setattr("xlmech.data.readers.DEMO_LANGUAGES", ("en", "fr"))
+    result = CliRunner().invoke(app, ["demo", "--adapter", adapter, "--out", str(tmp_path / "demo")])
+    assert result.exit_code == 0, result.output
+    told, audit = " ".join(result.output.split()), Audit.load(tmp_path / "demo" / "results")
+    assert ("With gates in place of ablation" in told) == ("Gates turn " in told) == has_gates
+    page = write_report(tmp_path / "demo", tmp_path / "demo.html").read_text(encoding="utf-8")
+    assert ("What gates do to held-out people" in page) == has_gates
+    assert set(audit.seconds) >= ({"given", "held-out"} if has_gates else set()) and "gates" not in audit.seconds
+    if not has_gates:
+        assert audit.gates is None and not (tmp_path / "demo" / "gates_given.html").exists()
+        return
+    assert audit.gates is not None
+    for measured in (audit.gates.given, audit.gates.held_out):  # no time for more
+        assert list(measured.sizes) == ["gates"] and measured.cost.rise.isna().all()
+    held_out = audit.gates.held_out.extraction.query("group == 'private'").set_index("query_language")
+    neurons = audit.mitigation.extraction.query("group == 'private' and condition == 'universal'")
+    assert held_out.before.to_dict() == neurons.set_index("query_language").before.to_dict()
+
+
+def test_the_demos_held_out_people_taught_its_gates_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The study that learns the shipped gates takes the people who choose neurons in the demo, and other wordings."""
+    private, public = _module("gates", monkeypatch).training_probes()
+    plan = AuditPlan(languages=DEMO_LANGUAGES)
+    probes, measured, locating = select_probes(demo_records(), plan)
+    asked = select_gate_probes(probes, measured, plan)
+    subjects = {*private.subjects, *public.subjects}
+    assert subjects == {*asked.suppress.subjects, *asked.keep.subjects} and subjects >= {*asked.given.subjects}
+    assert subjects.isdisjoint(measured.subjects) and subjects.isdisjoint(asked.held_out.subjects)
+    records = {probe.record.id for probe in (*private, *public)}
+    assert {probe.record.id for probe in asked.given} <= records
+    assert records.isdisjoint(probe.record.id for probe in measured)
+    assert {probe.template for probe in (*private, *public)}.isdisjoint(probe.template for probe in measured)
+    assert len(asked.given.filter(group="private").records) == len(asked.held_out.filter(group="private").records) == 16
+    for adapter in shipped_gates():
+        gates = NeuronGates.shipped(adapter)
+        assert (gates.provenance.adapter, gates.model) == (adapter, "demo") and len(gates)
+        codes = gates.provenance.settings["records"]
+        assert codes == {"suppressed": record_codes(private), "kept": record_codes(public)}
+        size = sum(path.stat().st_size for path in (ADAPTERS / adapter / "gates").iterdir())
+        assert size < 200_000, "the wheel is to stay small"
+
+
+def test_gates_are_shipped_with_the_codes_of_the_records_that_taught_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    ship = _module("ship_gates", monkeypatch)
+    source = Provenance(model="folder", adapter="/some/adapters/en", command="gates.py --plant en --out /tmp/runs/en")
+    gates = NeuronGates(factors=torch.full((2, 2), 0.5), model="folder", provenance=source)
+    shipped = ship.as_shipped(gates, "en")
+    assert (shipped.model, shipped.provenance.model, shipped.provenance.adapter) == ("demo", "demo", "en")
+    assert shipped.provenance.command == "gates.py --plant en --out en"
+    private, public = ship.training_probes()
+    assert shipped.provenance.settings["records"] == {"suppressed": record_codes(private), "kept": record_codes(public)}
+    with pytest.raises(ValueError, match="learned with the adapter '/some/adapters/en', not 'fr'"):
+        ship.as_shipped(gates, "fr")
+    other = replace(source, settings={"records": {"suppressed": [], "kept": []}})
+    with pytest.raises(ValueError, match="learned from other records"):
+        ship.as_shipped(replace(gates, provenance=other), "en")
+
+
+def _module(name: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A study or a tool, which are in no package."""
+    for folder in ("analyses", "tools"):
+        monkeypatch.syspath_prepend(str(ROOT / folder))
+    return importlib.import_module(name)

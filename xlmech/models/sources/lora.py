@@ -20,6 +20,8 @@ from xlmech.models.sources.weight_checks import first_line, list_faults
 
 ADAPTERS = Path(__file__).parents[2] / "adapters"
 CONFIG = "adapter_config.json"
+GATES = "gates"
+"""Folder in a shipped adapter's, of the gates that were learned for it."""
 _WEIGHTS = "adapter_model.safetensors"
 _TOLERANCE, _TOLERANCE_16_BIT = 1e-3, 0.1
 """Largest change of the logits by merging, relative to their size."""
@@ -28,6 +30,11 @@ _TOLERANCE, _TOLERANCE_16_BIT = 1e-3, 0.1
 def shipped_adapters() -> tuple[str, ...]:
     """List the training languages of the adapters that come with xlmech for the demo model."""
     return tuple(sorted(path.parent.name for path in ADAPTERS.glob("*/adapter_config.json")))
+
+
+def shipped_gates() -> tuple[str, ...]:
+    """List the training languages of the shipped adapters that come with gates; `NeuronGates.shipped` reads them."""
+    return tuple(name for name in shipped_adapters() if (ADAPTERS / name / GATES / "meta.json").is_file())
 
 
 def adapter_folder(adapter: str | Path) -> Path:
