@@ -49,3 +49,9 @@ def test_llama_3_has_its_size() -> None:
         assert operations(shape, "ablate") == 2 * operations(shape, "leakage")
         assert memory(shape, "locate", batch=32) == 2 * memory(shape, "locate", batch=16)
     assert shard_bytes(LLAMA_3_8B, 2) == 24 * 32 * 14336
+
+
+def test_a_row_of_a_step_of_gates_costs_what_attribution_does_without_its_baseline() -> None:
+    without = operations(LLAMA_3_8B, "locate") - forward_operations(LLAMA_3_8B, 24)
+    assert operations(LLAMA_3_8B, "gates") == pytest.approx(without)
+    assert memory(LLAMA_3_8B, "gates") == memory(LLAMA_3_8B, "locate")

@@ -7,5 +7,6 @@ from .config import read_config as read_config
 from .outcome import Outcome as Outcome
 from .plan import AuditPlan as AuditPlan
 from .run import run_config as run_config
+from .stages.gates import GateEffects as GateEffects
 from .trace import RecordTrace as RecordTrace
 from .trace import trace_record as trace_record
