@@ -56,3 +56,15 @@ def test_stages_that_are_not_counted_say_what_goes_on() -> None:
     with clock("export: into mitigated"):
         assert shown[-1] == "export: into mitigated"
     assert not any("100%" in line for line in shown if not line.startswith("union"))
+
+
+def test_the_items_of_learning_gates_are_steps() -> None:
+    """Questions that are asked meanwhile, to see whether to stop, are none."""
+    shown = list[str]()
+    clock = StageClock(show=shown.append)
+    clock.expect({"gates": (10, 1.0)})
+    with clock("gates: learn them"):
+        clock.watch(Event(kind="kept", stage="gates", n=4, total=10))
+        clock.watch(Event(kind="shard", stage="gates", n=1, total=10, seconds=2.0))
+        clock.watch(Event(kind="shard", stage="leakage", n=5, total=5, seconds=9.0))
+        assert shown[-1] == "gates: 50% of the measuring is done, about 55 s left"

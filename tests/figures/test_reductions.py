@@ -172,3 +172,11 @@ def test_gates_turn_down_and_are_not_called_ablated() -> None:
     of_french = replace(specific(), mean_factors={"fr": 0.9})
     hovers = "".join(np.ravel(figures.specificity(of_french).data[0].hovertext))
     assert "neurons of French (fr) turned down, asked" in hovers and "neurons of English (en) ablated" in hovers
+
+
+def test_a_figure_says_who_was_measured() -> None:
+    for draw in (figures.before_after, figures.cost):
+        meta = draw(mitigation(), people="given people, from whom the gates were learned").layout.meta
+        assert meta["title"].endswith(" (given people)")
+        assert meta["caption"].endswith(" Measured: given people, from whom the gates were learned.")
+        assert "Measured:" not in draw(mitigation()).layout.meta["caption"]
