@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "analyses"))
 
-from gates import training_probes
+from gates import Training
 
 from xlmech import NeuronGates
 from xlmech.models.sources.lora import ADAPTERS, GATES
@@ -28,14 +28,12 @@ def as_shipped(gates: NeuronGates, language: str) -> NeuronGates:
         ValueError: They were learned with another adapter, or from other answers than the study's.
     """
     source = gates.provenance
-    private, public = training_probes()
+    private, public = Training().probes(language)
     if Path(source.adapter).name != language:
         raise ValueError(f"these gates were learned with the adapter {source.adapter!r}, not {language!r}")
     records = {"suppressed": record_codes(private), "kept": record_codes(public)}
     if source.settings.get("records", records) != records:
-        raise ValueError(
-            "these gates were learned from other records than those of training_probes in analyses/gates.py"
-        )
+        raise ValueError("these gates were learned from other records than those of Training in analyses/gates.py")
     command = re.sub(r"(?<!\S)/\S*/", "", source.command)
     made = replace(source, model="demo", adapter=language, command=command, settings={"records": records})
     return replace(gates, model="demo", provenance=made)

@@ -33,6 +33,7 @@ from xlmech.mitigation.export.manifest import load_manifest
 from xlmech.models.load import load_model
 from xlmech.models.sources.lora import ADAPTERS, shipped_gates
 from xlmech.neurons.neuron_gates import NeuronGates
+from xlmech.neurons.selection.gate_losses import GatedModel
 from xlmech.neurons.selection.gate_state import GateState
 from xlmech.neurons.selection.learned_gates import record_codes
 from xlmech.options import LocateOptions, MitigateOptions
@@ -290,23 +291,28 @@ def test_stopped_in_training_it_goes_on_to_the_same_gates(
     done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = again(done, tmp_path / "again")
-    moved, steps = GateState.move, []
+    run, move, steps = GatedModel.losses, GateState.move, list[int]()
 
-    def stop(state: GateState, *arguments: Any) -> None:
-        steps.append(len(state.history))
-        if len(steps) == 22:
+    def stop_before_a_step(gated: GatedModel, batch: Any, weights: torch.Tensor) -> Any:
+        if len(steps) == 21:
             raise KeyboardInterrupt
-        moved(state, *arguments)
+        return run(gated, batch, weights)
 
-    monkeypatch.setattr(GateState, "move", stop)
-    with pytest.raises(KeyboardInterrupt):
+    def move_or_stop(state: GateState, *arguments: Any) -> None:
+        steps.append(len(state.history))
+        if len(steps) == 23:
+            raise KeyboardInterrupt
+        move(state, *arguments)
+
+    monkeypatch.setattr(GateState, "move", move_or_stop)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(GatedModel, "losses", stop_before_a_step)
         run_config(read_config(path), progress=False)
-    monkeypatch.setattr(
-        GateState, "move", lambda state, *arguments: (steps.append(len(state.history)), moved(state, *arguments))
-    )
+    with pytest.raises(KeyboardInterrupt):  # within a step, which is then done again from its beginning
+        run_config(read_config(path), resume=True, progress=False)
     seen: list[str] = []
     outcome = run_config(read_config(path), resume=True, show=seen.append)
-    assert steps[22:] == [21, 22, 23]  # the state is also written when it is stopped
+    assert steps == [*range(21), 21, 22, 21, 22, 23]
     first = Audit.load(done / "run" / "results").gates
     assert first is not None and outcome.audit.gates is not None
     assert torch.equal(first.gates.factors, outcome.audit.gates.gates.factors)
@@ -315,8 +321,8 @@ def test_stopped_in_training_it_goes_on_to_the_same_gates(
     assert any(line.startswith("gates: ") and "% of the measuring is done" in line for line in seen)
     events = [json.loads(line) for line in (tmp_path / "again" / "run" / "log.jsonl").read_text().splitlines()]
     trained = [event for event in events if event.get("task") == "gates"]
-    assert sum(event["n"] for event in trained if event["event"] == "shard") == 24
-    assert [event["n"] for event in trained if event["event"] == "kept"] == [21]
+    assert sum(event["n"] for event in trained if event["event"] == "shard") == 25
+    assert [event["n"] for event in trained if event["event"] == "kept"] == [21, 21]
     assert "private" in trained[-1]["text"]
     finished = run_config(read_config(path), resume=True)
     assert finished.summary()["gates"] == outcome.summary()["gates"] and finished.manifest == outcome.manifest
@@ -413,7 +419,7 @@ def test_the_demo_measures_the_gates_of_its_adapter(
 
 def test_the_demos_held_out_people_taught_its_gates_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """The study that learns the shipped gates takes the people who choose neurons in the demo, and other wordings."""
-    private, public = _module("gates", monkeypatch).training_probes()
+    private, public = _module("gates", monkeypatch).Training().probes("en")
     plan = AuditPlan(languages=DEMO_LANGUAGES)
     probes, measured, locating = select_probes(demo_records(), plan)
     asked = select_gate_probes(probes, measured, plan)
@@ -441,7 +447,7 @@ def test_gates_are_shipped_with_the_codes_of_the_records_that_taught_them(monkey
     shipped = ship.as_shipped(gates, "en")
     assert (shipped.model, shipped.provenance.model, shipped.provenance.adapter) == ("demo", "demo", "en")
     assert shipped.provenance.command == "gates.py --plant en --out en"
-    private, public = ship.training_probes()
+    private, public = ship.Training().probes("en")
     assert shipped.provenance.settings["records"] == {"suppressed": record_codes(private), "kept": record_codes(public)}
     with pytest.raises(ValueError, match="learned with the adapter '/some/adapters/en', not 'fr'"):
         ship.as_shipped(gates, "fr")
