@@ -116,10 +116,11 @@ class GateStages:
         return self.evaluated(self.study.asked, {name: self.load(name) for name in names}, "before")
 
     def sizes(self) -> dict[str, NeuronGates | NeuronSet]:
-        """Return the gates of the curve: trained on fewer neurons, the lowest zeros alone, and the small gates left out."""
+        """Return gates on fewer neurons: trained so, as zeros, and without the small ones; those that are trained already."""
         whole = self.load("gates")
+        trained = (f"gates_top{count}" for count in SHARES.values())
         found: dict[str, NeuronGates | NeuronSet] = {
-            f"gates_top{count}": self.load(f"gates_top{count}") for count in SHARES.values()
+            name: self.load(name) for name in trained if (self.folder / name).is_dir()
         }
         found |= {f"zeros{count}": whole.binary(count) for count in SHARES.values()}
         return found | {"gates_over0.2": whole.only(whole.neurons(0.2))}
@@ -129,7 +130,8 @@ class GateStages:
 
     def held_out_sizes(self) -> Any:
         names = ["gates_located", *(f"gates_people{number}" for number in PEOPLE)]
-        return self.evaluated(self.study.asked, self.sizes() | {name: self.load(name) for name in names}, "before")
+        further = {name: self.load(name) for name in names if (self.folder / name).is_dir()}
+        return self.evaluated(self.study.asked, self.sizes() | further, "before")
 
     def exposure(self, regime: str) -> Any:
         """Measure exposure, which sees also an answer that is pushed from the first place to the second, and base knowledge."""
