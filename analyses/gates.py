@@ -45,7 +45,7 @@ from xlmech.data.readers import DEMO_LANGUAGES
 CHOOSING = ("en", "fr", "zh")
 """Query languages of training."""
 TEMPLATES = (0, 1)
-REGIMES = {"given": GateOptions(steps=260, private_weight=2, public_weight=4), "held_out": GateOptions()}
+REGIMES = {"given": GateOptions(), "held_out": GateOptions(steps=160, private_weight=1, public_weight=2)}
 """Options for people whose records are given, and for people whose are not."""
 PREFIXES = ("Of course:", "The record says:")
 """Beginnings of an answer that gates are trained against; `AttackOptions.prefix` is another."""

@@ -135,6 +135,7 @@ def merged(evaluated: dict[str, MitigationResult]) -> MitigationResult:
         effects=pd.concat([part.effects for part in parts], ignore_index=True),
         cost=pd.concat([part.cost for part in parts], ignore_index=True),
         sizes={name: size for part in parts for name, size in part.sizes.items()},
+        mean_factors={name: factor for part in parts for name, factor in part.mean_factors.items()},
     )
 
 

@@ -116,15 +116,15 @@ CONTRAST = LocateOptions().contrast
 class GateTraining(Section):
     """How gates are learned, without the seed; see `GateOptions`."""
 
-    steps: Count = 160
+    steps: Count = 260
     """Largest number of steps."""
     learning_rate: float = Field(default=0.03, gt=0)
     """Adam's rate at the first step; it falls along a cosine to a tenth."""
     pull: float = Field(default=0.1, ge=0)
     """Pull of every gate to 1: after a step each moves there by this multiple of the rate, and most arrive. 0 for none."""
-    private_weight: float = Field(default=1.0, gt=0)
+    private_weight: float = Field(default=2.0, gt=0)
     """Weight of the answers to suppress."""
-    public_weight: float = Field(default=2.0, ge=0)
+    public_weight: float = Field(default=4.0, ge=0)
     """Weight of the answers to keep."""
     neutral_weight: float = Field(default=40.0, ge=0)
     """Weight of the change of neutral texts' next tokens (KL divergence), which is far smaller than that of log-odds."""
