@@ -31,7 +31,7 @@ ORDER = [
         "leakage",
     ),
     *("lens", "neurons", "neurons.attribution", "neurons.selection", "neurons.evidence", "patching", "planting"),
-    *("mitigation", "mitigation.export", "figures", "report", "audit", "cli", "__main__"),
+    *("mitigation", "mitigation.export", "figures", "report", "audit", "explorer", "cli", "__main__"),
 ]
 """Each may import those before it."""
 STRANGERS = {

@@ -32,6 +32,7 @@ _WHERE = (
     "mitigation.export",
     "report",
     "audit",
+    "explorer",
 )
 """Where names that are not of the main workflow are looked for."""
 

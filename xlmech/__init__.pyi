@@ -13,6 +13,7 @@ from .data import demo_records as demo_records
 from .data import load_records as load_records
 from .data import synthesize_records as synthesize_records
 from .execution import resumable as resumable
+from .explorer import explore as explore
 from .leakage import LeakageResult as LeakageResult
 from .leakage import measure_leakage as measure_leakage
 from .lens import logit_lens as logit_lens

@@ -18,24 +18,21 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
-import torch
 
 from xlmech.checks import check_list
 from xlmech.data.pairs import ProbePair
-from xlmech.data.probes import ProbeSet
 from xlmech.data.prompt_format import PromptFormat
 from xlmech.data.questions import build_probes
 from xlmech.data.records import Record, subject_hash
-from xlmech.engine.batching import Recorder
+from xlmech.engine.token_spans import token_table
 from xlmech.lens.logit import LensResult, logit_lens
-from xlmech.models.backends import Backend, backend_of
+from xlmech.models.backends import backend_of
 from xlmech.models.load import provenance
 from xlmech.models.prompts import prompt_format
-from xlmech.models.tokens import encode_probe
 from xlmech.neurons.attribution.attribute import AttributionResult, attribute_neurons
 from xlmech.options import AttributeOptions
 from xlmech.patching.between_languages import PatchingResult, patch_languages
-from xlmech.patching.positions import token_table
+from xlmech.patching.heads import attention_patterns, contrast_changes, top_heads
 from xlmech.storage.result import Result
 
 
@@ -81,7 +78,7 @@ class RecordTrace(Result):
         Returns:
             `layer`, `head`, `change` of the contrast (nats, mean over the pairs of languages), highest first.
         """
-        return _top_heads(self.heads, n)
+        return top_heads(self.heads, n)
 
     def top_neurons(self, n: int = 20) -> pd.DataFrame:
         """Return each language's strongest neurons: `query_language`, `layer`, `neuron`, `effect` (log-odds, nats)."""
@@ -106,7 +103,7 @@ class RecordTrace(Result):
         patched = outcomes.pivot_table(index=["target_language", "layer"], columns="outcome", values="prob")
         names = {"source_in_target": "patched_query", "source_in_source": "patched_source"}
         patched = patched.reindex(columns=list(names)).rename(columns=names)
-        changes = _changes(self.heads.effects).groupby(["target_language", "layer", "head"]).change.mean()
+        changes = contrast_changes(self.heads.effects).groupby(["target_language", "layer", "head"]).change.mean()
         heads = changes.groupby(["target_language", "layer"]).max().rename("heads")
         neurons = self.top_neurons().groupby(["query_language", "layer"]).size().rename("neurons")
         index = pd.MultiIndex.from_product(
@@ -170,7 +167,7 @@ def trace_record(
         patching=patch_languages(model, pairs, progress=progress),
         heads=heads,
         neurons=attribute_neurons(model, sources, options=AttributeOptions(metric="log_odds"), progress=progress),
-        attention=_attention(backend, sources, _top_heads(heads, n_heads)),
+        attention=attention_patterns(model, sources, top_heads(heads, n_heads)),
         tokens=pd.concat(tokens, ignore_index=True),
         record=record.id,
         counterfactual=counterfactual.id,
@@ -179,30 +176,3 @@ def trace_record(
         languages=sources.languages,
         provenance=provenance(model),
     )
-
-
-def _changes(effects: pd.DataFrame) -> pd.DataFrame:
-    return effects.assign(change=effects.contrast - effects.clean_contrast)
-
-
-def _top_heads(heads: PatchingResult, n: int) -> pd.DataFrame:
-    means = _changes(heads.effects).groupby(["layer", "head"]).change.mean().reset_index()
-    return means.sort_values("change", ascending=False, ignore_index=True).head(n)
-
-
-@torch.no_grad()
-def _attention(backend: Backend, probes: ProbeSet, heads: pd.DataFrame) -> pd.DataFrame:
-    recorder = Recorder(backend, "attn.hook_pattern")
-    tables = []
-    for probe in probes:
-        tokens = torch.tensor([encode_probe(backend, probe, languages=()).prompt])
-        with backend.hooks(recorder.hooks()):
-            backend.hidden(tokens)
-        n = tokens.shape[1]
-        destination, source = torch.tril_indices(n, n)
-        for layer, head in zip(heads.layer, heads["head"], strict=True):
-            weights = recorder.kept[layer][0, head].float().cpu()[:n, :n]
-            columns = {"query_language": probe.query_language, "layer": layer, "head": head}
-            columns |= {"destination": destination.numpy(), "source": source.numpy()}
-            tables.append(pd.DataFrame(columns | {"weight": weights[destination, source].numpy()}))
-    return pd.concat(tables, ignore_index=True)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
+import pandas as pd
+
 from xlmech.checks import check_choice
 from xlmech.data.probes import Probe, masked_prompt
+from xlmech.data.records import MASK
 from xlmech.models.backends import Backend
 from xlmech.models.tokens import encode_probe, subject_tokens, token_offsets
 
@@ -75,3 +78,17 @@ def _spaced(positions: range, n: int) -> list[int]:
     if n == 1:
         return [positions[-1]]
     return [positions[(2 * number * (len(positions) - 1) + n - 1) // (2 * (n - 1))] for number in range(n)]
+
+
+def token_table(backend: Backend, probe: Probe, *, reveal: bool = False) -> pd.DataFrame:
+    """List `position`, `part` and `token` (text; masked in the subject unless `reveal`) of a prompt's tokens."""
+    tokens = encode_probe(backend, probe, languages=(), room=0).prompt
+    return pd.DataFrame(
+        {
+            "position": position,
+            "part": part,
+            "token": MASK if part == "subject" and not reveal else backend.tokenizer.decode([tokens[position]]),
+        }
+        for part, positions in prompt_spans(backend, probe).items()
+        for position in positions
+    )

@@ -59,12 +59,14 @@ class LeakageTask:
         return {"probes": frame}
 
     def _extraction(self, backend: Backend, items: Sequence[EncodedProbe]) -> pd.DataFrame:
+        return self.judged(items, self.written(backend, items))
+
+    def judged(self, items: Sequence[EncodedProbe], written: Sequence[Sequence[tuple[str, bool]]]) -> pd.DataFrame:
         """One row per probe: `extracted`, `own_form`, `answer_language`, and how many answers are `truncated` and `empty`."""
         others = other_spellings(self.candidates)
         rows = []
-        for item, answers in zip(items, self._answers(backend, items), strict=True):
+        for item, texts in zip(items, written, strict=True):
             probe = item.probe
-            texts = [self._text(backend, probe.format, tokens) for tokens in answers]
             extracted = extracted_languages(probe, {text for text, _ in texts}, others[probe.record.attribute])
             preferred = [code for code in (probe.query_language, self.planted) if code in extracted]
             rows.append(
@@ -77,6 +79,13 @@ class LeakageTask:
                 }
             )
         return pd.DataFrame(rows)
+
+    def written(self, backend: Backend, items: Sequence[EncodedProbe]) -> list[list[tuple[str, bool]]]:
+        """Return each item's answers: the text up to where it ends, and whether the budget cut it off before that."""
+        return [
+            [self._text(backend, item.probe.format, tokens) for tokens in answers]
+            for item, answers in zip(items, self._answers(backend, items), strict=True)
+        ]
 
     def _answers(self, backend: Backend, items: Sequence[EncodedProbe]) -> list[list[list[int]]]:
         """Token ids of every answer, per item; the items of one prompt format are written together."""

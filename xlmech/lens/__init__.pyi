@@ -2,6 +2,8 @@ from .direct_logit import DirectLogitResult as DirectLogitResult
 from .direct_logit import direct_logit_attribution as direct_logit_attribution
 from .logit import LensResult as LensResult
 from .logit import logit_lens as logit_lens
+from .predictions import LensPredictions as LensPredictions
+from .predictions import predicted_tokens as predicted_tokens
 from .similarity import SimilarityResult as SimilarityResult
 from .similarity import representation_similarity as representation_similarity
 from .tuned import TunedLens as TunedLens

@@ -4,6 +4,7 @@ from .attacks import recovery_attacks as recovery_attacks
 from .dose import dose_response as dose_response
 from .evaluate import MitigationResult as MitigationResult
 from .evaluate import evaluate_mitigation as evaluate_mitigation
+from .fluency import neutral_nll as neutral_nll
 from .knowledge import KnowledgeResult as KnowledgeResult
 from .knowledge import base_knowledge as base_knowledge
 from .specificity import SpecificityResult as SpecificityResult

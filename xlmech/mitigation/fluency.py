@@ -11,13 +11,13 @@ import pandas as pd
 from xlmech.data import languages as packs
 from xlmech.engine.score import sequence_nll
 from xlmech.execution.resume import run_task
-from xlmech.models.backends import Backend
+from xlmech.models.backends import Backend, backend_of
 from xlmech.neurons.attribution.neutral_text import LanguageTexts
 from xlmech.options import EvaluateOptions
 
 
 def neutral_nll(
-    backend: Backend,
+    model: Any,
     languages: Sequence[str],
     *,
     n_neutral: int = EvaluateOptions().n_neutral,
@@ -25,12 +25,18 @@ def neutral_nll(
 ) -> pd.Series:
     """Return nats per token of neutral texts by language, by default of the packs' `judging` sentences; NaN without texts.
 
+    Args:
+        model: Hooked model; ablations that are active on it are kept.
+        languages: Languages of the texts.
+        n_neutral: Number of texts per language, the first ones.
+        texts: Texts by language, in place of the packs'.
+
     Raises:
         ValueError: The model cannot take a text.
     """
     given = {code: packs.find_language(code).judging for code in languages} if texts is None else texts
     items = [LanguageTexts(id=code, texts=tuple(given.get(code, ()))[:n_neutral]) for code in dict.fromkeys(languages)]
-    frames = [output["nll"] for output in run_task(backend, _NllTask(), items)]
+    frames = [output["nll"] for output in run_task(backend_of(model), _NllTask(), items)]
     nll: pd.Series = pd.concat(frames, ignore_index=True).set_index("query_language")["nll"]
     return nll.rename_axis(None).reindex(list(languages))
 

@@ -1,6 +1,9 @@
+from .answers import patched_answer as patched_answer
 from .between_languages import PatchingResult as PatchingResult
 from .between_languages import patch_languages as patch_languages
 from .estimates import AttributionPatchingResult as AttributionPatchingResult
 from .estimates import attribution_patching as attribution_patching
+from .heads import attention_patterns as attention_patterns
+from .heads import top_heads as top_heads
 from .positions import PositionSweep as PositionSweep
 from .positions import patch_positions as patch_positions

@@ -16,12 +16,10 @@ import pandas as pd
 import torch
 
 from xlmech.data.pairs import ProbePair
-from xlmech.data.probes import Probe
-from xlmech.data.records import MASK
-from xlmech.engine.token_spans import prompt_spans
-from xlmech.models.backends import Backend, backend_of
+from xlmech.engine.token_spans import token_table
+from xlmech.models.backends import backend_of
 from xlmech.models.load import provenance
-from xlmech.models.tokens import encode_probe, warn_of_straddling
+from xlmech.models.tokens import warn_of_straddling
 from xlmech.patching.gradient_estimate import estimated_changes
 from xlmech.patching.plan import Component, check_pairs, collides, patched_prompt, sweep_of, without_shared_firsts
 from xlmech.patching.runs import Sweep, patched_log_probs, run_donors
@@ -125,17 +123,3 @@ def _position_sweep(sweep: Sweep, n_positions: int) -> tuple[Sweep, pd.DataFrame
         heads = range(len(mask)) if len(mask) > 1 else [-1]
         rows += [(layer, position, head) for position in range(n_positions) for head in heads]
     return Sweep(hook=sweep.hook, masks=masks), pd.DataFrame(rows, columns=["layer", "position", "head"])
-
-
-def token_table(backend: Backend, probe: Probe) -> pd.DataFrame:
-    """List `position`, `part` and `token` (text; masked in the subject) of a prompt's tokens."""
-    tokens = encode_probe(backend, probe, languages=(), room=0).prompt
-    return pd.DataFrame(
-        {
-            "position": position,
-            "part": part,
-            "token": MASK if part == "subject" else backend.tokenizer.decode([tokens[position]]),
-        }
-        for part, positions in prompt_spans(backend, probe).items()
-        for position in positions
-    )

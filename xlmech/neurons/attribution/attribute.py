@@ -158,7 +158,7 @@ def attribute_neurons(
     if base is None:
         baseline_task = MeanActivationTask(positions=options.positions, progress=progress)
         base = _mean(backend, [encode(probe) for probe in check_baseline_probes(baseline_probes)], baseline_task)
-    saturated = _saturated(backend, encoded, progress) if metric == "auto" else frozenset()
+    saturated = saturated_probes(backend, encoded, progress=progress) if metric == "auto" else frozenset()
     task = AttributionTask(
         method=options.method, base=base.cpu(), is_mean=baseline == "mean", nodes=options.nodes,
         positions=options.positions, metric="log_prob" if metric == "auto" else metric, saturated=saturated,
@@ -190,7 +190,7 @@ def attribute_neurons(
     return result
 
 
-def _saturated(backend: Backend, encoded: Sequence[EncodedProbe], progress: bool) -> frozenset[str]:
+def saturated_probes(backend: Backend, encoded: Sequence[EncodedProbe], *, progress: bool = False) -> frozenset[str]:
     """Return the ids of probes whose answer's mean token probability exceeds `SATURATED`."""
     outputs = run_task(backend, SaturationTask(limit=SATURATED, progress=progress), encoded)
     frame = pd.concat([output["probes"] for output in outputs])
