@@ -48,9 +48,7 @@ def test_names_and_values_are_masked(model: Any) -> None:
     assert {"en", "fr", "es"} <= set(forms.form) <= set(PROBE.answers) and set(forms.token) == {MASK}
     bare = predicted_tokens(model, PROBE, k=vocabulary, reveal=True).cells
     assert MASK not in set(bare.token) and bare.prob.tolist() == shown.cells.prob.tolist()
-    assert all(
-        any(map(str.isalnum, model.tokenizer.decode([token]))) for token in secret_tokens(backend_of(model), PROBE)
-    )
+    assert not {" ", ","} & {model.tokenizer.decode([token]) for token in secret_tokens(backend_of(model), PROBE)}
 
 
 def test_what_is_not_possible_is_refused(model: Any) -> None:
