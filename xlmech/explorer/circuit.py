@@ -7,8 +7,9 @@ circuit.answers(state.at(ablated=frozenset({(13, 7)})))
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pandas as pd
@@ -17,13 +18,13 @@ from xlmech.data import languages as packs
 from xlmech.data.attributes import Attribute
 from xlmech.data.probes import ProbeSet
 from xlmech.data.prompt_format import PromptFormat
-from xlmech.data.records import Record
+from xlmech.data.records import MASK, Record
 from xlmech.explorer.memory import Memory, remembered
 from xlmech.explorer.questions import Questions
 from xlmech.explorer.state import ExplorerState
 from xlmech.leakage.written import written_answers
 from xlmech.lens.logit import LensResult, logit_lens
-from xlmech.lens.predictions import LensPredictions, predicted_tokens
+from xlmech.lens.predictions import LensPredictions, predicted_tokens, secret_tokens
 from xlmech.mitigation.fluency import cost_of, neutral_nll
 from xlmech.models.backends import backend_of
 from xlmech.models.load import model_name, plant_language
@@ -92,7 +93,10 @@ class Circuit:
 
     @contextmanager
     def _ablated(self, state: ExplorerState) -> Iterator[None]:
-        with ablate(self.model, self.neuron_set(state.ablated)):
+        with ExitStack() as stack:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "every neuron of layer")  # the controls say so
+                stack.enter_context(ablate(self.model, self.neuron_set(state.ablated)))
             yield
 
     # Answers
@@ -189,6 +193,20 @@ class Circuit:
         frame = self.ranked(state, n)
         chosen = self.neuron_set(zip(frame.layer.tolist(), frame.neuron.tolist(), strict=True))
         return promoted_tokens(self.model, chosen, k=N_PROMOTED)
+
+    @remembered("record", "language", "languages", "template", "reveal")
+    def raised(self, state: ExplorerState, n: int = 20) -> dict[Neuron, list[str]]:
+        """Return the tokens that each of the ranked neurons raises most, without those of names and values unless `reveal`."""
+        backend = backend_of(self.model)
+        secret = set[str]()
+        if not state.reveal:
+            tokens = secret_tokens(backend, self.questions.probe(state), self.questions.records)
+            secret = {backend.tokenizer.decode([token]) for token in tokens}
+        frame = self.promoted(state, n).query("side == 'raised'")
+        return {
+            (int(layer), int(neuron)): [MASK if token in secret else str(token) for token in part.token]
+            for (layer, neuron), part in frame.groupby(["layer", "neuron"])
+        }
 
     @remembered("record", "language", "template")
     def public(self, state: ExplorerState) -> AttributionResult | None:

@@ -1,10 +1,103 @@
-"""Open an explorer."""
+"""Open an explorer on a live model, or on a saved run."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from xlmech.audit.config import read_config
+from xlmech.data.attributes import Attribute
+from xlmech.data.prompt_format import PromptFormat
+from xlmech.data.readers import load_records
+from xlmech.data.records import Record
+from xlmech.explorer.circuit import Circuit
+from xlmech.models.backends import is_hooked
+from xlmech.neurons.neuron_set import NeuronSet
+from xlmech.neurons.privacy_neurons import PrivacyNeurons
+from xlmech.report.run_results import read_results
+
+if TYPE_CHECKING:
+    from xlmech.explorer.saved import SavedRun
+    from xlmech.explorer.widget import Explorer
 
 
-def explore(model: Any) -> Any:
-    """Open an explorer."""
-    raise NotImplementedError(model)
+def explore(
+    model: Any,
+    records: Iterable[Record] | str | Path | None = None,
+    *,
+    languages: Sequence[str] | None = None,
+    record: str = "",
+    neurons: PrivacyNeurons | Mapping[str, NeuronSet] | None = None,
+    kinds: Iterable[Attribute] = (),
+    prompt: str | PromptFormat = "auto",
+    reveal: bool = False,
+) -> Explorer | SavedRun:
+    """Explore how a model gives single records away, in Jupyter, JupyterLab or VS Code.
+
+    On a live model: the logit lens per language with the tokens that every layer would write, the patching map between two
+    languages, the answer's neurons with an ablation that acts at once, and the attention of the heads that carry the answer.
+    Panels follow one selection; nothing is computed that is not looked at. Below stand lines of Python that give the same
+    numbers. Without a model, what a run saved is shown.
+
+    One record is an anecdote: the explorer has no intervals. The analyses over many records have them.
+
+    Args:
+        model: Hooked model; or, to see what is saved, a run folder, an audit, or results by name.
+        records: Records to ask about, or a run folder whose config names them; its neurons are then offered as sets.
+        languages: Languages to ask in; all that have a pack by default.
+        record: Id of the record to begin with; the first private one by default.
+        neurons: Sets that can be ablated by name.
+        kinds: Kinds of data beside those that xlmech knows.
+        prompt: Prompt format, as of `prompt_format`.
+        reveal: Whether names, values and answers are shown; a saved notebook keeps what its widgets show.
+
+    Returns:
+        A widget; make it the last line of a cell. Its `state` and `change(...)` can be used from code.
+
+    Raises:
+        ImportError: ipywidgets or anywidget is missing (names the extra).
+        ValueError: No records, an unknown record or language, neurons of another model, or a model that is not hooked.
+        FileNotFoundError: No such run folder, or none of its files that is needed.
+    """
+    check_widgets()
+    if not is_hooked(model):
+        if records is not None:
+            raise ValueError(
+                f"expected a HookedTransformer or TransformerBridge, got {type(model).__name__}; use load_model, or give a run "
+                "folder alone to see what is saved"
+            )
+        from xlmech.explorer.saved import SavedRun
+
+        return SavedRun(read_results(model))
+    from xlmech.explorer.controls import check_sets
+    from xlmech.explorer.widget import Explorer
+
+    if records is None:
+        raise ValueError("no records to explore; give a list such as demo_records(), or a run folder")
+    if isinstance(records, str | Path):
+        run = Path(records)
+        data = read_config(run / "config.yaml").data
+        records, kinds = load_records(data.records, kinds=data.kinds), (*kinds, *data.kinds)
+        languages = languages or data.languages
+        neurons = neurons if neurons is not None else read_results(run).neurons
+    circuit = Circuit(model, records, languages, kinds=kinds, prompt=prompt)
+    sets = check_sets(_sets(neurons), circuit.neuron_set(()))
+    return Explorer(circuit, circuit.start(record, reveal=reveal), sets)
+
+
+def check_widgets() -> None:
+    """Raise ImportError unless the packages are there with which notebooks show widgets."""
+    try:
+        import anywidget  # noqa: F401
+        import ipywidgets  # noqa: F401
+    except ImportError as error:
+        raise ImportError(f'explore needs {error.name}: pip install "xlmech[notebook]"', name=error.name) from error
+
+
+def _sets(neurons: PrivacyNeurons | Mapping[str, NeuronSet] | None) -> dict[str, NeuronSet]:
+    if neurons is None:
+        return {}
+    if isinstance(neurons, PrivacyNeurons):
+        return {"universal": neurons.universal} | {f"specific {code}": own for code, own in neurons.specific.items()}
+    return dict(neurons)

@@ -18,7 +18,6 @@ from xlmech.figures.style import BLUE, ORANGE
 from xlmech.figures.wording import token_texts
 
 if TYPE_CHECKING:
-    from xlmech.audit.trace import RecordTrace
     from xlmech.patching.positions import PositionSweep
 
 MASK = "•••••"
@@ -44,7 +43,23 @@ class View:
         return self.html
 
 
-def attention(trace: RecordTrace, query_language: str) -> View:
+class Attention(Protocol):
+    """A result with attention patterns, as `RecordTrace`."""
+
+    @property
+    def attention(self) -> pd.DataFrame:
+        """`query_language`, `layer`, `head`, `destination`, `source`, `weight`."""
+
+    @property
+    def tokens(self) -> pd.DataFrame:
+        """`query_language`, `position`, `part`, `token` (masked in the subject)."""
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """Query languages."""
+
+
+def attention(trace: Attention, query_language: str) -> View:
     """Show the attention of the top heads on the record's prompt in one language.
 
     Raises:
@@ -122,6 +137,24 @@ def leaking_tokens(sweep: PositionSweep, *, layer: int | None = None) -> View:
     """
     from circuitsvis.tokens import colored_tokens
 
+    tokens, values = sweep.tokens.sort_values("position"), token_effects(sweep, layer=layer)
+    view = colored_tokens(
+        _texts(tokens), values, min_value=-1.0, max_value=1.0, negative_color=ORANGE, positive_color=BLUE
+    )
+    layers = "all layers" if layer is None else f"layer {layer}"
+    return View(html=view.local_src, title=f"tokens coloured by leakage, {layers}")
+
+
+def token_effects(sweep: PositionSweep, *, layer: int | None = None) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+    """Return the normalised effect of patching each token of the target's prompt alone, in order; 0 where it is not defined.
+
+    Args:
+        sweep: Of one pair.
+        layer: Layer that was patched; by default the largest effect over the layers.
+
+    Raises:
+        ValueError: The sweep has no such layer.
+    """
     effects = sweep.effects
     if layer is not None:
         effects = effects[effects.layer == layer]
@@ -129,13 +162,7 @@ def leaking_tokens(sweep: PositionSweep, *, layer: int | None = None) -> View:
             known = sorted(sweep.effects.layer.unique())
             raise ValueError(f"no layer {layer} in this sweep; it has {known[0]} to {known[-1]}")
     largest = effects.groupby("position").normalised.max()
-    tokens = sweep.tokens.sort_values("position")
-    values = largest.reindex(tokens.position).fillna(0).to_numpy(dtype=float)
-    view = colored_tokens(
-        _texts(tokens), values, min_value=-1.0, max_value=1.0, negative_color=ORANGE, positive_color=BLUE
-    )
-    layers = "all layers" if layer is None else f"layer {layer}"
-    return View(html=view.local_src, title=f"tokens coloured by leakage, {layers}")
+    return largest.reindex(sweep.tokens.position.sort_values()).fillna(0).to_numpy(dtype=float)
 
 
 def _texts(tokens: pd.DataFrame) -> list[str]:

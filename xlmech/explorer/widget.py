@@ -1,0 +1,107 @@
+"""The explorer's widget: controls, answers, panels and code, which follow one state."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from html import escape
+from typing import Any
+
+import ipywidgets as widgets
+
+from xlmech.explorer import tables
+from xlmech.explorer.circuit import Circuit
+from xlmech.explorer.code import Panel as CodeName
+from xlmech.explorer.code import code_of
+from xlmech.explorer.controls import Controls
+from xlmech.explorer.panels.attention import Attention
+from xlmech.explorer.panels.base import Panel, note
+from xlmech.explorer.panels.flow import Flow
+from xlmech.explorer.panels.layers import Layers
+from xlmech.explorer.panels.neurons import Neurons
+from xlmech.explorer.state import ExplorerState
+from xlmech.neurons.neuron_set import NeuronSet
+
+PANELS: tuple[type[Panel], ...] = (Layers, Flow, Neurons, Attention)
+_COPY = "navigator.clipboard.writeText(this.nextElementSibling.innerText)"
+
+
+class Explorer:
+    """A widget on a live model; a notebook shows it as the last line of a cell.
+
+    Attributes:
+        circuit: What computes the numbers.
+        state: What is looked at.
+        panels: The four panels, in the order of the tabs.
+        box: The widget.
+    """
+
+    def __init__(self, circuit: Circuit, state: ExplorerState, sets: Mapping[str, NeuronSet]) -> None:
+        self.circuit = circuit
+        self.state = state
+        self._undo: list[frozenset[tuple[int, int]]] = []
+        self.controls = Controls(circuit.questions, sets, circuit.neuron_set(()), self.change, self.undo)
+        self.answers, self.seconds = widgets.HTML(), widgets.HTML()
+        self.panels = [panel(circuit, self.change) for panel in PANELS]
+        self.tabs = widgets.Tab([panel.box for panel in self.panels], titles=[panel.title for panel in self.panels])
+        self.tabs.observe(lambda _: self._show_panel(), "selected_index")
+        self.code = widgets.HTML()
+        shown = [self.answers, self.seconds, self.tabs, self.code]
+        right = widgets.VBox(shown, layout={"width": "100%", "min_width": "0", "overflow": "hidden"})
+        self.box = widgets.HBox([self.controls.box, right], layout={"width": "100%"})
+        self.refresh()
+
+    def change(self, **changes: Any) -> None:
+        """Look at something else: fields of the state by name."""
+        state = self.state.at(**changes)
+        if state == self.state:
+            return
+        if state.ablated != self.state.ablated:
+            self._undo.append(self.state.ablated)
+        self.state = state
+        self.refresh()
+
+    def undo(self) -> None:
+        """Take back the latest change of the ablated neurons."""
+        if self._undo:
+            self.state = self.state.at(ablated=self._undo.pop())
+            self.refresh()
+
+    def refresh(self) -> None:
+        """Draw the state: controls, answers, and the panel that is open."""
+        self.controls.show(self.state)
+        start = time.perf_counter()
+        try:
+            frame = self.circuit.answers(self.state)
+            is_ablated = bool(self.state.ablated)
+            self.answers.value = tables.answers(frame, ablated=is_ablated, reveal=self.state.reveal)
+        except ValueError as error:
+            self.answers.value = note(str(error))
+        self.seconds.value = f'<span style="color:#888">answers in {time.perf_counter() - start:.1f} s</span>'
+        self._show_panel()
+
+    def python(self, panel: CodeName) -> str:
+        """Return three lines of Python that give a panel's numbers."""
+        return code_of(self.circuit, self.state, panel)
+
+    def _show_panel(self) -> None:
+        panel = self.panels[self.tabs.selected_index or 0]
+        panel.look(self.state)
+        pieces = [_copied("the answers", self._code("answers")), _copied("this panel", self._code(panel.code))]
+        self.code.value = "".join(pieces)
+
+    def _code(self, panel: CodeName) -> str:
+        try:
+            return self.python(panel)
+        except ValueError as error:
+            return f"# {error}"
+
+    def _repr_mimebundle_(self, **options: Any) -> Any:
+        return self.box._repr_mimebundle_(**options)
+
+
+def _copied(what: str, code: str) -> str:
+    """Write code with a button that copies it."""
+    style = "white-space:pre-wrap;background:#f6f6f6;padding:6px;margin:2px 0 8px;font-size:11px;line-height:1.4"
+    button = f'<button onclick="{_COPY}" title="copy">copy</button>'
+    return f'<div>Python of {what} {button}<pre style="{style}">{escape(code)}</pre></div>'
