@@ -42,7 +42,7 @@ class Controls:
         self._state: ExplorerState | None = None
         self._is_showing = False
         self.record = _dropdown("record")
-        self.other = _dropdown("patched into")
+        self.other = _dropdown("into record")
         self.languages = widgets.SelectMultiple(
             options=_named(questions.languages),
             description="languages",
@@ -85,7 +85,7 @@ class Controls:
             _offer(self.language, _named(state.languages), state.language)
             _offer(self.source, _named(state.languages), state.source)
             _offer(self.template, list(range(self._questions.n_templates(state.record))), state.template)
-            forms = [("each language's own", ""), *_named(state.languages)]
+            forms = [("its own", ""), *_named(state.languages)]
             _offer(self.form, forms, state.form if state.form in state.languages else "")
             self.ablated.value = self._summary(state.ablated)
         finally:

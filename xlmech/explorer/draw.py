@@ -21,7 +21,9 @@ from xlmech.neurons.attribution.attribute import AttributionResult
 from xlmech.patching.positions import PositionSweep
 
 _FORMS = {"query": "query language's form", "plant": "training language's form", "other": "likeliest other form"}
-_MOST_COLUMNS = 40
+_LEFT = 70
+"""Left margin, px."""
+_MOST_COLUMNS = 28
 """Tokens of a prompt up to which the predicted tokens are written into the cells."""
 
 
@@ -51,7 +53,7 @@ def lens(result: LensResult, state: ExplorerState) -> go.Figure:
                 named.add(form)
     if state.layer is not None:
         figure.add_vline(state.layer, line={"color": ORANGE, "width": 1.5, "dash": "dot"})
-    figure.update_xaxes(range=[-0.3, frame.layer.max() + 0.3], nticks=6)
+    figure.update_xaxes(range=[-0.3, frame.layer.max() + 0.3], dtick=max(1, round(frame.layer.max() / 5)))
     figure.update_yaxes(range=[0, 1.05 * max(0.05, float(frame.prob.max()))])
     figure.update_yaxes(title_text="probability", col=1)
     left_out = (
@@ -67,7 +69,7 @@ def lens(result: LensResult, state: ExplorerState) -> go.Figure:
         legend=True,
         head=104,
     )
-    return figure.update_layout(margin_l=70)
+    return _narrow(figure)
 
 
 def predictions(result: LensPredictions, state: ExplorerState, *, by: str = "prob") -> go.Figure:
@@ -97,13 +99,13 @@ def predictions(result: LensPredictions, state: ExplorerState, *, by: str = "pro
     token in that language's form; •••: a token of a name or a value. Hover for the five likeliest; click a cell to select it."""
     title = f"What each layer would write next, asked in {language_name(result.query_language)}"
     figure = finish(figure, title, caption, height=24 * len(layers), foot=110)
-    return figure.update_layout(margin_l=70)
+    return _narrow(figure)
 
 
 def flow(sweep: PositionSweep, state: ExplorerState, *, value: str = "normalised") -> go.Figure:
     """Draw the layer x token map of patching, with the selected cell outlined."""
     figure = patching_positions(sweep, value=value)  # type: ignore[arg-type]
-    return _mark(figure, state).update_layout(margin_l=70)
+    return _narrow(_mark(figure, state))
 
 
 def neurons(result: AttributionResult, ranked: pd.DataFrame, state: ExplorerState) -> go.Figure:
@@ -141,6 +143,12 @@ def neurons(result: AttributionResult, ranked: pd.DataFrame, state: ExplorerStat
     return finish(figure, title, caption, height=max(300, 18 * n_layers)).update_layout(
         margin_l=70, hovermode="closest"
     )
+
+
+def _narrow(figure: go.Figure) -> go.Figure:
+    """Make the left margin narrower, and move the caption with it."""
+    figure.update_layout(margin={"l": _LEFT, "r": 10})
+    return figure.update_annotations(selector={"name": "caption"}, xshift=16 - _LEFT)
 
 
 def _mark(figure: go.Figure, state: ExplorerState) -> go.Figure:

@@ -104,8 +104,9 @@ def contributions(sweeps: Mapping[str, PositionSweep | str], training: str = "")
     for code, sweep in sweeps.items():
         name = escape(language_name(code))
         name = f"<b>{name}</b>" if code == training else name
-        rows.append([name, escape(sweep) if isinstance(sweep, str) else _tokens(sweep)])
-    return f'<div style="overflow-x:auto">{table(["asked in", "tokens of the prompt"], rows)}</div>'
+        tokens = escape(sweep) if isinstance(sweep, str) else _tokens(sweep)
+        rows.append([name, f'<div style="white-space:normal">{tokens}</div>'])
+    return table(["asked in", "tokens of the prompt"], rows)
 
 
 def _tokens(sweep: PositionSweep) -> str:

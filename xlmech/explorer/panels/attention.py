@@ -20,6 +20,10 @@ from xlmech.models.backends import backend_of
 from xlmech.patching.heads import top_heads
 from xlmech.patching.positions import PositionSweep
 
+_CAPTION = """The other record's prompt with its activations at one token patched by this record's, in the same language: 0
+(white) nothing changes, 1 (blue) the answer becomes this record's; the largest effect over the layers. Of the name's tokens
+only the number is shown."""
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Patterns:
@@ -62,9 +66,8 @@ class Attention(Panel):
         self.view.value = _framed(attention(self._patterns(state), state.language).html)
         codes = state.languages if self.all_languages.value else (state.language,)
         sweeps = {code: self._contributions(state, code) for code in codes}
-        caption = """<div style="color:#555;max-width:70em;margin-top:6px">The other record's prompt with its activations at one
-        token patched by this record's, in the same language: 0 (white) nothing changes, 1 (blue) the answer becomes this
-        record's; largest effect over the layers. The name's tokens show their number only.</div>"""
+        style = "color:#555;max-width:70em;margin-top:6px;line-height:1.4;white-space:normal"
+        caption = f'<div style="{style}">{_CAPTION}</div>'
         self.rows.value = tables.contributions(sweeps, self.circuit.questions.plant_language) + caption
 
     def _patterns(self, state: ExplorerState) -> Patterns:
@@ -82,7 +85,7 @@ class Attention(Panel):
             return str(error)
 
 
-def _framed(html: str, height: int = 460) -> str:
+def _framed(html: str, height: int = 680) -> str:
     """Put a piece of a page with scripts in a frame of its own, where they run."""
     style = f"width:100%;height:{height}px;border:0"
     return f'<iframe sandbox="allow-scripts" style="{style}" srcdoc="{escape(html)}"></iframe>'

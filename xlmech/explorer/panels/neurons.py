@@ -32,7 +32,9 @@ class Neurons(Panel):
             layout={"width": "auto"},
         )  # fmt: skip
         self.more.observe(lambda _: self.again(self._drawn) if self._drawn else None, "value")
-        self.ticks = [widgets.Checkbox(indent=False, layout={"width": "130px"}) for _ in range(N_LISTED)]
+        self.ticks = [
+            widgets.Checkbox(indent=False, layout={"width": "165px", "height": "24px"}) for _ in range(N_LISTED)
+        ]
         self.texts = [widgets.HTML() for _ in range(N_LISTED)]
         for number, tick in enumerate(self.ticks):
             tick.observe(lambda event, number=number: self._on_tick(number, event["new"]), "value")
@@ -57,7 +59,7 @@ class Neurons(Panel):
         try:
             for number, row in enumerate(rows_of(ranked)):
                 pair = self.listed[number]
-                self.ticks[number].description = f"layer {pair[0]}, {pair[1]}"
+                self.ticks[number].description = f"layer {pair[0]}, neuron {pair[1]}"
                 self.ticks[number].value = pair in state.ablated
                 self.texts[number].value = tables.neuron_row(row, **known)  # type: ignore[arg-type]
         finally:
