@@ -91,9 +91,10 @@ def test_answers_are_those_of_before_and_after(circuit: Circuit, state: Explorer
     with xlmech.ablate(model, circuit.neuron_set(ABLATED)):
         after = xlmech.written_answers(model, probes, candidates=RECORDS, max_new_tokens=4)
     assert table.prob.tolist() == after.prob.tolist() and table.prob_before.tolist() == before.prob.tolist()
-    assert (table.prob != table.prob_before).all() and table.rise.notna().all()
+    assert (table.prob != table.prob_before).all()
+    assert circuit.cost(state.at(ablated=ABLATED)).rise.notna().all()
     clean = circuit.answers(state)
-    assert (clean.prob == clean.prob_before).all() and (clean.rise == 0).all()
+    assert (clean.prob == clean.prob_before).all() and (circuit.cost(state).rise == 0).all()
     assert set(table.answer) == {MASK}
     assert MASK not in set(circuit.answers(state.at(reveal=True)).answer)
 
@@ -115,9 +116,11 @@ def test_nothing_is_computed_that_is_not_looked_at(model: Any, monkeypatch: pyte
     circuit.lens(state.at(layer=2, position=1, language="es"))
     assert calls == ["logit_lens"]
     circuit.answers(state)
-    assert calls == ["logit_lens", "written_answers", "neutral_nll"]
+    assert calls[1:] == ["written_answers"]
     circuit.answers(state.at(ablated=ABLATED))
-    assert calls[3:] == ["written_answers", "neutral_nll"]
+    assert calls[2:] == ["written_answers"]
+    circuit.cost(state.at(ablated=ABLATED))
+    assert calls[3:] == ["neutral_nll", "neutral_nll"]
     circuit.answers(state), circuit.answers(state.at(layer=1)), circuit.ranked(state)  # noqa: B018
     assert calls[5:] == ["attribute_neurons"]
     circuit.exact(state.at(ablated=ABLATED)), circuit.exact(state)  # noqa: B018
@@ -144,7 +147,7 @@ def test_exact_effects_are_those_of_exact_attribution(circuit: Circuit, state: E
 def test_ranked_neurons_are_the_attributions(circuit: Circuit, state: ExplorerState) -> None:
     ranked = circuit.ranked(state, 7)
     assert len(ranked) == 7 and ranked.effect.is_monotonic_decreasing
-    mean = circuit.attribution(state).mean[LANGUAGES.index(state.language)]
+    (mean,) = circuit.attribution(state).mean
     best = [divmod(unit, mean.shape[1]) for unit in mean.flatten().topk(7).indices.tolist()]
     assert list(zip(ranked.layer, ranked.neuron, strict=True)) == best
     assert set(zip(circuit.promoted(state, 7).layer, circuit.promoted(state, 7).neuron, strict=True)) == set(best)
@@ -183,7 +186,14 @@ def test_the_start_is_a_private_record_from_the_training_language(model: Any, mo
         "r2-birth_country",
         "r3-birth_country",
     ]
-    assert circuit.questions.n_templates(state.record) == 3
+    assert circuit.questions.n_templates(state.record, LANGUAGES) == 3
+    assert circuit.questions.n_templates(state.record, ("xx",)) == 0
+
+
+def test_five_languages_to_begin_with_of_all_that_have_a_pack(model: Any) -> None:
+    questions = Circuit(model, RECORDS).questions
+    assert questions.languages == xlmech.available_languages()
+    assert questions.start().languages == ("en", "fr", "es", "de", "zh")
 
 
 def test_wrong_records_are_refused(model: Any) -> None:
@@ -200,6 +210,7 @@ def test_states_are_checked_and_follow_their_languages() -> None:
     assert state.at(languages=("fr",)) == ExplorerState(
         record="r", other="", languages=("fr",), language="fr", source="fr"
     )
+    assert state.at(form="en").at(languages=("fr",)).form == ""
     with pytest.raises(ValueError, match="source 'es' is none of the languages en"):
         ExplorerState(record="r", other="", languages=("en",), language="en", source="es")
     with pytest.raises(ValueError, match="asks in one language at least"):

@@ -14,7 +14,6 @@ from typing import Any
 
 import pandas as pd
 
-from xlmech.data import languages as packs
 from xlmech.data.attributes import Attribute
 from xlmech.data.probes import ProbeSet
 from xlmech.data.prompt_format import PromptFormat
@@ -75,15 +74,14 @@ class Circuit:
         self.model = model
         self.prompt = prompt
         self.questions = Questions(
-            records, packs.available_languages() if languages is None else languages, kinds=kinds,
-            frame=prompt_format(model, prompt), plant_language=plant_language(model),
+            records, languages, kinds=kinds, frame=prompt_format(model, prompt), plant_language=plant_language(model),
         )  # fmt: skip
         self.max_new_tokens = max_new_tokens
         self.n_neutral = n_neutral
         self.memory = Memory()
 
     def start(self, record: str = "", *, reveal: bool = False) -> ExplorerState:
-        """Return the state of a record, the first private one by default, asked in all languages."""
+        """Return the state of a record, the first private one by default."""
         return self.questions.start(record, reveal=reveal)
 
     def neuron_set(self, neurons: Iterable[Neuron]) -> NeuronSet:
@@ -124,13 +122,11 @@ class Circuit:
 
         Returns:
             One row per language: the columns of `written_answers`, with `_before` what they were without ablation
-            (`prob_before`, `log_prob_before`, `extracted_before`, `answer_language_before`, `answer_before`), and the relative
-            `rise` of the loss on neutral text.
+            (`prob_before`, `log_prob_before`, `extracted_before`, `answer_language_before`, `answer_before`).
         """
         after, before = self.written(state), self.written(state.at(ablated=frozenset()))
         columns = ["prob", "log_prob", "extracted", "answer_language", "answer", "empty"]
-        table = after.join(before[columns].add_suffix("_before"))
-        return table.merge(self.cost(state)[["query_language", "rise"]], on="query_language", how="left")
+        return after.join(before[columns].add_suffix("_before"))
 
     # Layers
 
@@ -169,32 +165,31 @@ class Circuit:
 
     # Neurons
 
-    @remembered("record", "languages", "template")
+    @remembered("record", "language", "template")
     def attribution(self, state: ExplorerState) -> AttributionResult:
-        """Attribute the record's answer to neurons, in every language."""
-        return attribute_neurons(self.model, self.questions.probes(state), progress=False)
+        """Attribute the record's answer to neurons, in the language that is looked at."""
+        return attribute_neurons(self.model, ProbeSet((self.questions.probe(state),)), progress=False)
 
     def ranked(self, state: ExplorerState, n: int = 20) -> pd.DataFrame:
         """List the strongest neurons in one language: `layer`, `neuron`, `effect` (nats per answer token), strongest first."""
-        top = self.attribution(state).top
-        top = top[top.probe == self.questions.probe(state).id].sort_values("effect", ascending=False, kind="stable")
+        top = self.attribution(state).top.sort_values("effect", ascending=False, kind="stable")
         return top[["layer", "neuron", "effect"]].head(n).reset_index(drop=True)
 
-    @remembered("record", "language", "languages", "template")
+    @remembered("record", "language", "template")
     def exact(self, state: ExplorerState, n: int = 20) -> pd.DataFrame:
         """Ablate each of the ranked neurons alone: `layer`, `neuron`, `effect`, as of `ablation_effects`."""
         frame = self.ranked(state, n)
         chosen = self.neuron_set(zip(frame.layer.tolist(), frame.neuron.tolist(), strict=True))
         return ablation_effects(self.model, ProbeSet((self.questions.probe(state),)), chosen)
 
-    @remembered("record", "language", "languages", "template")
+    @remembered("record", "language", "template")
     def promoted(self, state: ExplorerState, n: int = 20) -> pd.DataFrame:
         """List the tokens that each of the ranked neurons writes to the output, as of `promoted_tokens`."""
         frame = self.ranked(state, n)
         chosen = self.neuron_set(zip(frame.layer.tolist(), frame.neuron.tolist(), strict=True))
         return promoted_tokens(self.model, chosen, k=N_PROMOTED)
 
-    @remembered("record", "language", "languages", "template", "reveal")
+    @remembered("record", "language", "template", "reveal")
     def raised(self, state: ExplorerState, n: int = 20) -> dict[Neuron, list[str]]:
         """Return the tokens that each of the ranked neurons raises most, without those of names and values unless `reveal`."""
         backend = backend_of(self.model)

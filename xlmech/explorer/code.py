@@ -44,7 +44,7 @@ def code_of(circuit: Circuit, state: ExplorerState, panel: Panel) -> str:
     if panel in ("flow", "patched", "heads", "attention"):
         circuit.questions.pair(state)  # raises if there is none
         middle = _pair(circuit, state)
-    elif panel in ("predictions", "exact", "promoted"):
+    elif panel in ("predictions", "attribution", "exact", "promoted"):
         middle = f"probes = {_probes(circuit, state, state.record, (state.language,))}"
     else:
         middle = f"probes = {_probes(circuit, state, state.record, state.languages)}"

@@ -84,9 +84,10 @@ class Controls:
             self.languages.value = state.languages
             _offer(self.language, _named(state.languages), state.language)
             _offer(self.source, _named(state.languages), state.source)
-            _offer(self.template, list(range(self._questions.n_templates(state.record))), state.template)
+            n_templates = max(state.template + 1, self._questions.n_templates(state.record, state.languages))
+            _offer(self.template, list(range(n_templates)), state.template)
             forms = [("its own", ""), *_named(state.languages)]
-            _offer(self.form, forms, state.form if state.form in state.languages else "")
+            _offer(self.form, forms, state.form)
             self.ablated.value = self._summary(state.ablated)
         finally:
             self._is_showing = False
@@ -105,7 +106,8 @@ class Controls:
 
     def _say_record(self, name: str) -> None:
         if not self._is_showing and self._state is not None:
-            template = self._state.template if self._state.template < self._questions.n_templates(name) else 0
+            n_templates = self._questions.n_templates(name, self._state.languages)
+            template = self._state.template if self._state.template < n_templates else 0
             self._change(record=name, other=self._questions.other_of(name), template=template, position=None)
 
     def _name(self, name: str, state: ExplorerState) -> str:

@@ -110,8 +110,7 @@ def flow(sweep: PositionSweep, state: ExplorerState, *, value: str = "normalised
 
 def neurons(result: AttributionResult, ranked: pd.DataFrame, state: ExplorerState) -> go.Figure:
     """Draw the strongest neurons of one language over layer and index; the ablated ones are crossed."""
-    top = result.top[result.top.probe.str.rsplit("/", n=2).str[1] == state.language]
-    top = top[top.effect > 0].sort_values("effect")
+    top = result.top[result.top.effect > 0].sort_values("effect")
     largest = float(top.effect.max()) if len(top) else 1.0
     n_layers, d_mlp = result.mean.shape[1:]
     listed = set(zip(ranked.layer.tolist(), ranked.neuron.tolist(), strict=True))

@@ -45,7 +45,7 @@ def explore(
     Args:
         model: Hooked model; or, to see what is saved, a run folder, an audit, or results by name.
         records: Records to ask about, or a run folder whose config names them; its neurons are then offered as sets.
-        languages: Languages to ask in; all that have a pack by default.
+        languages: Languages to ask in; by default five, the training language among them, and all that have a pack can be chosen.
         record: Id of the record to begin with; the first private one by default.
         neurons: Sets that can be ablated by name.
         kinds: Kinds of data beside those that xlmech knows.

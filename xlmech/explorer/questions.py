@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from xlmech.checks import check_choice, check_list
+from xlmech.data import languages as packs
 from xlmech.data.attributes import Attribute
 from xlmech.data.pairs import ProbePair
 from xlmech.data.probes import Probe, ProbeSet
@@ -14,6 +15,8 @@ from xlmech.data.records import Record, record_list
 from xlmech.explorer.state import ExplorerState
 
 N_PUBLIC = 4
+_FIRST = ("en", "fr", "es", "de", "zh")
+"""Languages to begin with, the training language before them, where none are named."""
 
 
 class Questions:
@@ -22,6 +25,7 @@ class Questions:
     Attributes:
         records: The records.
         languages: Languages in which they may be asked.
+        first_languages: Those to begin with.
         kinds: Kinds of data beside those that xlmech knows.
         frame: Prompt format.
         plant_language: Training language of the model, "" where unknown.
@@ -30,7 +34,7 @@ class Questions:
     def __init__(
         self,
         records: Iterable[Record],
-        languages: Sequence[str],
+        languages: Sequence[str] | None,
         *,
         kinds: Iterable[Attribute],
         frame: PromptFormat,
@@ -39,24 +43,28 @@ class Questions:
         self.records = record_list(records)
         if not self.records:
             raise ValueError("no records to explore; see load_records and demo_records")
-        self.languages = check_list("language", languages)
+        self.languages = packs.available_languages() if languages is None else check_list("language", languages)
         if not self.languages:
             raise ValueError("no languages to ask in; name one at least, or leave them out for all that have a pack")
+        wanted = (plant_language, *_FIRST)
+        few = tuple(dict.fromkeys(code for code in wanted if code in self.languages))[: len(_FIRST)]
+        self.first_languages = few if languages is None else self.languages
         self.kinds = tuple(kinds)
         self.frame = frame
         self.plant_language = plant_language
         self._by_id = {record.id: record for record in self.records}
 
     def start(self, record: str = "", *, reveal: bool = False) -> ExplorerState:
-        """Return the state of a record, the first private one by default, asked in all languages."""
+        """Return the state of a record, the first private one by default, asked in the first languages."""
         first = next((one for one in self.records if one.group == "private"), self.records[0])
         chosen = self.record(record or first.id).id
-        source = self.plant_language if self.plant_language in self.languages else self.languages[0]
-        language = next((code for code in self.languages if code != source), source)
+        languages = self.first_languages
+        source = self.plant_language if self.plant_language in languages else languages[0]
+        language = next((code for code in languages if code != source), source)
         return ExplorerState(
             record=chosen,
             other=self.other_of(chosen),
-            languages=self.languages,
+            languages=languages,
             language=language,
             source=source,
             reveal=reveal,
@@ -90,10 +98,13 @@ class Questions:
     def _forms(self, record: Record) -> frozenset[str]:
         return frozenset(self.of(record.id, self.languages[:1], 0)[0].answers.values())
 
-    def n_templates(self, name: str) -> int:
-        """Count the question templates that a record has in every language."""
-        probes = build_probes([self.record(name)], self.languages, kinds=self.kinds, prompt=self.frame)
-        return min(sum(probe.query_language == code for probe in probes) for code in self.languages)
+    def n_templates(self, name: str, languages: Sequence[str]) -> int:
+        """Count the question templates that a record has in each of these languages; 0 if it cannot be asked in one of them."""
+        try:
+            probes = build_probes([self.record(name)], languages, kinds=self.kinds, prompt=self.frame)
+        except ValueError:
+            return 0
+        return min(sum(probe.query_language == code for probe in probes) for code in languages)
 
     def probes(self, state: ExplorerState) -> ProbeSet:
         """Ask the record in every language of the state."""

@@ -51,8 +51,10 @@ class ExplorerState:
                 raise ValueError(f"{name} {getattr(self, name)!r} is none of the languages {', '.join(self.languages)}")
 
     def at(self, **changes: Any) -> ExplorerState:
-        """Return a copy with these changes; the language and the source stay among the languages."""
+        """Return a copy with these changes; language, source and form stay among the languages."""
         languages = changes.get("languages", self.languages)
+        if changes.get("form", self.form) not in ("", *languages):
+            changes["form"] = ""
         for name in ("language", "source"):
             if languages and changes.get(name, getattr(self, name)) not in languages:
                 changes[name] = languages[0]

@@ -26,14 +26,16 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return f'<table style="{_TABLE}"><tr>{first}</tr>{body}</table>'
 
 
-def answers(frame: pd.DataFrame, *, ablated: bool, reveal: bool) -> str:
+def answers(frame: pd.DataFrame, cost: pd.DataFrame | None, *, ablated: bool, reveal: bool) -> str:
     """Write the answers in all languages, their probabilities, and the fluency cost, before and after an ablation.
 
     Args:
         frame: As of `Circuit.answers`.
+        cost: As of `Circuit.cost`; None while it is computed.
         ablated: Whether neurons are ablated; without, there is no "after".
         reveal: Whether the answers' texts are shown.
     """
+    rises = {} if cost is None else dict(zip(cost.query_language, cost.rise, strict=True))
     after = ["answers", "probability", "loss on neutral text"] if ablated else []
     head = ["asked in", "answers", "probability", *(f"after: {name}" for name in after)]
     rows = []
@@ -41,7 +43,8 @@ def answers(frame: pd.DataFrame, *, ablated: bool, reveal: bool) -> str:
         cells = [escape(language_name(row.query_language)), _said(row, "_before", reveal), _bar(row.prob_before, GREY)]
         if ablated:
             change = BLUE if row.prob <= row.prob_before else ORANGE
-            cells += [_said(row, "", reveal), _bar(row.prob, change), signed_percent(row.rise)]
+            cells += [_said(row, "", reveal), _bar(row.prob, change)]
+            cells.append(signed_percent(rises[row.query_language]) if rises else "…")
         rows.append(cells)
     return table(head, rows)
 

@@ -70,19 +70,27 @@ class Explorer:
     def refresh(self) -> None:
         """Draw the state: controls, answers, and the panel that is open."""
         self.controls.show(self.state)
-        start = time.perf_counter()
-        try:
-            frame = self.circuit.answers(self.state)
-            is_ablated = bool(self.state.ablated)
-            self.answers.value = tables.answers(frame, ablated=is_ablated, reveal=self.state.reveal)
-        except ValueError as error:
-            self.answers.value = note(str(error))
-        self.seconds.value = f'<span style="color:#888">answers in {time.perf_counter() - start:.1f} s</span>'
+        self._show_answers()
         self._show_panel()
 
     def python(self, panel: CodeName) -> str:
         """Return three lines of Python that give a panel's numbers."""
         return code_of(self.circuit, self.state, panel)
+
+    def _show_answers(self) -> None:
+        """Show the answers as soon as they are there, and then what the ablation costs."""
+        state, start = self.state, time.perf_counter()
+        is_ablated = bool(state.ablated)
+        try:
+            frame = self.circuit.answers(state)
+            self.answers.value = tables.answers(frame, None, ablated=is_ablated, reveal=state.reveal)
+            times = [f"answers in {time.perf_counter() - start:.1f} s"]
+            if is_ablated:
+                self.answers.value = tables.answers(frame, self.circuit.cost(state), ablated=True, reveal=state.reveal)
+                times.append(f"with their cost in {time.perf_counter() - start:.1f} s")
+        except ValueError as error:
+            self.answers.value, times = note(str(error)), []
+        self.seconds.value = f'<span style="color:#888">{", ".join(times)}</span>'
 
     def _show_panel(self) -> None:
         panel = self.panels[self.tabs.selected_index or 0]
