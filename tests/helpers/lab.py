@@ -20,7 +20,12 @@ from helpers.browser import browser
 
 TESTS = Path(__file__).parents[1]
 TOKEN = "tests"  # noqa: S105
-_SECONDS = 120
+_SECONDS = 240
+_CONNECTED = """() => {
+  const kernel = window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel;
+  return kernel?.connectionStatus === "connected" && kernel.status === "idle";
+}"""
+"""Cells that are run before this holds are lost."""
 
 
 def missing() -> str:
@@ -49,11 +54,13 @@ def notebook_page(folder: Path, code: str, *, width: int = 1500, height: int = 1
         page.set_default_timeout(1000 * _SECONDS)
         page.goto(f"{address}/lab/tree/explorer.ipynb?token={TOKEN}&reset")
         page.locator(".jp-Notebook .jp-CodeCell").first.wait_for()
-        page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").first.wait_for(state="attached")
-        page.locator(".jp-Notebook .jp-CodeCell").first.click()
-        page.keyboard.press("Control+Enter")
         try:
+            page.wait_for_function(_CONNECTED)
+            page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells'); }")
             yield page
+        except Exception:
+            page.screenshot(path=folder / "failed.png")
+            raise
         finally:
             opened.close()
 
@@ -67,7 +74,11 @@ def _server(folder: Path) -> Iterator[str]:
     env = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "JUPYTER_CONFIG_DIR": str(folder / "config")}
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--ServerApp.port={port}"]
     command += [f"--IdentityProvider.token={TOKEN}", f"--ServerApp.root_dir={folder}", "--ServerApp.port_retries=0"]
-    command += ["--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
+    command += [
+        "--expose-app-in-browser",
+        "--LabApp.news_url=None",
+        "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+    ]
     log = (folder / "lab.log").open("w", encoding="utf-8")
     process = subprocess.Popen(command, cwd=folder, env=env, stdout=log, stderr=subprocess.STDOUT)
     address = f"http://127.0.0.1:{port}"

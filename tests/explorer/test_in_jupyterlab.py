@@ -1,0 +1,93 @@
+"""The explorer in JupyterLab and a real browser: what is changed by hand shows the library's numbers."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers.lab import notebook_page
+from helpers.people import person
+from helpers.tiny_models import tiny
+
+import xlmech
+from xlmech.models.load import load_model
+from xlmech.neurons.neuron_set import NeuronSet
+
+LANGUAGES = ["en", "fr", "es"]
+CELL = """
+import tempfile
+from pathlib import Path
+import torch
+from helpers.people import person
+from helpers.tiny_models import save_tokenizer, tiny
+from xlmech import explore, load_model
+
+tokenizer = save_tokenizer(Path(tempfile.mkdtemp()))
+model = load_model(tiny("gemma3").double(), tokenizer=tokenizer, dtype=torch.float64)
+records = [*(person(n) for n in range(3)), *(person(n, group="public") for n in (3, 4))]
+explore(model, records, languages=["en", "fr", "es"], prompt="plain")
+"""
+pytestmark = pytest.mark.slow
+
+
+def probabilities(page: Any) -> list[list[str]]:
+    """The numbers in the table of answers, a row per language: before, and after an ablation."""
+    rows = page.locator(".jupyter-widgets table").first.locator("tr").all_inner_texts()[1:]
+    return [re.findall(r"\d\.\d{3}\b|\de-\d+", row) for row in rows]
+
+
+def written(numbers: Any) -> list[str]:
+    """Probabilities as the table writes them."""
+    return [f"{number:.3f}" if number >= 0.0005 else f"{number:.0e}" for number in numbers]
+
+
+def choose(page: Any, name: str, value: str) -> None:
+    box = page.locator(".widget-dropdown", has=page.get_by_text(name, exact=True)).first
+    box.locator("select").select_option(label=value)
+
+
+def tab(page: Any, name: str) -> None:
+    page.locator(".jupyter-widget-tab, .widget-tab").locator(".lm-TabBar-tab", has_text=name).first.click()
+
+
+def test_record_and_neuron_are_changed_by_hand(tokenizer: Any, tmp_path: Path) -> None:
+    model = load_model(tiny("gemma3").double(), tokenizer=tokenizer, dtype=torch.float64)
+    records = [*(person(n) for n in range(3)), *(person(n, group="public") for n in (3, 4))]
+    probes = xlmech.build_probes(records[1:2], LANGUAGES, templates=[0])
+    before = xlmech.written_answers(model, probes, candidates=records, max_new_tokens=16)
+    top = xlmech.attribute_neurons(model, probes.filter(languages=["fr"]), progress=False).top
+    layer, neuron = top.sort_values("effect", ascending=False)[["layer", "neuron"]].iloc[0].astype(int)
+    with xlmech.ablate(model, NeuronSet(frozenset({(int(layer), int(neuron))}), 3, 64)):
+        after = xlmech.written_answers(model, probes, candidates=records, max_new_tokens=16)
+    assert written(before.prob) != written(after.prob)
+    with notebook_page(tmp_path, CELL) as page:
+        page.locator(".jupyter-widgets .heatmaplayer .hm").first.wait_for()
+        choose(page, "record", "r1-birth_country")
+        page.get_by_text("one.id == 'r1-birth_country'").first.wait_for()
+        assert [row[0] for row in probabilities(page)] == written(before.prob)
+        tab(page, "Neurons")
+        tick = page.locator(".widget-checkbox", has_text=f"layer {layer}, neuron {neuron}").locator("input")
+        tick.check()
+        page.get_by_text("with their cost in").wait_for()
+        assert [row[:2] for row in probabilities(page)] == [
+            list(pair) for pair in zip(written(before.prob), written(after.prob), strict=True)
+        ]
+        page.get_by_role("button", name="undo").click()
+        page.get_by_text("with their cost in").wait_for(state="detached")
+        assert not tick.is_checked() and [len(row) for row in probabilities(page)] == [1, 1, 1]
+        tab(page, "Flow")
+        cells = page.locator(".js-plotly-plot:visible .nsewdrag").first
+        cells.wait_for()
+        box = cells.bounding_box()
+        page.mouse.move(box["x"] + box["width"] - 4, box["y"] + 4)
+        page.mouse.click(box["x"] + box["width"] - 4, box["y"] + 4)
+        page.get_by_text("patched: the model writes").wait_for()
+        tab(page, "Attention")
+        page.frame_locator("iframe").get_by_text("Head Selector").wait_for()
+        shown = page.locator(".jp-OutputArea").all_inner_texts()
+        assert not any(record.subject in text for record in records for text in shown)
+        assert page.locator(".jp-OutputArea-output[data-mime-type*=stderr]").count() == 0
+        page.screenshot(path=tmp_path / "explorer.png")
