@@ -26,11 +26,9 @@ RECORDS = (*(person(number) for number in range(3)), *(person(number, group="pub
 SET = NeuronSet(frozenset({(0, 1), (1, 2)}), 3, 64)
 
 
-class Clicked:
-    """What Plotly says of a click on one point."""
-
-    def __init__(self, x: int, y: int, number: int = 0) -> None:
-        self.xs, self.ys, self.point_inds = [x], [y], [number]
+def clicked(x: int, y: int, number: int = -1) -> dict[str, Any]:
+    """What the browser tells of a click on one point."""
+    return {"trace": 0, "point": number, "x": x, "y": y, "time": 0}
 
 
 def text(html: str) -> str:
@@ -76,7 +74,7 @@ def test_ticking_a_neuron_ablates_it(view: Any) -> None:
     after = view.circuit.answers(view.state)
     assert (before.prob != after.prob).any() and "after: probability" in text(view.answers.value)
     assert f"NeuronSet(frozenset({{{pair}}}), 3, 64" in view.code.value
-    panel.map._clicked(panel.map.figure.data[0], Clicked(pair[1], pair[0], _number(panel, pair)), None)
+    panel.map.click(clicked(pair[1], pair[0], 3))
     assert view.state.ablated == frozenset() and panel.ticks[1].value is False
     assert "after" not in text(view.answers.value)
     view.undo()
@@ -86,10 +84,6 @@ def test_ticking_a_neuron_ablates_it(view: Any) -> None:
     for _ in range(9):
         view.controls.buttons["undo"].click()
     assert view.state.ablated == frozenset()
-
-
-def _number(panel: Any, pair: tuple[int, int]) -> int:
-    return [tuple(one) for one in panel.map.figure.data[0].customdata].index(pair)
 
 
 def test_layers_and_sets_are_ablated_and_exported(view: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,16 +118,16 @@ def test_what_is_known_of_a_neuron_is_shown_on_demand(view: Any) -> None:
 
 def test_cells_select_layer_and_token(view: Any) -> None:
     layers = opened(view, Layers)
-    layers.table._clicked(layers.table.figure.data[0], Clicked(5, 1), None)
+    layers.table.click(clicked(5, 1))
     assert (view.state.layer, view.state.position) == (1, 5)
-    layers.lens._clicked(layers.lens.figure.data[0], Clicked(2, 0), None)
+    layers.lens.click(clicked(2, 0))
     assert view.state.layer == 2
     layers.by.value = "entropy"
     assert "entropy" in layers.table.figure.data[0].colorbar.title.text
     flow = opened(view, Flow)
     assert "Layer 2, token 5 patched: the model writes" in flow.answer.value
     last = len(view.circuit.flow(view.state).tokens) - 1
-    flow.map._clicked(flow.map.figure.data[0], Clicked(last, 2), None)
+    flow.map.click(clicked(last, 2))
     assert f"Layer 2, token {last} patched" in flow.answer.value
     flow.value.value = "source_in_target"
     assert "source" in flow.map.figure.layout.title.text

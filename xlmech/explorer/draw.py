@@ -23,6 +23,8 @@ from xlmech.patching.positions import PositionSweep
 _FORMS = {"query": "query language's form", "plant": "training language's form", "other": "likeliest other form"}
 _LEFT = 70
 """Left margin, px."""
+_MOST_CROSSES = 5000
+"""Ablated neurons up to which each is crossed in the map."""
 _MOST_COLUMNS = 28
 """Tokens of a prompt up to which the predicted tokens are written into the cells."""
 
@@ -117,7 +119,7 @@ def neurons(result: AttributionResult, ranked: pd.DataFrame, state: ExplorerStat
     pairs = list(zip(top.layer.tolist(), top.neuron.tolist(), strict=True))
     figure = go.Figure()
     figure.add_scatter(
-        x=top.neuron, y=top.layer, mode="markers", name="attributed", customdata=[list(pair) for pair in pairs],
+        x=top.neuron, y=top.layer, mode="markers", name="attributed",
         hovertext=[
             f"layer {row.layer}, neuron {row.neuron}<br>effect {row.effect:+.3f} nats per token" for row in rows_of(top)
         ],
@@ -128,12 +130,16 @@ def neurons(result: AttributionResult, ranked: pd.DataFrame, state: ExplorerStat
             "colorbar": {"title": {"text": "share of<br>the largest"}, "thickness": 14, "outlinewidth": 0},
         },
     )  # fmt: skip
-    shown = sorted(state.ablated)[:5000]
+    shown = sorted(state.ablated)[:_MOST_CROSSES]
     figure.add_scatter(
-        x=[index for _, index in shown], y=[layer for layer, _ in shown], mode="markers", name="ablated",
-        customdata=[list(pair) for pair in shown], hovertext=[f"layer {a}, neuron {b}: ablated" for a, b in shown],
-        hoverinfo="text", marker={"symbol": "x", "size": 9, "color": ORANGE, "line": {"color": INK, "width": 0.5}},
-    )  # fmt: skip
+        x=[index for _, index in shown],
+        y=[layer for layer, _ in shown],
+        mode="markers",
+        name="ablated",
+        hovertext=[f"layer {layer}, neuron {index}: ablated" for layer, index in shown],
+        hoverinfo="text",
+        marker={"symbol": "x", "size": 9, "color": ORANGE, "line": {"color": INK, "width": 0.5}},
+    )
     figure.update_xaxes(title_text="neuron", range=[-0.02 * d_mlp, 1.02 * d_mlp])
     figure.update_yaxes(title_text="layer", range=[-0.7, n_layers - 0.3], dtick=max(1, n_layers // 18))
     caption = """What the answer would lose, by the first order, if the neuron alone were ablated; the 200 strongest. Dark edge:

@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 
 from xlmech.explorer import draw, tables
 from xlmech.explorer.panels.base import note
-from xlmech.explorer.panels.plot import Plot
+from xlmech.explorer.panels.plot import Plot, plotly_library
 from xlmech.explorer.state import ExplorerState
 from xlmech.figures.saving import title_of
 from xlmech.figures.wording import language_name, plain, rows_of
@@ -43,12 +43,12 @@ class SavedRun:
             layout={"width": "640px"},
         )
         self.facts, self.notes = widgets.HTML(), widgets.HTML("".join(map(note, not_drawn)))
-        self.plot = Plot(lambda *_: None)
+        self.plot = Plot()
         for choice in (self.record, self.shown):
             choice.observe(lambda _: self.refresh(), "value")
         head = f"<b>{escape(results.origin or 'results in memory')}</b>: what was saved, without the model"
         self.box = widgets.VBox(
-            [widgets.HTML(head), self.record, self.facts, self.shown, self.plot.box, self.notes],
+            [widgets.HTML(head), self.record, self.facts, self.shown, self.plot.box, self.notes, plotly_library()],
             layout={"width": "100%"},
         )
         self.refresh()

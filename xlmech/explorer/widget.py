@@ -19,6 +19,7 @@ from xlmech.explorer.panels.base import Panel, note
 from xlmech.explorer.panels.flow import Flow
 from xlmech.explorer.panels.layers import Layers
 from xlmech.explorer.panels.neurons import Neurons
+from xlmech.explorer.panels.plot import plotly_library
 from xlmech.explorer.state import ExplorerState
 from xlmech.neurons.neuron_set import NeuronSet
 
@@ -46,7 +47,7 @@ class Explorer:
         self.tabs = widgets.Tab([panel.box for panel in self.panels], titles=[panel.title for panel in self.panels])
         self.tabs.observe(lambda _: self._show_panel(), "selected_index")
         self.code = widgets.HTML()
-        shown = [self.answers, self.seconds, self.tabs, self.code]
+        shown = [self.answers, self.seconds, self.tabs, self.code, plotly_library()]
         right = widgets.VBox(shown, layout={"width": "100%", "min_width": "0", "overflow": "hidden"})
         self.box = widgets.HBox([self.controls.box, right], layout={"width": "100%"})
         self.refresh()

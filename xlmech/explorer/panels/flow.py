@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from html import escape
-from typing import Any
 
 import ipywidgets as widgets
 
@@ -11,7 +10,7 @@ from xlmech.explorer import draw
 from xlmech.explorer.circuit import Circuit
 from xlmech.explorer.code import Panel as CodeName
 from xlmech.explorer.panels.base import Change, Panel
-from xlmech.explorer.panels.plot import Plot
+from xlmech.explorer.panels.plot import Click, Plot
 from xlmech.explorer.state import ExplorerState
 from xlmech.figures.wording import language_name
 from xlmech.leakage.extraction import extracted_languages
@@ -70,5 +69,5 @@ class Flow(Panel):
         shown = f": {escape(text.strip())}" if state.reveal else ""
         return f"Layer {state.layer}, {place} patched: the model writes {words}{shown}."
 
-    def _on_cell(self, trace: Any, points: Any) -> None:  # noqa: ARG002
-        self.change(layer=int(points.ys[0]), position=int(points.xs[0]))
+    def _on_cell(self, click: Click) -> None:
+        self.change(layer=click.y, position=click.x)

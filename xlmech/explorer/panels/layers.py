@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import ipywidgets as widgets
 
 from xlmech.explorer import draw
 from xlmech.explorer.circuit import Circuit
 from xlmech.explorer.code import Panel as CodeName
 from xlmech.explorer.panels.base import Change, Panel
-from xlmech.explorer.panels.plot import Plot
+from xlmech.explorer.panels.plot import Click, Plot
 from xlmech.explorer.state import ExplorerState
 
 
@@ -37,8 +35,8 @@ class Layers(Panel):
         self.table.show(draw.predictions(self.circuit.predictions(state), state, by=self.by.value))
         self.lens.show(draw.lens(self.circuit.lens(state), state))
 
-    def _on_curve(self, trace: Any, points: Any) -> None:  # noqa: ARG002
-        self.change(layer=int(points.xs[0]))
+    def _on_curve(self, click: Click) -> None:
+        self.change(layer=click.x)
 
-    def _on_cell(self, trace: Any, points: Any) -> None:  # noqa: ARG002
-        self.change(layer=int(points.ys[0]), position=int(points.xs[0]))
+    def _on_cell(self, click: Click) -> None:
+        self.change(layer=click.y, position=click.x)

@@ -11,7 +11,7 @@ from xlmech.explorer import draw, tables
 from xlmech.explorer.circuit import Circuit
 from xlmech.explorer.code import Panel as CodeName
 from xlmech.explorer.panels.base import Change, Panel
-from xlmech.explorer.panels.plot import Plot
+from xlmech.explorer.panels.plot import Click, Plot
 from xlmech.explorer.state import ExplorerState
 from xlmech.figures.wording import rows_of
 from xlmech.neurons.neuron_set import Neuron
@@ -86,6 +86,5 @@ class Neurons(Panel):
             pair = frozenset([self.listed[number]])
             self.change(ablated=self._drawn.ablated | pair if is_ticked else self._drawn.ablated - pair)
 
-    def _on_neuron(self, trace: Any, points: Any) -> None:
-        layer, index = trace.customdata[points.point_inds[0]]
-        self.change(ablated=self._drawn.ablated ^ {(int(layer), int(index))}, layer=int(layer))
+    def _on_neuron(self, click: Click) -> None:
+        self.change(ablated=self._drawn.ablated ^ {(click.y, click.x)}, layer=click.y)
