@@ -32,7 +32,7 @@ from xlmech.neurons.ablation import ablate
 from xlmech.neurons.attribution.attribute import AttributionResult, attribute_neurons
 from xlmech.neurons.attribution.single import ablation_effects
 from xlmech.neurons.evidence.interpret import promoted_tokens
-from xlmech.neurons.neuron_set import Neuron, NeuronSet
+from xlmech.neurons.neuron_set import Neuron, NeuronSet, pairs_of
 from xlmech.neurons.selection.published import lape
 from xlmech.patching.answers import patched_answer
 from xlmech.patching.between_languages import PatchingResult, patch_languages
@@ -179,14 +179,14 @@ class Circuit:
     def exact(self, state: ExplorerState, n: int = 20) -> pd.DataFrame:
         """Ablate each of the ranked neurons alone: `layer`, `neuron`, `effect`, as of `ablation_effects`."""
         frame = self.ranked(state, n)
-        chosen = self.neuron_set(zip(frame.layer.tolist(), frame.neuron.tolist(), strict=True))
+        chosen = self.neuron_set(pairs_of(frame))
         return ablation_effects(self.model, ProbeSet((self.questions.probe(state),)), chosen)
 
     @remembered("record", "language", "template")
     def promoted(self, state: ExplorerState, n: int = 20) -> pd.DataFrame:
         """List the tokens that each of the ranked neurons writes to the output, as of `promoted_tokens`."""
         frame = self.ranked(state, n)
-        chosen = self.neuron_set(zip(frame.layer.tolist(), frame.neuron.tolist(), strict=True))
+        chosen = self.neuron_set(pairs_of(frame))
         return promoted_tokens(self.model, chosen, k=N_PROMOTED)
 
     @remembered("record", "language", "template", "reveal")
@@ -198,10 +198,10 @@ class Circuit:
             tokens = secret_tokens(backend, self.questions.probe(state), self.questions.records)
             secret = {backend.tokenizer.decode([token]) for token in tokens}
         frame = self.promoted(state, n).query("side == 'raised'")
-        return {
-            (int(layer), int(neuron)): [MASK if token in secret else str(token) for token in part.token]
-            for (layer, neuron), part in frame.groupby(["layer", "neuron"])
-        }
+        raised: dict[Neuron, list[str]] = {}
+        for pair, token in zip(pairs_of(frame), frame.token, strict=True):
+            raised.setdefault(pair, []).append(MASK if token in secret else str(token))
+        return raised
 
     @remembered("record", "language", "template")
     def public(self, state: ExplorerState) -> AttributionResult | None:

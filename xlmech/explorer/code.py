@@ -12,7 +12,7 @@ from typing import Literal
 from xlmech.checks import check_choice
 from xlmech.explorer.circuit import N_HEADS, N_PROMOTED, Circuit
 from xlmech.explorer.state import ExplorerState
-from xlmech.neurons.neuron_set import NeuronSet
+from xlmech.neurons.neuron_set import NeuronSet, pairs_of
 
 Panel = Literal[
     "answers",
@@ -97,7 +97,7 @@ def _call(circuit: Circuit, state: ExplorerState, panel: Panel) -> str:
         place = f"layer={state.layer}, position={state.position}, component={state.component!r}{budget}"
         return f"xlmech.patched_answer(model, pair, {place})"
     if panel in ("exact", "promoted"):
-        chosen = circuit.neuron_set((int(row.layer), int(row.neuron)) for row in circuit.ranked(state).itertuples())
+        chosen = circuit.neuron_set(pairs_of(circuit.ranked(state)))
         if panel == "exact":
             return f"xlmech.ablation_effects(model, probes, {neurons_code(chosen)})"
         return f"xlmech.promoted_tokens(model, {neurons_code(chosen)}, k={N_PROMOTED})"

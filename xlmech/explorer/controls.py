@@ -9,12 +9,13 @@ from typing import Any
 import ipywidgets as widgets
 
 from xlmech.checks import check_choice
+from xlmech.data import languages as packs
 from xlmech.explorer.questions import Questions
 from xlmech.explorer.state import ExplorerState
-from xlmech.figures.wording import counted, language_name
+from xlmech.figures.wording import counted
 from xlmech.neurons.neuron_set import Neuron, NeuronSet
 
-_WIDE = {"width": "250px"}
+_WIDE = {"width": "285px"}
 _BUTTON = {"width": "76px"}
 _EXPORT = "ablated-neurons.json"
 
@@ -71,7 +72,7 @@ class Controls:
         asked = [self.record, self.languages, self.language, self.template, self.form]
         self.box = widgets.VBox(
             [*asked, self.source, self.other, widgets.HTML("<b>Ablated neurons</b>"), self.ablated, *ablation],
-            layout={"width": "275px", "min_width": "275px"},
+            layout={"width": "305px", "min_width": "305px"},
         )
 
     def show(self, state: ExplorerState) -> None:
@@ -161,11 +162,12 @@ def check_sets(sets: Mapping[str, NeuronSet], shape: NeuronSet) -> dict[str, Neu
 
 
 def _named(codes: Any) -> list[tuple[str, str]]:
-    return [(language_name(code), code) for code in codes]
+    """Name languages by their packs, which know more of them than the figures have colours for."""
+    return [(f"{packs.find_language(code).name} ({code})", code) for code in codes]
 
 
 def _dropdown(name: str, options: Any = ()) -> widgets.Dropdown:
-    return widgets.Dropdown(options=options, description=name, layout=_WIDE, style={"description_width": "80px"})
+    return widgets.Dropdown(options=options, description=name, layout=_WIDE, style={"description_width": "72px"})
 
 
 def _button(name: str, act: Callable[[], None], tooltip: str) -> widgets.Button:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 import warnings
 from html import escape
 
@@ -21,6 +22,8 @@ from xlmech.neurons.attribution.attribute import AttributionResult
 from xlmech.patching.positions import PositionSweep
 
 _FORMS = {"query": "query language's form", "plant": "training language's form", "other": "likeliest other form"}
+_CAPTION_WIDTH = 112
+"""Characters a line."""
 _LEFT = 70
 """Left margin, px."""
 _MOST_CROSSES = 5000
@@ -88,7 +91,7 @@ def predictions(result: LensPredictions, state: ExplorerState, *, by: str = "pro
     is_prob = by == "prob"
     high = 1.0 if is_prob else float(max(0.05, np.nanmax(values.to_numpy())))
     trace = cells(
-        values.to_numpy().tolist(), hover, low=0.0, high=high, title="probability" if is_prob else "entropy<br>(nats)",
+        values.to_numpy().tolist(), hover, low=0.0, high=high, title="probability" if is_prob else "entropy (nats)",
         scale=SCALE if is_prob else SCALE[::-1],
     )  # fmt: skip
     if len(tokens) <= _MOST_COLUMNS:
@@ -127,7 +130,7 @@ def neurons(result: AttributionResult, ranked: pd.DataFrame, state: ExplorerStat
         marker={
             "size": 5 + 13 * np.sqrt(top.effect / largest), "color": top.effect / largest, "colorscale": SCALE, "cmin": 0,
             "cmax": 1, "line": {"color": INK, "width": [1.6 if pair in listed else 0.4 for pair in pairs]},
-            "colorbar": {"title": {"text": "share of<br>the largest"}, "thickness": 14, "outlinewidth": 0},
+            "colorbar": {"title": {"text": "share of the largest", "side": "right"}, "thickness": 14, "outlinewidth": 0},
         },
     )  # fmt: skip
     shown = sorted(state.ablated)[:_MOST_CROSSES]
@@ -145,15 +148,19 @@ def neurons(result: AttributionResult, ranked: pd.DataFrame, state: ExplorerStat
     caption = """What the answer would lose, by the first order, if the neuron alone were ablated; the 200 strongest. Dark edge:
     in the list. Orange: ablated. Click a neuron to ablate it, or to bring it back."""
     title = f"Neurons behind the answer, asked in {language_name(state.language)}"
-    return finish(figure, title, caption, height=max(300, 18 * n_layers)).update_layout(
-        margin_l=70, hovermode="closest"
-    )
+    figure = finish(figure, title, caption, height=max(300, 18 * n_layers))
+    return _narrow(figure).update_layout(hovermode="closest")
 
 
 def _narrow(figure: go.Figure) -> go.Figure:
-    """Make the left margin narrower, and move the caption with it."""
-    figure.update_layout(margin={"l": _LEFT, "r": 10})
-    return figure.update_annotations(selector={"name": "caption"}, xshift=16 - _LEFT)
+    """Fit a finished figure to the explorer's tabs: a narrow left margin, and a caption of shorter lines."""
+    (caption,) = (note for note in figure.layout.annotations if note.name == "caption")
+    lines = textwrap.wrap(figure.layout.meta["caption"].replace(" %", "\u00a0%"), _CAPTION_WIDTH)
+    more = 18 * (len(lines) - len(caption.text.split("<br>")))
+    caption.update(text="<br>".join(map(escape, lines)), xshift=16 - _LEFT)
+    figure.update_traces(colorbar_title_side="right", selector={"type": "heatmap"})
+    bottom, height = figure.layout.margin.b + more, figure.layout.height + more
+    return figure.update_layout(margin={"l": _LEFT, "r": 10, "b": bottom}, height=height)
 
 
 def _mark(figure: go.Figure, state: ExplorerState) -> go.Figure:
@@ -180,7 +187,8 @@ def _cell(row: object) -> str:
 
 
 def _escaped(text: str) -> str:
-    return escape(text.replace("\n", "↵").replace(" ", "\u00a0")) or "∅"
+    """Write a token for Plotly, which reads some HTML but knows no entities of quotes."""
+    return escape(text.replace("\n", "↵").replace(" ", "\u00a0"), quote=False) or "∅"
 
 
 def _top_tokens(table: pd.DataFrame, texts: list[str]) -> list[list[str]]:

@@ -93,7 +93,7 @@ def neuron_row(
         parts.append(f"neuron of {', '.join(own)}" if own else "of no language")
     if raised is not None:
         parts.append("raises " + " ".join(f"<code>{escape(token)}</code>" for token in raised[pair]))
-    return f'<span style="font:12px/1.4 sans-serif;white-space:nowrap">{" &nbsp; ".join(parts)}</span>'
+    return f'<span style="font:12px/1.4 sans-serif">{" &nbsp; ".join(parts)}</span>'
 
 
 def contributions(sweeps: Mapping[str, PositionSweep | str], training: str = "") -> str:

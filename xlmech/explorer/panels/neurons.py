@@ -14,7 +14,7 @@ from xlmech.explorer.panels.base import Change, Panel
 from xlmech.explorer.panels.plot import Click, Plot
 from xlmech.explorer.state import ExplorerState
 from xlmech.figures.wording import rows_of
-from xlmech.neurons.neuron_set import Neuron
+from xlmech.neurons.neuron_set import Neuron, pairs_of
 
 N_LISTED = 20
 
@@ -33,9 +33,9 @@ class Neurons(Panel):
         )  # fmt: skip
         self.more.observe(lambda _: self.again(self._drawn) if self._drawn else None, "value")
         self.ticks = [
-            widgets.Checkbox(indent=False, layout={"width": "165px", "height": "24px"}) for _ in range(N_LISTED)
+            widgets.Checkbox(indent=False, layout={"width": "190px", "height": "24px"}) for _ in range(N_LISTED)
         ]
-        self.texts = [widgets.HTML() for _ in range(N_LISTED)]
+        self.texts = [widgets.HTML(layout={"flex": "1 1 0", "min_width": "0"}) for _ in range(N_LISTED)]
         for number, tick in enumerate(self.ticks):
             tick.observe(lambda event, number=number: self._on_tick(number, event["new"]), "value")
         rows = [widgets.HBox(pair) for pair in zip(self.ticks, self.texts, strict=True)]
@@ -54,14 +54,14 @@ class Neurons(Panel):
         ranked = self.circuit.ranked(state, N_LISTED)
         self.map.show(draw.neurons(self.circuit.attribution(state), ranked, state))
         known = self._known(state) if self.more.value else dict.fromkeys(("exact", "raised", "public", "languages"))
-        self.listed = list(zip(ranked.layer.tolist(), ranked.neuron.tolist(), strict=True))
+        self.listed = pairs_of(ranked)
         self._is_drawing = True
         try:
             for number, row in enumerate(rows_of(ranked)):
                 pair = self.listed[number]
                 self.ticks[number].description = f"layer {pair[0]}, neuron {pair[1]}"
                 self.ticks[number].value = pair in state.ablated
-                self.texts[number].value = tables.neuron_row(row, **known)  # type: ignore[arg-type]
+                self.texts[number].value = tables.neuron_row(row, **known)
         finally:
             self._is_drawing = False
 
@@ -79,7 +79,7 @@ class Neurons(Panel):
     def listed_of(self, state: ExplorerState) -> list[Neuron]:
         """Return the neurons that are in the list of a state."""
         ranked = self.circuit.ranked(state, N_LISTED)
-        return list(zip(ranked.layer.tolist(), ranked.neuron.tolist(), strict=True))
+        return pairs_of(ranked)
 
     def _on_tick(self, number: int, is_ticked: bool) -> None:
         if not self._is_drawing and number < len(self.listed):
