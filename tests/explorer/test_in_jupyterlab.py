@@ -13,6 +13,7 @@ from helpers.people import person
 from helpers.tiny_models import tiny
 
 import xlmech
+from xlmech.explorer.circuit import MAX_NEW_TOKENS
 from xlmech.models.load import load_model
 from xlmech.neurons.neuron_set import NeuronSet
 
@@ -57,11 +58,11 @@ def test_record_and_neuron_are_changed_by_hand(tokenizer: Any, tmp_path: Path) -
     model = load_model(tiny("gemma3").double(), tokenizer=tokenizer, dtype=torch.float64)
     records = [*(person(n) for n in range(3)), *(person(n, group="public") for n in (3, 4))]
     probes = xlmech.build_probes(records[1:2], LANGUAGES, templates=[0])
-    before = xlmech.written_answers(model, probes, candidates=records, max_new_tokens=16)
+    before = xlmech.written_answers(model, probes, candidates=records, max_new_tokens=MAX_NEW_TOKENS)
     top = xlmech.attribute_neurons(model, probes.filter(languages=["fr"]), progress=False).top
     layer, neuron = top.sort_values("effect", ascending=False)[["layer", "neuron"]].iloc[0].astype(int)
     with xlmech.ablate(model, NeuronSet(frozenset({(int(layer), int(neuron))}), 3, 64)):
-        after = xlmech.written_answers(model, probes, candidates=records, max_new_tokens=16)
+        after = xlmech.written_answers(model, probes, candidates=records, max_new_tokens=MAX_NEW_TOKENS)
     assert written(before.prob) != written(after.prob)
     with notebook_page(tmp_path, CELL) as page:
         page.locator(".jupyter-widgets .heatmaplayer .hm").first.wait_for()

@@ -39,7 +39,8 @@ from xlmech.patching.between_languages import PatchingResult, patch_languages
 from xlmech.patching.heads import attention_patterns, top_heads
 from xlmech.patching.positions import PositionSweep, patch_positions
 
-MAX_NEW_TOKENS = 16
+MAX_NEW_TOKENS = 32
+"""Room for a phone number or an address of single digits and letters, and less than what a rambling answer would take."""
 N_NEUTRAL = 2
 N_HEADS = 5
 N_PROMOTED = 5
@@ -125,7 +126,7 @@ class Circuit:
             (`prob_before`, `log_prob_before`, `extracted_before`, `answer_language_before`, `answer_before`).
         """
         after, before = self.written(state), self.written(state.at(ablated=frozenset()))
-        columns = ["prob", "log_prob", "extracted", "answer_language", "answer", "empty"]
+        columns = ["prob", "log_prob", "extracted", "answer_language", "answer", "empty", "truncated"]
         return after.join(before[columns].add_suffix("_before"))
 
     # Layers

@@ -84,7 +84,8 @@ def predictions(result: LensPredictions, state: ExplorerState, *, by: str = "pro
     texts = [_escaped(text) for text in token_texts(tokens.assign(part=_shown_parts(tokens, state.reveal)))]
     layers = sorted(best.layer.unique())
     values = best.pivot(index="layer", columns="position", values=by)
-    predicted = best.assign(token=[_cell(row) for row in rows_of(best)]).pivot(
+    width = max(2, min(7, 100 // len(tokens) - 1))
+    predicted = best.assign(token=[_cell(row, width) for row in rows_of(best)]).pivot(
         index="layer", columns="position", values="token"
     )
     hover = _top_tokens(result.cells, texts)
@@ -177,12 +178,12 @@ def _shown_parts(tokens: pd.DataFrame, reveal: bool) -> pd.Series:
     return tokens.part.where(tokens.part != "subject", "before") if reveal else tokens.part
 
 
-def _cell(row: object) -> str:
-    """Write a cell's predicted token: the form that it begins, or its text, shortened."""
+def _cell(row: object, width: int) -> str:
+    """Write a cell's predicted token: the form that it begins, or its text, shortened to `width` characters."""
     form, token = str(getattr(row, "form", "")), str(getattr(row, "token", ""))
     if token == MASK:
         return f"<b>•{escape(form)}</b>" if form else "•••"
-    text = _escaped(token[:7] + ("…" if len(token) > 7 else ""))
+    text = _escaped(token[:width] + ("…" if len(token) > width else ""))
     return f"<b>{text}</b>" if form else text
 
 

@@ -49,20 +49,15 @@ def answers(frame: pd.DataFrame, cost: pd.DataFrame | None, *, ablated: bool, re
     return table(head, rows)
 
 
-def said(extracted: float, answer_language: str, empty: int, query_language: str) -> str:
-    """Say what an answer is: the value in some language's form, something else, or nothing."""
-    if extracted:
-        own = answer_language == query_language
-        return "the value" if own else f"the value, in {short_name(answer_language)}"
-    return "nothing" if empty else "something else"
-
-
 def _said(row: Any, suffix: str, reveal: bool) -> str:
-    extracted, language, empty, text = (
-        getattr(row, f"{name}{suffix}") for name in ("extracted", "answer_language", "empty", "answer")
-    )
-    words = escape(said(extracted, language, empty, row.query_language))
-    words = f"<b>{words}</b>" if extracted else words
+    """Say what an answer is: the value in some language's form, something else, or nothing."""
+    names = ("extracted", "answer_language", "empty", "truncated", "answer")
+    extracted, language, empty, is_cut, text = (getattr(row, f"{name}{suffix}") for name in names)
+    if extracted:
+        own = language == row.query_language
+        words = "<b>the value</b>" if own else f"<b>the value, in {escape(short_name(language))}</b>"
+    else:
+        words = "nothing" if empty else "something else, cut off" if is_cut else "something else"
     return f"{words}: {escape(str(text).strip())}" if reveal else words
 
 
