@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from xlmech.engine.generate import first_line, generate, run_prompts
-from xlmech.engine.score import answer_log_probs, sequence_nll
+from xlmech.engine.score import answer_log_probs, log_probs_of_tails, sequence_nll
 from xlmech.models.backends import backend_of
 
 
@@ -145,3 +145,13 @@ def test_nll_equals_the_loop_whatever_the_batch_size(model: Any, sequences: list
         wanted = -sum(float(logs[place, token]) for place, token in enumerate(tokens[1:]))
         assert count == len(tokens) - 1
         assert float(total) == pytest.approx(wanted, rel=1e-7)
+
+
+def test_tails_are_scored_as_answers_after_prompts(model: Any) -> None:
+    """In one batch, filled up at the end, as by the loop over prompts of one length."""
+    prompts = [[2, *range(5, 5 + length)] for length in (3, 9, 4, 9)]
+    answers = [[7], [8, 9, 10], [11, 12], [13, 14, 15, 16, 17]]
+    sequences = [[*prompt, *answer] for prompt, answer in zip(prompts, answers, strict=True)]
+    found = log_probs_of_tails(backend_of(model), sequences, answers, batch_size=3)
+    wanted = answer_log_probs(backend_of(model), prompts, [[answer] for answer in answers])
+    assert found.tolist() == pytest.approx([float(score) for (score,) in wanted], rel=1e-7)

@@ -131,18 +131,44 @@ def sequence_nll(
     backend: Backend, sequences: Sequence[Sequence[int]], *, batch_size: int = BATCH_SIZE
 ) -> tuple[Float[torch.Tensor, " sequence"], list[int]]:
     """Compute the (sequence,) negative log-likelihood (nats, summed over the tokens after the first) and these tokens' number."""
+    tails = [sequence[1:] for sequence in sequences]
+    scores = log_probs_of_tails(backend, sequences, tails, batch_size=batch_size)
+    return -scores, list(map(len, tails))
+
+
+@torch.no_grad()
+def log_probs_of_tails(
+    backend: Backend,
+    sequences: Sequence[Sequence[int]],
+    tails: Sequence[Sequence[int]],
+    *,
+    batch_size: int = BATCH_SIZE,
+) -> Float[torch.Tensor, " sequence"]:
+    """Compute the (sequence,) log-probability (nats, float64, on the CPU) of each sequence's last tokens after those before them.
+
+    For one tail of each sequence; `answer_log_probs` is for many answers to each prompt. Sequences of several lengths are run
+    together, filled up at their end: no position sees a later one.
+
+    Args:
+        backend: The model.
+        sequences: Token ids.
+        tails: The tokens that each sequence ends with, fewer than it has.
+        batch_size: Sequences at a time, at first.
+    """
     states: list[torch.Tensor] = [torch.empty(0)] * len(sequences)
 
-    def run(tokens: torch.Tensor, indices: list[int]) -> None:
-        hidden, _ = backend.hidden(tokens)
+    def run(indices: list[int]) -> None:
+        length = max(len(sequences[index]) for index in indices)
+        rows = [[*sequences[index], *[sequences[index][-1]] * (length - len(sequences[index]))] for index in indices]
+        hidden, _ = backend.hidden(torch.tensor(rows))
         for row, index in enumerate(indices):
-            states[index] = hidden[row, :-1]
+            end = len(sequences[index]) - 1
+            states[index] = hidden[row, end - len(tails[index]) : end]
 
-    run_batched(sequences, run, batch_size=batch_size)
-    n_tokens = [len(sequence) - 1 for sequence in sequences]
-    targets = torch.tensor([token for sequence in sequences for token in sequence[1:]])
-    # Texts of other lengths share a pass over the vocabulary, token by token.
+    run_in_batches(len(sequences), run, key=lambda index: len(sequences[index]), batch_size=batch_size)
+    targets = torch.tensor([token for tail in tails for token in tail])
+    # All texts share a pass over the vocabulary, token by token.
     scores = forced_log_prob(
         backend, torch.cat(states)[:, None], targets[:, None], rows_per_pass=ROWS_PER_PASS
     ).double()
-    return -torch.stack([part.sum() for part in torch.split(scores, n_tokens)]).cpu(), n_tokens
+    return torch.stack([part.sum() for part in torch.split(scores, list(map(len, tails)))]).cpu()

@@ -11,7 +11,7 @@ import pandas as pd
 from xlmech.data.candidates import candidate_forms
 from xlmech.data.probes import ProbeSet
 from xlmech.data.records import MASK, Record
-from xlmech.engine.score import answer_log_probs
+from xlmech.engine.score import log_probs_of_tails
 from xlmech.leakage.task import LeakageTask, describe
 from xlmech.models.backends import backend_of
 from xlmech.models.load import plant_language
@@ -62,9 +62,9 @@ def written_answers(
     items = [encode_probe(backend, probe, languages=[form or probe.query_language], room=0) for probe in probes]
     check_budget(backend, items, max_new_tokens)
     written = task.written(backend, items)
-    answers = [[item.answers[form or item.probe.query_language]] for item in items]
-    scores = answer_log_probs(backend, [item.prompt for item in items], answers)
-    log_prob = np.array([float(score[0]) for score in scores])
+    answers = [item.answers[form or item.probe.query_language] for item in items]
+    sequences = [(*item.prompt, *answer) for item, answer in zip(items, answers, strict=True)]
+    log_prob = log_probs_of_tails(backend, sequences, answers).numpy()
     frame = describe(probes).join(task.judged(items, written))
     texts = [text if reveal else MASK for ((text, _),) in written]
     return frame.assign(answer=texts, log_prob=log_prob, prob=np.exp(log_prob))
