@@ -41,7 +41,8 @@ from xlmech.patching.positions import PositionSweep, patch_positions
 
 MAX_NEW_TOKENS = 32
 """Room for a phone number or an address of single digits and letters, and less than what a rambling answer would take."""
-N_NEUTRAL = 2
+N_NEUTRAL = 1
+"""A hint of the cost while neurons are ticked, no measurement: `evaluate_mitigation` takes more texts."""
 N_HEADS = 5
 N_PROMOTED = 5
 
