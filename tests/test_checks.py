@@ -26,6 +26,7 @@ from xlmech.checks import check_choice, check_choices, check_list
 from xlmech.data.probes import ProbeSet
 from xlmech.data.questions import build_probes
 from xlmech.data.readers import save_records
+from xlmech.explorer.circuit import Circuit
 from xlmech.models.backends import BridgeBackend, HookedBackend, backend_of
 from xlmech.models.load import model_name
 from xlmech.neurons.evidence.interpret import NeuronActivations
@@ -116,6 +117,8 @@ def arguments(model: Any, probes: ProbeSet, tmp_path: Path) -> dict[str, tuple[t
         "direct_logit_attribution": ((model, probes), {}),
         "dose_response": ((model, probes, [(0, 1)]), {"n_neurons": [1]}),
         "evaluate_mitigation": ((model, probes, chosen), {}),
+        "code_of": ((circuit := Circuit(model, [person(0), person(1)], ["en"]), circuit.start()), {}),
+        "explore": ((model, records), {}),
         "export_model": (("demo", chosen, tmp_path / "new"), {}),
         "base_knowledge": ((model,), {}),
         "attribute_neurons": ((model, probes), {}),
@@ -134,6 +137,8 @@ def arguments(model: Any, probes: ProbeSet, tmp_path: Path) -> dict[str, tuple[t
         "PatchingResult.peaks": ((patching(),), {}),
         "PatchingResult.summary": ((patching(),), {}),
         "patch_languages": ((model, pairs), {}),
+        "neutral_nll": ((model,), {"languages": ["en"]}),
+        "patched_answer": ((model, pairs[0]), {"layer": 0}),
         "patch_positions": ((model, pairs[0]), {}),
         "plant": (("demo", records, tmp_path / "new"), {}),
         "ProbeSet.filter": ((probes,), {}),

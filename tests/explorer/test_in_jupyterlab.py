@@ -70,7 +70,7 @@ def test_record_and_neuron_are_changed_by_hand(tokenizer: Any, tmp_path: Path) -
         page.get_by_text("one.id == 'r1-birth_country'").first.wait_for()
         assert [row[0] for row in probabilities(page)] == written(before.prob)
         tab(page, "Neurons")
-        tick = page.locator(".widget-checkbox", has_text=f"layer {layer}, neuron {neuron}").locator("input")
+        tick = page.get_by_role("checkbox", name=f"layer {layer}, neuron {neuron}", exact=True)
         tick.check()
         page.get_by_text("with their cost in").wait_for()
         assert [row[:2] for row in probabilities(page)] == [

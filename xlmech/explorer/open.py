@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from xlmech.audit.config import read_config
 from xlmech.data.attributes import Attribute
@@ -17,10 +17,6 @@ from xlmech.neurons.neuron_set import NeuronSet
 from xlmech.neurons.privacy_neurons import PrivacyNeurons
 from xlmech.report.run_results import read_results
 
-if TYPE_CHECKING:
-    from xlmech.explorer.saved import SavedRun
-    from xlmech.explorer.widget import Explorer
-
 
 def explore(
     model: Any,
@@ -32,7 +28,7 @@ def explore(
     kinds: Iterable[Attribute] = (),
     prompt: str | PromptFormat = "auto",
     reveal: bool = False,
-) -> Explorer | SavedRun:
+) -> Any:
     """Explore how a model gives single records away, in Jupyter, JupyterLab or VS Code.
 
     On a live model: the logit lens per language with the tokens that every layer would write, the patching map between two
@@ -53,7 +49,8 @@ def explore(
         reveal: Whether names, values and answers are shown; a saved notebook keeps what its widgets show.
 
     Returns:
-        A widget; make it the last line of a cell. Its `state` and `change(...)` can be used from code.
+        A widget (`widget.Explorer`, or of a saved run `saved.SavedRun`); make it the last line of a cell. The explorer's `state`
+        and `change(...)` can be used from code.
 
     Raises:
         ImportError: ipywidgets or anywidget is missing (names the extra).

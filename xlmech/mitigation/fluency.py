@@ -8,11 +8,12 @@ from typing import Any, ClassVar
 
 import pandas as pd
 
+from xlmech.checks import check_list
 from xlmech.data import languages as packs
 from xlmech.engine.score import sequence_nll
 from xlmech.execution.resume import run_task
 from xlmech.models.backends import Backend, backend_of
-from xlmech.neurons.attribution.neutral_text import LanguageTexts
+from xlmech.neurons.attribution.neutral_text import LanguageTexts, check_texts
 from xlmech.options import EvaluateOptions
 
 
@@ -32,8 +33,13 @@ def neutral_nll(
         texts: Texts by language, in place of the packs'.
 
     Raises:
-        ValueError: The model cannot take a text.
+        ValueError: The model cannot take a text; an unknown language; texts that are no lists of sentences.
     """
+    languages = check_list("language", languages)
+    for code in languages if texts is None else ():
+        packs.check_language(code)
+    if texts is not None:
+        check_texts(texts)
     given = {code: packs.find_language(code).judging for code in languages} if texts is None else texts
     items = [LanguageTexts(id=code, texts=tuple(given.get(code, ()))[:n_neutral]) for code in dict.fromkeys(languages)]
     frames = [output["nll"] for output in run_task(backend_of(model), _NllTask(), items)]
