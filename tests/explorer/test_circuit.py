@@ -211,6 +211,10 @@ def test_states_are_checked_and_follow_their_languages() -> None:
         record="r", other="", languages=("fr",), language="fr", source="fr"
     )
     assert state.at(form="en").at(languages=("fr",)).form == ""
+    selected = state.at(layer=2, position=7)
+    assert selected.at(source="fr").position == 7
+    assert (selected.at(language="en").layer, selected.at(language="en").position) == (2, None)
+    assert selected.at(template=1, position=3).position == 3
     with pytest.raises(ValueError, match="source 'es' is none of the languages en"):
         ExplorerState(record="r", other="", languages=("en",), language="en", source="es")
     with pytest.raises(ValueError, match="asks in one language at least"):

@@ -11,6 +11,7 @@ import pytest
 from helpers.people import person
 
 import xlmech
+from xlmech.data.readers import save_records
 from xlmech.data.records import MASK
 from xlmech.neurons.neuron_set import NeuronSet
 
@@ -213,3 +214,14 @@ def test_a_saved_run_is_shown_without_a_model(run: Path) -> None:
         assert [trace.type for trace in view.plot.figure.data] == [trace.type for trace in figure.data]
         assert view.plot.figure.layout.title.text == figure.layout.title.text
     assert view.figures.keys() == set(view.shown.options) - {"One record: lens"}
+
+
+def test_a_run_folder_names_the_records(model: Any, run: Path, tmp_path: Path) -> None:
+    save_records(RECORDS, tmp_path / "people.jsonl")
+    config = "model: {source: demo}\ndata: {records: ../people.jsonl, languages: [en, es], prompt: plain}\n"
+    (run / "config.yaml").write_text(config, encoding="utf-8")
+    view = xlmech.explore(model, run, neurons={"chosen": SET})
+    assert view.state.languages == ("en", "es") and "prompt_format(model, 'plain')" in view.python("answers")
+    assert [record.id for record in view.circuit.questions.records] == [record.id for record in RECORDS]
+    with pytest.raises(ValueError, match="neurons of a model with"):
+        xlmech.explore(model, run)  # the neurons that the toy run saved are of another model

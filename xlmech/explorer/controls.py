@@ -109,7 +109,7 @@ class Controls:
         if not self._is_showing and self._state is not None:
             n_templates = self._questions.n_templates(name, self._state.languages)
             template = self._state.template if self._state.template < n_templates else 0
-            self._change(record=name, other=self._questions.other_of(name), template=template, position=None)
+            self._change(record=name, other=self._questions.other_of(name), template=template)
 
     def _name(self, name: str, state: ExplorerState) -> str:
         """Name a record: its id, and only where names may be shown, whose it is."""

@@ -77,6 +77,7 @@ def explore(
         data = read_config(run / "config.yaml").data
         records, kinds = load_records(data.records, kinds=data.kinds), (*kinds, *data.kinds)
         languages = languages or data.languages
+        prompt = data.prompt if prompt == "auto" else prompt
         neurons = neurons if neurons is not None else read_results(run).neurons
     circuit = Circuit(model, records, languages, kinds=kinds, prompt=prompt)
     sets = check_sets(_sets(neurons), circuit.neuron_set(()))

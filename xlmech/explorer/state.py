@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 from xlmech.neurons.neuron_set import Neuron
 
+_PROMPT = ("record", "other", "language", "template")
+"""What decides which tokens there are to select."""
 Component = Literal["resid_post", "attn_out", "mlp_out"]
 
 
@@ -51,8 +53,13 @@ class ExplorerState:
                 raise ValueError(f"{name} {getattr(self, name)!r} is none of the languages {', '.join(self.languages)}")
 
     def at(self, **changes: Any) -> ExplorerState:
-        """Return a copy with these changes; language, source and form stay among the languages."""
+        """Return a copy with these changes, and with those that they bring about.
+
+        Language, source and form stay among the languages, and a token of another prompt is not selected.
+        """
         languages = changes.get("languages", self.languages)
+        if any(changes.get(name, getattr(self, name)) != getattr(self, name) for name in _PROMPT):
+            changes.setdefault("position", None)
         if changes.get("form", self.form) not in ("", *languages):
             changes["form"] = ""
         for name in ("language", "source"):
