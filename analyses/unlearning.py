@@ -222,7 +222,8 @@ def main() -> None:
             measure(method, arguments.steps, arguments.rate)
     found = {path.name: summary(path) for path in sorted(RESULTS.iterdir()) if path.is_dir()}
     outputs.save_text(json.dumps(found, indent=1) + "\n", "unlearning.json")
-    print(pd.DataFrame(found).T.filter(regex="left|rise").to_string())
+    shown = {method: {name: value for name, value in one.items() if "by" not in name} for method, one in found.items()}
+    print(pd.DataFrame(shown).T.to_string())
 
 
 if __name__ == "__main__":

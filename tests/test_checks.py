@@ -119,6 +119,7 @@ def arguments(model: Any, probes: ProbeSet, tmp_path: Path) -> dict[str, tuple[t
         "evaluate_mitigation": ((model, probes, chosen), {}),
         "code_of": ((circuit := Circuit(model, [person(0), person(1)], ["en"]), circuit.start()), {}),
         "explore": ((model, records), {}),
+        "with_attacks": ((probes, "en"), {}),
         "export_model": (("demo", chosen, tmp_path / "new"), {}),
         "base_knowledge": ((model,), {}),
         "attribute_neurons": ((model, probes), {}),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 
+from xlmech.checks import check_list
 from xlmech.data.probes import Probe, ProbeSet
 from xlmech.data.questions import build_probes
 
@@ -46,7 +48,7 @@ def prefixed(probes: ProbeSet, prefix: str) -> ProbeSet:
     )
 
 
-def with_attacks(probes: ProbeSet, language: str, prefixes: tuple[str, ...] = ()) -> ProbeSet:
+def with_attacks(probes: ProbeSet, language: str, prefixes: Iterable[str] = ()) -> ProbeSet:
     """Return probes as they are, translated, and with each prefix, to learn gates that hold under these attacks too.
 
     The attacked versions are told apart by template numbers beyond those of the plain ones. What gates learn against one prefix
@@ -58,8 +60,9 @@ def with_attacks(probes: ProbeSet, language: str, prefixes: tuple[str, ...] = ()
         prefixes: Beginnings of an answer.
 
     Raises:
-        ValueError: No training language is given.
+        ValueError: No training language is given, or one text in the place of a list of prefixes.
     """
+    prefixes = check_list("beginning", prefixes)
     versions = [translated(probes, language), *(prefixed(probes, prefix) for prefix in prefixes)]
     plain = {(probe.id, probe.prompt) for probe in probes}
     step = 1 + max((probe.template for probe in probes), default=0)
