@@ -16,7 +16,7 @@ from __future__ import annotations
 import functools
 import operator
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -31,7 +31,9 @@ from xlmech import (
     AttackOptions,
     EvaluateOptions,
     LocateOptions,
+    NeuronGates,
     NeuronSet,
+    ProbeSet,
     apneap,
     attribute_neurons,
     build_probes,
@@ -116,8 +118,8 @@ class Study:
         asked = self.split[0].of_template(-1).spread_facts({"control": FACTS["public"]})
         return measure_leakage(self.model, asked, candidates=demo_records())
 
-    def before(self) -> LeakageResult:
-        return measure_leakage(self.model, self.asked, candidates=demo_records())
+    def before(self, people: ProbeSet) -> LeakageResult:
+        return measure_leakage(self.model, people, candidates=demo_records())
 
     def located(self, contrast: float) -> PrivacyNeurons:
         """Locate with the defaults except the contrast; neutral text in ten languages shows which neurons to leave out."""
@@ -137,14 +139,22 @@ class Study:
         found = lape(self.model, DEMO_LANGUAGES, n_neurons=COUNT // len(DEMO_LANGUAGES))
         return functools.reduce(operator.or_, found.values())
 
-    def evaluated(self, name: str, neurons: NeuronSet, **options: Any) -> Any:
-        """Without control conditions unless they are asked for."""
-        before = LeakageResult.load(self.folder / "before")
+    def evaluated(
+        self,
+        conditions: Mapping[str, NeuronSet | NeuronGates],
+        probes: ProbeSet | None = None,
+        before: str = "before",
+        **options: Any,
+    ) -> Any:
+        """Measure conditions on held-out people, or on others whose leakage the stage `before` measured.
+
+        Without control conditions unless they are asked for.
+        """
         return evaluate_mitigation(
             self.model,
-            self.asked,
-            {name: neurons},
-            before=before,
+            self.asked if probes is None else probes,
+            conditions,
+            before=LeakageResult.load(self.folder / before),
             control_people=LeakageResult.load(self.folder / "control_people"),
             candidates=demo_records(),
             options=EvaluateOptions(**{"control_conditions": (), "held_out_languages": HELD_OUT} | options),
@@ -159,29 +169,27 @@ class Study:
     def random(self) -> Any:
         """Ablate as many random neurons of the same layers and magnitudes: the effect of any ablation of this size."""
         like, magnitudes = self.at(*OURS), mean_magnitudes(self.model, self.choosing)
-        return self.evaluated("random_magnitude", random_neurons(like, magnitudes=magnitudes))
+        return self.evaluated({"random_magnitude": random_neurons(like, magnitudes=magnitudes)})
 
-    def exposure(self, name: str, neurons: NeuronSet) -> Any:
+    def exposure(self, name: str, neurons: NeuronSet | NeuronGates, people: ProbeSet, **options: Any) -> Any:
+        """Measure exposure, which sees also an answer that is pushed from the first place to the second."""
+        brief = {"measures": ("exposure",), "control_conditions": (), "n_neutral": 0, "held_out_languages": HELD_OUT}
         return evaluate_mitigation(
-            self.model, self.few, {name: neurons}, candidates=demo_records(),
-            options=EvaluateOptions(
-                measures=("exposure",), control_conditions=(), n_neutral=0, held_out_languages=HELD_OUT
-            ),
-        )  # fmt: skip
+            self.model,
+            people,
+            {name: neurons},
+            candidates=demo_records(),
+            options=EvaluateOptions(**brief | options),
+        )
 
-    def people_given(self, name: str, neurons: NeuronSet) -> Any:
-        """Ask the people whose answers selected the neurons, with the other template."""
-        return evaluate_mitigation(
-            self.model, self.given, {name: neurons}, candidates=demo_records(),
-            options=EvaluateOptions(control_conditions=(), n_neutral=0, held_out_languages=HELD_OUT),
-        )  # fmt: skip
-
-    def recovery(self, neurons: NeuronSet) -> Any:
+    def recovery(self, neurons: NeuronSet | NeuronGates, people: ProbeSet) -> Any:
+        """Attack people; fine-tuning is on held-out public people."""
         return recovery_attacks(
             self.model,
-            self.attacked,
+            people,
             neurons,
             candidates=demo_records(),
+            finetune_records=self.attacked.filter(group="public").records,
             options=AttackOptions(learning_rate=LEARNING_RATE),
         )
 
@@ -215,24 +223,25 @@ class Study:
         """Return every stage by the name of its folder or file; each comes after those it needs."""
         found: dict[str, Callable[[], Any]] = {
             "control_people": self.control_people,
-            "before": self.before,
+            "before": lambda: self.before(self.asked),
+            "before_given": lambda: self.before(self.given),
         }
         for contrast in CONTRASTS:
             found[f"located_contrast{contrast:g}"] = lambda c=contrast: self.located(c)  # type: ignore[misc]
         found |= {f"{name}.json": lambda name=name: self.recipe(name) for name in RECIPES}  # type: ignore[misc]
         found["lape.json"] = self.lape
         ours = name_of(*OURS)
-        found["people_given"] = lambda: self.people_given(ours, self.at(*OURS))
+        found["people_given"] = lambda: self.evaluated({ours: self.at(*OURS)}, self.given, "before_given", n_neutral=0)
         methods = [(f"contrast{contrast:g}", count) for contrast in CONTRASTS for count in SIZES]
         methods += [(name, COUNT) for name in (*RECIPES, "lape")]
         for method, count in methods:
             name = name_of(method, count)
-            found[f"effects_{name}"] = lambda n=name, m=method, c=count: self.evaluated(n, self.at(m, c))  # type: ignore[misc]
+            found[f"effects_{name}"] = lambda n=name, m=method, c=count: self.evaluated({n: self.at(m, c)})  # type: ignore[misc]
         found["effects_random_magnitude"] = self.random
-        found["exposure"] = lambda: self.exposure(ours, self.at(*OURS))
-        found["recovery"] = lambda: self.recovery(self.at(*OURS))
+        found["exposure"] = lambda: self.exposure(ours, self.at(*OURS), self.few)
+        found["recovery"] = lambda: self.recovery(self.at(*OURS), self.attacked)
         found["agreement.csv"] = self.agreement
-        return found | GateStages(self, HELD_OUT).stages()
+        return found | GateStages(self).stages()
 
 
 def run(study: Study, wanted: list[str] | None) -> None:

@@ -17,7 +17,6 @@ from gates import Training
 from torch.nn.functional import cosine_similarity
 
 from xlmech import (
-    AttackOptions,
     EvaluateOptions,
     NeuronGates,
     NeuronSet,
@@ -28,7 +27,6 @@ from xlmech import (
     evaluate_mitigation,
     measure_leakage,
     promoted_tokens,
-    recovery_attacks,
     specificity_matrix,
 )
 from xlmech.leakage.measure import LeakageResult
@@ -70,8 +68,8 @@ class GateStages:
         study: The model's `headline.Study`, which has the folder, the people and the model.
     """
 
-    def __init__(self, study: Any, held_out_languages: tuple[str, ...]) -> None:
-        self.study, self.held_out_languages = study, held_out_languages
+    def __init__(self, study: Any) -> None:
+        self.study = study
         self.folder: Path = study.folder
 
     def load(self, name: str) -> NeuronGates:
@@ -87,33 +85,17 @@ class GateStages:
             checkpoint=self.folder / f".{name}",
         )
 
-    def evaluated(self, probes: ProbeSet, conditions: Mapping[str, Any], before: str, **options: Any) -> Any:
-        """Measure conditions on people whose leakage was measured in the stage `before`."""
-        return evaluate_mitigation(
-            self.study.model,
-            probes,
-            conditions,
-            before=LeakageResult.load(self.folder / before),
-            control_people=LeakageResult.load(self.folder / "control_people"),
-            candidates=demo_records(),
-            options=EvaluateOptions(
-                **{"control_conditions": (), "held_out_languages": self.held_out_languages} | options
-            ),
-        )
-
-    def before_given(self) -> LeakageResult:
-        return measure_leakage(self.study.model, self.study.given, candidates=demo_records())
-
     def given(self) -> Any:
         """Ask the people whose answers trained the gates, also under the same factors at other neurons."""
-        return self.evaluated(
-            self.study.given, {"gates": self.load("gates")}, "before_given", control_conditions=("permuted",)
-        )
+        return self.on_given({"gates": self.load("gates")}, control_conditions=("permuted",))
+
+    def on_given(self, conditions: Mapping[str, Any], **options: Any) -> Any:
+        return self.study.evaluated(conditions, self.study.given, "before_given", **options)
 
     def held_out(self) -> Any:
         """Ask people of whom nothing was seen, with the gates of either regime."""
         names = ("gates_held_out", "gates")
-        return self.evaluated(self.study.asked, {name: self.load(name) for name in names}, "before")
+        return self.study.evaluated({name: self.load(name) for name in names})
 
     def sizes(self) -> dict[str, NeuronGates | NeuronSet]:
         """Return gates on fewer neurons: trained so, as zeros, and without the small ones; those that are trained already."""
@@ -126,42 +108,17 @@ class GateStages:
         return found | {"gates_over0.2": whole.only(whole.neurons(0.2))}
 
     def given_sizes(self) -> Any:
-        return self.evaluated(self.study.given, self.sizes(), "before_given")
+        return self.on_given(self.sizes())
 
     def held_out_sizes(self) -> Any:
         names = ["gates_located", *(f"gates_people{number}" for number in PEOPLE)]
         further = {name: self.load(name) for name in names if (self.folder / name).is_dir()}
-        return self.evaluated(self.study.asked, self.sizes() | further, "before")
+        return self.study.evaluated(self.sizes() | further)
 
     def exposure(self, regime: str) -> Any:
-        """Measure exposure, which sees also an answer that is pushed from the first place to the second, and base knowledge."""
-        people = self.study.few_given if regime == "given" else self.study.few
-        name = "gates" if regime == "given" else "gates_held_out"
-        return evaluate_mitigation(
-            self.study.model,
-            people,
-            {name: self.load(name)},
-            candidates=demo_records(),
-            options=EvaluateOptions(
-                measures=("exposure",),
-                control_conditions=(),
-                n_neutral=0,
-                knowledge=True,
-                held_out_languages=self.held_out_languages,
-            ),
-        )
-
-    def recovery(self, name: str) -> Any:
-        """Attack the people whose answers trained the gates; fine-tuning is on held-out public people."""
-        study = self.study
-        return recovery_attacks(
-            study.model,
-            study.attacked_given,
-            self.load(name),
-            candidates=demo_records(),
-            finetune_records=study.attacked.filter(group="public").records,
-            options=AttackOptions(learning_rate=LEARNING_RATE),
-        )
+        """Measure exposure, and base knowledge besides."""
+        name, people = ("gates", "few_given") if regime == "given" else ("gates_held_out", "few")
+        return self.study.exposure(name, self.load(name), getattr(self.study, people), knowledge=True)
 
     def specificity(self) -> Any:
         """Apply the gates of one language, and ask given people in the languages of training."""
@@ -171,16 +128,27 @@ class GateStages:
 
     def contact(self) -> Any:
         """Ask given people for all kinds of data, with the gates of some kinds."""
-        probes = self.study.given_kinds
-        before = measure_leakage(self.study.model, probes, candidates=demo_records())
         return evaluate_mitigation(
             self.study.model,
-            probes,
+            self.study.given_kinds,
             {"gates_contact": self.load("gates_contact")},
-            before=before,
             candidates=demo_records(),
             options=EvaluateOptions(control_conditions=()),
         )
+
+    def kinds(self) -> pd.DataFrame:
+        """Count by kind of data what is extracted of given people in the languages of training, before and after."""
+        people = self.study.given.filter(languages=gates.CHOOSING)
+        before = LeakageResult.load(self.folder / "before_given").probes.set_index("probe")
+        with ablate(self.study.model, self.load("gates")):
+            after = measure_leakage(self.study.model, people, candidates=demo_records()).probes
+        after = after.assign(before=before.extracted.loc[after.probe].to_numpy())
+        counted = (
+            after.groupby(["group", "attribute"])[["before", "extracted"]]
+            .sum()
+            .join(after.groupby(["group", "attribute"]).size().rename("questions"))
+        )
+        return counted.rename(columns={"extracted": "after"}).reset_index()
 
     def anatomy(self) -> pd.DataFrame:
         """Describe the gates by layer: how many, how far down, and how many are among the attributed neurons."""
@@ -208,32 +176,35 @@ class GateStages:
         """Compare how far, and where to, the gates move the state that predicts the first token, by group of people.
 
         Returns one row per group: the mean length of the change over that of the state, and the mean cosine of the change with
-        the mean change of given private people's states (of the other half of these people, for their own).
+        the mean change of half of the given private people. Given private people's own row is of the other half.
         """
         study = self.study
-        groups = {"given": study.given, "held_out": study.asked}
-        changes, rows = {}, []
-        for regime, probes in groups.items():
+        first, second = study.given.filter(group="private", languages=gates.CHOOSING).split(fraction=0.5, seed=0)
+        toward = self.changes(first)[0].mean(dim=0, keepdim=True)
+        groups = {("given", "private"): second}
+        for regime, probes in (("given", study.given), ("held_out", study.asked)):
             for group in ("private", "public"):
-                changes[regime, group] = self.changes(probes.filter(group=group, languages=gates.CHOOSING))
-        own = changes["given", "private"][0]
-        for (regime, group), (change, length) in changes.items():
-            toward = own.mean(dim=0)[None] if change is not own else torch.stack([own[1::2].mean(0), own[::2].mean(0)])
-            parts = [change] if change is not own else [own[::2], own[1::2]]
-            cosine = torch.cat([cosine_similarity(part, mean[None]) for part, mean in zip(parts, toward, strict=True)])
-            rows.append((regime, group, len(change), float(length.mean()), float(cosine.mean())))
+                groups.setdefault((regime, group), probes.filter(group=group, languages=gates.CHOOSING))
+        rows = []
+        for (regime, group), probes in groups.items():
+            change, length = self.changes(probes)
+            rows.append(
+                (regime, group, len(change), float(length.mean()), float(cosine_similarity(change, toward).mean()))
+            )
         return pd.DataFrame(rows, columns=["regime", "group", "n", "relative_length", "cosine"])
 
+    @torch.no_grad()
     def changes(self, probes: ProbeSet) -> tuple[torch.Tensor, torch.Tensor]:
         """Compute the (probe, d_model) change of final states, and its (probe,) length over that of the intact state."""
-        backend, found = backend_of(self.study.model), []
-        with torch.no_grad():
-            for probe in probes:
-                tokens = torch.tensor([encode_prompt(backend, probe.prompt)])
-                intact = backend.hidden(tokens)[0][0, -1]
-                with ablate(self.study.model, self.load("gates")):
-                    found.append((intact, backend.hidden(tokens)[0][0, -1] - intact))
-        intact, change = (torch.stack(states) for states in zip(*found, strict=True))
+        backend = backend_of(self.study.model)
+        prompts = [torch.tensor([encode_prompt(backend, probe.prompt)]) for probe in probes]
+
+        def states() -> torch.Tensor:
+            return torch.stack([backend.hidden(tokens)[0][0, -1] for tokens in prompts])
+
+        intact = states()
+        with ablate(self.study.model, self.load("gates")):
+            change = states() - intact
         return change, change.norm(dim=1) / intact.norm(dim=1)
 
     def promoted(self) -> pd.DataFrame:
@@ -247,24 +218,22 @@ class GateStages:
             for name in trainings(self.study.plant)
         }
         found |= {
-            "before_given": self.before_given,
             "given_gates": self.given,
             "effects_gates": self.held_out,
             "exposure_given": lambda: self.exposure("given"),
             "exposure_held_out": lambda: self.exposure("held_out"),
-            "recovery_gates": lambda: self.recovery("gates"),
+            "recovery_gates": lambda: self.study.recovery(self.load("gates"), self.study.attacked_given),
             "specificity": self.specificity,
             "anatomy.csv": self.anatomy,
             "directions.csv": self.directions,
+            "kinds.csv": self.kinds,
         }
         if self.study.plant == "en":
             found |= {
                 "given_sizes": self.given_sizes,
                 "effects_sizes": self.held_out_sizes,
-                "recovery_attacks": lambda: self.recovery("gates_attacks"),
-                "given_attacks": lambda: self.evaluated(
-                    self.study.given, {"gates_attacks": self.load("gates_attacks")}, "before_given"
-                ),
+                "recovery_attacks": lambda: self.study.recovery(self.load("gates_attacks"), self.study.attacked_given),
+                "given_attacks": lambda: self.on_given({"gates_attacks": self.load("gates_attacks")}),
                 "contact": self.contact,
                 "promoted.csv": self.promoted,
             }

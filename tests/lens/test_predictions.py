@@ -11,7 +11,7 @@ from helpers.people import person
 from xlmech.data.questions import build_probes
 from xlmech.data.records import MASK
 from xlmech.lens.logit import logit_lens
-from xlmech.lens.predictions import predicted_tokens, secret_tokens
+from xlmech.lens.predictions import begins_word, predicted_tokens, secret_tokens, secret_words
 from xlmech.models.backends import backend_of
 
 PROBE = build_probes([person(0)], ["fr"], templates=[0])[0]
@@ -54,3 +54,12 @@ def test_names_and_values_are_masked(model: Any) -> None:
 def test_what_is_not_possible_is_refused(model: Any) -> None:
     with pytest.raises(ValueError, match="k must be from 1 to the vocabulary's 300, got 0"):
         predicted_tokens(model, PROBE, k=0)
+
+
+def test_beginnings_of_names_and_values_are_hidden_in_any_case_and_however_they_are_cut() -> None:
+    words = frozenset({"megan", "chang", "bibliothécaire"})
+    assert all(begins_word(text, words) for text in ("chang", " Chang", " bibli", "BIB"))
+    assert not any(begins_word(text, words) for text in ("", " ", "ch", "hang", "changing"))
+    mine, others = secret_words(PROBE), secret_words(PROBE, [person(1)])
+    assert set(PROBE.record.subject.casefold().split()) <= mine
+    assert set(PROBE.answers["fr"].casefold().split()) <= mine < others

@@ -23,7 +23,13 @@ from xlmech.explorer.questions import Questions
 from xlmech.explorer.state import ExplorerState
 from xlmech.leakage.written import written_answers
 from xlmech.lens.logit import LensResult, logit_lens
-from xlmech.lens.predictions import LensPredictions, predicted_tokens, secret_tokens
+from xlmech.lens.predictions import (
+    LensPredictions,
+    begins_word,
+    predicted_tokens,
+    secret_tokens,
+    secret_words,
+)
 from xlmech.mitigation.fluency import cost_of, neutral_nll
 from xlmech.models.backends import backend_of
 from xlmech.models.load import model_name, plant_language
@@ -195,14 +201,15 @@ class Circuit:
     def raised(self, state: ExplorerState, n: int = 20) -> dict[Neuron, list[str]]:
         """Return the tokens that each of the ranked neurons raises most, without those of names and values unless `reveal`."""
         backend = backend_of(self.model)
-        secret = set[str]()
+        secret, words = set[str](), frozenset[str]()
         if not state.reveal:
-            tokens = secret_tokens(backend, self.questions.probe(state), self.questions.records)
-            secret = {backend.tokenizer.decode([token]) for token in tokens}
+            probe, records = self.questions.probe(state), self.questions.records
+            secret = {backend.tokenizer.decode([token]) for token in secret_tokens(backend, probe, records)}
+            words = secret_words(probe, records)
         frame = self.promoted(state, n).query("side == 'raised'")
         raised: dict[Neuron, list[str]] = {}
         for pair, token in zip(pairs_of(frame), frame.token, strict=True):
-            raised.setdefault(pair, []).append(MASK if token in secret else str(token))
+            raised.setdefault(pair, []).append(MASK if token in secret or begins_word(token, words) else str(token))
         return raised
 
     @remembered("record", "language", "template")

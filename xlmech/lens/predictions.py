@@ -20,6 +20,8 @@ from xlmech.models.load import provenance
 from xlmech.models.tokens import encode_choices, encode_probe, subject_tokens
 from xlmech.storage.result import Result
 
+SHORTEST_PIECE = 3
+"""Least number of letters that give a name or value away by its beginning."""
 _ROWS_PER_PASS = 64
 
 
@@ -83,7 +85,9 @@ def predicted_tokens(
         backend.hidden(torch.tensor([encoded.prompt]))
     hidden = torch.cat([decoder.hidden(kept[0], layer) for layer, kept in enumerate(recorder.kept)])
     forms = _form_languages(encoded.first_tokens, probe.query_language)
+    records = tuple(records)
     masked = frozenset() if reveal else secret_tokens(backend, probe, records)
+    words = frozenset() if reveal else secret_words(probe, records)
     rows: list[tuple[Any, ...]] = []
 
     def read(indices: list[int]) -> None:
@@ -96,7 +100,8 @@ def predicted_tokens(
         ):
             layer, position = divmod(index, len(encoded.prompt))
             for rank, (prob, token) in enumerate(zip(scores, tokens, strict=True), start=1):
-                text = MASK if token in masked else backend.tokenizer.decode([token])
+                text = backend.tokenizer.decode([token])
+                text = MASK if token in masked or begins_word(text, words) else text
                 rows.append((layer, position, rank, text, forms.get(token, ""), prob, entropy))
 
     run_in_batches(len(hidden), read, key=lambda index: index, batch_size=_ROWS_PER_PASS)
@@ -129,10 +134,7 @@ def secret_tokens(backend: Backend, probe: Probe, records: Iterable[Record] = ()
     Raises:
         ValueError: As `subject_tokens`.
     """
-    others = [record for record in records if record.attribute == probe.record.attribute]
-    forms = set(probe.answers.values())
-    forms |= {form for record in others for code in probe.answers if (form := record.form(code))}
-    names = {probe.record.subject, *(record.subject for record in others)}
+    names, forms = _secrets(probe, records)
     found = {token for answer in encode_choices(backend, probe, sorted(forms), room=0).answers for token in answer}
     prompt = encode_probe(backend, probe, languages=(), room=0).prompt
     found |= {prompt[position] for position in subject_tokens(backend, probe)}
@@ -140,6 +142,28 @@ def secret_tokens(backend: Backend, probe: Probe, records: Iterable[Record] = ()
         for text in (name, f" {name}"):
             found |= set(backend.tokenizer(text, add_special_tokens=False).input_ids)
     return frozenset(token for token in found if _tells(backend.tokenizer.decode([token])))
+
+
+def secret_words(probe: Probe, records: Iterable[Record] = ()) -> frozenset[str]:
+    """Return the words of the names and values whose tokens `secret_tokens` returns, in lower case."""
+    return frozenset(word for texts in _secrets(probe, records) for text in texts for word in text.casefold().split())
+
+
+def begins_word(text: str, words: Iterable[str]) -> bool:
+    """Tell whether a token's text, of three letters or more, is how one of the words begins, in any case.
+
+    The likeliest token may cut a name or value in another way than the tokenizer does.
+    """
+    piece = text.strip().casefold()
+    return len(piece) >= SHORTEST_PIECE and any(word.startswith(piece) for word in words)
+
+
+def _secrets(probe: Probe, records: Iterable[Record]) -> tuple[set[str], set[str]]:
+    """Return the names and the values that are hidden: the probe's, and other records' of its attribute."""
+    others = [record for record in records if record.attribute == probe.record.attribute]
+    forms = set(probe.answers.values())
+    forms |= {form for record in others for code in probe.answers if (form := record.form(code))}
+    return {probe.record.subject, *(record.subject for record in others)}, forms
 
 
 def _tells(text: str) -> bool:

@@ -51,7 +51,7 @@ def prefixed(probes: ProbeSet, prefix: str) -> ProbeSet:
 def with_attacks(probes: ProbeSet, language: str, prefixes: Iterable[str] = ()) -> ProbeSet:
     """Return probes as they are, translated, and with each prefix, to learn gates that hold under these attacks too.
 
-    The attacked versions are told apart by template numbers beyond those of the plain ones. What gates learn against one prefix
+    The attacked versions have template numbers beyond those of the plain ones. What gates learn against one prefix
     or wording need not hold against another: measure with others.
 
     Args:

@@ -7,7 +7,7 @@ mitigation does for people whose records one has, the second what generalises.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -253,7 +253,7 @@ def expected_items(
         yield name, ((conditions + n_before) * len(probes) + (1 + n_before) * len(kept), leakage)
 
 
-def _those(probes: Iterable[Probe], chosen: Any) -> ProbeSet:
+def _those(probes: Iterable[Probe], chosen: Callable[[Probe], bool]) -> ProbeSet:
     return ProbeSet(tuple(probe for probe in probes if chosen(probe)))
 
 
