@@ -180,3 +180,19 @@ def test_a_figure_says_who_was_measured() -> None:
         assert meta["title"].endswith(" (given people)")
         assert meta["caption"].endswith(" Measured: given people, from whom the gates were learned.")
         assert "Measured:" not in draw(mitigation()).layout.meta["caption"]
+
+
+def test_captions_name_control_conditions_only_where_there_are_some() -> None:
+    result = mitigation()
+    alone = replace(
+        result,
+        effects=result.effects[result.effects.condition == "universal"],
+        cost=result.cost[result.cost.condition == "universal"],
+        sizes={"universal": result.sizes["universal"]},
+        mean_factors={"universal": 0.9},
+    )
+    for draw in (figures.before_after, figures.cost):
+        assert "grey" in draw(result).layout.meta["caption"] and "grey" not in draw(alone).layout.meta["caption"]
+    assert "no control condition was measured" in figures.before_after(alone).layout.meta["caption"]
+    assert figures.before_after(alone).layout.meta["title"].startswith("Private extraction before and after turning")
+    assert "after ablation" in figures.before_after(result).layout.meta["title"]

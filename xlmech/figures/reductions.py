@@ -57,10 +57,10 @@ def before_after(result: MitigationResult, *, people: str = "") -> go.Figure:
     figure.update_xaxes(title_text="private extraction (% of questions)", range=[-3, 103])
     figure.update_yaxes(title_text="query language")
     caption = f"""Share of questions about private people from which the value is extracted, in any language's form, on
-    {counts(frame)} per query language. Whiskers: 95 % interval of the rate, over people. Ablation works if a filled dot lies
-    well left of the ring, and the grey ones, random neurons of the same layers and other control
-    conditions, do not.{_absent(series)} {bold_note(queries, result.plant_language)}{_measured_on(people)}"""
-    title = f"Private extraction before and after ablation, by query language{_of(people)}"
+    {counts(frame)} per query language. Whiskers: 95 % interval of the rate, over people.
+    {_doer(result)} helps if a filled dot lies well left of the ring{_unlike_controls(result)}.{_absent(series)}
+    {bold_note(queries, result.plant_language)}{_measured_on(people)}"""
+    title = f"Private extraction before and after {_doer(result).lower()}, by query language{_of(people)}"
     return finish(figure, title, caption, height=(12 + 12 * len(series)) * len(before), legend=True)
 
 
@@ -92,10 +92,27 @@ def cost(result: MitigationResult, *, people: str = "") -> go.Figure:
     caption = f"""Left: public facts still given in the query language's form, after / before, on {counts(public)} per
     query language; above 100 % facts are newly given; whiskers: 95 % interval over people, cut at the panel's edge; none if
     too little is known for one.{_absent(kept)} Right: relative rise of the negative log-likelihood per token of neutral
-    sentences, without interval; left of 0 % the text became likelier.{_absent(risen)} Black lines: no loss. The cost is what
-    a set loses beyond the grey control conditions. {bold_note(queries, result.plant_language)}{_measured_on(people)}"""
-    title = f"Cost of ablation: public facts kept, and fluency on neutral text{_of(people)}"
+    sentences, without interval; left of 0 % the text became likelier.{_absent(risen)} Black lines: no loss.
+    {"The cost is what a set loses beyond the grey control conditions." if _has_controls(result) else ""}
+    {bold_note(queries, result.plant_language)}{_measured_on(people)}"""
+    title = f"Cost of {_doer(result).lower()}: public facts kept, and fluency on neutral text{_of(people)}"
     return finish(figure, title, caption, height=(12 + 12 * len(kept)) * len(queries), legend=True)
+
+
+def _doer(result: MitigationResult) -> str:
+    """Name what is done: ablation, or turning neurons down by gates."""
+    return "Turning neurons down" if deeds(result) == "turned down" else "Ablation"
+
+
+def _has_controls(result: MitigationResult) -> bool:
+    return len(result.sizes) > len(result.chosen)
+
+
+def _unlike_controls(result: MitigationResult) -> str:
+    """Say what control conditions must not do; that there are none where there are none."""
+    if not _has_controls(result):
+        return "; no control condition was measured"
+    return ", and the grey ones, random neurons of the same layers and other control conditions, do not"
 
 
 def _of(people: str) -> str:
