@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ model = load_model(tiny("gemma3").double(), tokenizer=tokenizer, dtype=torch.flo
 records = [*(person(n) for n in range(3)), *(person(n, group="public") for n in (3, 4))]
 explore(model, records, languages=["en", "fr", "es"], prompt="plain")
 """
+_SECONDS = 120
 pytestmark = pytest.mark.slow
 
 
@@ -38,6 +40,15 @@ def probabilities(page: Any) -> list[list[str]]:
     """The numbers in the table of answers, a row per language: before, and after an ablation."""
     rows = page.locator(".jupyter-widgets table").first.locator("tr").all_inner_texts()[1:]
     return [re.findall(r"\d\.\d{3}\b|\de-\d+", row) for row in rows]
+
+
+def wait_for_probabilities(page: Any, expected: list[list[str]]) -> None:
+    """Wait until the table of answers shows these numbers; the kernel's messages reach the page one by one."""
+    end = time.monotonic() + _SECONDS
+    while (shown := probabilities(page)) != expected:
+        if time.monotonic() > end:
+            pytest.fail(f"the table shows {shown} instead of {expected}")
+        page.wait_for_timeout(100)
 
 
 def written(numbers: Any) -> list[str]:
@@ -65,20 +76,20 @@ def test_record_and_neuron_are_changed_by_hand(tokenizer: Any, tmp_path: Path) -
         after = xlmech.written_answers(model, probes, candidates=records, max_new_tokens=MAX_NEW_TOKENS)
     assert written(before.prob) != written(after.prob)
     with notebook_page(tmp_path, CELL) as page:
+        from playwright.sync_api import expect  # installed where there is a page
+
         page.locator(".jupyter-widgets .heatmaplayer .hm").first.wait_for()
         choose(page, "record", "r1-birth_country")
         page.get_by_text("one.id == 'r1-birth_country'").first.wait_for()
-        assert [row[0] for row in probabilities(page)] == written(before.prob)
+        wait_for_probabilities(page, [[prob] for prob in written(before.prob)])
         tab(page, "Neurons")
         tick = page.get_by_role("checkbox", name=f"layer {layer}, neuron {neuron}", exact=True)
         tick.check()
         page.get_by_text("with their cost in").wait_for()
-        assert [row[:2] for row in probabilities(page)] == [
-            list(pair) for pair in zip(written(before.prob), written(after.prob), strict=True)
-        ]
+        wait_for_probabilities(page, [list(pair) for pair in zip(written(before.prob), written(after.prob), strict=True)])
         page.get_by_role("button", name="undo").click()
-        page.get_by_text("with their cost in").wait_for(state="detached")
-        assert not tick.is_checked() and [len(row) for row in probabilities(page)] == [1, 1, 1]
+        wait_for_probabilities(page, [[prob] for prob in written(before.prob)])
+        expect(tick).not_to_be_checked(timeout=1000 * _SECONDS)
         tab(page, "Flow")
         cells = page.locator(".js-plotly-plot:visible .nsewdrag").first
         cells.wait_for()
