@@ -86,7 +86,9 @@ def test_record_and_neuron_are_changed_by_hand(tokenizer: Any, tmp_path: Path) -
         tick = page.get_by_role("checkbox", name=f"layer {layer}, neuron {neuron}", exact=True)
         tick.check()
         page.get_by_text("with their cost in").wait_for()
-        wait_for_probabilities(page, [list(pair) for pair in zip(written(before.prob), written(after.prob), strict=True)])
+        wait_for_probabilities(
+            page, [list(pair) for pair in zip(written(before.prob), written(after.prob), strict=True)]
+        )
         page.get_by_role("button", name="undo").click()
         wait_for_probabilities(page, [[prob] for prob in written(before.prob)])
         expect(tick).not_to_be_checked(timeout=1000 * _SECONDS)

@@ -132,6 +132,11 @@ def test_cells_select_layer_and_token(view: Any) -> None:
     assert f"Layer 2, token {last} patched" in flow.answer.value
     flow.value.value = "source_in_target"
     assert "source" in flow.map.figure.layout.title.text
+    whole = flow.map.figure.data[0].z
+    flow.component.value = "mlp_out"
+    assert view.state.component == "mlp_out" and flow.map.figure.data[0].z != whole
+    view.change(component="resid_post")
+    assert flow.component.value == "resid_post" and flow.map.figure.data[0].z == whole
 
 
 def test_controls_change_the_state(view: Any) -> None:

@@ -24,6 +24,7 @@ from xlmech.models.backends import Backend, backend_of
 from xlmech.neurons.neuron_set import NeuronSet
 from xlmech.patching.between_languages import PatchingResult, patch_languages
 from xlmech.patching.plan import HOOKS, patched_prompt, sweep_of
+from xlmech.patching.positions import patch_positions
 from xlmech.patching.runs import Donor, patched_log_probs, run_donors
 
 COMPONENTS = ("resid_pre", "resid_post", "attn_out", "mlp_out", "heads", "neurons")
@@ -387,6 +388,19 @@ def test_collisions_are_left_out_and_counted(model: Any, probes: ProbeSet) -> No
     assert (result.n_collisions, result.outcomes.pair.nunique()) == (2, 1)
     with pytest.raises(ValueError, match="in every pair, forms of two outcomes share their first token"):
         patch_languages(model, [pair for pair in pairs if "r0" in pair.id], **QUIET)
+
+
+def test_a_single_pair_whose_value_begins_alike_is_read_without_the_sources_form(model: Any) -> None:
+    """The contrast is what `patch_positions` finds at the last token, where the two are the same run."""
+    alike = [person(0, forms={"en": "Aone", "fr": "Atwo"}), person(1, forms={"en": "Bone", "fr": "Btwo"})]
+    probes = build_probes(alike, ["en", "fr"], attributes=["birth_country"], templates=[0])
+    pair = probes.pairs(source="en", target="fr")[0]
+    result = patch_languages(model, [pair], **QUIET)
+    assert result.outcomes.outcome.unique().tolist() == ["source_in_target", "target_in_target"]
+    sweep = patch_positions(model, pair, component="resid_post", progress=False).effects
+    last = sweep[sweep.position == sweep.position.max()].sort_values("layer")
+    effects = result.effects[result.effects.reading == "first_token"].sort_values("layer")
+    assert effects.contrast.tolist() == pytest.approx(last.contrast.tolist(), abs=1e-5)
 
 
 # Aligned positions

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -54,13 +55,15 @@ class _NllTask:
     stage: ClassVar[str] = "neutral"
 
     def __call__(self, backend: Backend, items: Sequence[LanguageTexts]) -> dict[str, Any]:
-        rows = []
-        for item in items:
-            nll, tokens = float("nan"), item.encode(backend)
-            if tokens:
-                totals, counts = sequence_nll(backend, tokens)
-                nll = float(totals.sum() / sum(counts)) if sum(counts) else float("nan")
-            rows.append((item.id, nll))
+        # The texts of all languages are run together: languages may have one short text each.
+        texts = [(item.id, tokens) for item in items for tokens in item.encode(backend)]
+        sums = {item.id: [0.0, 0] for item in items}
+        if texts:
+            totals, counts = sequence_nll(backend, [tokens for _, tokens in texts])
+            for (code, _), total, count in zip(texts, totals.tolist(), counts, strict=True):
+                sums[code][0] += total
+                sums[code][1] += count
+        rows = [(code, total / count if count else math.nan) for code, (total, count) in sums.items()]
         return {"nll": pd.DataFrame(rows, columns=["query_language", "nll"])}
 
 

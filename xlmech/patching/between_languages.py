@@ -32,7 +32,15 @@ from xlmech.models.backends import Backend, backend_of
 from xlmech.models.load import provenance
 from xlmech.models.tokens import warn_of_straddling
 from xlmech.neurons.neuron_set import NeuronSet
-from xlmech.patching.plan import Component, Direction, check_pairs, collides, patched_prompt, sweep_of
+from xlmech.patching.plan import (
+    Component,
+    Direction,
+    check_pairs,
+    collides,
+    patched_prompt,
+    sweep_of,
+    without_shared_firsts,
+)
 from xlmech.patching.runs import PatchedPrompt, Sweep, patched_log_probs, run_donors
 from xlmech.patching.tables import SITE_COLUMNS, describe, means, patch_sites, prepend_columns, resampled, tables
 from xlmech.storage.result import Result
@@ -205,7 +213,8 @@ def patch_languages(
         progress: Whether to show a progress bar.
 
     Returns:
-        PatchingResult.
+        PatchingResult. A pair in which forms of two outcomes share their first token is left out. Of a single pair whose value
+        both languages begin alike, the outcome in the target's form stands for both, as in `patch_positions`.
 
     Raises:
         ValueError: No pairs, or one twice; in all of them two outcomes share a first token; an unknown component, position,
@@ -224,6 +233,8 @@ def patch_languages(
     items = [patched_prompt(backend, pair, span=position, direction=direction) for pair in pairs]
     warn_of_straddling([item.n_straddling for item in items])
     clear = [item for item in items if not collides(item)]
+    if not clear and len(items) == 1:
+        clear = [item for item in map(without_shared_firsts, items) if not collides(item)]
     if not clear:
         raise ValueError(
             "in every pair, forms of two outcomes share their first token, so that it does not tell which is predicted; use "

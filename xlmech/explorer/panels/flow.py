@@ -11,7 +11,7 @@ from xlmech.explorer.circuit import Circuit
 from xlmech.explorer.code import Panel as CodeName
 from xlmech.explorer.panels.base import Change, Panel
 from xlmech.explorer.panels.plot import Click, Plot
-from xlmech.explorer.state import ExplorerState
+from xlmech.explorer.state import Component, ExplorerState
 from xlmech.figures.wording import language_name
 from xlmech.leakage.extraction import extracted_languages
 
@@ -20,6 +20,11 @@ _VALUES = {
     "this value, target's form": "source_in_target",
     "this value, source's form": "source_in_source",
     "the other value": "target_in_target",
+}
+_COMPONENTS: dict[str, Component] = {
+    "residual stream after the layer": "resid_post",
+    "output of the layer's attention": "attn_out",
+    "output of the layer's MLP": "mlp_out",
 }
 
 
@@ -30,11 +35,15 @@ class Flow(Panel):
 
     def __init__(self, circuit: Circuit, change: Change) -> None:
         super().__init__(circuit, change)
+        self._is_drawing = False
         self.map = Plot(self._on_cell)
         self.value = widgets.Dropdown(options=_VALUES, description="colour by")
         self.value.observe(lambda _: self.again(self._drawn) if self._drawn else None, "value")
+        self.component = widgets.Dropdown(options=_COMPONENTS, description="patch", layout={"width": "330px"})
+        self.component.observe(lambda event: self._on_component(event["new"]), "value")
         self.answer = widgets.HTML()
-        self.box.children = (self.message, self.value, self.answer, self.map.box)
+        choices = widgets.HBox([self.component, self.value])
+        self.box.children = (self.message, choices, self.answer, self.map.box)
 
     @property
     def code(self) -> CodeName:
@@ -43,6 +52,9 @@ class Flow(Panel):
 
     def draw(self, state: ExplorerState) -> None:
         """Draw the map, and write the answer of the selected cell."""
+        self._is_drawing = True
+        self.component.value = state.component
+        self._is_drawing = False
         sweep = self.circuit.flow(state)
         known = set(sweep.outcomes.outcome)
         if self.value.value not in {"normalised", *known}:
@@ -68,6 +80,10 @@ class Flow(Panel):
         place = "the last token" if state.position is None else f"token {state.position}"
         shown = f": {escape(text.strip())}" if state.reveal else ""
         return f"Layer {state.layer}, {place} patched: the model writes {words}{shown}."
+
+    def _on_component(self, component: Component) -> None:
+        if not self._is_drawing:
+            self.change(component=component)
 
     def _on_cell(self, click: Click) -> None:
         self.change(layer=click.y, position=click.x)

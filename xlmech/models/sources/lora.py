@@ -71,6 +71,7 @@ def with_lora(model: Any, folder: Path, *, trainable: bool = False) -> Any:
     with warnings.catch_warnings():
         # About missing tensors, which are raised below, and about shared embeddings, which `merge` sees to.
         warnings.filterwarnings("ignore", category=UserWarning, module="peft")
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)  # which peft alone can mend
         _fit_embedding(model, shapes)
         wrapped = PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
     _check_mergeable(wrapped, f"adapter {folder}")
