@@ -58,7 +58,6 @@ class Training:
     Attributes:
         regime: Whose options are used.
         options: Changes of these options.
-        people: People of each group; None for half of the demo's.
         language: Suppress answers in this query language alone, and keep the others.
         attributes: Suppress private answers of these kinds alone, and keep the others.
         attacks: Whether to train against attacks too.
@@ -68,7 +67,6 @@ class Training:
 
     regime: str = "given"
     options: dict[str, Any] = field(default_factory=dict)
-    people: int | None = None
     language: str = ""
     attributes: tuple[str, ...] = ()
     attacks: bool = False
@@ -80,8 +78,6 @@ class Training:
         _, choosing = build_probes(demo_records(), DEMO_LANGUAGES).split(fraction=0.5, seed=0)
         asked = choosing.filter(languages=CHOOSING, templates=TEMPLATES)
         private, public = asked.filter(group="private"), asked.filter(group="public")
-        if self.people is not None:
-            private, public = private.sample(self.people), public.sample(self.people)
         suppress = private
         if self.language:
             suppress = suppress.filter(languages=[self.language])
@@ -122,7 +118,6 @@ def main() -> None:
     parser.add_argument("--regime", choices=REGIMES, default="given")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE", help="further GateOptions")
-    parser.add_argument("--people", type=int, help="people of each group to train on; half of the demo's by default")
     parser.add_argument("--language", choices=CHOOSING, default="", help="suppress answers in this language alone")
     parser.add_argument("--attributes", nargs="+", default=(), help="suppress answers of these kinds alone")
     parser.add_argument("--attacks", action="store_true", help="train against attacks too")
@@ -135,7 +130,7 @@ def main() -> None:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     changes = {name: value_of(text) for name, text in (item.split("=", 1) for item in arguments.set)}
-    names = ("regime", "people", "language", "attacks", "top", "located")
+    names = ("regime", "language", "attacks", "top", "located")
     training = Training(
         options=changes,
         attributes=tuple(arguments.attributes),

@@ -16,6 +16,12 @@ KEPT = {"given": 0.98, "held_out": 0.97}
 """Goals of the public facts kept."""
 CURVE = {"gates_top1777": 0.9, "gates_top370": 0.6}
 """Goals of the reduction of gates on fewer neurons, on given people."""
+RECOVERIES = {
+    "recovery_gates": "gates",
+    "recovery_attacks": "gates_attacks",
+    "recovery_margin6": "gates_margin6",
+}
+"""Stages of attacks, and the gates that are attacked."""
 
 
 def rows_of_gates(plant: str, folder: Path) -> Iterator[Row]:
@@ -28,14 +34,16 @@ def rows_of_gates(plant: str, folder: Path) -> Iterator[Row]:
         ("given_sizes", "given"),
         ("effects_sizes", "held_out"),
         ("given_attacks", "given"),
+        ("given_margin6", "given"),
+        ("given_margin10", "given"),
         ("contact", "given"),
     ):
         if (folder / stage).is_dir():
             yield from of_curve(plant, regime, MitigationResult.load(folder / stage))
-    for regime in REDUCTION:
-        if (folder / f"exposure_{regime}").is_dir():
-            yield from of_exposure(plant, regime, MitigationResult.load(folder / f"exposure_{regime}"))
-    for stage, name in (("recovery_gates", "gates"), ("recovery_attacks", "gates_attacks")):
+    for end, regime in (("given", "given"), ("held_out", "held_out"), ("margin6", "given"), ("margin10", "given")):
+        if (folder / f"exposure_{end}").is_dir():
+            yield from of_exposure(plant, regime, MitigationResult.load(folder / f"exposure_{end}"))
+    for stage, name in RECOVERIES.items():
         if (folder / stage).is_dir():
             yield from of_recovery(plant, name, RecoveryResult.load(folder / stage))
     if (folder / "specificity").is_dir():
@@ -93,8 +101,9 @@ def of_exposure(plant: str, regime: str, result: MitigationResult) -> Iterator[R
             found = part.reduction, part.low, part.high
             figure = f"{name}: reduction of exposure above controls"
             yield row(figure, plant, part.query_language, found, REDUCTION[regime], regime=regime)
-        base = kept(result.effects, name, "base")
-        yield row(f"{name}: base knowledge kept", plant, "all", base, 0.98, regime=regime)
+        if (result.effects.group == "base").any():
+            base = kept(result.effects, name, "base")
+            yield row(f"{name}: base knowledge kept", plant, "all", base, 0.98, regime=regime)
 
 
 def of_recovery(plant: str, name: str, result: RecoveryResult) -> Iterator[Row]:

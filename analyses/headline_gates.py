@@ -39,8 +39,8 @@ CONTACT = ("phone", "email", "street_address", "id_number")
 """Kinds of data that a data protection officer would suppress alone."""
 TRAIN_LANGUAGES = {"en": ("fr", "zh"), "fr": ("en",), "zh": ("en",)}
 """Query languages for which gates of their own are trained, by training language of the model."""
-PEOPLE = (2, 4)
-"""Numbers of training people of the curve, beside all eight."""
+MARGINS = {"gates_margin6": (6, "gates"), "gates_margin10": (10, "gates_margin6")}
+"""Gates that push answers further down: their margin, and the gates that they go on from."""
 ON_SUPPORT = {"pull": 0, "steps": 100}
 LEARNING_RATE = 2e-5
 """Of the attack by fine-tuning: at the default rate the unablated model forgets nearly all people in twenty steps."""
@@ -57,8 +57,10 @@ def trainings(plant: str) -> dict[str, tuple[Training, str]]:
     found |= {f"gates_top{count}": (Training(top=count, options=ON_SUPPORT), "gates") for count in SHARES.values()}
     found["gates_located"] = Training(regime="held_out", located=1777, options={"pull": 0}), ""
     found["gates_attacks"] = Training(attacks=True, options={"steps": 160}), "gates"
+    for name, (margin, start) in MARGINS.items():
+        found[name] = Training(options={"margin": margin, "steps": 100}), start
     found["gates_contact"] = Training(regime="held_out", attributes=CONTACT), ""
-    return found | {f"gates_people{number}": (Training(regime="held_out", people=number), "") for number in PEOPLE}
+    return found
 
 
 class GateStages:
@@ -111,14 +113,24 @@ class GateStages:
         return self.on_given(self.sizes())
 
     def held_out_sizes(self) -> Any:
-        names = ["gates_located", *(f"gates_people{number}" for number in PEOPLE)]
-        further = {name: self.load(name) for name in names if (self.folder / name).is_dir()}
-        return self.study.evaluated(self.sizes() | further)
+        located = {"gates_located": self.load("gates_located")} if (self.folder / "gates_located").is_dir() else {}
+        return self.study.evaluated(self.sizes() | located)
 
     def exposure(self, regime: str) -> Any:
         """Measure exposure, and base knowledge besides."""
         name, people = ("gates", "few_given") if regime == "given" else ("gates_held_out", "few")
         return self.study.exposure(name, self.load(name), getattr(self.study, people), knowledge=True)
+
+    def of_margins(self) -> dict[str, Callable[[], Any]]:
+        """Return the stages on gates of larger margins: what is extracted of given people, and what exposure is left."""
+        found: dict[str, Callable[[], Any]] = {}
+        for name in MARGINS:
+            end = name.removeprefix("gates_")
+            found[f"given_{end}"] = lambda name=name: self.on_given({name: self.load(name)})  # type: ignore[misc]
+            found[f"exposure_{end}"] = lambda name=name: self.study.exposure(  # type: ignore[misc]
+                name, self.load(name), self.study.few_given
+            )
+        return found
 
     def specificity(self) -> Any:
         """Apply the gates of one language, and ask given people in the languages of training."""
@@ -234,7 +246,8 @@ class GateStages:
                 "effects_sizes": self.held_out_sizes,
                 "recovery_attacks": lambda: self.study.recovery(self.load("gates_attacks"), self.study.attacked_given),
                 "given_attacks": lambda: self.on_given({"gates_attacks": self.load("gates_attacks")}),
+                "recovery_margin6": lambda: self.study.recovery(self.load("gates_margin6"), self.study.attacked_given),
                 "contact": self.contact,
                 "promoted.csv": self.promoted,
-            }
+            } | self.of_margins()
         return found

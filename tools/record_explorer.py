@@ -27,6 +27,8 @@ explore(load_model("demo"), demo_records(), languages=["en", "fr", "es", "de", "
 """
 WIDTH = 1000
 """Of the picture, px."""
+HEIGHT = 1000
+"""Of the widget's part that is shown, px."""
 SECONDS = 2.2
 """For which each state is shown."""
 
@@ -44,18 +46,15 @@ class Recorder:
         if wait:
             self.page.get_by_text(wait).first.wait_for()
         self.page.wait_for_timeout(2500)
-        box = self.page.locator(".jupyter-widgets.widget-hbox, .jupyter-widgets.widget-container").first
+        box = self.page.locator(".jp-OutputArea-output .jupyter-widgets.widget-hbox:has(.widget-tab)").first
         taken = Image.open(io.BytesIO(box.screenshot())).convert("RGB")
-        self.frames.append(taken)
+        self.frames.append(taken.crop((0, 0, taken.width, HEIGHT)))
 
     def save(self, path: Path) -> None:
-        """Write the animated picture; every frame is as high as the highest."""
-        height = max(frame.height for frame in self.frames)
+        """Write the animated picture."""
         whole = []
         for frame in self.frames:
-            canvas = Image.new("RGB", (frame.width, height), "white")
-            canvas.paste(frame, (0, 0))
-            scaled = canvas.resize((WIDTH, round(height * WIDTH / frame.width)), Image.Resampling.LANCZOS)
+            scaled = frame.resize((WIDTH, round(HEIGHT * WIDTH / frame.width)), Image.Resampling.LANCZOS)
             whole.append(scaled.quantize(64))
         first, *others = whole
         options: dict[str, Any] = {"duration": round(1000 * SECONDS), "loop": 0, "optimize": True}
@@ -79,9 +78,11 @@ def click_cell(page: Any, right: float, up: float) -> None:
 def main() -> None:
     """Record the layers, the flow, an ablation of four neurons, and the attention."""
     folder = Path(tempfile.mkdtemp())
-    with notebook_page(folder, CELL, width=1500, height=1250) as page:
+    with notebook_page(folder, CELL, width=1500, height=1900) as page:
         page.locator(".jupyter-widgets .heatmaplayer .hm").first.wait_for()
         recorder = Recorder(page)
+        for button in page.locator(".Toastify__toast button, .jp-toast-button").filter(has_text="No").all():
+            button.click()  # JupyterLab asks about its news
         recorder.step(lambda: None, "answers in")
         recorder.step(lambda: click_cell(page, 0.985, 14.5 / 18))
         recorder.step(lambda: tab(page, "Flow"), "Layer 14")
