@@ -81,8 +81,8 @@ def main() -> None:
     with notebook_page(folder, CELL, width=1500, height=1900) as page:
         page.locator(".jupyter-widgets .heatmaplayer .hm").first.wait_for()
         recorder = Recorder(page)
-        for button in page.locator(".Toastify__toast button, .jp-toast-button").filter(has_text="No").all():
-            button.click()  # JupyterLab asks about its news
+        for button in page.get_by_role("button", name="No", exact=True).all():
+            button.click()  # JupyterLab asks whether it may show news
         recorder.step(lambda: None, "answers in")
         recorder.step(lambda: click_cell(page, 0.985, 14.5 / 18))
         recorder.step(lambda: tab(page, "Flow"), "Layer 14")
