@@ -65,6 +65,23 @@ def test_reduction_is_of_sums_over_the_same_probes(
     assert found.sizes == {"neurons": 3, "random": 3}
     assert found.total_neurons == 3 * 64
     assert "\n  neurons: 3 neurons, reduction of extraction 50 % (no interval), 3 people" in repr(found)
+    one_by_one = found.answers.set_index("probe")
+    assert one_by_one.before[one_by_one.before == 1].index.tolist() == ids[:4] and set(one_by_one.condition) == {
+        "neurons"
+    }
+    assert one_by_one.after[one_by_one.after == 1].index.tolist() == [ids[0], ids[5]]
+    assert one_by_one.record.tolist() == [probe.record.id for probe in private]
+
+
+def test_answers_one_by_one_are_of_private_people_and_of_no_control_condition(
+    model: Any, probes: ProbeSet, some: NeuronSet, tmp_path: Path
+) -> None:
+    found = evaluate_mitigation(model, probes, {"a": some, "b": some}, progress=False)
+    private = {probe.id for probe in probes.filter(group="private")}
+    assert found.random and set(found.answers.condition) == {"a", "b"}
+    assert all(set(part.probe) == private for _, part in found.answers.groupby("condition"))
+    again = MitigationResult.load(found.save(tmp_path / "saved"))
+    pd.testing.assert_frame_equal(again.answers, found.answers)
 
 
 def test_nothing_leaked_is_nan_not_zero(model: Any, probes: ProbeSet, some: NeuronSet) -> None:

@@ -69,6 +69,8 @@ class MitigationResult(Result):
         plant_language: Training language of the model, "" where unknown.
         overall: Effects on extraction over all query languages together, one row per (condition, group). Empty where
             extraction was not measured, and in results of earlier versions.
+        answers: Extraction of private probes one by one, under each set but no control condition: `condition`, `probe`, `record`,
+            `query_language`, `before`, `after`. Empty as `overall` is.
         prompt: Prompt format of the questions, as of `PromptFormat.to_dict`; empty in results of earlier versions.
     """
 
@@ -80,6 +82,7 @@ class MitigationResult(Result):
     total_neurons: int
     plant_language: str = ""
     overall: pd.DataFrame = field(default_factory=pd.DataFrame)
+    answers: pd.DataFrame = field(default_factory=pd.DataFrame)
     prompt: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -211,7 +214,8 @@ def evaluate_mitigation(
 
     frame = next((probe.format for probe in probes if probe.format != TEXT), PLAIN)
     first = measure(check_before(before, probes, options.measures) if before is not None else None)
-    effects, cost, overall = [], [cost_of(first.nll, first.nll).assign(condition="").iloc[:0]], []
+    effects, overall, answers = [], [], []
+    cost = [cost_of(first.nll, first.nll).assign(condition="").iloc[:0]]
     for condition in conditions:
         after = []
         for of_draw in condition.draws:
@@ -222,6 +226,9 @@ def evaluate_mitigation(
         effects.append(rows.assign(held_out=held_out, condition=condition.name))
         if "extraction" in options.measures:
             overall.append(_overall(first, after, control_people).assign(condition=condition.name))
+            if not is_control(condition.name):
+                rows = reductions.private_answers(first.leakage.probes, after[0].leakage.probes)
+                answers.append(rows.assign(condition=condition.name))
         if not is_random(condition.name):
             cost.append(cost_of(first.nll, after[0].nll).assign(condition=condition.name))
     return MitigationResult(
@@ -232,6 +239,7 @@ def evaluate_mitigation(
         total_neurons=backend.n_layers * backend.d_mlp,
         plant_language=first.leakage.plant_language,
         overall=pd.concat(overall, ignore_index=True) if overall else pd.DataFrame(),
+        answers=pd.concat(answers, ignore_index=True) if answers else pd.DataFrame(),
         prompt=frame.to_dict(),
         provenance=provenance(
             model, seed=seed, settings={"prompt": probes[0].format.name, "max_new_tokens": options.max_new_tokens}
@@ -287,10 +295,5 @@ def _effects(before: _Measured, after: Sequence[_Measured], control_people: Leak
 
 
 def _overall(before: _Measured, after: Sequence[_Measured], control_people: LeakageResult | None) -> pd.DataFrame:
-    """Compare extraction per group, over all query languages together."""
-    rows = reductions.extraction_effects(
-        before.leakage.probes.assign(query_language="all"),
-        [measured.leakage.probes for measured in after],
-        control_people=control_people.probes.assign(query_language="all") if control_people is not None else None,
-    )
-    return rows.drop(columns="query_language")
+    probes, people = [measured.leakage.probes for measured in after], control_people
+    return reductions.overall_effects(before.leakage.probes, probes, people.probes if people is not None else None)

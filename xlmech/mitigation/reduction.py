@@ -41,6 +41,31 @@ def extraction_effects(
     return rows.assign(measure=EXTRACTION, above_controls=False)
 
 
+def overall_effects(
+    before: pd.DataFrame, afters: Sequence[pd.DataFrame], control_people: pd.DataFrame | None = None
+) -> pd.DataFrame:
+    """Compare extraction per group, over all query languages together; arguments as of `extraction_effects`."""
+    together = [frame.assign(query_language="all") for frame in (before, *afters)]
+    people = control_people.assign(query_language="all") if control_people is not None else None
+    return extraction_effects(together[0], together[1:], control_people=people).drop(columns="query_language")
+
+
+def private_answers(before: pd.DataFrame, after: pd.DataFrame) -> pd.DataFrame:
+    """Set private probes' extraction before and after side by side.
+
+    Args:
+        before: Probes of a `LeakageResult`.
+        after: The same probes, in the same order, after ablation.
+
+    Returns:
+        One row per private probe: `probe`, `record`, `query_language`, `before`, `after`.
+    """
+    rows = before[["probe", "record", "query_language"]].assign(
+        before=before.extracted.to_numpy(), after=after.extracted.to_numpy()
+    )
+    return rows[(before.group == "private").to_numpy()].reset_index(drop=True)
+
+
 def _control_rates(probes: pd.DataFrame, people: pd.DataFrame) -> NDArray[np.float64]:
     """Return (probe,) extraction rate of control people for the probe's attribute and query language.
 
