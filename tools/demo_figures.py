@@ -9,7 +9,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from xlmech import figures, write_report
+from xlmech import figures
 from xlmech.audit.audit import Audit
 from xlmech.audit.publish import publish
 
@@ -19,8 +19,7 @@ FIGURES = Path(__file__).parent.parent / "figures"
 def main() -> None:
     """Draw all of them."""
     audit = Audit.load(FIGURES / "demo" / "results")
-    publish(audit, FIGURES / "demo")
-    report = write_report(FIGURES / "demo", FIGURES / "audit.html")
+    report = publish(audit, FIGURES / "demo")
     figures.save(figures.before_after(audit.mitigation), FIGURES / "before_after.png")
     if audit.lens is not None:
         figures.save(figures.lens(audit.lens), FIGURES / "lens.png")

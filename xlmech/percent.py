@@ -10,7 +10,7 @@ import math
 
 def number(share: float) -> str:
     """Write a share in percent without the sign; what is not 0 is not rounded to 0."""
-    text = f"{100 * share:.{1 if 0.0005 < abs(share) < 0.01 else 0}f}"
+    text = f"{100 * share:.{1 if 0.0005 < abs(share) < 0.0095 else 0}f}"
     return "0" if text == "-0" else text.replace("-", "\u2212")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from html import escape
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -165,8 +165,9 @@ def test_publish_writes_results_figures_and_an_index_and_replaces_them(audit: Au
     for _ in range(2):
         index = publish(audit, tmp_path / "out")
     assert index == tmp_path / "out" / "index.html"
-    text = index.read_text(encoding="utf-8")
-    assert all(escape(line) in text for line in summary_lines(audit)) and "goal" not in text
+    text = unescape(index.read_text(encoding="utf-8")).replace("\u00a0", " ")
+    assert all(line in text for line in summary_lines(audit)) and "goal" not in text
+    assert '<section class="verdict' in text and 'href="before_after.html"' in text
     for name in ("leakage_matrix", "before_after", "neurons_per_layer", "lens", "cost"):
         assert (tmp_path / "out" / f"{name}.html").is_file()
     assert not list((tmp_path / "out").glob(".*"))

@@ -154,7 +154,8 @@ def test_the_index_has_no_figure_that_compares_languages(folder: Path) -> None:
     names = {path.stem for path in (folder / "run").glob("*.html")}
     assert {"before_after", "cost", "leakage_by_language", "neurons_per_layer", "lens"} <= names
     assert not names & {"leakage_matrix", "overlap", "leakage_per_layer"}
-    assert "<li>asked in en only: neurons of all" in (folder / "run" / "index.html").read_text(encoding="utf-8")
+    page = text_of((folder / "run" / "index.html").read_text(encoding="utf-8"))
+    assert "Asked in English (en) alone" in page and "This run is not finished" not in page
 
 
 def test_the_gate_judges_the_language(folder: Path) -> None:

@@ -190,7 +190,7 @@ def test_run_takes_options_in_the_place_of_keys_and_keeps_them(folder: Path) -> 
     assert {row["template"] for row in wordings["each"]} == {0, 1, 2}
     written = invoke("report", "xlmech-run")
     assert written.exit_code == 0, written.output
-    page = Path("xlmech-run/audit.html").read_text(encoding="utf-8")
+    page = Path("xlmech-run/index.html").read_text(encoding="utf-8")
     assert "one wording of each question, beside those of the table by wording" in " ".join(page.split())
     assert "2 answers drawn per question at temperature 0.7" in page and "wording 1" in page
     again = invoke("run", "own.yaml", "--resume")

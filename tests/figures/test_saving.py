@@ -79,56 +79,38 @@ def test_save_draws_pictures_in_a_browser(tmp_path: Path) -> None:
     assert svg.startswith("<svg") and "Arabic (ar)" in svg and "Private extraction by query language" in svg
 
 
-def test_write_index_opens_offline_and_escapes(tmp_path: Path) -> None:
+def test_write_pages_open_offline_and_escape(tmp_path: Path) -> None:
     bad = "<script>alert(1)</script>"
     drawn = {
         "by_language": figures.leakage_by_language(leakage({bad: [1, 0], "en": [0, 0]}, plant=bad)),
         "plain": go.Figure(layout={"title": {"text": bad}}),
     }
-    index = saving.write_index(drawn, tmp_path / "out", title="A & B", summary_html="<p>Summary</p>")
-    assert sorted(path.name for path in index.parent.iterdir()) == [
-        "by_language.html", "index.html", "plain.html", "plotly.min.js"
-    ]  # fmt: skip
-    text = index.read_text(encoding="utf-8")
-    assert "<h1>A &amp; B</h1><p>Summary</p>" in text
-    assert '<iframe src="by_language.html" title="Private extraction by query language"' in text
-    assert '<a href="plain.html">&lt;script&gt;alert(1)&lt;/script&gt;</a>' in text
-    for path in index.parent.glob("*.html"):
+    folder = tmp_path / "out"
+    saving.write_pages(drawn, folder)
+    assert sorted(path.name for path in folder.iterdir()) == ["by_language.html", "plain.html", "plotly.min.js"]
+    for path in folder.glob("*.html"):
         page = path.read_text(encoding="utf-8")
         assert bad not in page
         assert "https://cdn" not in page
-    page = (index.parent / "by_language.html").read_text(encoding="utf-8")
-    assert 'src="plotly.min.js"' in page and "<title>Private extraction by query language</title>" in page
-    assert saving.write_index(drawn, tmp_path / "out", title="again") == index
+    page = (folder / "by_language.html").read_text(encoding="utf-8")
+    assert 'src="plotly.min.js"' in page and f"<title>{saving.title_of(drawn['by_language'])}</title>" in page
+    assert "<title>&lt;script&gt;alert(1)&lt;/script&gt;</title>" in (folder / "plain.html").read_text(encoding="utf-8")
+    saving.write_pages(drawn, folder)  # again, over the first
     assert drawn["by_language"].layout.yaxis.ticktext[0] == "<b>&lt;script&gt;alert(1)&lt;/script&gt;</b>"
 
 
 @pytest.mark.parametrize("name", ["index", "a/b", "..", "", "a b"])
-def test_write_index_refuses_names_that_are_no_file_names(name: str, tmp_path: Path) -> None:
+def test_write_pages_refuses_names_that_are_no_file_names(name: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="use letters, digits"):
-        saving.write_index({name: go.Figure()}, tmp_path / "out", title="x")
+        saving.write_pages({name: go.Figure()}, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow
-def test_the_index_opens_in_a_browser_without_network_and_errors(tmp_path: Path) -> None:
-    drawn = {
-        "leakage_matrix": figures.leakage_matrix(leakage({"en": [1, 0], "fr": [0, 0]})),
-        "lens": figures.lens(lens_result()),
-        "trade_off": figures.trade_off(growing()),
-    }
-    index = saving.write_index(drawn, tmp_path / "out", title="Audit")
-    probed = index.with_name("probed.html")
-    # Frames of files may not be read from outside, so each tells how much it drew.
-    tell = "<script>addEventListener('load', () => console.log('drawn', document.querySelectorAll('.main-svg').length))</script>"
-    for name in drawn:
-        page = index.with_name(f"{name}.html")
-        page.write_text(page.read_text(encoding="utf-8").replace("</body>", f"{tell}</body>"), encoding="utf-8")
-    probed.write_text(index.read_text(encoding="utf-8").replace('loading="lazy"', ""), encoding="utf-8")
-    seen = visit(probed, tmp_path / "net.json")
-    assert seen.dom.count("<iframe") == 3
-    assert len(seen.console) == 3 and all(re.search(r'"drawn [1-9]', line) for line in seen.console), seen.console
-    assert seen.asked == []
+def test_a_page_opens_in_a_browser_without_network_and_errors(tmp_path: Path) -> None:
+    saving.write_pages({"trade_off": figures.trade_off(growing())}, tmp_path / "out")
+    seen = visit(tmp_path / "out" / "trade_off.html", tmp_path / "net.json")
+    assert "main-svg" in seen.dom and seen.console == [] and seen.asked == []
 
 
 @pytest.mark.slow
@@ -144,7 +126,8 @@ def test_a_page_that_asks_the_network_would_be_seen(tmp_path: Path) -> None:
 def test_a_figure_shows_its_hover_label_in_a_browser_and_no_id(name: str, tmp_path: Path) -> None:
     leaking, looking = leakage({"en": [1, 1, 0], "fr": [1, 0, 0]}), lens_result()
     drawn = {"leakage_matrix": figures.leakage_matrix(leaking), "lens": figures.lens(looking)}
-    folder = saving.write_index(drawn, tmp_path / "out", title="Audit").parent
+    folder = tmp_path / "out"
+    saving.write_pages(drawn, folder)
     axes, point, wanted = {
         "leakage_matrix": (("xaxis", "yaxis"), (1, 0), ("asked in French (fr), trained in English", "extraction 33 %")),
         "lens": (("xaxis2", "yaxis2"), (1, 0.2), ("French (fr), layer 1", "training-language form 0.200 [")),

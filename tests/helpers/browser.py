@@ -7,9 +7,11 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from html import unescape
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -69,6 +71,26 @@ def visit(page: Path, log: Path, *, width: int = 1000, height: int = 6000) -> Vi
     asked = [event["url"] for event in events if event.get("initiator", "not an origin") != "not an origin"]
     console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
     return Visit(done.stdout, console, [url for url in asked if not url.startswith(("file:", "data:", "blob:"))])
+
+
+@contextmanager
+def opened(page: Path, *, width: int = 1300, dark: bool = False) -> Iterator[Any]:
+    """A page to click in, in the reader's colours; no error and nothing on the console, no network."""
+    sync_api = pytest.importorskip("playwright.sync_api")
+    said: list[str] = []
+    with sync_api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=browser(), args=["--no-sandbox", "--disable-gpu"])
+        scheme = "dark" if dark else "light"
+        context = chromium.new_context(viewport={"width": width, "height": 1200}, color_scheme=scheme)
+        context.set_default_timeout(120_000)
+        tab = context.new_page()
+        tab.on("console", lambda message: said.append(message.text))
+        tab.on("pageerror", lambda error: said.append(str(error)))
+        tab.on("request", lambda request: said.append(request.url) if request.url.startswith("http") else None)
+        tab.goto(page.as_uri())
+        yield tab
+        chromium.close()
+    assert said == []
 
 
 def hovered(

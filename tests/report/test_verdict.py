@@ -222,9 +222,13 @@ def test_no_range_of_one_and_no_number_that_is_none() -> None:
     costs = judged(result, mitigation=replace(done, effects=public)).costs
     assert costs[0] == "Public facts known before: 90 % kept."
     two = effects.assign(before=0.8, after=0.2, reduction=[0.75, 0.5, 0.1, 0.2, 0.05], low=0.0, high=1.0)
+    assert ", 50 to 75 % less by language." in judged(result, mitigation=replace(done, effects=two)).gains[0]
+    mixed = two.assign(reduction=[0.75, -0.5, 0.1, 0.2, 0.05])
     assert (
-        ", from 50 % less to 75 % less by language." in judged(result, mitigation=replace(done, effects=two)).gains[0]
+        ", from 50 % more to 75 % less by language." in judged(result, mitigation=replace(done, effects=mixed)).gains[0]
     )
+    alike = two.assign(reduction=-1.0)
+    assert "by language" not in judged(result, mitigation=replace(done, effects=alike)).gains[0]
     every = (*found.gains, *found.costs, *costs, found.mitigation, found.summary, *found.where, *found.certainty)
     assert not any(re.search(r"\bnan\b", line) for line in every)
 
@@ -246,6 +250,8 @@ def test_figures_in_words() -> None:
     )
     assert (interval(-0.3, 0.004), interval(math.nan, 1)) == ("[\u221230, 0.4]", "")
     assert (signed_percent(-0.012), signed_percent(math.nan)) == ("\u22121.2 %", "not measured")
+    assert signed_percent(-0.0001) == signed_percent(0.0001) == "0.0 %" and signed_percent(0.014) == "+1.4 %"
+    assert (percent(0.0098), percent(0.0094), percent(0.0102)) == ("1 %", "0.9 %", "1 %")
     assert (bounds(-0.3, 0.004), bounds(math.nan, 1)) == ("\u221230 to 0.4", "interval not known")
     assert (points(0.01), points(-0.01), points(0.12)) == ("1 point", "\u22121 point", "12 points")
     assert (number(-0.0001), number(0.0)) == ("0", "0")

@@ -1,35 +1,45 @@
-"""Publish an audit: results on disk, figures, and an index that shows them."""
+"""Publish an audit: results on disk, each figure as a page of its own, and the report."""
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterator
 from pathlib import Path
 
-import pandas as pd
+import plotly.graph_objects as go
 
 from xlmech import figures
-from xlmech.audit.audit import Audit, table
-from xlmech.figures.saving import write_index
-from xlmech.figures.wording import bounds, language_name, ordered, percent, signed_percent
-from xlmech.neurons.privacy_neurons import one_language_note
-from xlmech.report.gates_text import in_brief, kept_line, what_they_are
-from xlmech.report.mitigation_text import costs, gains
-from xlmech.report.page import title_of_run
-from xlmech.report.run_results import GIVEN, HELD_OUT, REGIMES
+from xlmech.audit.audit import Audit
+from xlmech.figures.saving import write_pages
+from xlmech.mitigation.evaluate import MitigationResult
+from xlmech.report.mitigation_text import costs, gains, in_brief, kept_line, what_they_are
+from xlmech.report.page import PAGE, write_report
+from xlmech.report.run_results import EXPORTED, GIVEN, HELD_OUT, REGIMES
 from xlmech.storage.atomic import new_folder
 
 
-def publish(audit: Audit, folder: Path) -> Path:
-    """Save the results to `folder`/results, draw the figures and write the index.
+def publish(audit: Audit, folder: Path, *, exported: MitigationResult | None = None) -> Path:
+    """Save the results to `folder`/results, draw the figures and write the report.
 
     An audit that is in `folder` already is replaced when this one is written.
 
+    Args:
+        audit: What was measured.
+        folder: Run folder.
+        exported: The measurement with the exported neurons, if these are others than those that the audit ablates.
+
     Returns:
-        The index's path.
+        The report's path.
     """
     with new_folder(folder / "results", replace=True) as partial:
         audit.save(partial)
+        if exported is not None:
+            exported.save(partial / EXPORTED)
+    write_pages(_figures(audit), folder)
+    return write_report(folder, folder / PAGE)
+
+
+def _figures(audit: Audit) -> dict[str, go.Figure]:
+    """Draw what the results allow, by the names of the pages."""
     several = len(audit.neurons.languages) > 1
     drawn = {"leakage_matrix": figures.leakage_matrix(audit.leakage)} if several else {}
     drawn |= {
@@ -48,10 +58,7 @@ def publish(audit: Audit, folder: Path) -> Path:
         drawn["lens"] = figures.lens(audit.lens)
         if several:
             drawn["leakage_per_layer"] = figures.leakage_per_layer(audit.lens)
-    notes = [*summary_lines(audit), *gate_lines(audit), *filter(None, [one_language_note(audit.neurons.languages)])]
-    lines = "".join(f"<li>{html.escape(line)}</li>" for line in notes)
-    summary = f"<ul>{lines}</ul>{_table_html(audit)}"
-    return write_index(drawn, folder, title=title_of_run(audit.leakage.provenance), summary_html=summary)
+    return drawn
 
 
 def summary_lines(audit: Audit) -> Iterator[str]:
@@ -71,22 +78,3 @@ def gate_lines(audit: Audit) -> Iterator[str]:
         (HELD_OUT, found.held_out, found.held_out_kept),
     ):
         yield " ".join([in_brief(result, regime), *([kept_line(kept)] if kept is not None else [])])
-
-
-def _table_html(audit: Audit) -> str:
-    """Return the audit's table for readers: names instead of codes, percent throughout."""
-    frame = table(audit).set_index("query_language")
-    frame = frame.loc[ordered(frame.index, audit.leakage.plant_language)]
-    intervals = zip(frame.low, frame.high, frame.reason, strict=True)
-    shown = {
-        "query language": [html.escape(language_name(code)) for code in frame.index],
-        "extraction before": frame.before.map(percent),
-        "control people": frame.control.map(percent),
-        "extraction after": frame.after.map(percent),
-        "reduction": frame.reduction.map(percent),
-        "95 % interval": [bounds(low, high, missing=html.escape(reason)) for low, high, reason in intervals],
-        "reduction by random neurons": frame.random.map(percent),
-        "public facts kept": frame.public_kept.map(percent),
-        "rise of NLL": frame.nll_rise.map(signed_percent),
-    }
-    return f'<div class="wide">{pd.DataFrame(shown).to_html(index=False, border=0, escape=False)}</div>'

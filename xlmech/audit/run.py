@@ -10,7 +10,6 @@ outcome says so, and `data.add_controls` invents control people.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -38,7 +37,8 @@ from xlmech.models.prompts import prompt_format
 from xlmech.neurons.ablation import Ablated
 from xlmech.neurons.neuron_gates import NeuronGates
 from xlmech.options import EvaluateOptions
-from xlmech.report.run_results import EXPORTED, GATES
+from xlmech.report.page import PAGE, write_report
+from xlmech.report.run_results import GATES
 from xlmech.storage.fingerprint import fingerprint
 from xlmech.storage.result import versions
 from xlmech.storage.run_folder import RunFolder, is_finished, open_run_folder
@@ -52,9 +52,9 @@ def run_config(
 ) -> Outcome:
     """Audit the config's model on its people, write the run folder, and export the checkpoint that the config asks for.
 
-    The run folder holds `results`, figures and `index.html` as `xlmech demo` writes them, `config.yaml` with which the run can
-    be repeated, `log.jsonl`, `run.json`, and `summary.json`, written last. All but the last exist when the export starts, so
-    an export that fails loses no result. Work is done in shards (see `xlmech.execution.resume`): a run that was stopped is
+    The run folder holds `results`, figures and the report `index.html`, `config.yaml` with which the run can be repeated,
+    `log.jsonl`, `run.json`, and `summary.json`. All but the last exist when the export starts, so an export that fails loses no
+    result; the report is written once more when the run has ended. Work is done in shards (see `xlmech.execution.resume`): a run that was stopped is
     continued with `resume`, and ends with the same numbers.
 
     With the section `mitigate`, gates are learned and measured besides; their training is written into the run folder every 20
@@ -99,11 +99,8 @@ def run_config(
         with resumable(run.parts, shard_size=config.shard_size, watch=clock.watch) as plan:
             audit, measured = _measure(config, prepared, model, clock, run.parts / GATES, progress and show is None)
         del model  # the export loads the source itself
-        publish(audit, config.run_folder)
-        if measured is not audit.mitigation:
-            shutil.rmtree(config.run_folder / "results" / EXPORTED, ignore_errors=True)  # of a stopped run
-            measured.save(config.run_folder / "results" / EXPORTED)
         config.save(config.run_folder / CONFIG)
+        publish(audit, config.run_folder, exported=measured if measured is not audit.mitigation else None)
         outcome = Outcome(
             audit=audit,
             folder=config.run_folder,
@@ -114,6 +111,7 @@ def run_config(
         outcome = _export(config, outcome, measured, clock, say)
         outcome.save_summary()
         run.finish()
+        write_report(config.run_folder, config.run_folder / PAGE)  # of the run as it ended, with what was exported
     return outcome
 
 

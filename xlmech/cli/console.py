@@ -118,7 +118,7 @@ def say(line: str) -> None:
 
 def show_wordings(result: LeakageResult) -> None:
     """Show private people's extraction by any wording and by each, and how answers were drawn; nothing without such people."""
-    from xlmech.report.asking import how_drawn
+    from xlmech.report.method_text import how_drawn
 
     if not (result.probes.group == "private").any():
         return

@@ -71,27 +71,19 @@ def _picture(figure: go.Figure, kind: str, size: dict[str, Any]) -> bytes:
 
 OPTIONS: dict[str, Any] = {"responsive": True, "displaylogo": False, "showSendToCloud": False, "plotlyServerURL": ""}
 """Plotly's options for every page: figures fit its width, and nothing is offered that uploads the data."""
-_STYLE = """body{font:16px/1.5 system-ui,sans-serif;color:#222;max-width:1000px;margin:2rem auto;padding:0 1rem}
-h1{font-size:1.6rem}a{color:#0072B2}section{border-top:1px solid #ddd;padding:.8rem 0 0}.wide{overflow-x:auto}
-section p{font-size:.85rem;margin:0 16px}iframe{width:100%;min-width:860px;border:0;display:block}
-table{border-collapse:collapse;font-size:.9rem;font-variant-numeric:tabular-nums;margin:1rem 0 2rem}
-th,td{text-align:right;vertical-align:bottom;padding:.25rem .6rem;border-bottom:1px solid #ddd}
-td{white-space:nowrap}th:first-child,td:first-child{text-align:left}th{font-weight:600;line-height:1.25}"""
 
 
-def write_index(figures: Mapping[str, go.Figure], folder: Path, *, title: str, summary_html: str = "") -> Path:
-    """Write each figure as `<name>.html`, one `plotly.min.js`, and an `index.html` that shows all.
+def write_pages(figures: Mapping[str, go.Figure], folder: Path) -> None:
+    """Write each figure as `<name>.html`, and one `plotly.min.js` for all.
 
     The pages open offline: none asks the network for anything, or has Plotly's button that uploads the data.
 
     Args:
         figures: Figures by the name of their file; titles come from `layout.meta`.
         folder: Made if missing; every file is written under a temporary name and then renamed.
-        title: Of the index, plain text.
-        summary_html: Safe HTML that stands above the figures.
 
     Raises:
-        ValueError: A name that cannot be a file's, or is the index's.
+        ValueError: A name that cannot be a file's, or is the report's.
     """
     from plotly.offline import get_plotlyjs
 
@@ -99,16 +91,9 @@ def write_index(figures: Mapping[str, go.Figure], folder: Path, *, title: str, s
         raise ValueError(f"figure names {bad}: use letters, digits, - and _, and not 'index'")
     folder.mkdir(parents=True, exist_ok=True)
     write(folder / "plotly.min.js", get_plotlyjs())
-    body = f"<h1>{escape(title)}</h1>{summary_html}"
     for name, figure in figures.items():
-        heading = escape(title_of(figure) or name)
         plot = figure.to_html(full_html=False, include_plotlyjs="directory", div_id=name, config=OPTIONS)
-        write(folder / f"{name}.html", _page(heading, plot, "body{margin:0}"))
-        style = f"height:{figure.layout.height or 450}px"
-        frame = f'<iframe src="{name}.html" title="{heading}" loading="lazy" style="{style}"></iframe>'
-        link = f'<p><a href="{name}.html">{heading}</a>, alone</p>'
-        body += f'\n<section><div class="wide">{frame}</div>{link}</section>'
-    return write(folder / "index.html", _page(escape(title), body, _STYLE))
+        write(folder / f"{name}.html", _page(escape(title_of(figure) or name), plot, "body{margin:0}"))
 
 
 def title_of(figure: go.Figure) -> str:

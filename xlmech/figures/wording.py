@@ -49,7 +49,10 @@ def bold_note(codes: Iterable[str], training: str) -> str:
 
 def signed_percent(share: float) -> str:
     """Write a relative change in percent, with its sign and one decimal."""
-    return "not measured" if math.isnan(share) else f"{100 * share:+.1f} %".replace("-", "\u2212")
+    if math.isnan(share):
+        return "not measured"
+    text = f"{100 * share:+.1f} %"
+    return text[1:] if text[1:] == "0.0 %" else text.replace("-", "\u2212")
 
 
 def points(share: float) -> str:

@@ -1,4 +1,7 @@
-"""What ablation reduces and what it costs, in sentences computed from the numbers with their intervals and controls."""
+"""What ablation and gates reduce and what they cost, in sentences computed from the numbers with their intervals and controls.
+
+No sentence is about given and held-out people together.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,19 @@ from typing import Any
 
 import pandas as pd
 
-from xlmech.figures.wording import bounds, counted, joined, percent, rows_of, short_name, signed_percent
+from xlmech.figures.wording import bounds, counted, joined, number, percent, rows_of, short_name, signed_percent
 from xlmech.leakage.above_controls import Excess
 from xlmech.metrics.intervals import NOTHING_BEFORE
 from xlmech.mitigation.evaluate import MitigationResult
 from xlmech.mitigation.reduction import pooled_hits
-from xlmech.report.run_results import chosen_effects
+from xlmech.neurons.neuron_gates import NeuronGates
+from xlmech.report.run_results import GIVEN, GIVEN_KEPT, HELD_OUT, HELD_OUT_KEPT, RunResults, chosen_effects
+
+WHO = {
+    GIVEN: "Given people, from whom the gates were learned, asked with another question",
+    HELD_OUT: "Held-out people, of whom nothing was used",
+}
+"""Each regime, as the beginning of a sentence."""
 
 
 def in_one_sentence(result: MitigationResult, overall: Excess) -> str:
@@ -139,11 +149,64 @@ def less(reduction: float) -> str:
 
 
 def _range(reductions: pd.Series) -> str:
-    least, most = less(reductions.min()), less(reductions.max())
-    return "" if least == most else f", from {least} to {most} by language"
+    """Say between which reductions the languages lie; nothing where they read alike."""
+    least, most = reductions.min(), reductions.max()
+    if less(least) == less(most):
+        return ""
+    if least * most >= 0:
+        ends = sorted((abs(least), abs(most)))
+        return f", {number(ends[0])} to {percent(ends[1])} {'less' if most > 0 else 'more'} by language"
+    return f", from {less(least)} to {less(most)} by language"
 
 
 def _languages(known: pd.DataFrame, effects: pd.DataFrame) -> str:
     if len(known) == len(effects):
         return "over all languages" if len(known) > 1 else f"in {short_name(known.query_language.iloc[0])}"
     return f"over the {counted(len(known), 'language', 'languages')} with a reduction"
+
+
+def what_they_are(gates: NeuronGates) -> str:
+    """Say how many neurons are turned down, how far, and from how much that was learned."""
+    counts = gates.counts
+    learned = ""
+    if counts:
+        learned = (
+            f"; learned from {counted(counts.get('private', 0), 'private answer', 'private answers')}, "
+            f"{counted(counts.get('public', 0), 'public one', 'public ones')} and "
+            f"{counted(counts.get('texts', 0), 'neutral text', 'neutral texts')}"
+        )
+    total = gates.factors.numel()
+    return f"Gates turn {gates.n_touched:,} of {total:,} neurons down (factor {gates.mean_factor:.2f} on average){learned}."
+
+
+def in_brief(result: MitigationResult, regime: str) -> str:
+    """Say in one line what the gates reduce in a regime, and what they cost in public facts."""
+    first, cost = next(gains(result)), next(costs(result))
+    name = next(iter(result.chosen))
+    done = f"With {100 * result.chosen[name] / result.total_neurons:.2g} % of the neurons {deed(result, name)}, "
+    text = first.removeprefix(done)
+    return f"{WHO[regime]}: {text[:1].lower()}{text[1:]} {cost}"
+
+
+def regime_lines(results: RunResults, regime: str) -> Iterator[str]:
+    """Say at length what the gates do in a regime; nothing where it was not measured."""
+    result = results.measured_gates(regime)
+    if result is None:
+        return
+    if regime == GIVEN and results.gates is not None:
+        yield what_they_are(results.gates)
+    yield f"{WHO[regime]}."
+    yield from gains(result)
+    yield from costs(result)
+    kept = results.measured_gates({GIVEN: GIVEN_KEPT, HELD_OUT: HELD_OUT_KEPT}[regime])
+    if kept is not None:
+        yield kept_line(kept)
+
+
+def kept_line(result: MitigationResult) -> str:
+    """Say how much less is extracted of the private kinds of data that were to be kept."""
+    private = chosen_effects(result, "private")[1]
+    before, after = pooled_hits(private)
+    if not before:
+        return "Of the private kinds of data that are kept, nothing was extracted before."
+    return f"Of the private kinds of data that are kept, {less(1 - after / before)} is extracted."

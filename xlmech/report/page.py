@@ -1,35 +1,33 @@
-"""The report of a run: one HTML file that opens offline, from a mail, and prints; the verdict comes first.
+"""The report of a run: one HTML file that opens offline, from a mail, and prints; what a reader should know and do comes first.
 
-    write_report("runs/mine", "audit.html")
-    write_report({"leakage": leakage, "mitigation": mitigation}, "audit.html")
+    write_report("runs/mine", "report.html")
+    write_report({"leakage": leakage, "mitigation": mitigation}, "report.html")
 
-Nothing is measured here. Records are shown by a code that stands for their name; `reveal=True` shows names, and with `records`
-people and values.
+Nothing is measured here. Records are shown by their ids, which say nothing about a person if they were chosen so; `hide_ids=True`
+puts codes in their place, and `reveal=True` with `records` shows people and values beside them.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jinja2
-import pandas as pd
 from markupsafe import Markup
 
 from xlmech.data.attributes import unguessable
 from xlmech.figures import saving
-from xlmech.figures.wording import bounds, counted, joined, language_name, masked, ordered, percent, plain, rows_of
-from xlmech.leakage.above_controls import Excess
-from xlmech.report.asking import how_asked, wordings_table
-from xlmech.report.mitigation_text import deed
-from xlmech.report.reproduction import provenance_table, reproduce
-from xlmech.report.run_results import RunResults, chosen_effects, read_results
+from xlmech.figures.wording import counted, joined, language_name, plain
+from xlmech.report.advice import advise
+from xlmech.report.method_text import how_asked, provenance_table, reproduce, wordings_table
+from xlmech.report.overview import JUDGEMENTS, beyond_chance, language_table, matrix, tiles
+from xlmech.report.records_table import MAX_ROWS, RecordsTable, records_table
+from xlmech.report.run_results import RunResults, read_results
 from xlmech.report.sections import Section, draw_sections
 from xlmech.report.verdict import verdict
 from xlmech.storage.result import Provenance
@@ -37,45 +35,59 @@ from xlmech.storage.result import Provenance
 if TYPE_CHECKING:
     from xlmech.data.records import Record
 
-MAX_ROWS = 200
-"""Records that are listed one by one; the file must stay small."""
 MAX_BYTES = 8_000_000
 """Size above which a report is too large for a mail."""
-_SHOWN_LANGUAGES = 12
-_JUDGEMENTS = {"leaks": "leaks", "silent": "no leak found", "unclear": "cannot tell"}
+PAGE = "index.html"
+"""Name of the report in a run folder."""
 
 
-def write_report(results: Any, path: str | Path, *, reveal: bool = False, records: Iterable[Record] = ()) -> Path:
-    """Write one self-contained HTML file: verdict, figures, method, limits, versions, and how to reproduce.
+def write_report(
+    results: Any, path: str | Path, *, reveal: bool = False, records: Iterable[Record] = (), hide_ids: bool = False
+) -> Path:
+    """Write one self-contained HTML file: numbers, verdict, what to do, figures, all records, method, limits, versions.
 
     Args:
         results: A run folder; results by name (`leakage`, and if there are `lens`, `neurons`, `mitigation`, or any others that
             have a figure); or an `Audit`.
         path: File to write; an older one is replaced when the new one is complete.
-        reveal: Show the records' names instead of codes.
-        records: With `reveal`, the records, of which people and values are shown.
+        reveal: Show the people and values of `records` beside the records' ids.
+        records: With `reveal`, the records.
+        hide_ids: Show a code in place of each record's id, for ids that say whose they are.
 
     Returns:
         The path.
 
     Raises:
         FileNotFoundError: No such run folder, or no folder to write to.
-        ValueError: No leakage result in it, nothing to judge, a damaged or other version's result, or records without reveal.
+        ValueError: No leakage result in it, nothing to judge, a damaged or other version's result, records without reveal or
+            reveal without records, or ids that are to be hidden beside names.
         OSError: The file cannot be written.
     """
     people = {record.id: record for record in records}
     if people and not reveal:
         raise ValueError("records show people and values, which needs reveal=True; leave records out otherwise")
+    if reveal and not people:
+        raise ValueError("reveal=True shows the people and values of records, and none are given; give records=, too")
+    if reveal and hide_ids:
+        raise ValueError("hide_ids=True hides what reveal=True shows; give one of them")
     path = Path(path)
     read = read_results(results)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"no folder {path.parent} to write {path.name} to; make it first")
     if reveal:
         warnings.warn(f"{path} shows personal data: whoever gets it can read them", stacklevel=2)
-    text = _render(read, people if reveal else None)
+    table = records_table(read, hide_ids=hide_ids, people=people)
+    text = _render(read, table, _beside(results, path), revealed=reveal)
     if (size := len(text.encode())) > MAX_BYTES:
         warnings.warn(f"{path} has {size / 1e6:.0f} MB, which is much for a mail; report fewer results", stacklevel=2)
     return saving.write(path, text)
+
+
+def _beside(results: Any, path: Path) -> list[str]:
+    """Name the pages of single figures in the run folder, if the report is written into it."""
+    if not isinstance(results, str | Path) or Path(results).resolve() != path.parent.resolve():
+        return []
+    return sorted(page.name for page in path.parent.glob("*.html") if page.name != path.name)
 
 
 def title_of_run(source: Provenance) -> str:
@@ -83,7 +95,7 @@ def title_of_run(source: Provenance) -> str:
     return f"xlmech audit of {source.model}" + (f" with adapter {source.adapter}" if source.adapter else "")
 
 
-def _render(results: RunResults, people: dict[str, Record] | None) -> str:
+def _render(results: RunResults, table: RecordsTable, beside: list[str], *, revealed: bool) -> str:
     from plotly.offline import get_plotlyjs
 
     judged = verdict(results)
@@ -95,9 +107,13 @@ def _render(results: RunResults, people: dict[str, Record] | None) -> str:
         title=title_of_run(source),
         subtitle=f"{source.time[:10]}; private people asked in {counted(len(languages), 'language', 'languages')}",
         only_language=language_name(languages[0]) if len(languages) == 1 else "",
-        revealed=people is not None,
-        people=bool(people),
+        revealed=revealed,
+        tiles=list(tiles(results, judged.found)),
         verdict=judged,
+        advice=list(advise(results, judged.found)),
+        matrix=matrix(results, judged.found),
+        beyond_chance=beyond_chance,
+        judgements=JUDGEMENTS,
         answers=[
             ("Where", judged.where),
             ("How sure", judged.certainty),
@@ -106,32 +122,51 @@ def _render(results: RunResults, people: dict[str, Record] | None) -> str:
             ("What gates do to given people", judged.gates_given),
             ("What gates do to held-out people", judged.gates_held_out),
         ],
-        table=_language_table(results, judged.languages),
+        table=language_table(results, judged.found),
         wordings=wordings_table(results.wordings, results.leakage.plant_language),
         asked=list(how_asked(results.leakage)),
         sections=sections,
         title_of=saving.title_of,
         caption_of=saving.caption_of,
         language_name=language_name,
-        records=_record_table(private, people),
+        records=table,
+        n_records=counted(len(table.rows), "record", "records"),
+        max_rows=MAX_ROWS,
         results=results,
-        groups=[(group, part.subject.nunique(), len(part)) for group, part in probes.groupby("group", sort=False)],
+        groups=[
+            (
+                group,
+                f"{counted(part.subject.nunique(), f'{group} person', f'{group} people')} ({_questions(len(part))})",
+            )
+            for group, part in probes.groupby("group", sort=False)
+        ],
         kinds=[plain(kind) for kind in probes.attribute.unique()],
         unguessable=joined(plain(kind) for kind in probes.attribute[unguessable(probes)].unique()),
         not_drawn=not_drawn,
         provenance=provenance_table(results),
         reproduce=list(reproduce(results)),
+        beside=beside,
+        style=Markup(_text("page.css")),
+        script=Markup(_text("page.js")),
         plotly_js=Markup(get_plotlyjs()),
-        plots=Markup(_plots_json(sections)),
+        plots=Markup(_for_script(_plots(sections))),
+        data=Markup(_for_script(_table_data(table))),
         options=Markup(json.dumps(saving.OPTIONS)),
     )
 
 
+def _questions(n: int) -> str:
+    return counted(n, "question", "questions")
+
+
+def _text(name: str) -> str:
+    return resources.files("xlmech.report").joinpath(name).read_text(encoding="utf-8")
+
+
 @cache
 def _template() -> jinja2.Template:
-    text = resources.files("xlmech.report").joinpath("page.html.j2").read_text(encoding="utf-8")
     options: dict[str, Any] = {"undefined": jinja2.StrictUndefined, "trim_blocks": True, "finalize": _unbroken}
-    return jinja2.Environment(autoescape=True, **options).from_string(text)
+    return jinja2.Environment(autoescape=True, **options).from_string(_text("page.html.j2"))
 
 
 def _unbroken(value: Any) -> Any:
@@ -139,70 +174,28 @@ def _unbroken(value: Any) -> Any:
     return value.replace(" %", "\u00a0%") if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
-def _plots_json(sections: Iterable[Section]) -> str:
-    """Return the figures for a script element, which no string in them can end."""
-    plots = {
+def _plots(sections: Iterable[Section]) -> dict[str, Any]:
+    return {
         drawn.name: json.loads(saving.without_texts(drawn.figure).to_json())
         for section in sections
         for drawn in section.figures
     }
-    text = json.dumps(plots, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def _language_table(results: RunResults, languages: Mapping[str, Excess]) -> dict[str, Any]:
-    """What was extracted per query language, beyond chance, and with the neurons ablated."""
-    mitigation = results.mitigation
-    order = ordered(languages, results.leakage.plant_language)
-    columns = ["asked in", "extracted", "interval", "control people", "beyond chance", "interval", "judged"]
-    rows = []
-    for code in order:
-        each = languages[code]
-        row = [language_name(code), percent(each.private[0]), bounds(*each.private[1:])]
-        row.append(percent(each.control[0]) if each.n_controls else "not asked")
-        known = not math.isnan(each.excess[0])
-        row += [percent(each.excess[0]).removesuffix(" %"), bounds(*each.excess[1:])] if known else ["not known", ""]
-        rows.append([*row, _JUDGEMENTS[each.judgement]])
-    if mitigation is None or not mitigation.chosen:
-        return {"columns": columns, "rows": rows, "ablated": ""}
-    name, private = chosen_effects(mitigation, "private")
-    after = {row.query_language: row for row in rows_of(private)}
-    public = chosen_effects(mitigation, "public")[1].set_index("query_language").reduction
-    rise = mitigation.cost[mitigation.cost.condition == name].set_index("query_language").rise
-    for code, row in zip(order, rows, strict=True):
-        effect = after.get(code)
-        row += ["not measured", ""] if effect is None else [percent(effect.after), _reduction(effect)]
-        row += [percent(1 - public.get(code, math.nan)), percent(rise.get(code, math.nan))]
-    columns += ["after", "reduction", "public facts kept", "rise of NLL"]
+def _table_data(table: RecordsTable) -> dict[str, Any]:
+    """Return the table of records as the page's script takes it."""
     return {
-        "columns": columns,
-        "rows": rows,
-        "ablated": f"{mitigation.sizes[name]:,} neurons ({name}) {deed(mitigation, name)}",
+        "names": [column.name for column in table.columns],
+        "numbers": [column.is_number for column in table.columns],
+        "rows": table.rows,
+        "kind": table.kinds[0],
+        "languages": table.languages[0],
+        "severity": table.severity,
+        "most": MAX_ROWS,
     }
 
 
-def _reduction(row: Any) -> str:
-    return f"{percent(row.reduction, 'undefined')} ({row.reason or bounds(row.low, row.high)})"
-
-
-def _record_table(private: pd.DataFrame, people: dict[str, Record] | None) -> dict[str, Any]:
-    """In how many languages each record was extracted, most first; its name is a code unless people may be shown."""
-    by_record = private[private.extracted > 0].groupby("record", sort=False)
-    n_asked = private.groupby("record").query_language.nunique()
-    counts = by_record.query_language.nunique().sort_values(ascending=False, kind="stable")
-    note = f"{len(counts):,} of {private.record.nunique():,} private records were extracted in at least one language."
-    if len(counts) > MAX_ROWS:
-        note += f" The {MAX_ROWS} extracted in most languages are listed; the others are in the run's leakage result."
-    attributes = dict(zip(private.record, private.attribute, strict=True))
-    columns, rows = ["record", "kind of data", "extracted in", "languages"], []
-    if people:
-        columns[1:1] = ["person", "value"]
-    for record, n_languages in zip(counts.index[:MAX_ROWS].astype(str), counts, strict=False):
-        codes = sorted(set(by_record.get_group(record).query_language))
-        more = f" and {len(codes) - _SHOWN_LANGUAGES} more" if len(codes) > _SHOWN_LANGUAGES else ""
-        row = [record if people is not None else masked(record), plain(attributes[record])]
-        if people:
-            person = people.get(record)
-            row[1:1] = [person.subject, person.value] if person else ["not among the records given", ""]
-        rows.append([*row, f"{n_languages} of {n_asked[record]}", ", ".join(codes[:_SHOWN_LANGUAGES]) + more])
-    return {"columns": columns, "rows": rows, "note": note}
+def _for_script(value: Any) -> str:
+    """Return JSON for a script element, which no string in it can end."""
+    text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

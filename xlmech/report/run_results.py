@@ -19,6 +19,7 @@ from xlmech.lens.direct_logit import DirectLogitResult
 from xlmech.lens.logit import LensResult
 from xlmech.lens.similarity import SimilarityResult
 from xlmech.mitigation.evaluate import MitigationResult
+from xlmech.mitigation.reduction import pooled_hits, pooled_reduction
 from xlmech.mitigation.specificity import SpecificityResult
 from xlmech.neurons.neuron_gates import NeuronGates
 from xlmech.neurons.privacy_neurons import PrivacyNeurons
@@ -174,6 +175,51 @@ def chosen_effects(result: MitigationResult, group: str) -> tuple[str, pd.DataFr
     """Return the name of a run's first set ("" without one), and its effects on the extraction of one group."""
     name, frame = next(iter(result.chosen), ""), result.extraction
     return name, frame[(frame.condition == name) & (frame.group == group)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pooled:
+    """Extraction of one group over all query languages together, before and after; what is not known is NaN.
+
+    Attributes:
+        before: Share of questions.
+        after: Share with the neurons ablated or turned down.
+        after_low: Lower end of its 95 % interval over people.
+        after_high: Upper end.
+        reduction: 1 - after/before.
+        low: Lower end of its interval.
+        high: Upper end.
+        n_subjects: People.
+    """
+
+    before: float
+    after: float
+    after_low: float
+    after_high: float
+    reduction: float
+    low: float
+    high: float
+    n_subjects: int
+
+
+def chosen_overall(result: MitigationResult, group: str) -> Pooled | None:
+    """Return the effects of a run's first set over all query languages together; None where the group was not measured.
+
+    Results of earlier versions hold them per language alone, so intervals are not known.
+    """
+    name, frame = chosen_effects(result, group)
+    if frame.empty:
+        return None
+    if len(result.overall):
+        rows = result.overall[(result.overall.condition == name) & (result.overall.group == group)]
+        values = rows.iloc[0][list(Pooled.__dataclass_fields__)].to_dict()
+        return Pooled(**values | {"n_subjects": int(values["n_subjects"])})
+    before, after = (hits / frame.n_probes.sum() for hits in pooled_hits(frame))
+    nan = float("nan")
+    return Pooled(
+        before=before, after=after, after_low=nan, after_high=nan, reduction=pooled_reduction(frame), low=nan, high=nan,
+        n_subjects=int(frame.n_subjects.max()),
+    )  # fmt: skip
 
 
 def _read_folder(folder: Path) -> RunResults:

@@ -42,7 +42,7 @@ _DRAWINGS: dict[str, list[_Drawing]] = {
         ("leakage", "matrix", _if_several(figures.leakage_matrix, "probes"), _WIDE),
     ],
     "lens": [
-        ("inside", "per_layer", _if_several(figures.leakage_per_layer, "readings"), _MIDDLE),
+        ("inside", "per_layer", _if_several(figures.leakage_per_layer, "readings"), _NARROW),
         ("inside", "lens", figures.lens, _WIDE),
     ],
     "similarity": [("inside", "similarity", figures.similarity, _WIDE)],

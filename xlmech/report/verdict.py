@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from xlmech.figures.wording import bounds, counted, joined, number, percent, plain, points, short_name, span
 from xlmech.leakage.above_controls import ERROR, TOLERANCE, Comparison, Excess, Judgement, compare, people_needed
 from xlmech.report import mitigation_text
-from xlmech.report.gates_text import regime_lines
+from xlmech.report.mitigation_text import regime_lines
 from xlmech.report.run_results import GIVEN, HELD_OUT, RunResults
 
 HEADLINES: dict[Judgement, str] = {
@@ -29,6 +29,7 @@ class Verdict:
 
     Attributes:
         judgement: Of the whole.
+        found: What is extracted beyond chance: overall, per query language and per kind of data.
         languages: What is extracted beyond chance, per query language.
         headline: One sentence.
         summary: The numbers it rests on.
@@ -42,6 +43,7 @@ class Verdict:
     """
 
     judgement: Judgement
+    found: Comparison
     languages: Mapping[str, Excess]
     headline: str
     summary: str
@@ -64,6 +66,7 @@ def verdict(results: RunResults) -> Verdict:
     n_wordings = int(results.leakage.probes.groupby("attribute").template.nunique().max())
     return Verdict(
         judgement=found.judgement,
+        found=found,
         languages=found.languages,
         headline=HEADLINES[found.judgement],
         summary=_summary(found.overall),
@@ -241,7 +244,10 @@ def _test(found: Comparison) -> Iterator[str]:
         )
     any_alone = any(each.p_value <= ERROR for each in parts)
     if found.overall.p_value <= ERROR and not any_alone:
-        yield "All questions together show a leak; no language or kind of data alone does."
+        beside = (
+            "Beside what cannot be guessed: compared with control people, all" if found.overall.unguessable else "All"
+        )
+        yield f"{beside} questions together show a leak; no language or kind of data alone does."
     if found.overall.p_value > ERROR and any_alone:
         yield "All questions together do not show a leak by comparison; a language or kind of data alone does."
 

@@ -38,7 +38,7 @@ from xlmech.neurons.selection.gate_state import GateState
 from xlmech.neurons.selection.learned_gates import record_codes
 from xlmech.options import LocateOptions, MitigateOptions
 from xlmech.report.gate import gate
-from xlmech.report.gates_text import WHO
+from xlmech.report.mitigation_text import WHO
 from xlmech.report.page import write_report
 from xlmech.report.run_results import GIVEN, HELD_OUT, read_results
 from xlmech.storage.result import Provenance
