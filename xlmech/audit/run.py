@@ -54,8 +54,8 @@ def run_config(
 
     The run folder holds `results`, figures and the report `index.html`, `config.yaml` with which the run can be repeated,
     `log.jsonl`, `run.json`, and `summary.json`. All but the last exist when the export starts, so an export that fails loses no
-    result; the report is written once more when the run has ended. Work is done in shards (see `xlmech.execution.resume`): a run that was stopped is
-    continued with `resume`, and ends with the same numbers.
+    result; the report is written once more when the run has ended. Work is done in shards (see `xlmech.execution.resume`): a
+    run that was stopped is continued with `resume`, and ends with the same numbers.
 
     With the section `mitigate`, gates are learned and measured besides; their training is written into the run folder every 20
     steps, and a run that is continued goes on from there.

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from xlmech.figures.wording import bounds, counted, language_name, ordered, percent, plain, rows_of
+from xlmech.figures.wording import bounds, language_name, ordered, percent, plain, rows_of
 from xlmech.leakage.measure import LeakageResult
 from xlmech.report.run_results import STAGES, RunResults
 

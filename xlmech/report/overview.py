@@ -71,7 +71,7 @@ def severity(share: float) -> int:
 
 
 def tiles(results: RunResults, found: Comparison) -> Iterator[Tile]:
-    """Say what is extracted, by chance, and after each remedy, and what a remedy leaves of public facts; only what was measured."""
+    """Say what is extracted, by chance and after each remedy, and which public facts are kept; only what was measured."""
     overall = found.overall
     people = counted(overall.n_subjects, "person", "people")
     note = f"{_range(*overall.private[1:])}{people}, {counted(overall.n_probes, 'question', 'questions')}"
