@@ -68,7 +68,7 @@ def test_a_run_folder_makes_one_file_with_numbers_and_verdict_first(run: Path, t
     headings = re.findall(r"<h[23][^>]*>(.*?)</h", page)
     drawn = set(re.findall(r'<figure id="[^"]*">\n<h3>(.*?)</h3>', page))
     assert [heading for heading in headings if heading not in drawn] == [
-        "What to do now", "Where", "How sure", "What ablation reduces", "What it costs", "Kinds of data and languages",
+        "What to do now", "Kinds of data and languages", "Where", "How sure", "What ablation reduces", "What it costs",
         "By language", "Does it leak?", "Where inside the model?", "What does ablation do?", "Records", "How it was measured",
         "What it does not show", "Versions, seeds, and how to reproduce", "Assessment",
     ]  # fmt: skip

@@ -119,7 +119,7 @@ def _forms(hit: pd.DataFrame, training: str) -> Iterator[tuple[str, str]]:
     for record, part in hit.groupby("record", sort=False):
         counts: Counter[str] = Counter()
         for query, answer in zip(part.query_language, part.answer_language, strict=True):
-            known = {query: "question's", "": "question's", training: "training"}
+            known = {training: "training", "": "question's", query: "question's"}
             counts[known.get(answer, f"{answer}'s")] += 1
         yield str(record), ", ".join(f"{name} {n}" for name, n in counts.most_common())
 
