@@ -6,7 +6,7 @@ Every sentence is computed from the results. A remedy is called one only where t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from xlmech.figures.wording import bounds, counted, joined, number, percent, plain, points, short_name
@@ -79,15 +79,15 @@ def _leaking(found: Mapping[str, Excess]) -> list[tuple[str, Excess]]:
     return sorted(leaking, key=lambda item: (math.isnan(item[1].excess.value), -item[1].excess.value, item[0]))
 
 
-def _named(found: Sequence[tuple[str, Excess]], name: object, *, shares: bool = False) -> str:
+def _named(found: Sequence[tuple[str, Excess]], name: Callable[[str], str], *, shares: bool = False) -> str:
     """Name the first few with their points beyond chance, or their shares where chance is not known."""
-    texts = []
+    texts: list[str] = []
     for code, each in found[:_NAMED]:
         known = not (shares or math.isnan(each.excess.value))
         how_much = f"{points(each.excess.value)} beyond chance" if known else f"{percent(each.private.value)} extracted"
         if texts and known:
             how_much = number(each.excess.value)
-        texts.append(f"{name(code)} ({how_much})")  # type: ignore[operator]
+        texts.append(f"{name(code)} ({how_much})")
     return joined(texts)
 
 

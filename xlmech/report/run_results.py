@@ -212,8 +212,8 @@ def chosen_overall(result: MitigationResult, group: str) -> Pooled | None:
         return None
     if len(result.overall):
         rows = result.overall[(result.overall.condition == name) & (result.overall.group == group)]
-        values = rows.iloc[0][list(Pooled.__dataclass_fields__)].to_dict()
-        return Pooled(**values | {"n_subjects": int(values["n_subjects"])})
+        row: Any = rows.iloc[0]
+        return Pooled(**{field: row[field] for field in Pooled.__dataclass_fields__})
     before, after = (hits / frame.n_probes.sum() for hits in pooled_hits(frame))
     nan = float("nan")
     return Pooled(
