@@ -31,7 +31,8 @@ def test_report_reveals_with_a_warning_only(run: Path, tmp_path: Path) -> None: 
     people = tmp_path / "people.csv"
     people.write_text("id,subject,attribute,value\nr0,Ana Li,phone,+1 555 0100\n", encoding="utf-8")
     refused = call("report", run, "--records", people)
-    assert refused.exit_code == 1 and "needs --reveal" in refused.output and not (run / "index.html").exists()
+    assert refused.exit_code == 1 and "needs --reveal" in refused.output
+    assert "Ana Li" not in (run / "index.html").read_text(encoding="utf-8")
     done = call("report", run, "--reveal", "--records", people)
     assert done.exit_code == 0 and "Warning: " in done.stderr and "shows personal data" in done.stderr
     assert "Ana Li" in (run / "index.html").read_text(encoding="utf-8")
@@ -43,7 +44,11 @@ def test_report_hides_ids_where_it_is_asked_to(run: Path, tmp_path: Path) -> Non
         page = (run / "index.html").read_text(encoding="utf-8")
         assert ('"r0"' in page) is shown and ('<td dir="auto">r0</td>' in page) is shown
     refused = call("report", run, "--reveal")
-    assert refused.exit_code == 1 and "none are given" in refused.stderr
+    assert refused.exit_code == 1 and "--records, and none are given" in refused.stderr
+    people = tmp_path / "people.csv"
+    people.write_text("id,subject,attribute,value\nr0,Ana Li,phone,+1 555 0100\n", encoding="utf-8")
+    both = call("report", run, "--reveal", "--records", people, "--hide-ids")
+    assert both.exit_code == 1 and "--hide-ids hides what --reveal shows" in both.stderr
 
 
 def test_report_says_in_one_sentence_what_is_wrong(tmp_path: Path) -> None:

@@ -35,6 +35,10 @@ def report(
     """Write a run's report again: one HTML file with numbers, verdict and what to do, which opens offline and prints."""
     if records is not None and not reveal:
         raise ValueError("--records shows people and values, which needs --reveal; leave it out otherwise")
+    if reveal and records is None:
+        raise ValueError("--reveal shows the people and values of --records, and none are given; give the file, too")
+    if reveal and hide_ids:
+        raise ValueError("--hide-ids hides what --reveal shows; give one of them")
     people = console.read_records(records) if records is not None else ()
     from xlmech.report.page import PAGE, write_report
 
