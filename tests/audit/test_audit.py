@@ -194,7 +194,7 @@ def test_the_summary_tells_the_numbers_with_intervals_and_no_goals(audit: Audit)
     effects.loc[private & (effects.condition == "random"), "reduction"] = [0.0, 0.01]
     changed = type(audit.mitigation)(**{**audit.mitigation.__dict__, "effects": effects})
     lines = list(summary_lines(Audit(**{**audit.__dict__, "mitigation": changed})))
-    assert lines[0].endswith(" 35 % less is extracted over all languages, from 20 % less to 50 % less by language.")
+    assert lines[0].endswith(" 35 % less is extracted over all languages, 20 to 50 % less by language.")
     assert (
         lines[1] == "The 95 % interval of the reduction lies above zero in 1 of 2 languages: English (50 %, 30 to 70)."
     )
