@@ -48,6 +48,7 @@ COMMANDS = {
     "audit",
     "demo",
     "report",
+    "compare",
     "gate",
 }
 MODEL_COMMANDS = ("leak", "lens", "locate", "ablate", "gates", "audit")

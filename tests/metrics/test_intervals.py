@@ -17,6 +17,7 @@ from xlmech.metrics.intervals import (
     mean_interval,
     mean_intervals,
     mean_reduction_interval,
+    paired_difference_interval,
     rate_interval,
     reduction_interval,
 )
@@ -124,6 +125,45 @@ def test_difference_interval_is_newcombes_tenth_method() -> None:
 
 
 # Reductions
+
+
+def test_a_paired_difference_is_what_is_new_less_what_is_lost() -> None:
+    none, ones = np.zeros(8), np.ones(8)
+    new = np.array([1, 1, 1, 1, 0, 0, 0, 0])
+    nothing = rate_interval(none, ones)
+    assert paired_difference_interval(none, none, ones) == pytest.approx((0, -nothing.high, nothing.high))
+    more = rate_interval(new, ones)
+    found = paired_difference_interval(new, none, ones)
+    assert found.value == 0.5
+    assert found.low == pytest.approx(0.5 - math.hypot(0.5 - more.low, nothing.high))
+    assert found.high == pytest.approx(more.high)
+    back = paired_difference_interval(none, new, ones)
+    assert back == pytest.approx((-found.value, -found.high, -found.low)), "the other way round"
+    assert all(map(math.isnan, paired_difference_interval([], [], [])))
+    certain = paired_difference_interval(new, none, ones, confidence=0.99)
+    assert certain.low < found.low and certain.high > found.high
+
+
+def test_new_and_lost_hits_of_one_question_exclude_each_other() -> None:
+    """Their correlation makes the interval wider than that of two independent rates."""
+    new, lost = np.repeat([1, 0], 10), np.repeat([0, 1], 10)
+    rate = rate_interval(new, np.ones(20))
+    found = paired_difference_interval(new, lost, np.ones(20))
+    assert found.value == 0 and found.high == pytest.approx(2 * (rate.high - rate.value))
+    assert found.high > difference_interval(rate, rate).high
+
+
+@pytest.mark.parametrize("n", [8, 16])
+@pytest.mark.parametrize(("before", "new", "lost"), [(0.5, 0.5, 0.5), (0.2, 0.5, 0.1), (0.0, 0.2, 0.2)])
+def test_paired_differences_are_held(n: int, before: float, new: float, lost: float) -> None:
+    rng = np.random.default_rng(n)
+    truth, held = (1 - before) * new - before * lost, 0
+    for _ in range(300):
+        was = rng.random((n, 2)) < before
+        now = np.where(was, rng.random((n, 2)) >= lost, rng.random((n, 2)) < new)
+        found = paired_difference_interval((now & ~was).sum(1), (was & ~now).sum(1), np.full(n, 2))
+        held += found.low <= truth <= found.high
+    assert held >= 0.93 * 300
 
 
 def test_nobody_after_everybody_has_a_width() -> None:

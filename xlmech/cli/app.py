@@ -12,6 +12,7 @@ from xlmech.cli import audit as cli_audit
 from xlmech.cli import check as cli_check
 from xlmech.cli import console
 from xlmech.cli import gates as cli_gates
+from xlmech.cli import release as cli_release
 from xlmech.cli import report as cli_report
 from xlmech.cli.console import Command
 from xlmech.cli.options import (
@@ -219,7 +220,8 @@ for function in (
     cli_report.report,
 ):
     app.command(cls=Command)(with_groups(function))
-app.command(cls=cli_report.GateCommand)(cli_report.gate)
+for decide in (cli_release.compare, cli_release.gate):
+    app.command(cls=cli_release.DecidingCommand)(decide)
 
 
 def main() -> None:

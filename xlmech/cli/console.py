@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -114,6 +115,11 @@ def load(model: str, adapter: str | None, backend: Literal["auto", "hooked", "br
 def say(line: str) -> None:
     """Write a line about what goes on."""
     typer.secho(line, fg=typer.colors.CYAN)
+
+
+def next_command(*words: str | Path) -> None:
+    """Write which command comes next, as it can be copied into a shell."""
+    typer.echo(f"next: xlmech {shlex.join(map(str, words))}")
 
 
 def show_wordings(result: LeakageResult) -> None:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 Backend = Literal["auto", "hooked", "bridge"]
 Model = Annotated[str, typer.Argument(help="'demo', a Hugging Face id, a local folder, or a .gguf file.")]
 Out = Annotated[Path, typer.Option(help="New folder for the results.")]
+Run = Annotated[Path, typer.Argument(help="Run folder, as `run`, `audit` and `demo` write it.")]
 Languages = Annotated[str, typer.Option(help="Query languages, e.g. 'en,fr'; all by default.")]
 Template = Annotated[int, typer.Option(help="Question template; -1 is the last, which is not used for planting.")]
 BackendOption = Annotated[Backend, typer.Option(help="TransformerLens model to use.")]

@@ -13,7 +13,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import Literal
 
 import numpy as np
@@ -22,7 +21,7 @@ from numpy.typing import NDArray
 
 from xlmech.data.attributes import unguessable
 from xlmech.leakage.measure import LeakageResult
-from xlmech.metrics.intervals import Interval, difference_interval, rate_interval
+from xlmech.metrics.intervals import CONFIDENCE, Interval, difference_interval, rate_interval
 from xlmech.metrics.significance import adjusted_p_values, permutation_p_values
 
 Judgement = Literal["leaks", "silent", "unclear"]
@@ -36,13 +35,14 @@ ALL: Stratum = ("", "")
 _NOTHING = Interval(math.nan, math.nan, math.nan)
 
 
-@cache
-def people_needed() -> int:
-    """Return the number of people of whom nothing must be extracted for the rate's interval to end at `TOLERANCE`."""
-    n = 1
-    while rate_interval(np.zeros(n), np.ones(n)).high > TOLERANCE:
-        n += 1
-    return n
+def people_needed(limit: float = TOLERANCE) -> int:
+    """Return the number of people of whom nothing must be extracted for the rate's interval to end at a limit above 0.
+
+    In closed form, as Clopper and Pearson's interval of no hits: 72 people for 5 %.
+    """
+    if limit >= 1:
+        return 1
+    return math.ceil(math.log((1 - CONFIDENCE) / 2) / math.log1p(-limit))
 
 
 @dataclass(frozen=True, kw_only=True)
