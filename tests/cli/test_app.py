@@ -48,11 +48,12 @@ COMMANDS = {
     "audit",
     "demo",
     "report",
+    "values",
     "compare",
     "gate",
 }
 MODEL_COMMANDS = ("leak", "lens", "locate", "ablate", "gates", "audit")
-NO_OUT = ("languages", "check", "init", "run", "gate")
+NO_OUT = ("languages", "check", "values", "init", "run", "gate")
 
 
 def invoke(*arguments: str | Path) -> Any:
@@ -310,8 +311,8 @@ def test_gates_go_on_after_a_stop(files: Path, leaking: Any, monkeypatch: pytest
 def test_init_writes_a_config_that_run_reads(files: Path, no_model: None) -> None:
     result = invoke("init")
     assert result.exit_code == 0, result.output
-    assert (
-        result.stdout == "config in xlmech.yaml: fill in model.source and data.records, then: xlmech run xlmech.yaml\n"
+    assert result.stdout == (
+        "config in xlmech.yaml: fill in model.source and data.records\nnext: xlmech run xlmech.yaml --dry-run\n"
     )
     text = Path("xlmech.yaml").read_text(encoding="utf-8")
     assert "xlmech.yaml exists; give another path, or move it away" in refusal("init")

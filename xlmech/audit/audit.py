@@ -7,20 +7,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from xlmech.audit.cost_model import CONDITIONS, Stage, operations
 from xlmech.audit.plan import AuditPlan
 from xlmech.audit.stage_clock import Say, StageClock
 from xlmech.audit.stages.ablation import measure_ablated
+from xlmech.audit.stages.expected import expected_work
 from xlmech.audit.stages.gates import (
     GateEffects,
     GateProbes,
-    expected_items,
     learn_audited_gates,
     measure_gates,
     select_gate_probes,
@@ -258,10 +258,15 @@ def effects_table(mitigation: MitigationResult, leakage: LeakageResult) -> pd.Da
     return frame.reset_index()
 
 
+def followed_probes(probes: ProbeSet, plan: AuditPlan) -> ProbeSet:
+    """Select private questions of the kinds that the plan's lens asks for; a model's lens may be able to follow fewer."""
+    wanted = probes.attributes if plan.lens_attributes is None else {*plan.lens_attributes} & {*probes.attributes}
+    return probes.filter(group="private", attributes=wanted).of_template(plan.measure_template)
+
+
 def _lens_probes(model: Any, probes: ProbeSet, plan: AuditPlan) -> ProbeSet:
     """Private facts that the lens can follow; none if every form looks like the training language's."""
-    wanted = probes.attributes if plan.lens_attributes is None else {*plan.lens_attributes} & {*probes.attributes}
-    private = probes.filter(group="private", attributes=wanted).of_template(plan.measure_template)
+    private = followed_probes(probes, plan)
     if plan.lens_attributes is None:
         private = private.filter(attributes=readable_attributes(model, private))
     chosen = private.spread_facts({"private": plan.lens_facts})
@@ -279,21 +284,7 @@ def _expect(
     gates: GateProbes | None,
 ) -> None:
     """Tell the clock how much each stage has to do; models whose shape is not known get rough costs."""
-    try:
+    shape = None
+    with suppress(AttributeError, ValueError):
         shape = shape_of(backend_of(model).model.original_model.config)
-        stages: tuple[Stage, ...] = ("leakage", "lens", "locate", "gates")
-        leakage, of_lens, locate, learning = (operations(shape, stage) for stage in stages)
-    except (AttributeError, ValueError):
-        leakage, of_lens, locate, learning = 1.0, 1.0, 3.0, 3.0
-    attributed = ("private", "public") if plan.locate.contrast else ("private",)
-    n_ablated = sum(probe.record.group != "control" for probe in measured)
-    clock.expect(
-        {
-            "leakage": (len(measured), leakage),
-            "lens": (len(lens), of_lens),
-            "locate": (sum(probe.record.group in attributed for probe in locating), locate),
-            "ablate": (CONDITIONS * n_ablated, leakage),
-        }
-    )
-    if gates is not None:
-        clock.expect(dict(expected_items(gates, plan, learning=learning, leakage=leakage)))
+    clock.expect(expected_work(shape, plan, measured=measured, n_lens=len(lens), locating=locating, gates=gates))

@@ -15,6 +15,7 @@ from xlmech.checks import check_list
 from xlmech.data import languages as packs
 from xlmech.data.attributes import Attribute, all_attributes, kind_list
 from xlmech.data.languages import TRANSLATED
+from xlmech.data.probes import ProbeSet
 from xlmech.data.questions import build_probes
 from xlmech.data.readers import read_records
 from xlmech.data.records import Record
@@ -122,12 +123,7 @@ def _statements(
         yield f"{n_private} private people are too few for an audit, which measures some of them and lets others choose neurons."
         return
     yield f"{n_private} private people, of whom an audit measures {measured} and lets the others choose neurons."
-    end = rate_interval(np.zeros(measured), np.ones(measured)).high
-    whom = "1 person" if measured == 1 else f"{measured} people"
-    yield (
-        f"If nothing is extracted from {whom}, the rate's 95 % interval ends at {end:.0%}; that nothing leaks is said "
-        f"where it ends at {TOLERANCE:.0%}, from {people_needed()} measured people on."
-    )
+    yield _if_nothing(measured)
     known = all_attributes(kinds)
     guessable = sorted({r.attribute for r in records if r.group == "private" and _is_guessable(r.attribute, known)})
     if guessable:
@@ -158,13 +154,43 @@ def _is_guessable(attribute: str, known: Mapping[str, Attribute]) -> bool:
     return attribute not in known or known[attribute].guessable
 
 
+def too_few_people(measured: ProbeSet) -> Iterator[str]:
+    """Say what the people whom an audit measures are too few to show, a sentence each; nothing where they are enough.
+
+    Args:
+        measured: Probes of held-out people.
+    """
+    private, control = (measured.filter(group=group) for group in ("private", "control"))
+    n_private, n_control = len(private.subjects), len(control.subjects)
+    if 0 < n_private < people_needed():
+        yield _if_nothing(n_private)
+    guessable = sorted({probe.record.attribute for probe in private if probe.kind.guessable})
+    if guessable and n_private and n_control < _controls_needed(n_private):
+        yield _about_controls(n_private, n_control, guessable)
+
+
+def _if_nothing(n_people: int) -> str:
+    """Say how low a rate so many people can show."""
+    end = rate_interval(np.zeros(n_people), np.ones(n_people)).high
+    whom = "1 person" if n_people == 1 else f"{n_people} people"
+    return (
+        f"If nothing is extracted from {whom}, the rate's 95 % interval ends at {end:.0%}; that nothing leaks is said "
+        f"where it ends at {TOLERANCE:.0%}, from {people_needed()} measured people on."
+    )
+
+
+def _controls_needed(n_private: int) -> int:
+    """Return the fewest control people with whom a permutation test can find a difference."""
+    return next(n for n in range(1, 1000) if 1 / math.comb(n_private + n, n) <= ERROR)
+
+
 def _about_controls(n_private: int, n_control: int, guessable: Sequence[str]) -> str:
     """Say whether a permutation test of so many people can find a difference."""
-    needed = next(n for n in range(1, 1000) if 1 / math.comb(n_private + n, n) <= ERROR)
+    needed = _controls_needed(n_private)
     values = ", ".join(attribute.replace("_", " ") for attribute in guessable)
     if n_control < needed:
         return (
-            f"{n_control} measured control people: a leak of what can be guessed ({values}) cannot be told from chance; at least "
+            f"{n_control} measured control {'person' if n_control == 1 else 'people'}: a leak of what can be guessed ({values}) cannot be told from chance; at least "
             f"{needed} are needed, and more in several languages (data.add_controls invents some)."
         )
     return f"{n_control} measured control people tell a leak of what can be guessed ({values}) from chance."

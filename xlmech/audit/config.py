@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field, PrivateAttr, ValidationError, ValidationInfo, field_validator
 
-from xlmech.audit.config_yaml import dump_yaml, explain, parse_yaml, template
+from xlmech.audit.config_yaml import dump_yaml, explain, minimal_template, parse_yaml, template
 from xlmech.audit.plan import Selection
 from xlmech.data.languages import load_language
 from xlmech.options import Count, LocateOptions, MitigateOptions, Section
@@ -213,8 +213,12 @@ def read_config(path: str | Path) -> Config:
         raise ValueError(f"{path.name}, {explain(error, tree, SECTIONS)}") from None
 
 
-def write_template(path: str | Path) -> Path:
+def write_template(path: str | Path, *, minimal: bool = False) -> Path:
     """Write a config with every key, its default and what it means; the keys of `mitigate` are comments, as gates take long.
+
+    Args:
+        path: New file.
+        minimal: Write only what must be filled in.
 
     Raises:
         FileExistsError: There is a file already.
@@ -223,7 +227,8 @@ def write_template(path: str | Path) -> Path:
     if path.exists():
         raise FileExistsError(f"{path} exists; give another path, or move it away")
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(template(SECTIONS, left_out=("mitigate",)), encoding="utf-8")
+    text = minimal_template(SECTIONS) if minimal else template(SECTIONS, left_out=("mitigate",))
+    path.write_text(text, encoding="utf-8")
     return path
 
 

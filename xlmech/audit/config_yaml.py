@@ -81,6 +81,16 @@ def template(sections: Sections, *, left_out: Sequence[str] = ()) -> str:
     return "\n".join(lines) + "\n"
 
 
+def minimal_template(sections: Sections) -> str:
+    """Write a config with the keys alone that have no default, each with its docstring as comment."""
+    lines = ["# What `xlmech run` must be told. Every other key has a default: `xlmech init` writes them all."]
+    for name, schema in sections.items():
+        required = {key: field for key, field in schema.model_fields.items() if field.is_required() and name}
+        if required:
+            lines += [f"{name}:", *(f"  {line}" for key, field in required.items() for line in _key(key, field))]
+    return "\n".join(lines) + "\n"
+
+
 def explain(error: ValidationError, tree: CommentedMap, sections: Sections) -> str:
     """Explain all faults in one sentence, by line: `line 3: model.dtyp: unknown key (did you mean 'dtype'?)`."""
     faults = [

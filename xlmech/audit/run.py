@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from xlmech.audit.audit import Audit, run_audit
+from xlmech.audit.check import too_few_people
 from xlmech.audit.config import Config, ExportSection
 from xlmech.audit.outcome import Outcome, exported_measurement, read_outcome
 from xlmech.audit.preflight import Prepared, prepare
@@ -88,6 +89,8 @@ def run_config(
         return _export_finished(config, read_outcome(config), say, show)
     for note in prepared.notes:
         say(f"note: {note}")
+    for line in too_few_people(prepared.measured):
+        say(f"warning: {line}")
     with open_run_folder(config.run_folder, say=say) as run:
         run.record_settings(_settings(config, prepared))
         clock = StageClock(say, log=run.log, show=show)

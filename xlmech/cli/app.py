@@ -8,13 +8,17 @@ from typing import Annotated
 
 import typer
 
+from xlmech import __version__
 from xlmech.cli import audit as cli_audit
 from xlmech.cli import check as cli_check
 from xlmech.cli import console
 from xlmech.cli import gates as cli_gates
 from xlmech.cli import release as cli_release
 from xlmech.cli import report as cli_report
+from xlmech.cli import run as cli_run
+from xlmech.cli import values as cli_values
 from xlmech.cli.console import Command
+from xlmech.cli.groups import ORDER, shown
 from xlmech.cli.options import (
     Answering,
     Languages,
@@ -25,6 +29,7 @@ from xlmech.cli.options import (
     Prompting,
     Template,
     Wordings,
+    next_command,
     with_groups,
     wordings_of,
 )
@@ -40,7 +45,13 @@ app = typer.Typer(
 )
 
 
-@app.command(cls=Command)
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"xlmech {__version__}")
+        raise typer.Exit
+
+
+@app.command(cls=Command, **shown("languages"))
 def languages() -> None:
     """List the languages that have a pack."""
     from xlmech.data.languages import available_languages, load_language
@@ -50,7 +61,7 @@ def languages() -> None:
         typer.echo(f"{code}  {pack.name:<10} {pack.questions['occupation'][0].replace('{subject}', '...')}")
 
 
-@app.command(cls=Command)
+@app.command(cls=Command, **shown("plant"))
 def plant(
     model: Model,
     out: Annotated[Path, typer.Option(help="New folder for the adapter.")],
@@ -80,9 +91,12 @@ def plant(
     people = load_records(records) if records else synthesize_records(seed=seed)
     plant_records(model, people, out, options=options, start=start)
     typer.echo(f"adapter in {out}")
+    audited = out.with_name(f"{out.name}-audit")
+    asked = ["--languages", languages] if languages else []
+    console.next_command("audit", model, "--adapter", out, "--records", out / "records.jsonl", *asked, "--out", audited)
 
 
-@app.command(cls=Command)
+@app.command(cls=Command, **shown("leak"))
 @with_groups
 def leak(
     model: Model,
@@ -113,9 +127,13 @@ def leak(
         console.show_wordings(result)
     console.show("Extraction per query language", result.matrix().drop(columns="plant_language"))
     console.show("Extraction per group and attribute", result.summary())
+    typer.echo(f"leakage in {out}")
+    for name in ("lens", "locate"):
+        place = out.with_name(f"{out.name}-{name}")
+        next_command(name, model, out=place, people=people, prompting=prompting, loading=loading)
 
 
-@app.command(cls=Command)
+@app.command(cls=Command, **shown("lens"))
 @with_groups
 def lens(
     model: Model, out: Out, people: People, prompting: Prompting, loading: Loading, template: Template = -1
@@ -136,9 +154,12 @@ def lens(
     summary = result.summary()
     peaks = summary.loc[summary.groupby(["query_language", "form"]).prob.idxmax()]
     console.show("Layer where each form peaks", peaks)
+    typer.echo(f"lens in {out}")
+    place = out.with_name(f"{out.name}-locate")
+    next_command("locate", model, out=place, people=people, prompting=prompting, loading=loading)
 
 
-@app.command(cls=Command)
+@app.command(cls=Command, **shown("locate"))
 @with_groups
 def locate(
     model: Model,
@@ -176,9 +197,22 @@ def locate(
     for language, neurons in found.specific.items():
         neurons.save(out / f"specific-{language}.json")
     console.show("Neurons", found.to_frame().groupby(["kind", "language"]).size().rename("neurons").reset_index())
+    typer.echo(f"neurons in {out}")
+    name = "universal" if len(found.languages) > 1 else f"specific-{found.languages[0]}"
+    measured = out.with_name(f"{out.name}-ablated")
+    next_command(
+        "ablate",
+        model,
+        "--neurons",
+        out / f"{name}.json",
+        out=measured,
+        people=people,
+        prompting=prompting,
+        loading=loading,
+    )
 
 
-@app.command(cls=Command)
+@app.command(cls=Command, **shown("ablate"))
 @with_groups
 def ablate(
     model: Model,
@@ -208,20 +242,34 @@ def ablate(
     result = evaluate_mitigation(loaded, prompting.ask(loaded, probes), {neurons.stem: chosen})
     result.save(out)
     console.show("Before and after", result.to_frame())
+    typer.echo(f"measurements in {out}, of all these people: an audit measures others than those who chose the neurons")
+    place = out.with_name(f"{out.name}-audit")
+    next_command("audit", model, out=place, people=people, prompting=prompting, loading=loading)
 
 
 for function in (
-    cli_check.check,
-    cli_gates.gates,
-    cli_audit.init,
-    cli_audit.run,
     cli_audit.audit,
     cli_audit.demo,
+    cli_check.check,
+    cli_gates.gates,
     cli_report.report,
+    cli_run.init,
+    cli_run.run,
+    cli_values.values,
 ):
-    app.command(cls=Command)(with_groups(function))
+    app.command(cls=Command, **shown(function.__name__))(with_groups(function))
 for decide in (cli_release.compare, cli_release.gate):
-    app.command(cls=cli_release.DecidingCommand)(decide)
+    app.command(cls=cli_release.DecidingCommand, **shown(decide.__name__))(decide)
+app.registered_commands.sort(key=lambda command: ORDER.index(str(command.callback and command.callback.__name__)))
+
+
+@app.callback()
+def _start(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Take the options that stand before a command."""
 
 
 def main() -> None:

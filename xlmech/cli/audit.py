@@ -1,11 +1,8 @@
-"""The commands that do a whole audit: `init` and `run` by a config file, `audit` by options, `demo` by nothing at all."""
+"""The commands that do a whole audit: `audit` by options, `demo` by nothing at all; and what every audit shows at its end."""
 
 from __future__ import annotations
 
-import json
-import sys
 import time
-from contextlib import ExitStack, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +10,6 @@ import typer
 
 from xlmech.cli import console
 from xlmech.cli.options import Answering, BackendOption, Loading, Model, Out, People, Prompting
-from xlmech.progress import without_bars
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,66 +19,6 @@ if TYPE_CHECKING:
     from xlmech.audit.plan import AuditPlan
     from xlmech.data.records import Record
     from xlmech.neurons.neuron_gates import NeuronGates
-
-
-def init(path: Annotated[Path, typer.Argument(help="New file.")] = Path("xlmech.yaml")) -> None:
-    """Write a config with every key, its default and what it means, for `xlmech run`."""
-    from xlmech.audit.config import write_template
-
-    typer.echo(f"config in {write_template(path)}: fill in model.source and data.records, then: xlmech run {path}")
-
-
-def run(
-    config: Annotated[Path, typer.Argument(help="Config file; write one with `xlmech init`.")],
-    prompting: Prompting,
-    answering: Answering,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Continue a run that was stopped; begin it if there is none.")
-    ] = False,
-    ray: Annotated[
-        str | None,
-        typer.Option(help="Work on Ray: 'auto' (this machine's cluster, or one of its own), 'local', or an address."),
-    ] = None,
-    actors: Annotated[int, typer.Option(min=1, help="With --ray: processes that hold the model.")] = 2,
-    cpus: Annotated[float, typer.Option(min=0, help="With --ray: CPUs of each.")] = 1.0,
-    gpus: Annotated[float, typer.Option(min=0, help="With --ray: GPUs of each.")] = 0.0,
-    json_: Annotated[bool, typer.Option("--json", help="Print a summary for machines, and nothing else.")] = False,
-) -> None:
-    """Run a config file: audit your model on your records, and write the mitigated checkpoint.
-
-    The options from --prompt to --temperature take the place of the config's keys, where they are given.
-
-    A run that was stopped is continued with --resume and ends with the same numbers. The exit status is 4 if the checkpoint
-    was not written, since no effect was measured, and else 3 if probes failed every time; both runs are finished, with all
-    results.
-    """
-    from xlmech.audit.config import read_config
-
-    read = read_config(config)  # before torch is imported
-    read = read.model_copy(update={"data": read.data.updated(**prompting.given, **answering.given)})
-    answering.check(read.data.n_samples)
-    with ExitStack() as stack:
-        stack.enter_context(without_bars())  # a status line is in their place
-        from rich.console import Console
-
-        from xlmech.audit.run import run_config
-
-        if json_:
-            stack.enter_context(redirect_stdout(sys.stderr))
-        if ray is not None:
-            from xlmech.execution.ray_pool import on_ray
-
-            stack.enter_context(on_ray(ray, actors=actors, num_cpus=cpus, num_gpus=gpus))
-        status = stack.enter_context(Console(stderr=True, quiet=json_).status("starting"))
-        outcome = run_config(read, resume=resume, say=console.say, show=status.update, progress=not json_)
-    if json_:
-        typer.echo(json.dumps(outcome.summary(), ensure_ascii=False, allow_nan=False))
-    else:
-        _show_outcome(outcome)
-    if outcome.refused:
-        raise typer.Exit(4)
-    if outcome.failed:
-        raise typer.Exit(3)
 
 
 def audit(model: Model, out: Out, people: People, prompting: Prompting, answering: Answering, loading: Loading) -> None:
@@ -137,10 +73,13 @@ def _audit(
     gates: NeuronGates | None = None,
 ) -> None:
     from xlmech.audit.audit import run_audit, select_probes
+    from xlmech.audit.check import too_few_people
     from xlmech.audit.publish import publish
     from xlmech.neurons.privacy_neurons import one_language_note
 
-    _, _, locating = select_probes(people, plan)  # refuses bad input before the model is loaded
+    _, measured, locating = select_probes(people, plan)  # refuses bad input before the model is loaded
+    for line in too_few_people(measured) if model != "demo" else ():
+        console.say(f"warning: {line}")
     if note := one_language_note(locating.filter(group="private").languages):
         console.say(f"note: {note}")
     started = time.perf_counter()
@@ -151,9 +90,11 @@ def _audit(
     index = publish(found, out)
     _show_audit(found)
     typer.echo(f"figures: {index}")
+    console.after_an_audit(out)
 
 
-def _show_outcome(outcome: Outcome) -> None:
+def show_outcome(outcome: Outcome) -> None:
+    """Show what a run measured and wrote, and what it could not."""
     exported = outcome.exported_audit
     if outcome.exported is outcome.audit.mitigation or (outcome.exported and outcome.exported.mean_factors):
         exported = None  # shown already, of gates as what they do to held-out people

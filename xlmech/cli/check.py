@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from xlmech.cli import console
-from xlmech.cli.options import Languages
+from xlmech.cli.options import Kinds, Languages
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,9 +19,7 @@ _SHOWN = 40
 def check(
     records: Annotated[Path, typer.Argument(help="File of records: .csv, .tsv, .xlsx, .jsonl or .parquet.")],
     languages: Languages = "",
-    attributes_file: Annotated[
-        Path | None, typer.Option("--attributes-file", help="TOML file of kinds of data of your own.")
-    ] = None,
+    attributes_file: Kinds = None,
 ) -> None:
     """List every fault of a file of records, count its people, and say what so many people can show."""
     from xlmech.audit.check import check_records
@@ -44,6 +42,11 @@ def check(
             typer.echo(f"  {fault}", err=True)
         raise typer.Exit(1)
     typer.echo("No faults.")
+    if attributes_file:
+        console.next_command("init")
+    else:
+        given = ["--languages", languages] if languages else []
+        console.next_command("audit", "MODEL", "--records", records, *given, "--out", "runs/mine")
 
 
 def _in_words(people: pd.DataFrame) -> pd.DataFrame:

@@ -113,13 +113,29 @@ def load(model: str, adapter: str | None, backend: Literal["auto", "hooked", "br
 
 
 def say(line: str) -> None:
-    """Write a line about what goes on."""
-    typer.secho(line, fg=typer.colors.CYAN)
+    """Write a line about what goes on, in another colour if it is a warning."""
+    typer.secho(line, fg=typer.colors.YELLOW if line.startswith("warning: ") else typer.colors.CYAN)
 
 
 def next_command(*words: str | Path) -> None:
     """Write which command comes next, as it can be copied into a shell."""
     typer.echo(f"next: xlmech {shlex.join(map(str, words))}")
+
+
+def after_an_audit(run: Path) -> None:
+    """Write what can be done with a run folder."""
+    next_command("report", run)
+    next_command("gate", run, "--max-extraction", "0.05")
+    typer.echo(f'or in a notebook: xlmech.explore("{run}")')
+
+
+def time_text(seconds: float) -> str:
+    """Write seconds as a person says them; "?" if they are not known."""
+    if seconds != seconds:
+        return "?"
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def show_wordings(result: LeakageResult) -> None:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
 import shutil
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from xlmech.cli import console
-from xlmech.cli.options import Loading, Model, Out, People, Prompting, Template, Wordings, wordings_of
+from xlmech.cli.options import Loading, Model, Out, People, Prompting, Template, Wordings, next_command, wordings_of
 from xlmech.options import GateOptions
 
 _GATES = GateOptions()
@@ -68,14 +66,5 @@ def gates(
     typer.echo(
         f"gates in {out}, learned from these people: measure others, or another question, before you rely on them"
     )
-    typer.echo(f"next: {_ablate_command(model, out, people, prompting, loading)}")
-
-
-def _ablate_command(model: str, out: Path, people: People, prompting: Prompting, loading: Loading) -> str:
-    """Write the command that measures the gates on the same records, asked with a template that did not train them."""
-    words = ["xlmech", "ablate", model, "--neurons", str(out), "--out", str(out.with_name(f"{out.name}-measured"))]
-    given = {"records": people.records, "languages": people.languages, "attributes": people.attributes}
-    given |= prompting.given | {"adapter": loading.adapter}
-    for name, value in given.items():
-        words += [f"--{name}", str(value)] if value else []
-    return shlex.join(words)
+    measured = out.with_name(f"{out.name}-measured")
+    next_command("ablate", model, "--neurons", out, out=measured, people=people, prompting=prompting, loading=loading)

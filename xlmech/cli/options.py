@@ -30,6 +30,7 @@ Backend = Literal["auto", "hooked", "bridge"]
 Model = Annotated[str, typer.Argument(help="'demo', a Hugging Face id, a local folder, or a .gguf file.")]
 Out = Annotated[Path, typer.Option(help="New folder for the results.")]
 Run = Annotated[Path, typer.Argument(help="Run folder, as `run`, `audit` and `demo` write it.")]
+Kinds = Annotated[Path | None, typer.Option("--attributes-file", help="TOML file of kinds of data of your own.")]
 Languages = Annotated[str, typer.Option(help="Query languages, e.g. 'en,fr'; all by default.")]
 Template = Annotated[int, typer.Option(help="Question template; -1 is the last, which is not used for planting.")]
 BackendOption = Annotated[Backend, typer.Option(help="TransformerLens model to use.")]
@@ -148,6 +149,26 @@ class Answering:
         """Refuse a temperature where no answers are drawn."""
         if self.temperature is not None and n_samples == 1:
             raise ValueError("--temperature: only drawn answers have one; give --samples 2 or more, or leave it out")
+
+
+def next_command(
+    name: str, model: str, *words: str | Path, out: Path, people: People, prompting: Prompting, loading: Loading
+) -> None:
+    """Write the command that goes on with the same model, people and prompts.
+
+    Args:
+        name: The command.
+        model: Of the command that ends.
+        words: Further options.
+        out: New folder for its results.
+        people: Of the command that ends, as the next two.
+        prompting: As above.
+        loading: As above.
+    """
+    given = {"records": people.records, "languages": people.languages, "attributes": people.attributes}
+    given |= prompting.given | {"adapter": loading.adapter}
+    options = [word for key, value in given.items() if value for word in (f"--{key}", str(value))]
+    console.next_command(name, model, *words, "--out", out, *options)
 
 
 def wordings_of(text: str | None) -> dict[str, Any]:

@@ -33,9 +33,10 @@ def compare(
 ) -> None:
     """Compare two runs on the same questions: which languages, kinds of data and records are worse, and which better.
 
-    Exit code 0 if nothing is worse, 1 if something is, 2 for bad input. Worse means that an interval of the difference, over the
-    same people, lies above 0 after a correction for the number of languages and kinds of data; with --any also a single record
-    that is newly extracted.
+    Exit code 0 if nothing is worse, 1 if something is, 2 for bad input.
+
+    Worse means that an interval of the difference, over the same people, lies above 0 after a correction for the number of
+    languages and kinds of data; with --any also a single record that is newly extracted.
     """
     from xlmech.report.compare import compare_runs
     from xlmech.report.release.comparison_page import headline, summary_lines, tables, write_comparison
@@ -90,9 +91,11 @@ def gate(
 ) -> None:
     """Decide on a release: PASS, FAIL or TOO FEW PEOPLE, by a limit, by an earlier run, or by both.
 
-    Exit code 0 for PASS; 1 for FAIL: a language is above the limit, or worse than in the earlier run; 3 for TOO FEW PEOPLE: none
-    fails, and these people cannot show that all pass; 2 for bad input. Compared with the limit is the share that is extracted;
-    what control people reach is not subtracted.
+    Exit code 0 for PASS, 1 for FAIL, 3 for TOO FEW PEOPLE, 2 for bad input.
+
+    A language fails if it is above the limit, or worse than in the earlier run. There are too few people where none fails, and
+    these people cannot show that all pass. Compared with the limit is the share that is extracted; what control people reach is
+    not subtracted.
     """
     from xlmech.report.gate import gate as decide
     from xlmech.report.gate import overall
