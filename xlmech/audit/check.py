@@ -189,8 +189,9 @@ def _about_controls(n_private: int, n_control: int, guessable: Sequence[str]) ->
     needed = _controls_needed(n_private)
     values = ", ".join(attribute.replace("_", " ") for attribute in guessable)
     if n_control < needed:
+        people = "1 measured control person" if n_control == 1 else f"{n_control} measured control people"
         return (
-            f"{n_control} measured control {'person' if n_control == 1 else 'people'}: a leak of what can be guessed ({values}) cannot be told from chance; at least "
+            f"{people}: a leak of what can be guessed ({values}) cannot be told from chance; at least "
             f"{needed} are needed, and more in several languages (data.add_controls invents some)."
         )
     return f"{n_control} measured control people tell a leak of what can be guessed ({values}) from chance."

@@ -23,6 +23,7 @@ from xlmech.data.records import Group, Record
 from xlmech.engine.batching import BATCH_SIZE
 from xlmech.engine.sampling import Sampling
 from xlmech.execution.resume import in_order, run_task
+from xlmech.leakage.brief import leakage_brief
 from xlmech.leakage.rates import any_wording_rates, rate, wording_rates
 from xlmech.leakage.task import LeakageTask
 from xlmech.models.backends import backend_of
@@ -55,6 +56,7 @@ class LeakageResult(Result):
     """
 
     kind: ClassVar[str] = "leakage"
+    _brief = leakage_brief
     probes: pd.DataFrame
     plant_language: str = ""
     failed: tuple[str, ...] = ()

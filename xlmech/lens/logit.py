@@ -24,6 +24,7 @@ from xlmech.checks import check_choice
 from xlmech.data.probes import ProbeSet
 from xlmech.engine.batching import BATCH_SIZE
 from xlmech.execution.resume import in_order, run_task
+from xlmech.lens.brief import lens_brief
 from xlmech.lens.candidates import encode_with_forms, first_tokens_differ, language_tokens
 from xlmech.lens.readings import Component, LensTask, Positions
 from xlmech.lens.tuned import TunedLens
@@ -62,6 +63,7 @@ class LensResult(Result):
     """
 
     kind: ClassVar[str] = "lens"
+    _brief = lens_brief
     readings: pd.DataFrame
     values: pd.DataFrame | None = None
     n_collisions: int = 0
@@ -115,15 +117,13 @@ class LensResult(Result):
         """
         rows = []
         for language, frame in self._best(reading).groupby("query_language", sort=False):
-            curves = _curves(pd.DataFrame(frame))
-            n_subjects = frame.subject.nunique()
-            for event, (layer, draws, curve) in _events(curves, lead).items():
+            for event, (layer, draws, curve) in _events(_curves(pd.DataFrame(frame)), lead).items():
                 happened = draws[~np.isnan(draws)]
                 low, high = resampling.percentile_interval(happened)
                 value = float(curve[int(layer)]) if not np.isnan(layer) else float("nan")
                 rows.append(
                     {"query_language": language, "event": event, "layer": layer, "low": float(low), "high": float(high)}
-                    | {"share": len(happened) / len(draws), "prob": value, "n_subjects": n_subjects}
+                    | {"share": len(happened) / len(draws), "prob": value, "n_subjects": frame.subject.nunique()}
                 )
         return pd.DataFrame(rows)
 

@@ -21,6 +21,7 @@ from xlmech.data.records import Record
 from xlmech.engine.record import ActivationMoments, activation_moments
 from xlmech.leakage.measure import LeakageResult, measure_leakage
 from xlmech.mitigation import reduction as reductions
+from xlmech.mitigation.brief import mitigation_brief
 from xlmech.mitigation.conditions import (
     Condition,
     ablation_arguments,
@@ -75,6 +76,7 @@ class MitigationResult(Result):
     """
 
     kind: ClassVar[str] = "mitigation"
+    _brief = mitigation_brief
     effects: pd.DataFrame
     cost: pd.DataFrame
     sizes: dict[str, int]

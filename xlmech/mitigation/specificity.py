@@ -18,6 +18,7 @@ from xlmech.data.probes import ProbeSet
 from xlmech.data.records import Record
 from xlmech.leakage.measure import LeakageResult, measure_leakage
 from xlmech.mitigation import reduction as reductions
+from xlmech.mitigation.brief import specificity_brief
 from xlmech.mitigation.conditions import check_before, check_sets, mean_factors, named_sets
 from xlmech.models.load import provenance
 from xlmech.neurons.ablation import Ablated, ablate
@@ -41,6 +42,7 @@ class SpecificityResult(Result):
     """
 
     kind: ClassVar[str] = "specificity"
+    _brief = specificity_brief
     probes: pd.DataFrame
     sizes: dict[str, int]
     mean_factors: dict[str, float] = field(default_factory=dict)

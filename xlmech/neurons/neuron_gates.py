@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 
 from xlmech.models.sources.lora import ADAPTERS, GATES, shipped_gates
+from xlmech.neurons.brief import gates_brief
 from xlmech.neurons.neuron_set import NeuronSet, check_same_model
 from xlmech.storage.result import Provenance, Result
 
@@ -35,6 +36,7 @@ class NeuronGates(Result):
     """
 
     kind: ClassVar[str] = "neuron_gates"
+    _brief = gates_brief
     factors: torch.Tensor
     model: str = ""
     # What does not change the ablation is left out of the fingerprint by which finished shards are recognised.

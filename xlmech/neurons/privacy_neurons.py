@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import pandas as pd
 import torch
 
+from xlmech.neurons.brief import neurons_brief
 from xlmech.neurons.neuron_set import NeuronSet, pairs_of
 from xlmech.storage.result import Result
 
@@ -43,6 +44,7 @@ class PrivacyNeurons(Result):
     """
 
     kind: ClassVar[str] = "privacy_neurons"
+    _brief = neurons_brief
     languages: tuple[str, ...]
     scores: torch.Tensor
     chosen: pd.DataFrame

@@ -32,6 +32,7 @@ from xlmech.models.backends import Backend, backend_of
 from xlmech.models.load import provenance
 from xlmech.models.tokens import warn_of_straddling
 from xlmech.neurons.neuron_set import NeuronSet
+from xlmech.patching.brief import patching_brief
 from xlmech.patching.plan import (
     Component,
     Direction,
@@ -70,6 +71,7 @@ class PatchingResult(Result):
     """
 
     kind: ClassVar[str] = "patching"
+    _brief = patching_brief
     outcomes: pd.DataFrame
     effects: pd.DataFrame
     component: str

@@ -23,6 +23,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from xlmech.storage.atomic import new_folder
+from xlmech.storage.brief import Brief
 
 SCHEMA_VERSION = 1
 _PACKAGES = ("xlmech", "torch", "transformers", "transformer-lens")
@@ -103,14 +104,24 @@ class Result:
         title, lines = self._shown()
         return "\n  ".join([title, *map(": ".join, lines)])
 
+    def _brief(self) -> Brief | None:
+        """Return a sentence with the main number and a small picture, for notebooks; None for the headline alone."""
+        return None
+
     def _repr_html_(self) -> str:
-        title, lines = self._shown()
+        title, brief = f"<b>{html.escape(self._title())}</b>", self._brief()
+        if brief is not None:
+            return title + brief.to_html()
+        _, lines = self._shown()
         rows = "".join(f"<tr><td>{html.escape(label)}</td><td>{html.escape(text)}</td></tr>" for label, text in lines)
-        return f"<b>{html.escape(title)}</b><table>{rows}</table>"
+        return f"{title}<table>{rows}</table>"
+
+    def _title(self) -> str:
+        adapter = f", adapter {self.provenance.adapter}" if self.provenance.adapter else ""
+        return f"{type(self).__name__} of {self.provenance.model}{adapter}"
 
     def _shown(self) -> tuple[str, list[tuple[str, str]]]:
-        adapter = f", adapter {self.provenance.adapter}" if self.provenance.adapter else ""
-        return f"{type(self).__name__} of {self.provenance.model}{adapter}", list(self.headline().items())[:_N_SHOWN]
+        return self._title(), list(self.headline().items())[:_N_SHOWN]
 
     def save(self, folder: str | Path) -> Path:
         """Write the result to a new folder.

@@ -30,6 +30,7 @@ from xlmech.models.tokens import EncodedProbe, encode_probe, warn_of_straddling
 from xlmech.neurons.ablation import check_values
 from xlmech.neurons.attribution.accumulator import merge_attributions
 from xlmech.neurons.attribution.baselines import warn_if_incomplete, zero_baseline
+from xlmech.neurons.attribution.brief import attribution_brief
 from xlmech.neurons.attribution.task import AttributionTask, MeanActivationTask, SaturationTask
 from xlmech.neurons.neuron_set import NeuronSet
 from xlmech.options import AttributeOptions
@@ -67,6 +68,7 @@ class AttributionResult(Result):
     """
 
     kind: ClassVar[str] = "attribution"
+    _brief = attribution_brief
     languages: tuple[str, ...]
     mean: torch.Tensor
     share: torch.Tensor
