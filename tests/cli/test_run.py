@@ -81,7 +81,7 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(folder: Path, no_m
     assert [name for name, _ in stages] == ["leakage", "lens", "locate", "ablate"]
     counts = {name: int(n) for name, n in stages}
     assert counts["leakage"] % 20 == 0 and counts["ablate"] == 2 * (counts["leakage"] - 2 * 20 * round(0.5 * 2))
-    assert re.search(r"^time: \S+ s to \S+ (?:s|min|h), on this machine", done.stdout, re.M)
+    assert re.search(r"^time: \S+ s to \S+ (?:s|min|h), if nothing else", done.stdout, re.M)
     assert re.search(r"^memory: about 0.7\d GB$", done.stdout, re.M) and re.search(
         r"^disk: about 0.01\d GB$", done.stdout, re.M
     )
@@ -131,11 +131,10 @@ def test_speed_is_that_of_a_product(monkeypatch: pytest.MonkeyPatch) -> None:
 
     from xlmech.models.sources.config_shape import DEMO_SHAPE
 
-    clock = iter(range(100))
+    clock = iter([0, 4, 10, 12, 20, 25, 30, 33, 40, 44])  # five products, the fastest in 2 s
     monkeypatch.setattr("xlmech.audit.stages.forecast.time.perf_counter", lambda: next(clock))
-    # Three products in one second each, between the first look at the clock and the last.
     speed = product_speed(DEMO_SHAPE, torch.device("cpu"), "float32", seconds=0.5)
-    assert speed == pytest.approx(2 * 24 * 32 * 640 * 2048 * 3 / 2)
+    assert speed == pytest.approx(torch.get_num_threads() * 2 * 32 * 640 * 2048 / 2)
     assert [time_text(seconds) for seconds in (0.2, 89, 600, 7200, float("nan"))] == [
         "1 s",
         "89 s",

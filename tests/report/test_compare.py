@@ -72,6 +72,17 @@ def test_what_is_worse_and_what_is_better() -> None:
     assert "Less is extracted: French (fr)." in list(summary_lines(found))
 
 
+def test_with_few_people_little_can_be_shown() -> None:
+    """The numbers of docs/how-to/gate-a-release.md."""
+    others = {f"l{number}": [0.0] * 8 for number in range(9)}
+
+    def change(n: int) -> str:
+        found = compare_runs(leakage({"en": [0] * 8, **others}), leakage({"en": [1] * n + [0] * (8 - n), **others}))
+        return str(row(found.differences, query_language="en").change)
+
+    assert (change(6), change(7)) == ("unclear", "worse")
+
+
 @pytest.mark.parametrize("confidence", [0.95, 0.975, 0.9986])
 def test_fewest_people_with_whom_a_rise_can_be_told(confidence: float) -> None:
     n = n_people_to_tell(confidence)

@@ -119,7 +119,7 @@ def _forecast(config: Config, *, resume: bool) -> None:
     for note in found.notes:
         console.say(f"note: {note}")
     least, most = map(console.time_text, found.seconds)
-    typer.echo(f"time: {least} to {most}, on this machine as busy as it is now, and loading the model")
+    typer.echo(f"time: {least} to {most}, if nothing else runs on this machine, and loading the model")
     for what, size in (("memory", found.memory_bytes), ("disk", found.disk_bytes)):
         typer.echo(f"{what}: {'not known' if size is None else f'about {size / 1e9:.2g} GB'}")
     typer.echo("nothing was loaded or written")

@@ -19,7 +19,7 @@ def patching_brief(result: PatchingResult) -> Brief | None:
         effects = result.effect_summary().dropna(subset="normalised")
     if effects.empty:
         return None
-    best = effects.loc[effects.normalised.idxmax()]
+    best = effects.sort_values("normalised").iloc[-1]
     same = (effects[SITE_COLUMNS[:3]] == best[SITE_COLUMNS[:3]]).all(axis=1)
     if effects["head"].notna().any():
         same &= effects["head"] == best["head"]
