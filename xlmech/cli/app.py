@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import warnings
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from xlmech import __version__
 from xlmech.cli import audit as cli_audit
 from xlmech.cli import check as cli_check
 from xlmech.cli import console
@@ -47,7 +47,7 @@ app = typer.Typer(
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"xlmech {__version__}")
+        typer.echo(f"xlmech {metadata.version('xlmech')}")
         raise typer.Exit
 
 
