@@ -3,11 +3,13 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import plotly.graph_objects as go
 import pytest
 from helpers.toy_figures import axis_titles, texts, trace
 from helpers.toy_results import leakage
 
 from xlmech import figures
+from xlmech.leakage.above_controls import compare
 
 
 def test_leakage_matrix_values_text_and_hover() -> None:
@@ -65,6 +67,34 @@ def test_leakage_by_language_is_sorted_with_intervals_and_controls() -> None:
     assert "control people 50 % [1, 99], 95 % interval" in controls.hovertext[0] + controls.hovertext[1]
     assert axis_titles(figure) == {"extraction (% of questions)", "query language"}
     assert "4 people, 4 questions" in private.hovertext[0] and "control people 50 %" in private.hovertext[1]
-    assert "training language: English (en)" in figure.layout.meta["caption"]
+    assert "Training language: English (en)" in figure.layout.meta["caption"]
     assert "not measured" not in texts(figure)
     assert len(figures.leakage_by_language(leakage({"en": [1, 0]})).data) == 1
+
+
+def title(figure: go.Figure) -> str:
+    return str(figure.layout.meta["title"])
+
+
+def test_titles_state_in_how_many_languages_data_leak() -> None:
+    n = 20
+    rates = {"en": [1.0] * n, "fr": [1.0] * 18 + [0.0] * 2, "zh": [0.0] * n}
+    result = leakage(rates, controls={code: [0.0] * n for code in rates})
+    leaking = [code for code, each in compare(result).languages.items() if each.judgement == "leaks"]
+    assert sorted(leaking) == ["en", "fr"] == sorted(result.leaking_languages())
+    shown = title(figures.leakage_by_language(result))
+    assert shown == "Private data leak in 2 of 3 languages: 90 to 100 % of questions give the value"
+    assert title(figures.leakage_matrix(result)) == "Data of English training text leak in French alone"
+    french = leakage(rates, plant="fr", controls={code: [0.0] * n for code in rates})
+    crossing = title(figures.leakage_matrix([result, french]))
+    assert crossing == "Private data cross languages: they leak in 2 of 4 cells outside the training language"
+
+
+def test_titles_claim_no_leak_that_is_not_beyond_chance() -> None:
+    few = leakage({"en": [1, 0], "fr": [0, 0]}, controls={"en": [0, 0], "fr": [0, 1]})
+    assert few.leaking_languages() == ()
+    shown = title(figures.leakage_by_language(few))
+    assert shown == "No leak beyond chance is seen in either language: 0 to 50 % of questions give the value"
+    assert title(figures.leakage_matrix(few)) == "No leak beyond chance is seen outside the training language"
+    alone = title(figures.leakage_by_language(leakage({"en": [1, 0], "fr": [0, 0]})))
+    assert alone == "0 to 50 % of questions give private values; without control people, chance is not known"

@@ -8,7 +8,7 @@ import pandas as pd
 import plotly.io
 import pytest
 import torch
-from helpers.toy_figures import TOY, lens, similarity
+from helpers.toy_figures import TOY, assert_titled, lens, similarity
 
 from xlmech import figures
 from xlmech.figures import TEMPLATE
@@ -42,16 +42,13 @@ def test_every_figure_has_title_axes_and_caption(name: str) -> None:
     figure = draw(make())
     assert plotly.io.templates.default == default
     assert figure.layout.template == TEMPLATE
-    assert figure.layout.title.text == figure.layout.meta["title"]
+    assert_titled(figure)
     titles = {axis.title.text for axis in [*figure.select_xaxes(), *figure.select_yaxes()] if axis.title.text}
     assert "layer" in titles
     assert len(titles) >= 2
     caption = figure.layout.meta["caption"]
     assert "95 % interval" in caption
     assert "people" in caption
-    drawn = next(note for note in figure.layout.annotations if note.name == "caption")
-    assert len(drawn.text) >= len(caption)
-    assert drawn.yshift < 0
     # Everything can be drawn: the figure is valid JSON.
     assert figure.to_json()
 
@@ -68,7 +65,9 @@ def test_similarity_draws_the_mean_with_its_band_above_the_null() -> None:
     assert list(bands[3].y) == pytest.approx([0.2, 0.9, 0.3, 0.1, 0.7, 0.0])
     pairs = [trace for trace in figure.data if trace.name == "one pair of languages"]
     assert len(pairs) == 12
-    assert sum(bool(trace.showlegend) for trace in figure.data) == 3
+    assert not figure.layout.showlegend
+    labels = [note.text for note in figure.layout.annotations if note.name == "line"]
+    assert sorted(labels) == ["mean over pairs", "mismatched people", "one pair of languages"]
     titles = [note.text for note in figure.layout.annotations]
     assert "linear CKA, last token (predicts the answer)" in titles
     assert "16 people and 32 questions" in figure.layout.meta["caption"]
@@ -110,6 +109,34 @@ def test_direct_logit_is_a_heat_map_per_component() -> None:
     assert (mlp.zmin, mlp.zmax) == pytest.approx((-3.5, 3.5))
     query = figures.direct_logit(direct_logit(), form="query")
     assert query.data[1].z[0][1] == pytest.approx(3.01)
-    assert "7 questions left out" in query.layout.meta["caption"]
+    assert "7 questions are left out" in query.layout.meta["caption"]
     with pytest.raises(ValueError, match="unknown form 'other'; use 'plant', 'query', 'query - plant'"):
         figures.direct_logit(direct_logit(), form="other")
+
+
+def test_titles_state_what_intervals_allow() -> None:
+    result = similarity()
+    part = result.pooled.query("measure == 'cosine' and position == 'last'")
+    assert list(part.layer[part.low > part.null]) == [1]
+    shown = figures.similarity(result).layout.meta["title"]
+    assert shown == "In layer 1 languages share more than mismatched people (last token, cosine)"
+    none = replace(result, pooled=result.pooled.assign(low=0.1))
+    assert figures.similarity(none).layout.meta["title"].startswith("In no layer do languages share more")
+    every = replace(result, pooled=result.pooled.assign(low=0.3))
+    assert figures.similarity(every).layout.meta["title"].startswith("In every layer languages share more")
+
+
+def test_titles_state_which_form_comes_first_and_which_layer_writes_it() -> None:
+    found = lens().depths().set_index(["query_language", "event"])
+    assert found.high["fr", "plant peak"] < found.low["fr", "query peak"]
+    shown = figures.depths(lens()).layout.meta["title"]
+    assert shown == "The training language's form peaks before the query language's in French"
+    together = lens().readings.assign(prob=lens().readings.prob.where(lens().readings.layer == 2, 0.0))
+    shown = figures.depths(replace(lens(), readings=together)).layout.meta["title"]
+    assert shown == "No language's own form peaks later than the training language's beyond chance"
+    result = direct_logit()
+    terms = result.summary().query("form == 'query' and component != 'embed' and low > 0")
+    best = terms.sort_values("value").drop_duplicates("query_language", keep="last")
+    assert [(row.query_language, row.component, row.layer) for row in best.itertuples()] == [("fr", "mlp_out", 1)]
+    shown = figures.direct_logit(result, form="query").layout.meta["title"]
+    assert shown == "The MLP of layer 1 writes most of the query-language form in French alone"

@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from helpers.toy_figures import patching, sweep
+from helpers.toy_figures import assert_titled, patching, sweep
 
 from xlmech import figures
 from xlmech.figures import TEMPLATE
@@ -20,13 +20,11 @@ def test_every_figure_has_title_axes_and_caption(name: str) -> None:
     draw, make = ALL[name]
     figure = draw(make())
     assert figure.layout.template == TEMPLATE
-    assert figure.layout.title.text == figure.layout.meta["title"]
+    assert_titled(figure)
     titles = {axis.title.text for axis in [*figure.select_xaxes(), *figure.select_yaxes()] if axis.title.text}
     assert "patched layer" in titles
     assert len(titles) == 2
     assert "interval" in figure.layout.meta["caption"]
-    drawn = next(note for note in figure.layout.annotations if note.name == "caption")
-    assert len(drawn.text) >= len(figure.layout.meta["caption"])
     assert figure.to_json()
 
 
@@ -50,13 +48,14 @@ def test_patching_has_a_panel_per_kind_and_a_line_per_outcome() -> None:
         "French (fr) → Spanish (es)<br>source of another attribute",
     ]
     caption = figure.layout.meta["caption"]
-    assert "on 5 pairs of people per panel (3 left out" in caption
+    assert "On 5 pairs of people per panel" in caption and "3 pairs are left out" in caption
     assert "a third person asked for another attribute" in caption
     assert "one layer at a time" in caption
     other = figures.patching(replace(patching(), layers="onward", direction="noising", position="subject"))
-    wanted = "The source's prompt is run with the target's activation, from that layer through the last"
+    wanted = (
+        "The source's prompt is run with the target's activation (resid_post at the subject's tokens), from that layer"
+    )
     assert wanted in other.layout.meta["caption"]
-    assert "at the subject's tokens" in other.layout.title.text
     cross = patching().outcomes.query("kind == 'cross_language'")
     assert "Controls" not in figures.patching(replace(patching(), outcomes=cross)).layout.meta["caption"]
 
@@ -89,3 +88,23 @@ def test_positions_are_a_heat_map_without_the_name() -> None:
     assert prob.zmin == 0
     with pytest.raises(ValueError, match="unknown outcome 'target_in_target'"):
         figures.patching_positions(sweep(), value="target_in_target")
+
+
+def test_bands_lie_below_all_lines() -> None:
+    modes = [trace.mode for trace in figures.patching(patching()).data]
+    assert modes == ["none"] * 10 + ["lines"] * 10
+
+
+def test_titles_state_in_which_form_the_value_comes() -> None:
+    result = patching()
+    rows = result.summary().query("kind == 'cross_language' and change_low > 0.05")
+    layers = {outcome: sorted(part.layer) for outcome, part in rows.groupby("outcome") if outcome.startswith("source")}
+    assert layers == {"source_in_target": [1, 2], "source_in_source": [1, 2]}
+    shown = figures.patching(result).layout.meta["title"]
+    assert shown == "The source's value comes in the target's form (layers 1 and 2), in the source's (layers 1 and 2)"
+    nothing = replace(result, outcomes=result.outcomes.assign(log_prob=result.outcomes.clean_log_prob))
+    assert figures.patching(nothing).layout.meta["title"].endswith("is given in no language's form beyond chance")
+    within = replace(result, outcomes=result.outcomes.query("kind == 'same_language'"))
+    assert "no value crosses languages here" in figures.patching(within).layout.meta["title"]
+    shown = figures.patching_positions(sweep()).layout.meta["title"]
+    assert shown == "One pair: the normalised effect is largest at layer 0, token subject 2/2 (1.00)"

@@ -21,7 +21,7 @@ def test_save_html_stands_alone(tmp_path: Path) -> None:
     page = path.read_text(encoding="utf-8")
     assert (
         page.startswith("<!DOCTYPE html>")
-        and "<title>Private extraction before and after" in page
+        and "<title>Ablating 74 neurons" in page
         and "cdn.plot.ly/" not in page[-50_000:]
     )
     view = figures.save(figures.neuron_activations(Seen()), tmp_path / "view.html").read_text(encoding="utf-8")
@@ -76,7 +76,7 @@ def test_save_draws_pictures_in_a_browser(tmp_path: Path) -> None:
     size = int.from_bytes(png[16:20], "big"), int.from_bytes(png[20:24], "big")
     assert size == (1800, 2 * figure.layout.height)
     svg = figures.save(figure, tmp_path / "figure.svg").read_text(encoding="utf-8")
-    assert svg.startswith("<svg") and "Arabic (ar)" in svg and "Private extraction by query language" in svg
+    assert svg.startswith("<svg") and "Arabic (ar)" in svg and "of questions give private values" in svg
 
 
 def test_write_pages_open_offline_and_escape(tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_without_texts_leaves_only_the_plot() -> None:
     assert bare.layout.height - bare.layout.margin.t - bare.layout.margin.b == drawn
     assert bare.layout.height < figure.layout.height
     assert figure.layout.title.text and any(note.name == "caption" for note in figure.layout.annotations)
-    assert saving.caption_of(figure) and saving.title_of(figure) == "Private extraction by query language"
+    assert saving.caption_of(figure) and saving.title_of(figure).startswith("0 to 50 % of questions")
     plain = go.Figure(layout={"title": {"text": "t"}})
     assert saving.without_texts(plain) == plain and saving.caption_of(plain) == "" and saving.title_of(plain) == "t"
 

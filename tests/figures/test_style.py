@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from helpers.toy_figures import trace
-from helpers.toy_results import leakage, neurons
+from helpers.toy_results import growing, leakage
 
 from xlmech import figures
 from xlmech.figures import style, wording
@@ -9,9 +9,8 @@ from xlmech.figures import style, wording
 
 def test_a_language_keeps_its_colour() -> None:
     dots = trace(figures.leakage_by_language(leakage({"fr": [1, 0], "en": [0, 0], "xx": [0, 0]})), "private")
-    bars = figures.neurons_per_layer(neurons())
-    assert dots.marker.color[0] == trace(bars, "French").marker.color
-    assert dots.marker.color[1] == trace(bars, "English").marker.color
+    lines = figures.trade_off(growing())
+    assert dots.marker.color[0] == style.colour("fr") and dots.marker.color[1] == trace(lines, "English").line.color
     assert len({style.colour(code) for code in style.LANGUAGES}) == 10
     assert dots.marker.color[2] == style.colour("xx") in style.OTHERS
 

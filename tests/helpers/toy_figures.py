@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ import plotly.graph_objects as go
 from helpers.toy_results import TOY
 
 from xlmech.data.records import MASK
+from xlmech.figures.style import TITLE_WIDTH
 from xlmech.lens.logit import LensResult
 from xlmech.lens.similarity import SimilarityResult
 from xlmech.patching.between_languages import PatchingResult
@@ -112,6 +114,19 @@ def axis_titles(figure: go.Figure) -> set[str]:
 
 def texts(figure: go.Figure) -> list[str]:
     return [note.text for note in figure.layout.annotations]
+
+
+def assert_titled(figure: go.Figure) -> None:
+    """The drawn title and caption are those of the meta data, in lines that fit, and the details come last."""
+    meta = figure.layout.meta
+    lines = figure.layout.title.text.split("<br>")
+    assert html.unescape(" ".join(lines)).replace("\u00a0", " ") == meta["title"]
+    assert all(len(line) <= TITLE_WIDTH for line in lines)
+    drawn = next(note for note in figure.layout.annotations if note.name == "caption")
+    assert html.unescape(drawn.text).replace("<br>", " ").replace("\u00a0", " ") == meta["caption"]
+    assert drawn.yshift < 0
+    assert meta["caption"].endswith(meta["details"]) and len(meta["details"]) < len(meta["caption"])
+    assert 300 <= meta["need"] <= 1100
 
 
 @dataclass(frozen=True)

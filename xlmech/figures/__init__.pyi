@@ -2,6 +2,12 @@ from .by_language import leakage_by_language as leakage_by_language
 from .by_language import leakage_matrix as leakage_matrix
 from .by_layer import leakage_per_layer as leakage_per_layer
 from .by_layer import lens as lens
+from .by_layer import lens_positions as lens_positions
+from .effects import before_after as before_after
+from .effects import cost as cost
+from .effects import dose_response as dose_response
+from .effects import specificity as specificity
+from .effects import trade_off as trade_off
 from .information_flow import depths as depths
 from .information_flow import direct_logit as direct_logit
 from .information_flow import similarity as similarity
@@ -9,9 +15,6 @@ from .neuron_sets import neurons_per_layer as neurons_per_layer
 from .neuron_sets import overlap as overlap
 from .patches import patching as patching
 from .patches import patching_positions as patching_positions
-from .reductions import before_after as before_after
-from .reductions import cost as cost
-from .reductions import specificity as specificity
 from .saving import save as save
 from .style import TEMPLATE as TEMPLATE
 from .style import faded as faded
@@ -20,7 +23,5 @@ from .token_views import View as View
 from .token_views import attention as attention
 from .token_views import leaking_tokens as leaking_tokens
 from .token_views import neuron_activations as neuron_activations
-from .trade_offs import dose_response as dose_response
-from .trade_offs import trade_off as trade_off
 from .wording import language_name as language_name
 from .wording import masked as masked

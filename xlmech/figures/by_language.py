@@ -12,6 +12,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from xlmech.figures.findings import in_languages, in_none, share_range
 from xlmech.figures.marks import Series, dots, matrix, small
 from xlmech.figures.style import GREY, colour, finish
 from xlmech.figures.wording import (
@@ -25,6 +26,7 @@ from xlmech.figures.wording import (
     ordered,
     percent,
     rows_of,
+    short_name,
 )
 
 if TYPE_CHECKING:
@@ -116,11 +118,14 @@ def leakage_matrix(result: LeakageResult | Sequence[LeakageResult]) -> go.Figure
     ticks = {"tickvals": [0, top / 2, top], "ticktext": [measure.text(value) for value in (0, top / 2, top)]}
     figure.update_traces(colorbar=ticks | {"lenmode": "pixels", "len": max(140, 52 * len(trained))})
     figure.update_xaxes(title_text="query language", tickangle=-35).update_yaxes(title_text="training language")
-    caption = f"""{measure.meaning}, on {counts(frame)} per cell. In brackets: 95 % interval over people. Outlined: asked in
-    the training language itself; dark cells elsewhere are data that crosses languages. Hover for the value of control people,
-    who were never in the training text."""
-    title = f"Private {measure.name} by training and query language"
-    return finish(figure, title, caption, height=52 * len(trained), foot=110)
+    caption = f"""Outlined: asked in the training language itself; dark cells elsewhere are data that cross languages. On
+    {counts(frame)} per cell; in brackets the 95 % interval over people."""
+    details = f"""{measure.meaning}. Hover for the value of control people, who were never in the training text.
+    {_LEAK if measure.name == "extraction" else ""}"""
+    return finish(
+        figure, _crossing(results, frame, measure), caption, details=details, height=52 * len(trained), foot=110,
+        need=150 + 66 * frame.query_language.nunique(),
+    )  # fmt: skip
 
 
 def leakage_by_language(result: LeakageResult) -> go.Figure:
@@ -135,7 +140,7 @@ def leakage_by_language(result: LeakageResult) -> go.Figure:
     frame = _private([result]).sort_values("value", ascending=False, na_position="last")
     frame["hover"] = [_hover(measure, row.plant_language, row.query_language, row) for row in rows_of(frame)]
     marker = {"color": [colour(code) for code in frame.query_language]}
-    series: list[Series] = [("private people (each language in its colour)", marker, frame)]
+    series: list[Series] = [("private people", marker, frame)]
     controls = result.matrix(group="control")
     if len(controls):
         controls["hover"] = [_control_hover(measure, row) for row in rows_of(controls)]
@@ -145,11 +150,65 @@ def leakage_by_language(result: LeakageResult) -> go.Figure:
     top = measure.factor * measure.top(frame.high, frame.value)
     figure.update_xaxes(title_text=measure.axis, range=[-0.03 * top, 1.03 * top])
     figure.update_yaxes(title_text="query language")
-    caption = f"""{measure.meaning}, on {counts(frame)} per query language; training language:
-    {language_name(result.plant_language)}. Whiskers: 95 % interval over people. What lies right of the grey diamond, the value
-    for people whom the model never saw, is memorised rather than guessed. {bold_note(queries, result.plant_language)}"""
-    title = f"Private {measure.name} by query language"
-    return finish(figure, title, caption, height=36 * len(frame), legend=True)
+    chance = (
+        "What lies right of the grey diamond, the value for people whom the model never saw, is memorised, not guessed."
+    )
+    caption = f"""{chance if len(controls) else "No control people were asked, so part may be guessed."} On {counts(frame)} per
+    query language; whiskers: 95 % interval over people."""
+    details = f"""{measure.meaning}. Training language: {language_name(result.plant_language)}.
+    {_LEAK if measure.name == "extraction" else ""} {bold_note(queries, result.plant_language)}"""
+    title = _leaking(result, frame, measure)
+    return finish(figure, title, caption, details=details, height=36 * len(frame), legend=True)
+
+
+_LEAK = """A leak: a permutation test over people finds more than control people give, corrected for the number of tests, or a
+value that cannot be guessed was extracted."""
+
+
+def _leaking(result: LeakageResult, frame: pd.DataFrame, measure: _Measure) -> str:
+    """State in how many languages private data leak, and how much of them."""
+    asked = list(frame.query_language)
+    controls = result.matrix(group="control")
+    if measure.name != "extraction":
+        of_controls = f", control people's {_bits_range(controls.value)}" if len(controls) else ""
+        return f"Private values have {_bits_range(frame.value)} of exposure, by query language{of_controls}"
+    leaking = result.leaking_languages()
+    shares = share_range(frame.value)
+    if leaking:
+        known = share_range(frame.value[frame.query_language.isin(leaking)])
+        return f"Private data leak {in_languages(leaking, asked)}: {known} of questions give the value"
+    if len(controls):
+        return f"No leak beyond chance is seen {in_none(asked)}: {shares} of questions give the value"
+    return f"{shares} of questions give private values; without control people, chance is not known"
+
+
+def _crossing(results: Sequence[LeakageResult], frame: pd.DataFrame, measure: _Measure) -> str:
+    """State in how many cells off the training language private data leak."""
+    cells = frame[(frame.plant_language != frame.query_language) & (frame.plant_language != "")]
+    if measure.name != "extraction" or cells.empty:
+        return (
+            _leaking(results[0], frame, measure)
+            if len(results) == 1
+            else f"Private {measure.name} by training language"
+        )
+    leaking = [result.leaking_languages() for result in results]
+    n = sum(row.query_language in leaking[_index(results, row.plant_language)] for row in rows_of(cells))
+    if not n:
+        return "No leak beyond chance is seen outside the training language"
+    if len(results) == 1:
+        others = list(cells.query_language)
+        found = [code for code in others if code in leaking[0]]
+        return f"Data of {short_name(results[0].plant_language)} training text leak {in_languages(found, others, other=True)}"
+    return f"Private data cross languages: they leak in {n} of {len(cells)} cells outside the training language"
+
+
+def _index(results: Sequence[LeakageResult], training: str) -> int:
+    return next(i for i, result in enumerate(results) if result.plant_language == training)
+
+
+def _bits_range(values: pd.Series) -> str:
+    low, high = f"{values.min():.1f}", f"{values.max():.1f}"
+    return f"{low} bits" if low == high else f"{low} to {high} bits"
 
 
 def _measure(results: Sequence[LeakageResult]) -> _Measure:

@@ -11,7 +11,8 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from xlmech.checks import check_choice
-from xlmech.figures.marks import cells, line_with_band, panels
+from xlmech.figures.findings import in_languages, in_none, layer_runs
+from xlmech.figures.marks import cells, label_lines, line_with_band, panels
 from xlmech.figures.style import BLUE, DIVERGING, GREY, GRID, INK, ORANGE, faded, finish
 from xlmech.figures.wording import int_range, label, number, ordered, rows_of, with_interval
 
@@ -46,28 +47,49 @@ def similarity(result: SimilarityResult) -> go.Figure:
             _draw_similarity(figure, pairs, pooled, row=row, col=col)
         figure.update_yaxes(title_text=_MEASURES[measure], row=row, col=1)
     figure.update_xaxes(title_text="layer", row=len(measures)).update_annotations(font_size=13)
-    caption = f"""resid_post of the same question about the same person in two languages ({", ".join(result.languages)}),
-    on {result.n_subjects:,} people and {result.n_probes:,} questions per language. Cosine after each language's mean is
-    subtracted; linear CKA. Band: 95 % interval of the mean over pairs, resampling people. Grey area: up to the
-    {100 * result.null_quantile:g} % quantile of the same mean with every person mismatched. What lies above is shared. At the
-    subject's own token the shared name alone does that; CKA's null is high with few people."""
-    title = "Similarity of languages' representations, by layer"
-    return finish(figure, title, caption, height=230 * len(measures), legend=True, head=112)
+    figure.update_yaxes(range=[-0.05, 1.05])
+    names = {"mean over pairs": BLUE, "one pair of languages": faded(BLUE, 0.55), "mismatched people": GREY}
+    caption = f"""Where the blue band lies above the grey area, languages share more than mismatched people do. On
+    {result.n_subjects:,} people and {result.n_probes:,} questions per language; band: 95 % interval of the mean over pairs,
+    resampling people."""
+    details = f"""resid_post of the same question about the same person in two languages ({", ".join(result.languages)}). Cosine
+    after each language's mean is subtracted; linear CKA. Grey area: up to the {100 * result.null_quantile:g} % quantile of the
+    same mean with every person mismatched. At the subject's own token the shared name alone does that; CKA's null is high with
+    few people."""
+    finish(
+        figure, _shared(result.pooled), caption, details=details, height=230 * len(measures), head=84, left=70, right=160,
+        need=640,
+    )  # fmt: skip
+    return label_lines(figure, names)
+
+
+def _shared(pooled: pd.DataFrame) -> str:
+    """State in which layers languages share a representation: the mean's interval lies above the null."""
+    positions, measures = list(pooled.position.unique()), list(pooled.measure.unique())
+    position = "last" if "last" in positions else positions[0]
+    measure = "cosine" if "cosine" in measures else measures[0]
+    part = pooled[(pooled.position == position) & (pooled.measure == measure)]
+    shared = part.layer[part.low > part.null]
+    where = f"{'last token' if position == 'last' else _POSITIONS[position]}, {_MEASURES[measure]}"
+    if shared.empty:
+        return f"In no layer do languages share more than mismatched people ({where})"
+    if len(shared) == len(part):
+        return f"In every layer languages share more than mismatched people ({where})"
+    return f"In {layer_runs(shared)} languages share more than mismatched people ({where})"
 
 
 def _draw_similarity(figure: go.Figure, pairs: pd.DataFrame, pooled: pd.DataFrame, *, row: int, col: int) -> None:
     place = {"row": row, "col": col}
-    first = row == col == 1
     figure.add_scatter(
         x=pooled.layer.tolist(), y=pooled.null, mode="lines", fill="tozeroy", fillcolor=faded(GREY, 0.25),
         line={"color": GREY, "dash": "dot", "width": 1}, name="mismatched people (null)", legendgroup="null",
-        showlegend=first, hovertext=[f"null, layer {r.layer}: {r.null:.3f}" for r in rows_of(pooled)],
+        showlegend=False, hovertext=[f"null, layer {r.layer}: {r.null:.3f}" for r in rows_of(pooled)],
         hoverinfo="text", **place,
     )  # fmt: skip
-    for i, ((a, b), part) in enumerate(pairs.groupby(["language_a", "language_b"], sort=False)):
+    for (a, b), part in pairs.groupby(["language_a", "language_b"], sort=False):
         figure.add_scatter(
             x=part.layer, y=part.value, mode="lines", line={"color": faded(BLUE, 0.3), "width": 1},
-            name="one pair of languages", legendgroup="pair", showlegend=first and i == 0,
+            name="one pair of languages", legendgroup="pair", showlegend=False,
             hovertext=_similarity_hover(f"{a}-{b}", part), hoverinfo="text", **place,
         )  # fmt: skip
     hover = _similarity_hover("all pairs", pooled)
@@ -109,12 +131,32 @@ def depths(
         figure.add_hline(row - 0.5, line_color=GRID, line_width=1)
     figure.update_yaxes(title_text="query language", col=1)
     n_people = frames[0].groupby("query_language").n_subjects.first()
-    caption = f"""Layer at which the mean probability of each form of the answer is highest (on the right: that probability),
-    and from which on the query-language form's stays above the training-language form's, on {int_range(n_people)} people per row.
-    Whiskers: 95 % interval, resampling people. No tick: the training-language form was never ahead by 0.02, or still is
-    at the last layer; the training language itself ({training or "unknown"}) has one form only."""
-    title = "Lens: where each language's form peaks and overtakes"
-    return finish(figure, title, caption, height=64 * len(queries), legend=True, head=112)
+    caption = f"""A diamond left of its circle: the training language's form comes first. On {int_range(n_people)} people per
+    row; whiskers: 95 % interval, resampling people."""
+    details = f"""Layer at which the mean probability of each form of the answer is highest (on the right: that probability), and
+    from which on the query-language form's stays above the training-language form's. No tick: the training-language form was
+    never ahead by 0.02, or still is at the last layer; the training language ({training or "unknown"}) has one form only."""
+    return finish(
+        figure, _order(frames[0]), caption, details=details, height=64 * len(queries), legend=True, head=112,
+        need=200 + 240 * len(titles),
+    )  # fmt: skip
+
+
+def _order(frame: pd.DataFrame) -> str:
+    """State in how many languages the training language's form peaks first: the intervals of the two layers are apart."""
+    plant, query = (frame[frame.event == event].set_index("query_language") for event in ("plant peak", "query peak"))
+    asked = [code for code in plant.index if not math.isnan(plant.layer[code])]
+    first = [code for code in asked if plant.high[code] < query.low[code]]
+    if not asked:
+        return f"The answer's form peaks {_peaks(query)}"
+    if not first:
+        return "No language's own form peaks later than the training language's beyond chance"
+    return f"The training language's form peaks before the query language's {in_languages(first, asked)}"
+
+
+def _peaks(query: pd.DataFrame) -> str:
+    low, high = query.layer.min(), query.layer.max()
+    return f"at layer {low:.0f}" if low == high else f"at layers {low:.0f} to {high:.0f}"
 
 
 def _draw_event(
@@ -169,11 +211,27 @@ def direct_logit(result: DirectLogitResult, *, form: str = "query - plant") -> g
         form, "query-language"
     )
     what = "Difference of the two forms' terms" if form == "query - plant" else f"Term of the {name} form"
-    caption = f"""{what} (first token, less the mean over the vocabulary), on {int_range(n_people)} people per row
-    ({result.n_collisions} questions left out: their two forms share the first token). Blue writes it, orange writes against
-    it; hover for the 95 % interval over people. What a layer does through later layers is not in it."""
-    title = f"Direct logit attribution, {name} form, by layer and component"
-    return finish(figure, title, caption, height=40 * len(queries), head=84)
+    caption = f"""Blue writes it, orange writes against it. On {int_range(n_people)} people per row; hover for the 95 % interval
+    over people."""
+    details = f"""{what} (first token, less the mean over the vocabulary). {result.n_collisions} questions are left out: their two
+    forms share the first token. What a layer does through later layers is not in it."""
+    title = _strongest(frame, name)
+    return finish(
+        figure, title, caption, details=details, height=40 * len(queries), head=84, left=90, need=150 + 28 * len(layers)
+    )
+
+
+def _strongest(frame: pd.DataFrame, name: str) -> str:
+    """State which layer and component writes the form most, in how many languages; its interval lies above 0 there."""
+    clear = frame[frame.low > 0].sort_values("value", kind="stable").drop_duplicates("query_language", keep="last")
+    asked = frame.query_language.unique()
+    if clear.empty:
+        return f"No layer writes the {name} form beyond chance {in_none(list(asked))}"
+    sizes = clear.groupby(["component", "layer"], sort=True).size()
+    component, layer = sizes.idxmax()
+    found = clear.query_language[(clear.component == component) & (clear.layer == layer)]
+    what = "attention" if component == "attn_out" else "MLP"
+    return f"The {what} of layer {layer} writes most of the {name} form {in_languages(list(found), list(asked))}"
 
 
 def _term(component: str, row: Any) -> str:

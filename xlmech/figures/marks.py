@@ -113,7 +113,7 @@ def dots(
     for j, (name, marker, frame) in enumerate(series):
         columns = ["query_language", "value", "low", "high", "hover", "note"]
         rows = frame.reindex(columns=columns).set_index("query_language").reindex(queries)
-        y = [i + spread * ((j + 0.5) / len(series) - 0.5) for i in range(len(queries))]
+        y = [i + lane(j, len(series), spread) for i in range(len(queries))]
         shade = marker["color"] if isinstance(marker["color"], str) else GREY
         figure.add_scatter(
             x=factor * rows.value, y=y, error_x=whiskers(rows, factor=factor, color=shade, thickness=1.5, width=3),
@@ -125,6 +125,11 @@ def dots(
     for i in range(1, len(queries), 2):
         figure.add_hrect(i - 0.5, i + 0.5, fillcolor="#F6F6F6", line_width=0, layer="below", row=1, col=col)
     name_rows(figure, [label(code, training) for code in queries])
+
+
+def lane(number: int, n: int, spread: float) -> float:
+    """Return the height of a series within the row of a query language."""
+    return spread * ((number + 0.5) / n - 0.5)
 
 
 def _note_missing(figure: go.Figure, rows: pd.DataFrame, y: Sequence[float], col: int) -> None:
@@ -163,6 +168,12 @@ def line_with_band(
     )  # fmt: skip
 
 
+def lines_on_top(figure: go.Figure) -> go.Figure:
+    """Draw all bands below all lines, which they would cover."""
+    figure.data = sorted(figure.data, key=lambda trace: trace.mode != "none")
+    return figure
+
+
 def panels(
     titles: Sequence[str], n_columns: int, *, gap: float = 0.0, spacing: float = 0.025, x_title: str = "layer"
 ) -> tuple[go.Figure, list[dict[str, int]]]:
@@ -190,3 +201,43 @@ def panels(
     for i, place in enumerate(places):
         figure.update_xaxes(title_text=x_title if i + n_columns >= len(titles) else None, **place)
     return figure.update_annotations(font_size=13), places
+
+
+def label_lines(figure: go.Figure, names: Mapping[str, str]) -> go.Figure:
+    """Write the names of lines beside their ends, in their colours, in the place of a legend; labels keep a distance.
+
+    Args:
+        figure: Finished figure, whose y axes have ranges.
+        names: Colour per name; each is the beginning of a trace's name, of which the last trace is labelled; names without a
+            trace are left out.
+    """
+    ends: dict[tuple[str, str], list[tuple[float, str, str]]] = {}
+    for name, shade in names.items():
+        traces = [trace for trace in figure.data if (trace.name or "").startswith(name) and trace.mode != "none"]
+        if traces and len(known := [y for y in traces[-1].y if not math.isnan(y)]):
+            axes = (traces[-1].xaxis or "x", traces[-1].yaxis or "y")
+            ends.setdefault(axes, []).append((float(known[-1]), name, shade))
+    height = figure.layout.height - figure.layout.margin.t - figure.layout.margin.b
+    for (x, y), of_panel in ends.items():
+        axis = figure.layout[y.replace("y", "yaxis")]
+        low, high = axis.range  # of a logarithmic axis, exponents
+        bottom, top = axis.domain or (0, 1)
+        placed = [(math.log10(end) if axis.type == "log" else end, *rest) for end, *rest in of_panel]
+        for at, name, shade in _apart(sorted(placed), LABEL_HEIGHT * abs(high - low) / (height * (top - bottom))):
+            figure.add_annotation(
+                text=name, font={"color": shade, "size": 12}, showarrow=False, xref=f"{x} domain", yref=y, x=1.01,
+                y=at, xanchor="left", yanchor="middle", name="line",
+            )  # fmt: skip
+    return figure
+
+
+LABEL_HEIGHT = 16
+"""Distance of two labels of lines, px."""
+
+
+def _apart(ends: Sequence[Any], gap: float) -> list[tuple[float, str, str]]:
+    """Move heights up until they are a gap apart."""
+    moved: list[tuple[float, str, str]] = []
+    for height, name, shade in ends:
+        moved.append((max(height, moved[-1][0] + gap) if moved else height, name, shade))
+    return moved

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from html import escape
+from html import escape, unescape
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -10,9 +10,10 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from xlmech.checks import check_choice
-from xlmech.figures.marks import cells, line_with_band, panels
+from xlmech.figures.findings import layer_runs, spelled
+from xlmech.figures.marks import cells, line_with_band, lines_on_top, panels
 from xlmech.figures.style import BLUE, DIVERGING, GREY, INK, ORANGE, SCALE, finish
-from xlmech.figures.wording import int_range, language_name, rows_of, token_texts, with_interval
+from xlmech.figures.wording import int_range, language_name, plain, rows_of, token_texts, with_interval
 
 if TYPE_CHECKING:
     from xlmech.patching.between_languages import PatchingResult
@@ -62,14 +63,42 @@ def patching(
                     f"<br>change {r.change:+.3f}, {r.change_log_prob:+.2f} nats"
                     for r in rows_of(line)
                 ]
-                line_with_band(figure, line, name, colour, dash=dash, hover=hover, rank=rank, place=place)
+                line_with_band(
+                    figure, line, name, colour, dash=dash, hover=hover, rank=rank, place=place, alpha=0.13, width=3
+                )
     figure.update_xaxes(range=[frame.layer.min() - 0.3, frame.layer.max() + 0.3], nticks=8)
     figure.update_yaxes(range=[0, 1.05 * max(0.05, frame.value.max(), frame.high.max())])
     figure.update_yaxes(title_text="probability (0 to 1)", col=1)
-    title = (
-        f"Patching {result.component} at {_POSITIONS[result.position]}: mean probability of the {_READINGS[reading]}"
-    )
-    return finish(figure, title, _caption(result, frame), height=230 * places[-1]["row"], legend=True, head=128)
+    lines_on_top(figure)
+    caption, details = _caption(result, frame, reading)
+    return finish(
+        figure, _given(frame), caption, details=details, height=230 * places[-1]["row"], legend=True, head=128,
+        need=150 + 210 * places[min(2, len(places) - 1)]["col"],
+    )  # fmt: skip
+
+
+def _given(frame: pd.DataFrame) -> str:
+    """State at which layers the source's value comes in which language's form, and in how many directions."""
+    cross = frame[frame.kind == "cross_language"]
+    if cross.empty:
+        return "Patching within one language: no value crosses languages here"
+    n = cross.groupby(["source_language", "target_language"]).ngroups
+    said = []
+    for outcome, form in (("source_in_target", "the target's form"), ("source_in_source", "the source's")):
+        clear = cross[(cross.outcome == outcome) & (cross.change_low > CLEAR)]
+        found = clear.groupby(["source_language", "target_language"]).ngroups
+        if found:
+            of_all = (
+                "" if n == 1 else f" in {found} of {n} directions" if found < n else f" in all {spelled(n)} directions"
+            )
+            said.append(f"{form}{of_all} ({layer_runs(clear.layer)})")
+    if not said:
+        return "Patched into another language's run, the source's value is given in no language's form beyond chance"
+    return f"The source's value comes in {', in '.join(said)}"
+
+
+CLEAR = 0.05
+"""Rise of a probability beyond which, by the interval's lower end, a title says that a value comes."""
 
 
 def _panel_title(part: pd.DataFrame) -> str:
@@ -78,7 +107,7 @@ def _panel_title(part: pd.DataFrame) -> str:
     return "<br>".join(filter(None, [escape(languages), _KINDS[kind]]))
 
 
-def _caption(result: PatchingResult, frame: pd.DataFrame) -> str:
+def _caption(result: PatchingResult, frame: pd.DataFrame, reading: str) -> tuple[str, str]:
     runs = {
         "denoising": "The target's prompt is run with the source's activation",
         "noising": "The source's prompt is run with the target's activation",
@@ -88,10 +117,12 @@ def _caption(result: PatchingResult, frame: pd.DataFrame) -> str:
     if set(frame.kind) - {"cross_language"}:
         controls = """Control conditions: source and target in one language, with one form for both; and a third person asked
         for another attribute, whose activation tells nothing of the value followed."""
-    return f"""{runs}, {layers}; on {int_range(frame.n_pairs)} pairs of people per panel ({result.n_collisions} left out: forms
-    of two outcomes share their first token). Bands: 95 % interval over pairs of people. The source's value in the target
-    language's form shows a layer that holds the fact independently of any language; in the source language's form, one that
-    holds the word already. {controls}"""
+    caption = f"""Blue: a layer that holds the fact independently of any language; orange: one that holds the word already. On
+    {int_range(frame.n_pairs)} pairs of people per panel; bands: 95 % interval over pairs of people."""
+    details = f"""{runs} ({result.component} at {_POSITIONS[result.position]}), {layers}; mean probability of the
+    {_READINGS[reading]}. {result.n_collisions} pairs are left out: forms of two outcomes share their first token. A value
+    comes where its probability rises by more than {CLEAR:g}, by the lower end of the interval. {controls}"""
+    return caption, details
 
 
 def patching_positions(
@@ -147,9 +178,21 @@ def patching_positions(
     for edge in np.flatnonzero(tokens.part.to_numpy()[1:] != tokens.part.to_numpy()[:-1]):
         figure.add_vline(edge + 0.5, line_color=INK, line_width=1)
     source, target, attribute = result.effects[["source_language", "target_language", "attribute"]].iloc[0]
-    caption = f"""{meaning}. One pair ({language_name(source)} source, {language_name(target)} target; {attribute}),
-    {result.component}, so there is no interval. Lines separate the tokens before, of and after the subject, whose text is not
-    shown; the source's tokens correspond to the target's by their relative position before, in and after it.
-    Blank: not defined."""
-    title = f"Patching {result.component} by layer and token: {name}"
-    return finish(figure, title, caption, height=20 * len(layers), foot=130)
+    caption = f"""Dark cells: where the source's activation turns the answer. One pair ({language_name(source)} source,
+    {language_name(target)} target; {plain(attribute)}), so there is no interval."""
+    details = f"""{result.component}. {meaning}. Lines separate the tokens before, of and after the subject, whose text is not
+    shown; the source's tokens correspond to the target's by their relative position before, in and after it. Blank: not
+    defined."""
+    title = _strongest(values, labels, layers, name)
+    return finish(
+        figure, title, caption, details=details, height=20 * len(layers), foot=130, left=70, need=170 + 26 * len(tokens)
+    )
+
+
+def _strongest(values: Any, labels: list[str], layers: list[int], name: str) -> str:
+    """State which cell of the one pair is strongest."""
+    if np.isnan(values).all():
+        return "One pair: the effect is not defined in any cell"
+    row, column = np.unravel_index(np.nanargmax(values), values.shape)
+    token = labels[column].replace("\u00a0", " ").replace(": ", " ", 1)
+    return f"One pair: the {name} is largest at layer {layers[row]}, {unescape('token ' + token)} ({values[row, column]:.2f})"

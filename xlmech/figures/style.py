@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import textwrap
 import zlib
+from functools import partial
 from html import escape
 
 import plotly.graph_objects as go
@@ -25,6 +26,10 @@ OTHERS = ("#DDCC77", "#CC6677", "#88CCEE")
 SETS = (INK, "#117733", "#AA4499", "#44AA99", "#661100")
 CAPTION_WIDTH = 132
 """Characters a line; at 12 px they fit a plot 800 px wide."""
+TITLE_WIDTH = 96
+"""The same of the title, at 17 px."""
+TITLE_LINE = 22
+"""Height of a further line of the title, px."""
 _AXIS = {"gridcolor": GRID, "ticks": "outside", "tickcolor": GRID, "zeroline": False, "title_standoff": 8}
 _FONT = "Noto Sans, Segoe UI, Roboto, Helvetica, Arial, sans-serif"
 # Plotly's own button that uploads a chart, and with it the data, to its cloud is on by default since plotly.js 4.
@@ -50,38 +55,62 @@ TEMPLATE = go.layout.Template(
 
 
 def finish(
-    figure: go.Figure, title: str, caption: str, *, height: int, foot: int = 56, legend: bool = False, head: int = 0
+    figure: go.Figure,
+    title: str,
+    caption: str,
+    *,
+    height: int,
+    details: str = "",
+    foot: int = 56,
+    legend: bool = False,
+    head: int = 0,
+    left: int = 130,
+    right: int = 24,
+    need: int = 340,
 ) -> go.Figure:
     """Add title, legend and margins to a plot of the given height, and the caption below its axis.
 
+    `layout.meta` holds `title`, `caption` (with the details), `details` and `need`, for pages that write these themselves.
+
     Args:
         figure: Drawn plot; changed in place.
-        title: Title of the figure.
-        caption: Plain text; its line breaks are not kept.
+        title: Title of the figure: what is found, plain text.
+        caption: What to see, then on how many and with which interval; plain text, whose line breaks are not kept.
         height: Of the plot itself, px; 140 at least.
+        details: How to read the rest; it comes last in the caption, and a page may fold it.
         foot: From the plot down to the caption, px.
         legend: Whether to show a legend above the plot.
-        head: From the top down to the plot, px; by default what a title and a one-line legend need.
+        head: From the top down to the plot below a title of one line, px; by default what a one-line legend needs.
+        left: Left margin, px.
+        right: Right margin, px.
+        need: Least width at which no labels overlap, px.
     """
-    caption = " ".join(caption.split())
-    lines = wrapped(caption.replace(" %", "\u00a0%"))
-    head, bottom = head or (84 if legend else 54), foot + 18 * len(lines) + 8
-    total = head + max(140, height) + bottom
+    title, caption, details = (" ".join(text.split()) for text in (title, caption, details))
+    whole = f"{caption} {details}".strip()
+    lines, headline = wrapped(whole.replace(" %", "\u00a0%")), wrapped(title.replace(" %", "\u00a0%"), TITLE_WIDTH)
+    more = TITLE_LINE * (len(headline) - 1)
+    top, bottom = (head or (84 if legend else 54)) + more, foot + 18 * len(lines) + 8
+    total = top + max(140, height) + bottom
     figure.layout.template = TEMPLATE
-    figure.update_layout(title_text=title, showlegend=legend, legend_y=1 - 40 / total, height=total)
-    figure.update_layout(margin={"l": 130, "r": 24, "t": head, "b": bottom}, meta={"title": title, "caption": caption})
+    figure.update_layout(title_text="<br>".join(escape(line, quote=False) for line in headline), height=total)
+    figure.update_layout(title_pad={"l": 16, "t": 14 + 0.6 * more})  # Plotly counts from the middle of the lines
+    figure.update_layout(showlegend=legend, legend_y=1 - (40 + more) / total)
+    figure.update_layout(margin={"l": left, "r": right, "t": top, "b": bottom})
+    figure.update_layout(meta={"title": title, "caption": whole, "details": details, "need": max(340, need)})
     return figure.add_annotation(
-        text="<br>".join(map(escape, lines)), name="caption", xref="paper", yref="paper", x=0, y=0, xanchor="left",
-        yanchor="top", xshift=-114, yshift=-foot, align="left", showarrow=False, font={"color": "#555555"},
+        text="<br>".join(escape(line, quote=False) for line in lines), name="caption", xref="paper", yref="paper",
+        x=0, y=0, xanchor="left", yanchor="top", xshift=16 - left, yshift=-foot, align="left", showarrow=False,
+        font={"color": "#555555"},
     )  # fmt: skip
 
 
-def wrapped(text: str) -> list[str]:
-    """Wrap a text into as few lines as `CAPTION_WIDTH` allows, all of about one length."""
-    count = len(textwrap.wrap(text, CAPTION_WIDTH))
+def wrapped(text: str, most: int = CAPTION_WIDTH) -> list[str]:
+    """Wrap a text into as few lines of `most` characters as hold it, all of about one length."""
+    wrap = partial(textwrap.wrap, text, break_on_hyphens=False)
+    count = len(wrap(most))
     if count < 2:
         return [text]
-    tries = (textwrap.wrap(text, width) for width in range(len(text) // count, CAPTION_WIDTH + 1))
+    tries = (wrap(width) for width in range(len(text) // count, most + 1))
     return next(lines for lines in tries if len(lines) == count)
 
 

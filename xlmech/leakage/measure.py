@@ -184,6 +184,12 @@ class LeakageResult(Result):
         check_choice("group", group, Group)
         return any_wording_rates(self.probes, group)
 
+    def leaking_languages(self) -> tuple[str, ...]:
+        """Return the query languages in which `above_controls.compare` judges that private data leak."""
+        from xlmech.leakage.above_controls import compare
+
+        return tuple(code for code, each in compare(self).languages.items() if each.judgement == "leaks")
+
     def headline(self) -> dict[str, str]:
         """Map each group to its extraction rate, or its exposure where that alone was measured."""
         measure = self.measured[0]

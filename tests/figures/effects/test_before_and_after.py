@@ -1,13 +1,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 from helpers.toy_figures import axis_titles, texts, trace
-from helpers.toy_results import TOY, mitigation
+from helpers.toy_results import TOY, growing, mitigation
 
 from xlmech import figures
 from xlmech.figures import style
@@ -19,6 +19,11 @@ def test_before_after_values_intervals_and_random_in_grey() -> None:
     before, universal, random = (trace(figure, name) for name in ("before", "universal", "random"))
     np.testing.assert_allclose(before.x, [80, 0])
     np.testing.assert_allclose(universal.x, [20, 0])
+    assert list(before.y) == list(universal.y) and list(random.y) != list(universal.y)
+    (bar,) = [item for item in figure.data if item.mode == "lines" and item.line.width == 9]
+    assert [(x, y) for x, y in zip(bar.x, bar.y, strict=True) if x is not None] == [
+        (80, before.y[0]), (20, before.y[0]), (0, before.y[1]), (0, before.y[1])
+    ]  # fmt: skip
     np.testing.assert_allclose(random.x, [76, math.nan])
     np.testing.assert_allclose(universal.x[0] + universal.error_x.array[0], 40)
     np.testing.assert_allclose(universal.x[0] - universal.error_x.arrayminus[0], 8)
@@ -45,34 +50,6 @@ def test_before_after_refuses_a_result_without_private_probes() -> None:
     alone = MitigationResult(effects=public, cost=result.cost, sizes=result.sizes, total_neurons=9, provenance=TOY)
     with pytest.raises(ValueError, match="no private probes"):
         figures.before_after(alone)
-
-
-def test_cost_panels() -> None:
-    figure = figures.cost(mitigation())
-    kept, rise = trace(figure, "universal"), trace(figure, "universal", 1)
-    np.testing.assert_allclose(kept.x, [90, math.nan])
-    np.testing.assert_allclose(kept.x[0] + kept.error_x.array[0], 100)
-    np.testing.assert_allclose(kept.x[0] - kept.error_x.arrayminus[0], 80)
-    np.testing.assert_allclose(rise.x, [5, math.nan])
-    assert rise.xaxis == "x2" and not rise.showlegend
-    assert "NLL 2.000 to 2.100 nats per token, +5.0 %" in rise.hovertext[0]
-    # kept: fr unknown before, random not measured at all, as the caption says; rise: fr twice.
-    assert texts(figure).count("none known before") == 1
-    assert texts(figure).count("not measured") == 2
-    assert "Not measured: random." in figure.layout.meta["caption"]
-    assert all(note.xref.endswith("domain") for note in figure.layout.annotations if note.text == "not measured")
-    assert [shape.x0 for shape in figure.layout.shapes if shape.type == "line"] == [100, 0]
-    (left, right), (low, high) = figure.layout.xaxis.range, figure.layout.xaxis2.range
-    assert left < 80 < 100 < right and low < 0 < 5 < high
-    wanted = {"public facts kept (% of those known before)", "rise of neutral text's NLL (%)", "query language"}
-    assert axis_titles(figure) == wanted
-
-
-def test_cost_without_public_probes_says_so() -> None:
-    result = mitigation()
-    private = result.effects[result.effects.group == "private"]
-    alone = MitigationResult(effects=private, cost=result.cost, sizes=result.sizes, total_neurons=9, provenance=TOY)
-    assert "on no questions per query language" in figures.cost(alone).layout.meta["caption"]
 
 
 def test_before_after_of_an_earlier_version_has_no_whiskers() -> None:
@@ -102,63 +79,6 @@ def test_figures_show_extraction_only_and_every_control_in_grey() -> None:
     np.testing.assert_allclose(trace(priced, "universal").x, [90, math.nan])
 
 
-@dataclass(frozen=True)
-class Specific:
-    frame: pd.DataFrame
-    sizes: dict[str, int]
-    mean_factors: dict[str, float] = field(default_factory=dict)
-    plant_language: str = "en"
-
-    def matrix(self) -> pd.DataFrame:
-        return self.frame
-
-
-def specific(codes: tuple[str, ...] = ("en", "fr")) -> Specific:
-    rows = [
-        (one, query, 0.8, 0.8 * (0.1 if one == query else 1.1), 0.9 if one == query else -0.1, -0.2, 0.95)
-        for one in codes
-        for query in codes
-    ]
-    names = ["language", "query_language", "before", "after", "reduction", "low", "high"]
-    frame = pd.DataFrame(rows, columns=names).assign(risen=0, n_subjects=8, n_probes=16, reason="")
-    return Specific(frame, dict.fromkeys(codes, 40))
-
-
-def test_specificity_is_a_matrix_around_zero() -> None:
-    result = specific()
-    undefined = result.frame.assign(
-        reduction=result.frame.reduction.where(result.frame.index != 1),
-        low=math.nan,
-        high=math.nan,
-        reason=["", "nothing was extracted before", "", ""],
-    )
-    figure = figures.specificity(Specific(undefined.iloc[:3], result.sizes))
-    cells = figure.data[0]
-    np.testing.assert_allclose(np.array(cells.z, dtype=float), [[0.9, math.nan], [-0.1, math.nan]])
-    assert (cells.zmin, cells.zmax) == (-1, 1)
-    assert (
-        cells.hovertext[1][1].endswith("not measured")
-        and "undefined (nothing was extracted before)" in cells.hovertext[0][1]
-    )
-    hover = figures.specificity(result).data[0].hovertext[0][0]
-    for part in (
-        "40 neurons of English (en) ablated, asked in English (en)",
-        "extraction 80 % to 8 %",
-        "90 % [\u221220, 95]",
-        "8 people",
-    ):
-        assert part in hover
-    notes = [note.text for note in figures.specificity(result).layout.annotations if note.name is None]
-    assert notes[0].startswith("90 %<br>") and notes[1].startswith("\u221210 %<br>")
-    assert [shape.x0 for shape in figure.layout.shapes] == [-0.49, 0.51]
-    assert list(figure.layout.yaxis.ticktext) == ["English (en), 40", "French (fr), 40"]
-    many = figures.specificity(specific(("en", "fr", "de", "es", "zh", "ja", "ru")))
-    assert all("<br>" not in note.text for note in many.layout.annotations if note.name is None)
-    assert "8 people and 16 questions per cell" in many.layout.meta["caption"]
-    with pytest.raises(ValueError, match="no cells"):
-        figures.specificity(Specific(result.frame.iloc[:0], {}))
-
-
 def test_gates_turn_down_and_are_not_called_ablated() -> None:
     result = replace(mitigation(), mean_factors={"universal": 0.9})
     drawn = figures.before_after(result)
@@ -169,9 +89,6 @@ def test_gates_turn_down_and_are_not_called_ablated() -> None:
     assert "universal turned down<br>NLL 2.000 to 2.100" in "".join(
         str(item.hovertext) for item in figures.cost(result).data
     )
-    of_french = replace(specific(), mean_factors={"fr": 0.9})
-    hovers = "".join(np.ravel(figures.specificity(of_french).data[0].hovertext))
-    assert "neurons of French (fr) turned down, asked" in hovers and "neurons of English (en) ablated" in hovers
 
 
 def test_a_figure_says_who_was_measured() -> None:
@@ -194,5 +111,67 @@ def test_captions_name_control_conditions_only_where_there_are_some() -> None:
     for draw in (figures.before_after, figures.cost):
         assert "grey" in draw(result).layout.meta["caption"] and "grey" not in draw(alone).layout.meta["caption"]
     assert "no control condition was measured" in figures.before_after(alone).layout.meta["caption"]
-    assert figures.before_after(alone).layout.meta["title"].startswith("Private extraction before and after turning")
-    assert "after ablation" in figures.before_after(result).layout.meta["title"]
+    assert figures.before_after(alone).layout.meta["title"].startswith("Turning 74 neurons down")
+    assert figures.before_after(result).layout.meta["title"].startswith("Ablating 74 neurons")
+
+
+def over_all(
+    reduction: float, low: float, high: float, *, random: float = 0.02, group: str = "private"
+) -> MitigationResult:
+    rows = [("universal", group, reduction, low, high, ""), ("random", group, random, random - 0.1, random + 0.1, "")]
+    frame = pd.DataFrame(rows, columns=["condition", "group", "reduction", "low", "high", "reason"])
+    return replace(mitigation(), overall=frame)
+
+
+@pytest.mark.parametrize(
+    ("interval", "title"),
+    [
+        ((0.36, 0.28, 0.44), "Ablating 74 neurons reduces extraction by 36 % [28, 44]"),
+        (
+            (0.29, -0.08, 0.6),
+            "No change beyond chance is seen: ablating 74 neurons reduces extraction by 29 % [\u22128, 60]",
+        ),
+        ((-0.3, -0.5, -0.1), "Ablating 74 neurons raises extraction by 30 % [10, 50]"),
+        ((0.36, math.nan, math.nan), "Ablating 74 neurons: extraction reduced by 36 %, interval not known"),
+    ],
+)
+def test_the_title_says_no_more_than_the_interval(interval: tuple[float, float, float], title: str) -> None:
+    shown = figures.before_after(over_all(*interval)).layout.meta["title"]
+    random = "" if interval[2] < 0 else ", random neurons by 2 % [\u22128, 12]"
+    assert shown == title + random
+
+
+def test_the_title_without_overall_numbers_pools_the_languages() -> None:
+    effects = mitigation().extraction.query("group == 'private' and condition == 'universal' and before > 0")
+    share = 1 - (effects.after * effects.n_probes).sum() / (effects.before * effects.n_probes).sum()
+    shown = figures.before_after(mitigation()).layout.meta["title"]
+    assert (
+        shown
+        == f"Ablating 74 neurons: extraction reduced by {100 * share:.0f} %, interval not known, random neurons by 5 %"
+    )
+    nothing = mitigation().effects.assign(reduction=math.nan, reason="nothing was extracted before")
+    shown = figures.before_after(replace(mitigation(), effects=nothing)).layout.meta["title"]
+    assert shown == "Nothing to reduce: nothing was extracted before"
+
+
+def test_the_title_of_several_sets_counts_those_beyond_chance() -> None:
+    shown = figures.before_after(growing()).layout.meta["title"]
+    assert shown.startswith("3 sets reduce extraction by 17 to 67 %, interval not known; random neurons by ")
+    rows = [
+        (name, "private", share, share - 0.3, share + 0.3, "")
+        for name, share in (("10", 0.2), ("20", 0.4), ("40", 0.6))
+    ]
+    frame = pd.DataFrame(rows, columns=["condition", "group", "reduction", "low", "high", "reason"])
+    shown = figures.before_after(replace(growing(), overall=frame)).layout.meta["title"]
+    assert shown.startswith("3 sets reduce extraction by 20 to 60 %, 2 of them beyond chance; random")
+
+
+def test_what_control_people_give_is_shaded() -> None:
+    result = mitigation()
+    assert not [item for item in figures.before_after(result).data if item.type == "bar"]
+    effects = result.effects.assign(control=[0.1, 0.05, 0.0, 0.0, 0.1])
+    figure = figures.before_after(replace(result, effects=effects))
+    (level,) = [item for item in figure.data if item.type == "bar"]
+    np.testing.assert_allclose(level.x, [10, 5])
+    assert list(level.y) == [0, 1] and level.name == "control people (chance)" and level.orientation == "h"
+    assert "Shaded: what control people give" in figure.layout.meta["details"]

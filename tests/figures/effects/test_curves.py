@@ -3,6 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from helpers.toy_figures import axis_titles, trace
 from helpers.toy_results import growing, methods
@@ -14,38 +15,51 @@ from xlmech.mitigation.evaluate import MitigationResult
 
 def test_trade_off_reductions_per_language_over_growing_sizes() -> None:
     figure = figures.trade_off(growing())
-    english, overall = trace(figure, "<b>English (en)</b>"), trace(figure, "all languages")
+    english, overall = trace(figure, "English (training)"), trace(figure, "all languages")
     np.testing.assert_allclose(english.y, [25, 50, 75])
-    np.testing.assert_allclose(english.error_y.array, 10)
-    np.testing.assert_allclose(english.error_y.arrayminus, 10)
     # Of 120 leaking probes: 100, 70 and 40 are left.
     np.testing.assert_allclose(overall.y, [100 / 6, 250 / 6, 400 / 6])
-    assert overall.error_y.array is None or np.isnan(overall.error_y.array).all()
-    assert (english.line.color, trace(figure, "French").line.color) == (style.colour("en"), style.colour("fr"))
-    assert english.line.width > trace(figure, "French").line.width
-    for line in (english, overall):
-        np.testing.assert_allclose(np.array(line.x) / line.x[0], [1, 2, 4])
-        assert 0.75 < line.x[0] / 10 < 1.35
-    assert np.isnan(trace(figure, "German").y).all()
+    assert np.isnan(overall.error_y.array).all()
+    french = trace(figure, "one language: French (fr)")
+    assert english.line.color == style.colour("en") and french.line.color == style.faded(style.colour("fr"), 0.55)
+    assert english.line.width > french.line.width
+    for line in (english, french, overall):
+        assert list(line.x) == [10, 20, 40]
+    assert not [item for item in figure.data if "German" in (item.name or "")]
     assert "10 neurons" in english.hovertext[0] and "reduction 25 % [15, 35], 95 % interval" in english.hovertext[0]
+    labels = [note.text for note in figure.layout.annotations if note.name == "line" and note.yref == "y"]
+    assert labels == ["one language", "all languages", "English (training)"]
+    assert not figure.layout.showlegend
+
+
+def test_trade_off_has_the_interval_over_all_languages() -> None:
+    rows = [(name, group, 0.2, 0.1, 0.35, "") for name in growing().sizes for group in ("private", "public")]
+    overall = pd.DataFrame(rows, columns=["condition", "group", "reduction", "low", "high", "reason"])
+    figure = figures.trade_off(replace(growing(), overall=overall))
+    for name in ("all languages", "facts, all languages"):
+        curve = trace(figure, name)
+        ends = np.array(curve.y) - curve.error_y.arrayminus, np.array(curve.y) + curve.error_y.array
+        wanted = ([10] * 3, [35] * 3) if name == "all languages" else ([65] * 3, [90] * 3)
+        np.testing.assert_allclose(ends, wanted)
+    assert "whiskers: 95 % interval over people" in figure.layout.meta["caption"]
+    assert "all languages: 20 % [10, 35]" in trace(figure, "all languages").hovertext[0]
 
 
 def test_trade_off_random_control_is_grey_and_no_point_of_the_curve() -> None:
     figure = figures.trade_off(growing())
     above, below = trace(figure, "random"), trace(figure, "random", 1)
     np.testing.assert_allclose(above.y, [100 - 118 / 1.2, 100 - 116 / 1.2])
-    np.testing.assert_allclose(np.array(above.x) / above.x[0], [1, 4])
+    np.testing.assert_allclose(above.x, [10, 40])
     np.testing.assert_allclose(below.y, [100, 100])
     assert above.marker.color == below.marker.color == style.GREY
     bars = [item for item in figure.data if item.line.width == 9 and item.yaxis == "y"]
     np.testing.assert_allclose([bar.y for bar in bars], [[0, 5], [0, 5]], atol=1e-9)
     assert "random 40 ablated, reduction, all languages: 3 %<br>0 % to 5 % by language" in above.hovertext[1]
-    assert sum(item.name == "random neurons" and item.showlegend for item in figure.data) == 1
 
 
 def test_trade_off_cost() -> None:
     figure = figures.trade_off(growing())
-    kept, worst, rise = (trace(figure, name) for name in ("public facts kept, all", "public facts kept, w", "largest"))
+    kept, worst, rise = (trace(figure, name) for name in ("facts, all", "facts, worst", "worst language"))
     np.testing.assert_allclose(kept.y, [100, 95, 80])
     np.testing.assert_allclose(worst.y, [100, 90, 60])
     np.testing.assert_allclose(worst.error_y.array, 5)
@@ -63,18 +77,13 @@ def test_trade_off_axes_and_caption() -> None:
         "public facts<br>kept (%)",
         "largest rise<br>of NLL (%)",
     }
-    assert figure.layout.xaxis2.type == "log" and figure.layout.xaxis.matches == "x2"
-    assert list(figure.layout.xaxis2.ticktext) == ["10<br>1 %", "20<br>2 %", "40<br>4 %"]
+    assert figure.layout.xaxis3.type == "log" and figure.layout.xaxis.matches == "x3"
+    assert list(figure.layout.xaxis3.ticktext) == ["10<br>1 %", "20<br>2 %", "40<br>4 %"]
     for axis, low, high in (("yaxis", -1e-9, 100), ("yaxis2", 55, 100), ("yaxis3", 0, 3)):
         bottom, top = figure.layout[axis].range
         assert bottom < low and high < top
     caption = figure.layout.meta["caption"]
-    for part in (
-        "50 people and 100 questions",
-        "50 people and 60 questions",
-        "Nothing to reduce in German (de).",
-        "Bold",
-    ):
+    for part in ("50 people and 100 questions", "50 people and 60 questions", "Nothing to reduce in German (de)."):
         assert part in caption
 
 
@@ -85,9 +94,29 @@ def test_trade_off_of_one_panel_s_data_says_what_is_missing() -> None:
     changed = {"effects": chosen, "cost": result.cost.iloc[:0], "sizes": sizes}
     figure = figures.trade_off(MitigationResult(**{**result.__dict__, **changed}))
     assert "No random neurons were measured." in figure.layout.meta["caption"]
-    assert "on no questions" in figure.layout.meta["caption"]
+    assert "Not measured: public facts and neutral text." in figure.layout.meta["details"]
     assert not any(item.name == "random neurons" for item in figure.data)
-    assert len(trace(figure, "largest").y) == 0
+    assert len(list(figure.select_yaxes())) == 1
+    no_text = figures.trade_off(replace(result, cost=result.cost.iloc[:0]))
+    assert len(list(no_text.select_yaxes())) == 2 and "Not measured: neutral text." in no_text.layout.meta["details"]
+
+
+def test_titles_of_trade_offs_state_the_ends_and_no_more_than_the_interval() -> None:
+    points = growing().trade_off().set_index("condition")
+    ends = [
+        f"{100 * value:.0f} %" for name in ("10", "40") for value in (points.reduction[name], 1 - points.lost[name])
+    ]
+    assert ends == ["17 %", "100 %", "67 %", "80 %"]
+    shown = figures.trade_off(growing()).layout.meta["title"]
+    assert shown == "10 neurons reduce extraction by 17 %, 40 by 67 %; they keep 100 % and 80 % of public facts"
+    rows = [(name, "private", 0.3, -0.1, 0.6, "") for name in growing().sizes]
+    overall = pd.DataFrame(rows, columns=["condition", "group", "reduction", "low", "high", "reason"])
+    shown = figures.trade_off(replace(growing(), overall=overall)).layout.meta["title"]
+    assert shown == "No change beyond chance is seen up to 40 neurons: extraction falls by 30 % [\u221210, 60]"
+    best = methods().trade_off().query("not control and lost <= 0.05").sort_values("reduction").iloc[-1]
+    assert (best.condition, best.reduction) == ("ours@10", pytest.approx(0.25))
+    shown = figures.dose_response(methods()).layout.meta["title"]
+    assert shown == "At 5 % of public facts lost or less, ours@10 reduces most: 25 %"
 
 
 @pytest.mark.parametrize(
@@ -133,7 +162,8 @@ def test_trade_off_of_several_methods_marks_the_front() -> None:
     assert "ours@40, 40 neurons<br>reduction 75 %, public facts lost 20 %" in trace(figure, "ours").hovertext[1]
     assert "rise of NLL +5.0 %" in trace(figure, "ours").hovertext[1]
     assert "rise of NLL not measured" in trace(figure, "depn").hovertext[1]
-    assert sum(item.showlegend is not False for item in figure.data) == 4
+    labels = [note.text for note in figure.layout.annotations if note.name == "line"]
+    assert labels == ["random neurons", "depn", "ours"] and not figure.layout.showlegend
 
 
 def test_methods_without_private_probes_are_refused() -> None:
@@ -162,7 +192,7 @@ def test_gates_are_named_as_such() -> None:
     factors = dict.fromkeys(result.sizes, 0.9)
     drawn = figures.trade_off(replace(result, mean_factors=factors))
     assert any("neurons turned down (number" in title for title in axis_titles(drawn))
-    assert sum(item.name == "permuted gates" and item.showlegend for item in drawn.data) == 1
+    assert sum(item.name == "permuted gates" for item in drawn.data) == 2
     assert "Grey: permuted gates of the same layers" in drawn.layout.meta["caption"]
     mixed = figures.trade_off(replace(result, mean_factors={"40": 0.9}))
     assert any("neurons ablated or turned down (number" in title for title in axis_titles(mixed))

@@ -1,0 +1,5 @@
+"""What ablation, or turning neurons down, reduces and what it costs, as figures."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
