@@ -98,7 +98,7 @@ def test_bands_lie_below_all_lines() -> None:
 def test_titles_state_in_which_form_the_value_comes() -> None:
     result = patching()
     rows = result.summary().query("kind == 'cross_language' and change_low > 0.05")
-    layers = {outcome: sorted(part.layer) for outcome, part in rows.groupby("outcome") if outcome.startswith("source")}
+    layers = {outcome: sorted(part.layer) for outcome, part in rows.groupby("outcome") if "source_in" in str(outcome)}
     assert layers == {"source_in_target": [1, 2], "source_in_source": [1, 2]}
     shown = figures.patching(result).layout.meta["title"]
     assert shown == "The source's value comes in the target's form (layers 1 and 2), in the source's (layers 1 and 2)"

@@ -3,6 +3,7 @@ from __future__ import annotations
 import builtins
 import re
 import shutil
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,15 @@ def test_save_html_stands_alone(tmp_path: Path) -> None:
         and "<title>Ablating 74 neurons" in page
         and "cdn.plot.ly/" not in page[-50_000:]
     )
+    meta = figures.before_after(mitigation()).layout.meta
+    title, details = (escape(meta[name]) for name in ("title", "details"))
+    assert f"<h1>{title}</h1>" in page and f"<details><summary>How to read it</summary>{details}</details>" in page
+    assert f"<p>{escape(meta['caption'].removesuffix(meta['details']).strip())}</p>" in page
+    assert f'style="min-width:{meta["need"]}px"' in page
+    own = figures.save(go.Figure(layout={"title": {"text": "mine"}}), tmp_path / "own.html").read_text(encoding="utf-8")
+    assert "<title>mine</title>" in own and "<h1>" not in own
     view = figures.save(figures.neuron_activations(Seen()), tmp_path / "view.html").read_text(encoding="utf-8")
-    assert "<title>activations of 3 neurons over 2 prompts</title>" in view
+    assert "<title>Neuron 4 of layer 2 is most active" in view
 
 
 def test_save_refuses_other_files(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from html import escape, unescape
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from helpers.toy_figures import BAD, Seen, sweep
 from xlmech import figures
 from xlmech.audit.trace import RecordTrace
 from xlmech.data.records import MASK
-from xlmech.figures import token_views
+from xlmech.figures import style, token_views
 
 
 def shown(view: figures.View) -> dict[str, Any]:
@@ -29,13 +30,16 @@ def test_neuron_activations_are_a_view_that_loads_nothing() -> None:
     html = view._repr_html_()
     call = html.rpartition("CircuitsVis.render(")[2]
     assert html == str(view) == view.html and "TextNeuronActivations" in call and "unpkg.com" not in call
-    assert call.count("</script>") == 1 and call.rstrip().endswith("</script>")
+    assert call.count("</script>") == 1
     found = shown(view)
     assert found["tokens"] == [[escape(BAD), "[subject 1/1]", "?"]] * 2
-    np.testing.assert_allclose(found["activations"][0][2], [[20.1, 0], [22.3, 22.4]], rtol=1e-6)
-    np.testing.assert_allclose(found["activations"][1][2], [[120.1, 0], [122.3, 122.4]], rtol=1e-6)
-    assert found["firstDimensionLabels"] == ["0 (neurons 1)", "2 (neurons 3, 4)"]
-    assert view.title == "activations of 3 neurons over 2 prompts" and len(repr(view)) < 200
+    np.testing.assert_allclose(found["activations"][0][2], [[20.1], [22.3], [22.4]], rtol=1e-6)
+    np.testing.assert_allclose(found["activations"][1][2], [[120.1], [122.3], [122.4]], rtol=1e-6)
+    labels = ["layer 0, neuron 1", "layer 2, neuron 3", "layer 2, neuron 4"]
+    assert found["firstDimensionLabels"] == labels and found["firstDimensionName"] == "Neuron"
+    assert view.title == "Neuron 4 of layer 2 is most active, 1.2e+02, at “?”" and len(repr(view)) < 600
+    assert "3 neurons over 2 prompts" in view.caption and "no interval" in view.caption
+    assert escape(view.title) in html and escape(view.caption) in html
     assert len(shown(figures.neuron_activations(Seen(), languages=["fr"]))["tokens"]) == 1
     with pytest.raises(ValueError, match="unknown language 'es'; use 'en', 'fr'"):
         figures.neuron_activations(Seen(), languages=["es"])
@@ -50,6 +54,12 @@ def test_leaking_tokens_take_the_largest_effect_over_layers() -> None:
     assert "ColoredTokens" in call and "subject 2/2" in call
     assert "0.0, 0.0, 0.0, 1.0, 1.0" in call
     assert shown(figures.leaking_tokens(sweep(), layer=1))["values"] == [0, 0, 0, 0, 1]
+    view = figures.leaking_tokens(sweep())
+    assert view.title == "Most of the leak passes through “[subject 2/2]” (1.00 of the way)"
+    assert "the largest over all layers" in view.caption and "no interval" in view.caption
+    assert f"linear-gradient(to right,\n        {style.ORANGE},#fff,{style.BLUE})" in view.html
+    none = replace(sweep(), effects=sweep().effects.assign(normalised=0.0))
+    assert figures.leaking_tokens(none).title == "The leak passes through no single token of this prompt"
     with pytest.raises(ValueError, match="no layer 9 in this sweep; it has 0 to"):
         figures.leaking_tokens(sweep(), layer=9)
 
@@ -80,7 +90,10 @@ def test_attention_is_a_circuitsvis_view() -> None:
     trace = object.__new__(RecordTrace)
     for name, value in (("attention", attention), ("tokens", tokens), ("languages", ("fr",))):
         object.__setattr__(trace, name, value)
-    page = str(figures.attention(trace, "fr"))
+    view = figures.attention(trace, "fr")
+    assert view.title == "From the last token, head L4H1 looks most at “[subject 1/1]” (0.50), of 1 head on one prompt"
+    assert "from 0 to 1" in view.caption and "no interval" in view.caption
+    page = str(view)
     assert "L4H1" in page
     assert "subject 1/1" in page
     assert "0.125, 0.5, 0.375" in page

@@ -170,8 +170,9 @@ def lens_positions(result: LensResult, *, form: Literal["query", "plant", "other
     frame = result.readings
     check_choice("form", form, sorted(set(frame.form) & set(_FORMS)))
     last = frame.groupby("probe").position.transform("max")
-    frame = frame.assign(back=frame.position - last)[frame.form == form]
-    frame = frame.groupby(["query_language", "layer", "back", "probe", "subject"], as_index=False).prob.max()
+    frame = frame.assign(back=frame.position - last)
+    keys = ["query_language", "layer", "back", "probe", "subject"]
+    frame = frame[frame.form == form].groupby(keys)[["prob"]].max().reset_index()
     training = result.plant_language
     queries = ordered(frame.query_language, training)
     figure, places = panels([label(code, training) for code in queries], 5, gap=0.3, x_title="token")
@@ -199,8 +200,8 @@ def lens_positions(result: LensResult, *, form: Literal["query", "plant", "other
     before it is needed. On {_counts(result)} per panel; means, without interval."""
     details = f"""Mean probability of the first token of the {_FORMS[form]}, read through the model's own unembedding after each
     layer. Tokens are counted back from the last (0), because prompts differ in length. {bold_note(queries, training)}"""
-    best = means.loc[means["mean"].idxmax()]
-    title = f"The {_FORMS[form]} is likeliest {_at(int(best.back))}, after layer {best.layer:.0f} ({best['mean']:.2f})"
+    best = rows_of(means.nlargest(1, "mean"))[0]
+    title = f"The {_FORMS[form]} is likeliest {_at(int(best.back))}, after layer {best.layer:.0f} ({best.mean:.2f})"
     return finish(
         figure, title, caption, details=details, height=220 * places[-1]["row"], head=84, left=70,
         need=150 + 150 * places[min(4, len(places) - 1)]["col"],
@@ -211,7 +212,7 @@ def _at(back: int) -> str:
     return "at the token that predicts the answer" if back == 0 else f"{_token(back)}, which predicts the answer"
 
 
-def _token(back: int) -> str:
+def _token(back: Any) -> str:
     return "last token" if back == 0 else f"{-back} token{'s' * (back < -1)} before the last"
 
 

@@ -227,8 +227,8 @@ def _strongest(frame: pd.DataFrame, name: str) -> str:
     asked = frame.query_language.unique()
     if clear.empty:
         return f"No layer writes the {name} form beyond chance {in_none(list(asked))}"
-    sizes = clear.groupby(["component", "layer"], sort=True).size()
-    component, layer = sizes.idxmax()
+    sizes = clear.groupby(["component", "layer"]).size().rename("n").reset_index()
+    component, layer, _ = rows_of(sizes.nlargest(1, "n"))[0][1:]
     found = clear.query_language[(clear.component == component) & (clear.layer == layer)]
     what = "attention" if component == "attn_out" else "MLP"
     return f"The {what} of layer {layer} writes most of the {name} form {in_languages(list(found), list(asked))}"

@@ -90,7 +90,7 @@ def _where(which: str, layers: pd.Series, n_layers: int) -> str:
     for width in range(1, n_layers + 1):
         sums = [counts[start : start + width].sum() for start in range(n_layers - width + 1)]
         if 2 * max(sums) >= len(layers):
-            start = int(pd.Series(sums).idxmax())
+            start = sums.index(max(sums))
             runs, share = layer_runs(range(start, start + width)), percent(max(sums) / len(layers))
             return f"{share} of the {len(layers):,} {which} lie in {runs} of {n_layers}"
     raise AssertionError("all layers hold all neurons")

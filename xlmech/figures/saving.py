@@ -10,6 +10,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from xlmech.figures.style import TITLE_LINE
 from xlmech.figures.token_views import View
 from xlmech.storage.atomic import new_file
 
@@ -39,8 +40,7 @@ def save(figure: go.Figure | View, path: str | Path, *, width: int = 900, scale:
         if isinstance(figure, View):
             style = "body{font:14px/1.5 system-ui,sans-serif;margin:1rem}"
             return write(path, _page(escape(figure.title), figure.html, style))
-        plot = figure.to_html(full_html=False, include_plotlyjs=True, config=OPTIONS)
-        return write(path, _page(escape(title_of(figure) or "figure"), plot, "body{margin:0}"))
+        return write(path, page_of(figure, plotlyjs=True))
     if kind not in ("png", "svg", "pdf"):
         raise ValueError(f"{path}: save figures as .html, .png, .svg or .pdf")
     if isinstance(figure, View):
@@ -96,6 +96,28 @@ def write_pages(figures: Mapping[str, go.Figure], folder: Path) -> None:
         write(folder / f"{name}.html", _page(escape(title_of(figure) or name), plot, "body{margin:0}"))
 
 
+_PAGE = """body{font:15px/1.5 system-ui,sans-serif;color:#222;margin:1rem auto;max-width:60rem;padding:0 1rem}
+h1{font-size:1.2rem;font-weight:500;margin:.2rem 0 .6rem}.wide{overflow-x:auto}p,details{font-size:.85rem;color:#555}"""
+
+
+def page_of(figure: go.Figure, *, plotlyjs: bool | str) -> str:
+    """Write a figure as a page: title and caption as text, which wraps on a phone, details folded, and a plot that scrolls.
+
+    Args:
+        figure: What to show.
+        plotlyjs: Where plotly.js is: True, in the page, or as of `Figure.to_html`.
+    """
+    title, caption, meta = title_of(figure), caption_of(figure), figure.layout.meta or {}
+    bare = without_texts(figure) if caption else figure
+    plot = bare.to_html(full_html=False, include_plotlyjs=plotlyjs, config=OPTIONS)
+    body = f'<div class="wide"><div style="min-width:{meta.get("need", 340)}px">{plot}</div></div>'
+    if caption:
+        details = str(meta.get("details", ""))
+        body = f"<h1>{escape(title)}</h1>{body}<p>{escape(caption.removesuffix(details).strip())}</p>"
+        body += f"<details><summary>How to read it</summary>{escape(details)}</details>" if details else ""
+    return _page(escape(title or "figure"), body, _PAGE)
+
+
 def title_of(figure: go.Figure) -> str:
     """Return a figure's title, "" without one."""
     return str((figure.layout.meta or {}).get("title") or figure.layout.title.text or "")
@@ -113,12 +135,16 @@ def without_texts(figure: go.Figure) -> go.Figure:
     if not captions:
         return copy
     margin = copy.layout.margin
-    top = max(16, margin.t - (34 if copy.layout.title.text else 0))
+    lines = copy.layout.title.text.count("<br>") + 1 if copy.layout.title.text else 0
+    top = max(16, margin.t - (34 + TITLE_LINE * (lines - 1) if lines else 0))
     foot = -captions[0].yshift
     height = copy.layout.height - margin.t - margin.b + top + foot
     copy.layout.annotations = [note for note in copy.layout.annotations if note.name != "caption"]
     copy.update_layout(title_text=None, meta=None, height=height, legend_y=1 - 4 / height)
-    return copy.update_layout(margin={"t": top, "b": foot, "l": margin.l, "r": 16})
+    right = (
+        margin.r if any(note.name == "line" for note in copy.layout.annotations) else 16
+    )  # names of lines stand there
+    return copy.update_layout(margin={"t": top, "b": foot, "l": margin.l, "r": right})
 
 
 def write(path: Path, content: str | bytes) -> Path:

@@ -31,12 +31,12 @@ TITLE_WIDTH = 96
 TITLE_LINE = 22
 """Height of a further line of the title, px."""
 _AXIS = {"gridcolor": GRID, "ticks": "outside", "tickcolor": GRID, "zeroline": False, "title_standoff": 8}
-_FONT = "Noto Sans, Segoe UI, Roboto, Helvetica, Arial, sans-serif"
+FONT = "Noto Sans, Segoe UI, Roboto, Helvetica, Arial, sans-serif"
 # Plotly's own button that uploads a chart, and with it the data, to its cloud is on by default since plotly.js 4.
 _BUTTONS = ["sendChartToCloud", "sendDataToCloud", "select2d", "lasso2d", "zoomIn2d", "zoomOut2d", "autoScale2d"]
 TEMPLATE = go.layout.Template(
     layout={
-        "font": {"family": _FONT, "size": 12, "color": INK},
+        "font": {"family": FONT, "size": 12, "color": INK},
         "title": {"x": 0, "y": 1, "yanchor": "top", "pad": {"l": 16, "t": 14}, "font": {"size": 17}},
         "paper_bgcolor": "white",
         "plot_bgcolor": "white",
@@ -44,7 +44,7 @@ TEMPLATE = go.layout.Template(
             "bgcolor": "white",
             "bordercolor": GREY,
             "align": "left",
-            "font": {"color": INK, "family": _FONT},
+            "font": {"color": INK, "family": FONT},
         },
         "legend": {"orientation": "h", "x": 0, "yref": "container", "yanchor": "top", "traceorder": "normal"},
         "modebar": {"remove": _BUTTONS},

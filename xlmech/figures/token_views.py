@@ -7,15 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from html import escape
-from typing import TYPE_CHECKING, Protocol
+from html import escape, unescape
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pandas as pd
 
 from xlmech.checks import check_choice, check_choices
-from xlmech.figures.style import BLUE, ORANGE
-from xlmech.figures.wording import token_texts
+from xlmech.figures.style import BLUE, FONT, GRID, ORANGE
+from xlmech.figures.wording import counted, language_name, rows_of, token_texts
 
 if TYPE_CHECKING:
     from xlmech.patching.positions import PositionSweep
@@ -29,12 +29,14 @@ class View:
     """A circuitsvis view, which notebooks show; its script is in it, so nothing is loaded from a network.
 
     Attributes:
-        html: A piece of a page.
-        title: What is shown.
+        html: A piece of a page: title, scale, the view itself and its caption.
+        title: What is found or shown.
+        caption: What to see and what it rests on.
     """
 
     html: str = field(repr=False)
     title: str
+    caption: str = ""
 
     def _repr_html_(self) -> str:
         return self.html
@@ -76,8 +78,23 @@ def attention(trace: Attention, query_language: str) -> View:
         pattern[part.destination, part.source] = part.weight
         patterns.append(pattern)
         names.append(f"L{layer}H{head}")
-    view = attention_heads(attention=np.stack(patterns), tokens=_texts(tokens), attention_head_names=names)
-    return View(html=view.local_src, title=f"attention of {len(names)} heads, asked in {query_language}")
+    texts = _texts(tokens)
+    view = attention_heads(attention=np.stack(patterns), tokens=texts, attention_head_names=names)
+    title = _most_attended(patterns, names, texts)
+    caption = f"""Darker: more weight, from 0 to 1; point at a token to see what it attends to. {len(names)} heads on one prompt
+    in {language_name(query_language)}, so there is no interval. Weights say where a head looks, not what it passes on."""
+    return _view(view.local_src, title, caption)
+
+
+def _most_attended(patterns: Sequence[np.ndarray[Any, Any]], names: Sequence[str], texts: Sequence[str]) -> str:
+    """State what the head with the largest weight of the last token, on another than the first, looks at."""
+    last = np.stack([pattern[-1] for pattern in patterns])[:, 1:]
+    if not last.size:
+        return f"Attention of {len(names)} heads on one prompt of a single token"
+    head, token = divmod(int(last.argmax()), last.shape[1])
+    looks = f"“{unescape(texts[token + 1]).strip()}” ({last[head, token]:.2f})"
+    heads = counted(len(names), "head", "heads")
+    return f"From the last token, head {names[head]} looks most at {looks}, of {heads} on one prompt"
 
 
 class Activations(Protocol):
@@ -105,22 +122,26 @@ def neuron_activations(result: Activations, *, languages: Sequence[str] | None =
         frame = frame[frame.query_language.isin(check_choices("language", languages, known))]
     if frame.empty:
         raise ValueError(f"no prompts to show; this result has some in {', '.join(known) or 'no language'}")
-    layers = sorted(frame.layer.unique())
-    indices = {layer: sorted(frame.neuron[frame.layer == layer].unique()) for layer in layers}
-    n_neurons = max(map(len, indices.values()))
+    pairs = frame[["layer", "neuron"]].drop_duplicates().sort_values(["layer", "neuron"])
+    neurons = list(pairs.itertuples(index=False, name=None))
     texts, samples = [], []
     for _, part in frame.groupby("probe", sort=False):
         tokens = part.drop_duplicates("position").sort_values("position")
-        values = np.zeros((len(tokens), len(layers), n_neurons), dtype=np.float32)
-        table = part.pivot_table(index="position", columns=["layer", "neuron"], values="activation")
-        for i, layer in enumerate(layers):
-            values[:, i, : len(indices[layer])] = table[layer][indices[layer]].to_numpy()
+        table = part.pivot_table(index="position", columns=["layer", "neuron"], values="activation")[neurons]
         texts.append(_texts(tokens.assign(part=np.where(tokens.token == MASK, "subject", ""))))
-        samples.append(values)
-    names = [f"{layer} (neurons {', '.join(map(str, of))})" for layer, of in indices.items()]
-    view = text_neuron_activations(tokens=texts, activations=samples, first_dimension_labels=names)
-    n_neurons = sum(map(len, indices.values()))
-    return View(html=view.local_src, title=f"activations of {n_neurons} neurons over {len(texts)} prompts")
+        samples.append(table.to_numpy(dtype=np.float32)[:, :, None])
+    view = text_neuron_activations(
+        tokens=texts, activations=samples, first_dimension_name="Neuron", second_dimension_name="Value",
+        first_dimension_labels=[f"layer {layer}, neuron {neuron}" for layer, neuron in neurons],
+        second_dimension_labels=["activation"],
+    )  # fmt: skip
+    best = rows_of(frame.assign(size=frame.activation.abs()).nlargest(1, "size"))[0]
+    token = f"token {best.position}" if best.token == MASK else f"“{best.token.strip()}”"
+    title = f"Neuron {best.neuron} of layer {best.layer} is most active, {best.activation:.2g}, at {token}"
+    caption = f"""Pick a neuron and a prompt; the view colours each neuron on its own scale. {len(neurons)} neurons over
+    {len(texts)} prompts, activations as they are (no unit); single prompts, so there is no interval. Activations run from
+    {frame.activation.min():.2g} to {frame.activation.max():.2g}."""
+    return _view(view.local_src, title, caption)
 
 
 def leaking_tokens(sweep: PositionSweep, *, layer: int | None = None) -> View:
@@ -138,11 +159,30 @@ def leaking_tokens(sweep: PositionSweep, *, layer: int | None = None) -> View:
     from circuitsvis.tokens import colored_tokens
 
     tokens, values = sweep.tokens.sort_values("position"), token_effects(sweep, layer=layer)
-    view = colored_tokens(
-        _texts(tokens), values, min_value=-1.0, max_value=1.0, negative_color=ORANGE, positive_color=BLUE
-    )
-    layers = "all layers" if layer is None else f"layer {layer}"
-    return View(html=view.local_src, title=f"tokens coloured by leakage, {layers}")
+    texts = _texts(tokens)
+    view = colored_tokens(texts, values, min_value=-1.0, max_value=1.0, negative_color=ORANGE, positive_color=BLUE)
+    layers = "the largest over all layers" if layer is None else f"layer {layer}"
+    at = int(np.argmax(values))
+    title = f"Most of the leak passes through “{unescape(texts[at]).strip()}” ({values[at]:.2f} of the way)"
+    if not values[at] > 0:
+        title = "The leak passes through no single token of this prompt"
+    caption = f"""Blue: patching the token alone turns the answer towards the source's, orange: away from it. Normalised effect,
+    {layers}: 0, nothing changes; 1, the answer is as in the source's run. One pair, so there is no interval."""
+    return _view(view.local_src, title, caption, scale=("\u22121", "0", "1"))
+
+
+def _view(view: str, title: str, caption: str, *, scale: tuple[str, str, str] | None = None) -> View:
+    """Put the title and the scale above a view, and its caption below."""
+    caption = " ".join(caption.split())
+    bar = ""
+    if scale is not None:
+        ends = "".join(f"<span>{escape(text)}</span>" for text in scale)
+        bar = f"""<div style="max-width:16rem;margin:.3rem 0 .6rem"><div style="height:.7rem;background:linear-gradient(to right,
+        {ORANGE},#fff,{BLUE});border:1px solid {GRID}"></div>
+        <div style="display:flex;justify-content:space-between;font-size:12px">{ends}</div></div>"""
+    html = f"""<div style="font-family:{FONT};max-width:60rem"><p style="font-size:17px;margin:.2rem 0">{escape(title)}</p>{bar}
+    {view}<p style="font-size:12px;opacity:.75">{escape(caption)}</p></div>"""
+    return View(html=html, title=title, caption=caption)
 
 
 def token_effects(sweep: PositionSweep, *, layer: int | None = None) -> np.ndarray[tuple[int], np.dtype[np.float64]]:

@@ -22,7 +22,7 @@ from xlmech.figures.effects.conditions import (
 from xlmech.figures.findings import share_range, with_bounds
 from xlmech.figures.marks import Series, dots
 from xlmech.figures.style import INK, finish
-from xlmech.figures.wording import bold_note, counts, ordered, signed_percent
+from xlmech.figures.wording import bold_note, counts, ordered, rows_of, signed_percent
 
 if TYPE_CHECKING:
     from xlmech.mitigation.evaluate import MitigationResult
@@ -78,7 +78,7 @@ def _kept(result: MitigationResult) -> list[Series]:
     public = with_deed(result, result.extraction[result.extraction.group == "public"])
     kept = []
     for name, marker, part in condition_series(result, public):
-        note = ["none known before" if row.before == 0 else row.reason or "not measured" for row in part.itertuples()]
+        note = ["none known before" if row.before == 0 else row.reason or "not measured" for row in rows_of(part)]
         shares = {"value": 1 - part.reduction, "low": 1 - part.high, "high": 1 - part.low}
         kept.append((name, marker, part.assign(note=note, **shares)))
     return kept

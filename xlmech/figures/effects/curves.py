@@ -15,7 +15,7 @@ from xlmech.figures.effects.doses import dose_response
 from xlmech.figures.findings import with_bounds
 from xlmech.figures.marks import label_lines, whiskers
 from xlmech.figures.style import BLUE, GREY, INK, ORANGE, colour, faded, finish
-from xlmech.figures.wording import counts, joined, language_name, ordered, percent, short_name
+from xlmech.figures.wording import counts, joined, language_name, ordered, percent, rows_of, short_name
 
 if TYPE_CHECKING:
     from xlmech.mitigation.evaluate import MitigationResult
@@ -174,7 +174,7 @@ def _diamonds(figure: go.Figure, random: pd.DataFrame, name: str, row: int) -> d
     if random.empty:
         return {}
     place: dict[str, Any] = {"row": row, "col": 1}
-    for point in random.itertuples():
+    for point in rows_of(random):
         figure.add_scatter(
             x=[point.neurons] * 2, y=[100 * point.low, 100 * point.high], mode="lines", hoverinfo="skip", showlegend=False,
             line={"color": faded(GREY, 0.35), "width": 9}, **place,

@@ -80,7 +80,7 @@ def _title(points: pd.DataFrame) -> str:
     cheap = points[~points.control & (points.lost <= _CHEAP) & points.reduction.notna()]
     if cheap.empty:
         return f"No set loses {percent(_CHEAP)} of public facts or less"
-    best = cheap.loc[cheap.reduction.idxmax()]
+    best = rows_of(cheap.nlargest(1, "reduction"))[0]
     return (
         f"At {percent(_CHEAP)} of public facts lost or less, {best.condition} reduces most: {percent(best.reduction)}"
     )
