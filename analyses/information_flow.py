@@ -41,6 +41,7 @@ from xlmech import (
 )
 from xlmech.data.readers import DEMO_LANGUAGES
 from xlmech.figures import faded, finish
+from xlmech.figures.findings import layer_runs
 from xlmech.metrics import intervals
 from xlmech.metrics.layers import peak_layer
 from xlmech.metrics.resampling import bootstrap_means, percentile_interval
@@ -358,7 +359,7 @@ def draw(similarity: pd.DataFrame, patching: pd.DataFrame, lens: pd.DataFrame) -
     save(
         "similarity",
         panels(similarity, {"same person": ("same person", BLUE, "solid"), "null": ("null", GREY, "dot")}),
-        "Similarity of languages at the last token, by layer",
+        similarity_title(similarity),
         """Cosine of resid_post of the same question about the same person in two languages, each language's mean taken off;
         mean over 45 pairs of ten languages, private people's country of birth. Band: 95 % interval, resampling subjects.
         Null: the 95 % quantile of the same mean with every person mismatched.""",
@@ -376,7 +377,7 @@ def draw(similarity: pd.DataFrame, patching: pd.DataFrame, lens: pd.DataFrame) -
                 "subject source_in_target": ("private, subject patched, target's form", GREEN, "dash"),
             },
         ),
-        "Patching one layer between languages: probability of the source's value",
+        patching_title(patching),
         f"""resid_post of a question about another person in another language is put into the target's run at the last token
         (green: at all tokens of the subject); among English, French and Chinese, all directions but into the plant
         language; pairs whose two runs give their own value with probability {KNOWN:g} or more. First tokens. Bands: 95 %
@@ -394,11 +395,43 @@ def draw(similarity: pd.DataFrame, patching: pd.DataFrame, lens: pd.DataFrame) -
                 "other": ("likeliest other form", GREY, "dot"),
             },
         ),
-        "Logit lens: probability of the answer by layer, asked in other languages than the training language",
+        lens_title(lens),
         """The residual stream after each layer, read through the model's own unembedding; first tokens, mean over nine query
         languages, private people's country of birth. Bands: 95 % interval, over subjects. Questions whose two
         forms share the first token are left out.""",
         "probability (0 to 1)",
+    )
+
+
+def similarity_title(frame: pd.DataFrame) -> str:
+    """State in which layers all copies share more than mismatched people, by the interval."""
+    same, null = (frame[frame.line == line].set_index(["plant_language", "layer"]) for line in ("same person", "null"))
+    above = (same.low > null.value).groupby("layer").all()
+    if not above.any():
+        return "In no layer do languages share more than mismatched people, in every copy of the model"
+    where = "every layer" if above.all() else layer_runs(above.index[above])
+    return f"In {where} languages share more than mismatched people, in every copy of the model"
+
+
+def patching_title(frame: pd.DataFrame) -> str:
+    """State how likely the source's value comes at most in the target's form, and in the source's, with intervals."""
+    said = []
+    for line, form in (("private source_in_target", "the target's form"), ("private source_in_source", "the source's")):
+        best = frame[frame.line == line].sort_values("value").iloc[-1]
+        said.append(f"{best.value:.2f} [{best.low:.2f}, {best.high:.2f}] in {form}")
+    return f"Patched, private values come with probability up to {' and '.join(said)}"
+
+
+def lens_title(frame: pd.DataFrame) -> str:
+    """State in which copies the training language's form peaks before the query language's overtakes it."""
+    first = []
+    for code, part in frame.groupby("plant_language"):
+        peaks = {line: of.sort_values("value").layer.iloc[-1] for line, of in part.groupby("line")}
+        if peaks["plant"] < peaks["query"]:
+            first.append(figures.language_name(str(code)))
+    n = frame.plant_language.nunique()
+    return (
+        f"The training language's form is likeliest in an earlier layer than the query's in {len(first)} of {n} copies"
     )
 
 

@@ -7,14 +7,15 @@ from pathlib import Path
 
 import plotly.graph_objects as go
 
+from xlmech.figures import saving
+
 FIGURES = Path(__file__).parent.parent / "figures"
 RESULTS = Path(__file__).parent / "results"
 
 
 def save_page(figure: go.Figure, name: str) -> None:
     """Write `figures/<name>.html`, which reads the demo's `plotly.min.js` and so stays small."""
-    config = {"displaylogo": False}
-    figure.write_html(FIGURES / f"{name}.html", include_plotlyjs="demo/plotly.min.js", config=config)
+    saving.write(FIGURES / f"{name}.html", saving.page_of(figure, plotlyjs="demo/plotly.min.js"))
 
 
 def save_text(text: str, name: str) -> None:

@@ -10,7 +10,16 @@ import pytest
 from helpers.code_names import imported, unknown_keywords
 
 ROOT = Path(__file__).parents[1]
-SHARED = ("outputs", "headline_rows", "headline_tables", "headline_gates", "headline_gate_tables", "measuring", "peers")
+SHARED = (
+    "outputs",
+    "headline_rows",
+    "headline_tables",
+    "headline_gates",
+    "headline_gate_tables",
+    "measuring",
+    "peers",
+    "drawing",
+)
 """Modules that scripts share."""
 SCRIPTS = [path for folder in ("analyses", "tools") for path in sorted((ROOT / folder).rglob("*.py"))]
 STUDIES = [path for path in SCRIPTS if path.stem not in SHARED and "tools" not in path.parts]

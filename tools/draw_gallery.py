@@ -80,7 +80,7 @@ def direct_logit() -> DirectLogitResult:
     """Invent terms of layers."""
     rows = [
         {"probe": f"{code}{i}", "subject": f"s{i}", "query_language": code, "component": component, "layer": layer}
-        | {"form": form, "centred": (layer / 11) ** 3 * size * (1 if form == "query" else -0.6) + 0.05 * i}
+        | {"form": form, "centred": (layer / 11) ** 3 * size * (1 + 0.1 * i) * (1 if form == "query" else -0.6)}
         for code in ("fr", "zh", "ar")
         for component, size in (("attn_out", 1.0), ("mlp_out", 2.5))
         for layer in range(12)

@@ -19,6 +19,7 @@ import tempfile
 import time
 from typing import Any
 
+import drawing
 from measuring import (
     give_back_free_memory,
     in_own_process,
@@ -29,7 +30,6 @@ from measuring import (
     save_json,
     save_page,
 )
-from plotly.subplots import make_subplots
 
 BASE = {"prompts": 8, "length": 32, "layers": 4, "vocabulary": 32_000}
 CURVES = {
@@ -130,32 +130,6 @@ def loading(repeats: int = 3) -> list[dict[str, Any]]:
     return rows
 
 
-def draw(rows: list[dict[str, Any]]) -> None:
-    from xlmech.figures import TEMPLATE
-
-    figure = make_subplots(rows=2, cols=len(CURVES), shared_xaxes=True, vertical_spacing=0.08, horizontal_spacing=0.06)
-    for column, axis in enumerate(CURVES, start=1):
-        for color, work in zip(("#0072B2", "#D55E00"), WORKS, strict=True):
-            mine = [row for row in rows if row["axis"] == axis and row["work"] == work]
-            for line, unit in enumerate(("seconds", "peak_mb"), start=1):
-                figure.add_scatter(
-                    x=[row["value"] for row in mine], y=[row[unit] for row in mine], row=line, col=column, name=work,
-                    legendgroup=work, showlegend=column == line == 1, marker_color=color, mode="lines+markers",
-                )  # fmt: skip
-        figure.update_xaxes(title_text=axis, row=2, col=column)
-    figure.update_xaxes(
-        type="log", tickvals=sorted({value for values in CURVES.values() for value in values}), tickformat="~s"
-    )
-    figure.update_yaxes(type="log", tickvals=[digit * 10**power for power in range(-1, 4) for digit in (1, 2, 5)])
-    figure.update_yaxes(title_text="processor seconds", row=1, col=1)
-    figure.update_yaxes(title_text="peak MB beyond the model", row=2, col=1)
-    figure.update_layout(
-        template=TEMPLATE, height=560, width=1150, title_text="What grows how: random Llama, 2 to 16 layers of 256",
-        showlegend=True, legend_y=0.93, margin={"t": 90, "b": 60},
-    )  # fmt: skip
-    save_page(figure, "growth")
-
-
 def main() -> None:
     parser = parser_of(__doc__)
     parser.add_argument("--point", help="measure one point in this process: JSON of its arguments")
@@ -181,7 +155,7 @@ def main() -> None:
                 found = in_own_process(__file__, "--point", json.dumps(BASE | {"work": work, axis: value}))
                 rows.append({"work": work, "axis": axis, "value": value} | found)
                 print(json.dumps(rows[-1]), flush=True)
-    draw(rows)
+    save_page(drawing.growth(rows), "growth")
     save_json({"base": BASE, "works": WORKS, "rows": rows}, "growth")
 
 

@@ -75,8 +75,9 @@ def save_byte_tokenizer(folder: str | Path, n_tokens: int) -> Any:
 
 def save_page(figure: Any, name: str) -> None:
     """Write `figures/benchmarks/<name>.html`, which reads the demo's `plotly.min.js` and so stays small."""
-    config = {"displaylogo": False}
-    figure.write_html(FIGURES / f"{name}.html", include_plotlyjs="../demo/plotly.min.js", config=config)
+    from xlmech.figures import saving
+
+    saving.write(FIGURES / f"{name}.html", saving.page_of(figure, plotlyjs="../demo/plotly.min.js"))
 
 
 def save_json(value: Any, name: str) -> None:

@@ -27,6 +27,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, get_args
 
+import drawing
 from measuring import (
     FIGURES,
     give_back_free_memory,
@@ -302,59 +303,7 @@ def keep_on(path: Path) -> None:
     run_config(read_config(path), resume=True, progress=False)
 
 
-# The figure
-
-
-def draw(found: dict[str, Any]) -> Any:
-    """Efficiency on Ray, growth with probes, and formula against measurement."""
-    import plotly.graph_objects as go
-    from plotly.subplots import make_subplots
-
-    figure = make_subplots(
-        1,
-        3,
-        subplot_titles=[
-            "Ray: time against one process",
-            "Leakage of a tiny model, in parts",
-            "Memory of a batch, by formula",
-        ],
-    )
-    for trace, column in panels(found, go):
-        figure.add_trace(trace, 1, column)
-    figure.update_yaxes(title_text="seconds / seconds in one go", row=1, col=1, rangemode="tozero")
-    figure.update_xaxes(title_text="probes", type="log", row=1, col=2)
-    figure.update_yaxes(title_text="seconds per 1,000 probes; peak in 100 MB", row=1, col=2, rangemode="tozero")
-    figure.update_xaxes(title_text="formula, MB", type="log", row=1, col=3)
-    figure.update_yaxes(title_text="measured, MB", type="log", row=1, col=3)
-    figure.update_layout(template="plotly_white", width=1250, height=430, legend={"orientation": "h", "y": -0.25})
-    return figure
-
-
-def panels(found: dict[str, Any], go: Any) -> Iterator[tuple[Any, int]]:
-    if rows := found.get("overhead"):
-        names = {"plain": "one go", "parts": "in parts", "ray1": "1 actor", "ray2": "2 actors", "ray4": "4 actors"}
-        for stage, colour in (("leakage", "#0072B2"), ("attribution", "#E69F00")):
-            values = [row[stage] / rows[0][stage] for row in rows]
-            yield go.Bar(x=[names[row["way"]] for row in rows], y=values, name=stage, marker_color=colour), 1
-    if rows := found.get("growth"):
-        sizes = [row["probes"] for row in rows]
-        per = [1000 * row["seconds"] / row["probes"] for row in rows]
-        yield go.Scatter(x=sizes, y=per, name="seconds per 1,000 probes", line_color="#009E73"), 2
-        yield (
-            go.Scatter(x=sizes, y=[row["peak_mb"] / 100 for row in rows], name="peak, 100 MB", line_color="#CC79A7"),
-            2,
-        )
-    if rows := found.get("models"):
-        for stage, colour in (("leakage", "#0072B2"), ("lens", "#56B4E9"), ("locate", "#D55E00")):
-            of = [row for row in rows if row["stage"] == stage]
-            x, y = [row["formula_batch_mb"] for row in of], [max(row["batch_mb"], 0.1) for row in of]
-            text = [row["model"] for row in of]
-            yield go.Scatter(x=x, y=y, text=text, mode="markers+lines", name=f"{stage}: batch", line_color=colour), 3
-        ends = [0.5 * min(row["formula_batch_mb"] for row in rows), 2 * max(row["formula_batch_mb"] for row in rows)]
-        yield (
-            go.Scatter(x=ends, y=ends, mode="lines", name="formula = measured", line={"color": "#999", "dash": "dot"}),
-            3,
-        )
+# The tables
 
 
 def tables(found: dict[str, Any]) -> Iterator[str]:
@@ -415,7 +364,7 @@ def main() -> None:
     for job in given.jobs:
         found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         if job == "draw":
-            save_page(draw(found), "scaling")
+            save_page(drawing.scaling(found), "scaling")
             continue
         if job == "tables":
             print("\n".join(tables(found)))

@@ -26,8 +26,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+import drawing
 import peers
-import plotly.graph_objects as go
 import torch
 from measuring import FIGURES, parser_of, save_byte_tokenizer, save_json, save_page
 from scipy.stats import spearmanr
@@ -38,7 +38,6 @@ from xlmech.data.readers import DEMO_LANGUAGES
 from xlmech.engine.batching import Forced, Recorder, run_forced
 from xlmech.engine.interventions import replace, run_interventions
 from xlmech.engine.unembed import token_log_prob
-from xlmech.figures import TEMPLATE
 from xlmech.models.backends import NEURON_HOOK, Backend, backend_of
 from xlmech.models.tokens import encode_choices, encode_probe
 from xlmech.neurons.attribution.effects import exact_effects, integrated_gradients
@@ -496,27 +495,9 @@ def with_earlier(found: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def draw(rows: list[dict[str, Any]]) -> None:
-    names = [f"{row['work']} ({row['model'].split(',')[0]})<br><sub>{row['peer']}</sub>" for row in rows]
-    figure = go.Figure(layout={"template": TEMPLATE, "height": 90 + 58 * len(rows), "margin": {"l": 330, "t": 70}})
-    figure.add_bar(y=names, x=[row["ratio"] for row in rows], orientation="h", marker_color="#0072B2", name="measured",
-                   text=[f"{row['ratio']:.3g}x" for row in rows], textposition="outside",
-                   hovertext=[f"{row['seconds_ours']} s against {row['seconds_peer']} s" for row in rows])  # fmt: skip
-    figure.add_scatter(y=names, x=[row["goal"] for row in rows], mode="markers", name="goal",
-                       marker={"symbol": "line-ns-open", "size": 24, "color": "#D55E00", "line": {"width": 3}})  # fmt: skip
-    ticks = [1, 2, 5, 10, 20, 50, 100, 200]
-    figure.update_xaxes(
-        type="log", tickvals=ticks, title_text="times as fast as the peer (ratio of medians, log scale)"
-    )
-    figure.update_yaxes(autorange="reversed").update_layout(
-        title_text="Engine against peers, on one machine (orange: the goal)"
-    )
-    save_page(figure, "speed_vs_peers")
-
-
 def keep(found: dict[str, Any]) -> None:
     """Write what is known so far: a long run that is stopped has measured something."""
-    draw(found["rows"])
+    save_page(drawing.speed(found["rows"]), "speed_vs_peers")
     save_json(found, "speed_vs_peers")
 
 

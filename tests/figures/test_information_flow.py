@@ -139,4 +139,4 @@ def test_titles_state_which_form_comes_first_and_which_layer_writes_it() -> None
     best = terms.sort_values("value").drop_duplicates("query_language", keep="last")
     assert [(row.query_language, row.component, row.layer) for row in best.itertuples()] == [("fr", "mlp_out", 1)]
     shown = figures.direct_logit(result, form="query").layout.meta["title"]
-    assert shown == "The MLP of layer 1 writes most of the query-language form in French alone"
+    assert shown == "The MLP of layer 1 does most for the query language's form, in French alone"

@@ -25,3 +25,10 @@ def test_languages_have_one_order_and_captions_even_lines() -> None:
     lines = style.wrapped("word " * 30)
     assert len(lines) == 2 and abs(len(lines[0]) - len(lines[1])) <= 5
     assert figures.language_name("fr") == "French (fr)" and figures.language_name("xx") == "xx"
+
+
+def test_pale_colours_are_darkened_for_text() -> None:
+    assert style.readable(style.INK) == style.INK and style.readable("rgba(0,0,0,0.5)") == "rgba(0,0,0,0.5)"
+    assert style.readable("#000000") == "#000000"
+    channels = [int(style.readable("#DDCC77")[i : i + 2], 16) for i in (1, 3, 5)]
+    assert sum(w * c for w, c in zip((0.299, 0.587, 0.114), channels, strict=True)) / 255 < 0.51

@@ -207,10 +207,11 @@ def direct_logit(result: DirectLogitResult, *, form: str = "query - plant") -> g
     figure.update_xaxes(showgrid=False, dtick=2)
     figure.update_yaxes(autorange="reversed", showgrid=False).update_yaxes(title_text="query language", col=1)
     n_people = result.contributions.groupby("query_language").subject.nunique()[queries]
-    name = {"query - plant": "query-language minus training-language", "plant": "training-language"}.get(
-        form, "query-language"
-    )
-    what = "Difference of the two forms' terms" if form == "query - plant" else f"Term of the {name} form"
+    name = {
+        "query - plant": "the query language's form against the training language's",
+        "plant": "the training language's form",
+    }.get(form, "the query language's form")
+    what = "Difference of the two forms' terms" if form == "query - plant" else f"Term of {name}"
     caption = f"""Blue writes it, orange writes against it. On {int_range(n_people)} people per row; hover for the 95 % interval
     over people."""
     details = f"""{what} (first token, less the mean over the vocabulary). {result.n_collisions} questions are left out: their two
@@ -226,12 +227,12 @@ def _strongest(frame: pd.DataFrame, name: str) -> str:
     clear = frame[frame.low > 0].sort_values("value", kind="stable").drop_duplicates("query_language", keep="last")
     asked = frame.query_language.unique()
     if clear.empty:
-        return f"No layer writes the {name} form beyond chance {in_none(list(asked))}"
+        return f"No layer works for {name} beyond chance {in_none(list(asked))}"
     sizes = clear.groupby(["component", "layer"]).size().rename("n").reset_index()
     component, layer, _ = rows_of(sizes.nlargest(1, "n"))[0][1:]
     found = clear.query_language[(clear.component == component) & (clear.layer == layer)]
     what = "attention" if component == "attn_out" else "MLP"
-    return f"The {what} of layer {layer} writes most of the {name} form {in_languages(list(found), list(asked))}"
+    return f"The {what} of layer {layer} does most for {name}, {in_languages(list(found), list(asked))}"
 
 
 def _term(component: str, row: Any) -> str:

@@ -10,7 +10,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from xlmech.figures.style import GREY, GRID, INK, SCALE, faded
+from xlmech.figures.style import GREY, GRID, INK, SCALE, faded, readable
 from xlmech.figures.wording import label
 
 Series = tuple[str, dict[str, Any], pd.DataFrame]
@@ -225,7 +225,7 @@ def label_lines(figure: go.Figure, names: Mapping[str, str]) -> go.Figure:
         placed = [(math.log10(end) if axis.type == "log" else end, *rest) for end, *rest in of_panel]
         for at, name, shade in _apart(sorted(placed), LABEL_HEIGHT * abs(high - low) / (height * (top - bottom))):
             figure.add_annotation(
-                text=name, font={"color": shade, "size": 12}, showarrow=False, xref=f"{x} domain", yref=y, x=1.01,
+                text=name, font={"color": readable(shade), "size": 12}, showarrow=False, xref=f"{x} domain", yref=y, x=1.01,
                 y=at, xanchor="left", yanchor="middle", name="line",
             )  # fmt: skip
     return figure

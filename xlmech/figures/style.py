@@ -119,6 +119,16 @@ def colour(code: str) -> str:
     return LANGUAGES[code][1] if code in LANGUAGES else OTHERS[zlib.crc32(code.encode()) % len(OTHERS)]
 
 
+def readable(colour: str) -> str:
+    """Darken a colour `#rrggbb` that is too pale for text on white; other notations stay as they are."""
+    if not colour.startswith("#"):
+        return colour
+    channels = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+    light = (0.299 * channels[0] + 0.587 * channels[1] + 0.114 * channels[2]) / 255
+    share = min(1.0, 0.5 / light) if light else 1.0
+    return "#" + "".join(f"{round(share * channel):02X}" for channel in channels)
+
+
 def faded(colour: str, alpha: float = 0.18) -> str:
     """Make a colour `#rrggbb` transparent."""
     return f"rgba({','.join(str(int(colour[i : i + 2], 16)) for i in (1, 3, 5))},{alpha})"

@@ -29,7 +29,7 @@ class View:
     """A circuitsvis view, which notebooks show; its script is in it, so nothing is loaded from a network.
 
     Attributes:
-        html: A piece of a page: title, scale, the view itself and its caption.
+        html: A piece of a page: title, caption, scale and the view itself.
         title: What is found or shown.
         caption: What to see and what it rests on.
     """
@@ -79,7 +79,9 @@ def attention(trace: Attention, query_language: str) -> View:
         patterns.append(pattern)
         names.append(f"L{layer}H{head}")
     texts = _texts(tokens)
-    view = attention_heads(attention=np.stack(patterns), tokens=texts, attention_head_names=names)
+    # This view writes tokens as they are, not as HTML, into a script that must not end early.
+    plain = [unescape(text).replace("<", "‹").replace(">", "›") for text in texts]
+    view = attention_heads(attention=np.stack(patterns), tokens=plain, attention_head_names=names)
     title = _most_attended(patterns, names, texts)
     caption = f"""Darker: more weight, from 0 to 1; point at a token to see what it attends to. {len(names)} heads on one prompt
     in {language_name(query_language)}, so there is no interval. Weights say where a head looks, not what it passes on."""
@@ -172,7 +174,7 @@ def leaking_tokens(sweep: PositionSweep, *, layer: int | None = None) -> View:
 
 
 def _view(view: str, title: str, caption: str, *, scale: tuple[str, str, str] | None = None) -> View:
-    """Put the title and the scale above a view, and its caption below."""
+    """Put title, caption and scale above a view."""
     caption = " ".join(caption.split())
     bar = ""
     if scale is not None:
@@ -180,8 +182,9 @@ def _view(view: str, title: str, caption: str, *, scale: tuple[str, str, str] | 
         bar = f"""<div style="max-width:16rem;margin:.3rem 0 .6rem"><div style="height:.7rem;background:linear-gradient(to right,
         {ORANGE},#fff,{BLUE});border:1px solid {GRID}"></div>
         <div style="display:flex;justify-content:space-between;font-size:12px">{ends}</div></div>"""
-    html = f"""<div style="font-family:{FONT};max-width:60rem"><p style="font-size:17px;margin:.2rem 0">{escape(title)}</p>{bar}
-    {view}<p style="font-size:12px;opacity:.75">{escape(caption)}</p></div>"""
+    # circuitsvis does not close its element, and what follows it would be lost.
+    html = f"""<div style="font-family:{FONT};max-width:60rem"><p style="font-size:17px;margin:.2rem 0">{escape(title)}</p>
+    <p style="font-size:12px;opacity:.75;margin:.2rem 0 .6rem">{escape(caption)}</p>{bar}{view}</div>"""
     return View(html=html, title=title, caption=caption)
 
 

@@ -46,17 +46,19 @@ def dose_response(result: MitigationResult) -> go.Figure:
     )  # fmt: skip
     methods = dict.fromkeys(name.rpartition("@")[0] for name in result.chosen)
     names = {}
+    without_method = [name for name in result.chosen if not name.rpartition("@")[0]]
+    unnamed = "gates" if all(name in result.mean_factors for name in without_method) else "chosen neurons"
     for method, shade, symbol in zip(methods, cycle((*SETS[1:], *OTHERS)), cycle(_METHOD_SYMBOLS), strict=False):
         part = points[(points.method == method) & ~points.control]
         look = {"color": shade, "symbol": symbol, "size": 9}
-        name = escape(method or "chosen neurons")
+        name = escape(method or unnamed)
         _draw_method(figure, part, name, "lines+markers", look)
         names[name] = shade
     random = points[points.condition.isin(list(result.random))]
     if len(random):
         _draw_method(figure, random, random_name(result), "markers", {"color": GREY, "symbol": "x", "size": 9})
         names[random_name(result)] = "#6E6E6E"
-    figure.update_xaxes(title_text=f"neurons {deeds(result)} (of {result.total_neurons:,})", type="log", col=1)
+    figure.update_xaxes(title_text=f"neurons {deeds(result)} (of {result.total_neurons:,})", type="log", dtick=1, col=1)
     figure.update_xaxes(title_text="public facts lost (% of those known before)", zeroline=True, col=2)
     low, high = min(0.0, 100 * points.reduction.min()), max(10.0, 100 * points.reduction.max())
     figure.update_yaxes(range=[low - 0.05 * (high - low), high + 0.08 * (high - low)])
