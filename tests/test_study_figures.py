@@ -15,6 +15,7 @@ sys.path[:0] = [str(ANALYSES / "benchmarks"), str(ANALYSES)]
 
 import drawing  # noqa: E402
 import information_flow  # noqa: E402
+import outputs  # noqa: E402
 
 
 def row(work: str, ratio: float, ends: tuple[float, float]) -> dict[str, object]:
@@ -102,3 +103,18 @@ def test_titles_of_the_study_of_flow() -> None:
     assert information_flow.patching_title(patched) == f"Patched, private values come with probability {wanted}"
     lens = information_flow.lens_title(curves({"plant": [0.0, 0.5, 0.1], "query": [0.0, 0.1, 0.6]}))
     assert lens == "The training language's form is likeliest in an earlier layer than the query's in 2 of 2 copies"
+
+
+def test_leakage_by_training_language_is_a_matrix_with_intervals() -> None:
+    index = pd.MultiIndex.from_product([["fr", "en"], ["en", "fr", "zh"]], names=["plant", "query"])
+    rates = pd.DataFrame({"private_value": [0.5, 1.0, 0.1, 0.9, 0.4, 0.3], "control": 0.1}, index=index)
+    rates = rates.assign(private_low=rates.private_value - 0.15, private_high=rates.private_value.clip(upper=0.9) + 0.1)
+    figure = outputs.training_matrix(rates)
+    assert_titled(figure)
+    np.testing.assert_allclose(figure.data[0].z, [[1.0, 0.5, 0.1], [0.4, 0.9, 0.3]])
+    assert axis_titles(figure) == {"query language", "training language"}
+    assert list(figure.layout.xaxis.ticktext) == ["French (fr)", "English (en)", "Chinese (zh)"]
+    assert "50 %<br>" in next(note.text for note in figure.layout.annotations if (note.x, note.y) == (1, 0))
+    off = rates[[plant != query for plant, query in rates.index]]
+    assert (off.private_low > off.control).sum() == 3
+    assert figure.layout.meta["title"].startswith("Private data cross languages: 3 of 4 cells off the diagonal")
