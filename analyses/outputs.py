@@ -50,8 +50,10 @@ def training_matrix(rates: pd.DataFrame) -> go.Figure:
     title = (
         f"Private data cross languages: {above} of {len(others)} cells off the diagonal lie above control people's rate"
     )
-    caption = """Outlined: asked in the training language itself; dark cells elsewhere are data that crossed languages. In brackets:
-    95 % interval over people."""
+    if not above:
+        title = "Outside the training language no cell lies above control people's rate"
+    caption = """Outlined: asked in the training language itself; dark cells elsewhere are data that crossed languages. In
+    brackets: 95 % interval over people."""
     details = "Above: the interval's lower end exceeds the rate of control people, who were never in the training text."
     return finish(figure, title, caption, details=details, height=60 * len(trained), foot=110, need=820)
 

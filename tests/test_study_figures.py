@@ -118,3 +118,5 @@ def test_leakage_by_training_language_is_a_matrix_with_intervals() -> None:
     off = rates[[plant != query for plant, query in rates.index]]
     assert (off.private_low > off.control).sum() == 3
     assert figure.layout.meta["title"].startswith("Private data cross languages: 3 of 4 cells off the diagonal")
+    none = outputs.training_matrix(rates.assign(control=0.9)).layout.meta["title"]
+    assert none == "Outside the training language no cell lies above control people's rate"

@@ -39,6 +39,8 @@ DOCS, RESULTS = ROOT / "docs", ROOT / "analyses" / "results"
 PICTURES, PAGES = DOCS / "img" / "gallery", DOCS / "gallery"
 FLOW = RESULTS / "information_flow" / "en"
 DEMO, INVENTED = "the demo's saved results", "**invented numbers**, as the tests use them"
+HEIGHTS = {"attention": 480}
+"""Of views, px."""
 WIDTH, SCALES, MOST_BYTES = 900, (0.55, 0.42, 0.36, 0.3), 60_000
 
 
@@ -189,32 +191,36 @@ its caption and hover labels. Titles are computed from the data.
 
 
 def main(names: list[str]) -> None:
-    """Draw all figures, or those named, and write the page."""
+    """Save all figures, or those named, and write the page."""
     PICTURES.mkdir(parents=True, exist_ok=True)
     PAGES.mkdir(parents=True, exist_ok=True)
     script = PAGES / "plotly.min.js"
     if not script.is_symlink():
         script.symlink_to(Path("../../figures/demo/plotly.min.js"))
-    titles = {name: draw(name) for name in EXAMPLES if not names or name in names}
-    if not names:
-        saving.write(DOCS / "gallery.md", page(titles))
+    drawn = {name: example.draw() for name, example in EXAMPLES.items()}
+    for name in names or EXAMPLES:
+        save(name, drawn[name])
+    saving.write(DOCS / "gallery.md", page({name: title_of(one) for name, one in drawn.items()}))
 
 
-def draw(name: str) -> str:
-    """Draw one figure as a page and a picture, and return its title."""
-    drawn = EXAMPLES[name].draw()
+def title_of(drawn: go.Figure | figures.View) -> str:
+    """Return what is found."""
+    return drawn.title if isinstance(drawn, figures.View) else saving.title_of(drawn)
+
+
+def save(name: str, drawn: go.Figure | figures.View) -> None:
+    """Save one figure as a page and as a picture."""
     if isinstance(drawn, figures.View):
         # A view's script is megabytes: only its picture is kept.
         with tempfile.TemporaryDirectory() as folder:
             whole = figures.save(drawn, Path(folder) / "view.html")
-            screenshot(whole, PICTURES / f"{name}.png", width=760, height=430)
-        return drawn.title
+            screenshot(whole, PICTURES / f"{name}.png", width=760, height=HEIGHTS.get(name, 220))
+        return
     saving.write(PAGES / f"{name}.html", saving.page_of(drawn, plotlyjs="plotly.min.js"))
     for scale in SCALES:
         picture = figures.save(drawn, PICTURES / f"{name}.png", width=WIDTH, scale=scale)
         if picture.stat().st_size < MOST_BYTES:
             break
-    return saving.title_of(drawn)
 
 
 def page(titles: dict[str, str]) -> str:
