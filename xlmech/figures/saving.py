@@ -92,8 +92,7 @@ def write_pages(figures: Mapping[str, go.Figure], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     write(folder / "plotly.min.js", get_plotlyjs())
     for name, figure in figures.items():
-        plot = figure.to_html(full_html=False, include_plotlyjs="directory", div_id=name, config=OPTIONS)
-        write(folder / f"{name}.html", _page(escape(title_of(figure) or name), plot, "body{margin:0}"))
+        write(folder / f"{name}.html", page_of(figure, plotlyjs="directory"))
 
 
 _PAGE = """body{font:15px/1.5 system-ui,sans-serif;color:#222;margin:1rem auto;max-width:60rem;padding:0 1rem}
