@@ -10,7 +10,7 @@ import inspect
 import types
 import typing
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -155,6 +155,10 @@ def arguments(model: Any, probes: ProbeSet, tmp_path: Path) -> dict[str, tuple[t
         "trace_record": ((model, person(0)), {"counterfactual": person(1)}),
         "train_tuned_lens": ((model,), {}),
         "figures.depths": ((lens(),), {}),
+        "figures.lens_positions": (
+            (replace(lens(), positions="all", readings=lens().readings.assign(position=0)),),
+            {},
+        ),
         "figures.neuron_activations": ((fires,), {}),
         "figures.patching": ((patching(),), {}),
         "figures.patching_positions": ((sweep(),), {}),

@@ -150,9 +150,7 @@ def leakage_by_language(result: LeakageResult) -> go.Figure:
     top = measure.factor * measure.top(frame.high, frame.value)
     figure.update_xaxes(title_text=measure.axis, range=[-0.03 * top, 1.03 * top])
     figure.update_yaxes(title_text="query language")
-    chance = (
-        "What lies right of the grey diamond, the value for people whom the model never saw, is memorised, not guessed."
-    )
+    chance = "What lies well right of the grey diamond, the value for people whom the model never saw, is memorised, not guessed."
     caption = f"""{chance if len(controls) else "No control people were asked, so part may be guessed."} On {counts(frame)} per
     query language; whiskers: 95 % interval over people."""
     details = f"""{measure.meaning}. Training language: {language_name(result.plant_language)}.

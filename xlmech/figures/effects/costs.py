@@ -36,18 +36,11 @@ def cost(result: MitigationResult, *, people: str = "") -> go.Figure:
     Args:
         result: Measured before and after.
         people: Who was measured, in words, for the title and the caption.
-
-    Raises:
-        ValueError: Neither public facts nor neutral text was measured.
     """
     public = with_deed(result, result.extraction[result.extraction.group == "public"])
     kept, risen = _kept(result), _risen(result)
     queries = ordered([*result.effects.query_language, *result.cost.query_language], result.plant_language)
-    drawn = [panel for panel, series in (("kept", kept), ("risen", risen)) if _has_values(series)]
-    if not drawn:
-        raise ValueError(
-            "neither public facts nor neutral text was measured; measure public records, or n_neutral above 0"
-        )
+    drawn = [panel for panel, series in (("kept", kept), ("risen", risen)) if _has_values(series)] or ["kept"]
     figure = make_subplots(1, len(drawn), shared_yaxes=True, horizontal_spacing=0.04)
     if "kept" in drawn:
         dots(figure, kept, queries, training=result.plant_language)
@@ -107,7 +100,7 @@ def _title(result: MitigationResult) -> str:
         facts = (
             f"{share_range(1 - each.reduction for each in known.values())} of public facts are kept" if known else ""
         )
-        return capital("; ".join(filter(None, [facts, nll]))) or "Cost of ablation"
+        return capital("; ".join(filter(None, [facts, nll]))) or "The cost was not measured"
     ((name, each),) = known.items()
     kept = with_bounds(1 - each.reduction, 1 - each.high, 1 - each.low)
     doing = done_to(result, name)
