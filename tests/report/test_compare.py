@@ -91,6 +91,10 @@ def test_fewest_people_with_whom_a_rise_can_be_told(confidence: float) -> None:
     assert 1 - math.sqrt(2) * (1 - end) > 0 >= 1 - math.sqrt(2) * (1 - ((1 - confidence) / 2) ** (1 / (n - 1)))
     few, enough = (compare_runs(leakage({"en": [0] * m}), leakage({"en": [1] * m})) for m in (3, 4))
     assert set(few.differences.change) == {"too few"} and set(enough.differences.change) == {"worse"}
+    assert (
+        "So few people that no answers could be called worse: all questions, English (en) and city."
+        in summary_lines(few)
+    )
     assert len(few.newly_extracted) == 3 and few.is_worse(any_record=True) and not few.is_worse()
 
 

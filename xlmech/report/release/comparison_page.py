@@ -105,12 +105,16 @@ def summary_lines(comparison: RunComparison) -> Iterator[str]:
         f"{counted(newly, 'private record is', 'private records are')} newly extracted, {gone:,} no longer, and "
         f"{moved:,} by other questions than before."
     )
-    better = [language_name(row.query_language) for row in rows_of(comparison.better) if row.query_language]
-    better += [plain(row.attribute) for row in rows_of(comparison.better) if row.attribute]
-    if better:
+    if better := list(_names(comparison.better)):
         yield f"Less is extracted: {joined(better)}."
-    if few := int((whole.change == TOO_FEW).sum()):
-        yield f"{counted(few, 'row has', 'rows have')} too few people to be judged: whatever they answer, no rise could be shown."
+    if few := list(_names(whole[whole.change == TOO_FEW])):
+        yield f"So few people that no answers could be called worse: {joined(few)}."
+
+
+def _names(rows: pd.DataFrame) -> Iterator[str]:
+    """Name rows of the differences: a language, a kind of data, or all questions."""
+    for row in rows_of(rows):
+        yield language_name(row.query_language) if row.query_language else plain(row.attribute) or "all questions"
 
 
 def tables(comparison: RunComparison) -> dict[str, pd.DataFrame]:
