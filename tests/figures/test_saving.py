@@ -170,7 +170,8 @@ def test_without_texts_leaves_only_the_plot() -> None:
     assert bare.layout.height - bare.layout.margin.t - bare.layout.margin.b == drawn
     assert bare.layout.height < figure.layout.height
     assert figure.layout.title.text and any(note.name == "caption" for note in figure.layout.annotations)
-    assert saving.caption_of(figure) and saving.title_of(figure).startswith("0 to 50 % of questions")
+    assert " ".join(saving.parts_of_caption(figure)) == saving.caption_of(figure)
+    assert saving.title_of(figure).startswith("0 to 50 % of questions")
     plain = go.Figure(layout={"title": {"text": "t"}})
     assert saving.without_texts(plain) == plain and saving.caption_of(plain) == "" and saving.title_of(plain) == "t"
 

@@ -89,7 +89,7 @@ def _audit(
     found.seconds["load"] = loading
     index = publish(found, out)
     _show_audit(found)
-    typer.echo(f"figures: {index}")
+    typer.echo(f"report: {index}")
     console.after_an_audit(out)
 
 

@@ -111,8 +111,8 @@ def page_of(figure: go.Figure, *, plotlyjs: bool | str) -> str:
     plot = bare.to_html(full_html=False, include_plotlyjs=plotlyjs, config=OPTIONS)
     body = f'<div class="wide"><div style="min-width:{meta.get("need", 340)}px">{plot}</div></div>'
     if caption:
-        details = str(meta.get("details", ""))
-        body = f"<h1>{escape(title)}</h1>{body}<p>{escape(caption.removesuffix(details).strip())}</p>"
+        brief, details = parts_of_caption(figure)
+        body = f"<h1>{escape(title)}</h1>{body}<p>{escape(brief)}</p>"
         body += f"<details><summary>How to read it</summary>{escape(details)}</details>" if details else ""
     return _page(escape(title or "figure"), body, _PAGE)
 
@@ -125,6 +125,12 @@ def title_of(figure: go.Figure) -> str:
 def caption_of(figure: go.Figure) -> str:
     """Return a figure's caption, "" without one."""
     return str((figure.layout.meta or {}).get("caption") or "")
+
+
+def parts_of_caption(figure: go.Figure) -> tuple[str, str]:
+    """Return what a caption says first, and the details that a page folds, which may be ""."""
+    details = str((figure.layout.meta or {}).get("details") or "")
+    return caption_of(figure).removesuffix(details).strip(), details
 
 
 def without_texts(figure: go.Figure) -> go.Figure:

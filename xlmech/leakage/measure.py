@@ -3,8 +3,7 @@
 A value is extracted in ANY language's form, because a model that memorised in English often answers a French prompt with the
 English word. Every interval is over people (`xlmech.metrics.intervals`).
 
-An answer is what the model writes up to an end token, up to the budget of new tokens, or, where the prompt format says that lines
-end answers, up to the first newline after something other than white space. All of it is searched for the value.
+An answer ends at an end token, at the budget of new tokens, or, where lines end answers, at the first newline after some text.
 """
 
 from __future__ import annotations
@@ -186,7 +185,7 @@ class LeakageResult(Result):
 
     def leaking_languages(self) -> tuple[str, ...]:
         """Return the query languages in which `above_controls.compare` judges that private data leak."""
-        from xlmech.leakage.above_controls import compare
+        from xlmech.leakage.above_controls import compare  # which takes results of this module
 
         return tuple(code for code, each in compare(self).languages.items() if each.judgement == "leaks")
 

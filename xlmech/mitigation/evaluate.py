@@ -297,5 +297,5 @@ def _effects(before: _Measured, after: Sequence[_Measured], control_people: Leak
 
 
 def _overall(before: _Measured, after: Sequence[_Measured], control_people: LeakageResult | None) -> pd.DataFrame:
-    probes, people = [measured.leakage.probes for measured in after], control_people
-    return reductions.overall_effects(before.leakage.probes, probes, people.probes if people is not None else None)
+    people = control_people.probes if control_people is not None else None
+    return reductions.overall_effects(before.leakage.probes, [one.leakage.probes for one in after], people)

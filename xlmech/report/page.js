@@ -45,6 +45,7 @@ dark.addEventListener("change", () => draw(dark.matches));
 // A page for print is as wide as the figures are drawn for, whatever the window was.
 addEventListener("beforeprint", () => {
   if (dark.matches) draw(false);
+  for (const folded of document.querySelectorAll("details")) folded.open = true;
   for (const id of Object.keys(plots)) Plotly.relayout(id, {width: 900});
 });
 addEventListener("afterprint", () => {

@@ -127,7 +127,7 @@ def _render(results: RunResults, table: RecordsTable, beside: list[str], *, reve
         asked=list(how_asked(results.leakage)),
         sections=sections,
         title_of=saving.title_of,
-        caption_of=saving.caption_of,
+        parts_of_caption=saving.parts_of_caption,
         language_name=language_name,
         records=table,
         n_records=counted(len(table.rows), "record", "records"),
