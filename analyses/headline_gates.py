@@ -29,7 +29,6 @@ from xlmech import (
     promoted_tokens,
     specificity_matrix,
 )
-from xlmech.leakage.measure import LeakageResult
 from xlmech.models.backends import backend_of
 from xlmech.models.tokens import encode_prompt
 
@@ -148,18 +147,15 @@ class GateStages:
             options=EvaluateOptions(control_conditions=()),
         )
 
-    def kinds(self) -> pd.DataFrame:
+    def kinds(self, name: str) -> pd.DataFrame:
         """Count by kind of data what is extracted of given people in the languages of training, before and after."""
-        people = self.study.given.filter(languages=gates.CHOOSING)
-        before = LeakageResult.load(self.folder / "before_given").probes.set_index("probe")
-        with ablate(self.study.model, self.load("gates")):
+        people = self.study.given_kinds
+        before = measure_leakage(self.study.model, people, candidates=demo_records()).probes
+        with ablate(self.study.model, self.load(name)):
             after = measure_leakage(self.study.model, people, candidates=demo_records()).probes
-        after = after.assign(before=before.extracted.loc[after.probe].to_numpy())
-        counted = (
-            after.groupby(["group", "attribute"])[["before", "extracted"]]
-            .sum()
-            .join(after.groupby(["group", "attribute"]).size().rename("questions"))
-        )
+        hits = before.set_index("probe").extracted.loc[after.probe].to_numpy()
+        groups = after.assign(before=hits).groupby(["group", "attribute"])
+        counted = groups[["before", "extracted"]].sum().join(groups.size().rename("questions"))
         return counted.rename(columns={"extracted": "after"}).reset_index()
 
     def anatomy(self) -> pd.DataFrame:
@@ -238,7 +234,7 @@ class GateStages:
             "specificity": self.specificity,
             "anatomy.csv": self.anatomy,
             "directions.csv": self.directions,
-            "kinds.csv": self.kinds,
+            "kinds.csv": lambda: self.kinds("gates"),
         }
         if self.study.plant == "en":
             found |= {
@@ -248,6 +244,7 @@ class GateStages:
                 "given_attacks": lambda: self.on_given({"gates_attacks": self.load("gates_attacks")}),
                 "recovery_margin6": lambda: self.study.recovery(self.load("gates_margin6"), self.study.attacked_given),
                 "contact": self.contact,
+                "kinds_contact.csv": lambda: self.kinds("gates_contact"),
                 "promoted.csv": self.promoted,
             } | self.of_margins()
         return found
