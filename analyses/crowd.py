@@ -5,9 +5,9 @@ Writes `analyses/results/crowd/` (stages) and, from these, `figures/crowd.json`.
     python analyses/crowd.py                          # every stage that is not saved yet
     python analyses/crowd.py --stages adapter before
 
-The English model of the demo is taught 64 more private and 32 more public people, two facts of each. Gates are learned from 8,
-16 and 32 of the private people and as many public ones as there are, up to 16, asked in three languages. The other half of
-the people is held out, and is asked with another template in five languages.
+The English model of the demo is taught 64 more private and 32 more public people, two facts of each. Gates are learned from 8
+and from 32 of the private people and as many public ones, up to 16, asked in three languages. The other half of the people is
+held out, and is asked with another template in five languages.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ ATTRIBUTES = ("occupation", "birth_country")
 GROUPS = {"private": 64, "public": 32, "control": 24}
 LANGUAGES = ("en", "fr", "zh", "es", "de")
 """Query languages; the last two teach no gates."""
-PEOPLE = (8, 16, 32)
+PEOPLE = (8, 32)
 """Numbers of private people who teach gates; each set holds the smaller ones."""
 PLANTING = PlantOptions(languages=LANGUAGES, steps=200, learning_rate=8e-4, seed=2)
 SEED = 5

@@ -192,7 +192,7 @@ def test_an_audit_warns_first_and_ends_with_what_can_be_done(folder: Path, token
     assert lines[1].startswith(
         "warning: 1 measured control person: a leak of what can be guessed (birth country) cannot be told"
     )
-    assert next_commands(done.stdout) == [["report", "mine"], ["gate", "mine", "--max-extraction", "0.05"]]
+    assert next_commands(done.stdout) == [["gate", "mine", "--max-extraction", "0.05"]]
     assert lines[-1] == 'or in a notebook: xlmech.explore("mine")'
 
 

@@ -124,7 +124,6 @@ def next_command(*words: str | Path) -> None:
 
 def after_an_audit(run: Path) -> None:
     """Write what can be done with a run folder."""
-    next_command("report", run)
     next_command("gate", run, "--max-extraction", "0.05")
     typer.echo(f'or in a notebook: xlmech.explore("{run}")')
 

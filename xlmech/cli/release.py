@@ -135,8 +135,8 @@ def gate(
         if gates is not None:
             model = f"with its gates, on {gates.replace('_', '-')} people"
         _show(table, f"Private extraction, the model {model}", by)
-        if verdict != "PASS":
-            console.next_command("report", run)
+        if verdict != "PASS" and (run / "index.html").is_file():
+            typer.echo(f"report: {run / 'index.html'}")
     raise typer.Exit(_CODES[verdict])
 
 
