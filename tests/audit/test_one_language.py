@@ -161,7 +161,7 @@ def test_the_index_has_no_figure_that_compares_languages(folder: Path) -> None:
 def test_the_gate_judges_the_language(folder: Path) -> None:
     for options in ([], ["--mitigated"]):
         strict = CliRunner().invoke(app, ["gate", str(folder / "run"), "--max-extraction", "0", *options])
-        assert strict.exit_code == 1 and "en" in strict.stdout
+        assert strict.exit_code in (1, 3) and "en" in strict.stdout  # above the limit, or too few people to tell
     assert CliRunner().invoke(app, ["gate", str(folder / "run"), "--max-extraction", "1"]).exit_code == 0
 
 
