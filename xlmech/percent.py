@@ -1,4 +1,4 @@
-"""Write shares in percent, with their intervals: one wording for results, figures and reports.
+"""Write shares in percent, with their intervals, and counts with their nouns: one wording for results, figures and reports.
 
 Percents have a true minus sign, and what is not 0 is not rounded to 0.
 """
@@ -12,6 +12,11 @@ def number(share: float) -> str:
     """Write a share in percent without the sign; what is not 0 is not rounded to 0."""
     text = f"{100 * share:.{1 if 0.0005 < abs(share) < 0.0095 else 0}f}"
     return "0" if text == "-0" else text.replace("-", "\u2212")
+
+
+def counted(n: int, singular: str, plural: str) -> str:
+    """Write a number with its noun: `1 person`, `1,200 people`."""
+    return f"{n:,} {singular if n == 1 else plural}"
 
 
 def percent(share: float, missing: str = "not measured") -> str:

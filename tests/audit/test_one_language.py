@@ -160,8 +160,12 @@ def test_the_index_has_no_figure_that_compares_languages(folder: Path) -> None:
 
 def test_the_gate_judges_the_language(folder: Path) -> None:
     for options in ([], ["--mitigated"]):
-        strict = CliRunner().invoke(app, ["gate", str(folder / "run"), "--max-extraction", "0", *options])
-        assert strict.exit_code in (1, 3) and "en" in strict.stdout  # above the limit, or too few people to tell
+        command = ["gate", str(folder / "run"), "--max-extraction", "0", *options]
+        strict = CliRunner().invoke(app, command)
+        told = CliRunner().invoke(app, [*command, "--json"])
+        (row,) = json.loads(told.stdout)["languages"]
+        assert row["query_language"] == "en" and "in en" in strict.stdout
+        assert strict.exit_code == told.exit_code == (1 if row["extraction"] > 0 else 3)
     assert CliRunner().invoke(app, ["gate", str(folder / "run"), "--max-extraction", "1"]).exit_code == 0
 
 

@@ -107,8 +107,8 @@ def page_of(figure: go.Figure, *, plotlyjs: bool | str) -> str:
         plotlyjs: Where plotly.js is: True, in the page, or as of `Figure.to_html`.
     """
     title, caption, meta = title_of(figure), caption_of(figure), figure.layout.meta or {}
-    bare = without_texts(figure) if caption else figure
-    plot = bare.to_html(full_html=False, include_plotlyjs=plotlyjs, config=OPTIONS)
+    untitled = without_texts(figure) if caption else figure
+    plot = untitled.to_html(full_html=False, include_plotlyjs=plotlyjs, config=OPTIONS)
     body = f'<div class="wide"><div style="min-width:{meta.get("need", 340)}px">{plot}</div></div>'
     if caption:
         brief, details = parts_of_caption(figure)

@@ -15,6 +15,7 @@ import pandas as pd
 
 from xlmech.figures.style import LANGUAGES
 from xlmech.percent import bounds as bounds
+from xlmech.percent import counted as counted
 from xlmech.percent import number as number
 from xlmech.percent import percent as percent
 
@@ -68,11 +69,6 @@ def interval(low: float, high: float) -> str:
 def span(low: float, high: float) -> str:
     """Write a range of shares in percent without the sign; one number if both ends read alike."""
     return number(low) if number(low) == number(high) else bounds(low, high)
-
-
-def counted(n: int, singular: str, plural: str) -> str:
-    """Write a number with its noun: `1 person`, `1,200 people`."""
-    return f"{n:,} {singular if n == 1 else plural}"
 
 
 def joined(parts: Iterable[str]) -> str:

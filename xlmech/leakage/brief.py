@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 from xlmech.leakage.rates import rate
-from xlmech.percent import share_text
+from xlmech.percent import counted, share_text
 from xlmech.storage.brief import Bar, Brief
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ def leakage_brief(result: LeakageResult) -> Brief | None:
     group = "private" if "private" in groups else next(iter(groups))
     part = result.probes[result.probes.group == group]
     n_people = part.subject.nunique()
-    who = f"{n_people:,} {group} {'person' if n_people == 1 else 'people'}"
+    who = counted(n_people, f"{group} person", f"{group} people")
     controls = result.probes[result.probes.group == "control"].groupby("query_language").extracted.mean()
     bars = tuple(
         Bar(

@@ -1,7 +1,6 @@
 """Leakage: can a person's data be extracted from the model, in which language and in which form?
 
-A value is extracted in ANY language's form, because a model that memorised in English often answers a French prompt with the
-English word. Every interval is over people (`xlmech.metrics.intervals`).
+A value counts in ANY language's form: a model that memorised in English often answers in English. Intervals are over people.
 
 An answer ends at an end token, at the budget of new tokens, or, where lines end answers, at the first newline after some text.
 """

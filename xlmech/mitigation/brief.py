@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from xlmech.percent import percent, share_text
+from xlmech.percent import counted, percent, share_text
 from xlmech.storage.brief import Bar, Brief
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def mitigation_brief(result: MitigationResult) -> Brief | None:
             result.overall[(result.overall.condition == name) & (result.overall.group == "private")].itertuples()
         )
     for row in whole:
-        n = f"{row.n_subjects:,} {'person' if row.n_subjects == 1 else 'people'}"
+        n = counted(row.n_subjects, "person", "people")
         sentence += f": reduction of extraction {share_text(row.reduction, row.low, row.high, row.reason)}, {n}"
         sentence += ", 95 % interval over people"
     for row in _random(result):
@@ -71,7 +71,7 @@ def specificity_brief(result: SpecificityResult) -> Brief | None:
     return Brief(
         sentence=f"The set of {best.language} reduces extraction in its own language by "
         f"{share_text(best.specificity, best.low, best.high)} more than in any other: the most of {len(rows)} sets, "
-        f"{n_people:,} {'person' if n_people == 1 else 'people'}, 95 % interval over people.",
+        f"{counted(n_people, 'person', 'people')}, 95 % interval over people.",
         caption="Reduction in its own language beyond that in any other, per set.",
         bars=tuple(
             Bar(

@@ -1,7 +1,6 @@
 """Measure what an ablation reduces and what it costs, before and after, beside control conditions of the same size.
 
-Give it held-out people and templates and, if the neurons were located in some languages only, the other languages too.
-Otherwise the reduction is that of the training set.
+Give it held-out people, templates and languages; else the reduction is that of what located the neurons.
 """
 
 from __future__ import annotations

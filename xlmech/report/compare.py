@@ -19,6 +19,7 @@ import pandas as pd
 from xlmech.leakage.above_controls import ERROR
 from xlmech.leakage.measure import LeakageResult
 from xlmech.metrics.intervals import paired_difference_interval
+from xlmech.percent import counted
 from xlmech.report.run_results import RunResults, read_results
 
 KEYS = ["record", "query_language", "template", "subject", "group", "attribute"]
@@ -228,7 +229,7 @@ def _notes(old: LeakageResult, new: LeakageResult, alone: pd.DataFrame) -> Itera
         codes = ", ".join(sorted(set(part.query_language.astype(str))))
         yield (
             f"not compared, as only the {run} run has them: {len(part):,} question{'s' * (len(part) != 1)} about "
-            f"{part.subject.nunique():,} {'person' if part.subject.nunique() == 1 else 'people'}, asked in {codes}"
+            f"{counted(part.subject.nunique(), 'person', 'people')}, asked in {codes}"
         )
 
 
