@@ -78,6 +78,8 @@ OURS = (f"contrast{LocateOptions().contrast:g}", COUNT)
 """The set of the default contrast, which is also measured under attack and on the people who selected it."""
 FACTS = {"private": 32, "public": 24}
 RECIPES = {"depn": depn, "apneap": apneap, "knowledge_neurons": knowledge_neurons}
+RECIPE_COUNTS = (5, 20, 60)
+"""Neurons of the recipes' smaller sets, of which one costs about as much as gates."""
 RECIPE_TEXTS = 12
 """Texts by which published methods select, with two answer tokens of each: their sums of 20 steps are slow."""
 N_AGREEMENT = {"probes": 5, "random": 300, "highest": 100}
@@ -130,9 +132,15 @@ class Study:
             neutral=self.texts(DEMO_LANGUAGES),
         )
 
-    def recipe(self, name: str) -> NeuronSet:
+    def recipe(self, name: str, count: int = COUNT) -> NeuronSet:
         texts = self.choosing.filter(languages=[self.plant]).spread_facts({"private": RECIPE_TEXTS})
-        return RECIPES[name](self.model, texts, language=self.plant, n_neurons=COUNT, max_answer_tokens=2)
+        return RECIPES[name](self.model, texts, language=self.plant, n_neurons=count, max_answer_tokens=2)
+
+    def given_recipes(self) -> Any:
+        """Ask the people who selected the neurons, under the recipes' sets and under smaller ones that cost less."""
+        sets = {name_of(name, COUNT): self.at(name, COUNT) for name in (*RECIPES, "lape")}
+        sets |= {name_of(name, count): self.recipe(name, count) for name in RECIPES for count in RECIPE_COUNTS}
+        return self.evaluated(sets, self.given, "before_given")
 
     def lape(self) -> NeuronSet:
         """The same number of neurons in total, an equal share from every language."""
@@ -238,6 +246,7 @@ class Study:
             name = name_of(method, count)
             found[f"effects_{name}"] = lambda n=name, m=method, c=count: self.evaluated({n: self.at(m, c)})  # type: ignore[misc]
         found["effects_random_magnitude"] = self.random
+        found["given_recipes"] = self.given_recipes
         found["exposure"] = lambda: self.exposure(ours, self.at(*OURS), self.few)
         found["recovery"] = lambda: self.recovery(self.at(*OURS), self.attacked)
         found["agreement.csv"] = self.agreement

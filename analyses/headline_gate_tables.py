@@ -37,6 +37,7 @@ def rows_of_gates(plant: str, folder: Path) -> Iterator[Row]:
         ("given_margin6", "given"),
         ("given_margin10", "given"),
         ("contact", "given"),
+        ("given_recipes", "given"),
     ):
         if (folder / stage).is_dir():
             yield from of_curve(plant, regime, MitigationResult.load(folder / stage))

@@ -3,12 +3,13 @@
 Writes `analyses/results/unlearning/METHOD/` and, from all of these, `figures/unlearning.json`.
 
     python analyses/unlearning.py                        # every method, after `headline.py --plant en --stages before_given`
-    python analyses/unlearning.py --method npo --steps 120
+    python analyses/unlearning.py --method npo --steps 200
 
 Three methods train a LoRA adapter on all linear layers of the English model of the demo, on the answers that gates suppress and
 keep, and on the same neutral texts: gradient difference (Liu et al. 2022, arXiv:2203.12817), negative preference optimisation
-(NPO, Zhang et al. 2024, arXiv:2404.05868), and representation misdirection (RMU, Li et al. 2024, arXiv:2403.03218). Each is
-judged as gates are: given and held-out people, another template, ten languages.
+(NPO, Zhang et al. 2024, arXiv:2404.05868), and representation misdirection (RMU, Li et al. 2024, arXiv:2403.03218). Each stops
+when the model no longer prefers the tokens of the answers to suppress, since the first of them has no end and ruins the model
+if it goes on. Each is judged as gates are: given and held-out people, another template, ten languages.
 """
 
 from __future__ import annotations
@@ -42,6 +43,10 @@ RESULTS = outputs.RESULTS / "unlearning"
 PLANT = "en"
 SIZES = {"private": 14, "public": 10, "kl": 5}
 """Rows of each kind in a step, as for gates."""
+FORGOTTEN = 0.05
+"""Share of the answers to suppress that may still be given when training stops."""
+CHECKED = 40
+"""Answers of each kind by which that is judged, every fifth step."""
 BETA = 0.1
 """Of NPO, as published."""
 RMU_LAYER = 7
@@ -113,12 +118,15 @@ class Unlearner:
         of_kind, stream = self.samples[kind], list(SIZES).index(kind)
         return [of_kind[number] for number in batch_numbers(len(of_kind), SIZES[kind], step, (0, stream))]
 
-    def log_probs(self, rows: Rows) -> torch.Tensor:
-        """Compute the (token,) log-probability of each target."""
+    def logits(self, rows: Rows) -> torch.Tensor:
+        """Compute the (token, vocabulary) logits at the places that count."""
         with torch.autocast("cpu", torch.bfloat16):
             hidden = self.model.get_base_model().base_model(input_ids=rows.tokens, use_cache=False).last_hidden_state
-            logits = hidden[rows.row, rows.position] @ self.model.get_output_embeddings().weight.T
-        return functional.log_softmax(logits.float(), dim=-1).gather(1, rows.target[:, None])[:, 0]
+            return (hidden[rows.row, rows.position] @ self.model.get_output_embeddings().weight.T).float()
+
+    def log_probs(self, rows: Rows) -> torch.Tensor:
+        """Compute the (token,) log-probability of each target."""
+        return functional.log_softmax(self.logits(rows), dim=-1).gather(1, rows.target[:, None])[:, 0]
 
     def states(self, rows: Rows) -> torch.Tensor:
         """Compute the (token, d_model) output of the layer that RMU changes."""
@@ -149,17 +157,30 @@ class Unlearner:
         kept = sum((self.states(rows) - of).square().mean() for rows, of in zip(retain, references, strict=True))
         return lost + 4 * kept
 
-    def run(self, steps: int) -> list[float]:
-        losses = []
+    @torch.no_grad()
+    def given(self, kind: str) -> float:
+        """Compute the share of answers of which the model prefers every token, given those before it."""
+        of_kind = self.samples[kind]
+        rows = Rows.of(of_kind[:: max(1, len(of_kind) // CHECKED)])
+        wrong = (self.logits(rows).argmax(dim=-1) != rows.target).float()
+        missed = torch.zeros(len(rows.tokens)).index_add(0, rows.row, wrong)
+        return float((missed == 0).float().mean())
+
+    def run(self, steps: int) -> pd.DataFrame:
+        """Train until the answers are forgotten, or for so many steps; return the losses and what is still given."""
+        history = []
         for step in range(steps):
             self.optimiser.zero_grad()
             loss = self.loss(step)
             loss.backward()
             self.optimiser.step()
-            losses.append(round(loss.item(), 4))
-            if step % 10 == 0:
-                print(f"{self.method} step {step}: {losses[-1]}", flush=True)
-        return losses
+            history.append({"step": step, "loss": loss.item()})
+            if step % 5 == 4:
+                history[-1] |= {kind: self.given(kind) for kind in ("private", "public")}
+                print(self.method, history[-1], flush=True)
+                if history[-1]["private"] <= FORGOTTEN:
+                    break
+        return pd.DataFrame(history)
 
     def hooked(self) -> Any:
         merged = self.model.merge_and_unload()
@@ -183,7 +204,7 @@ def measure(method: str, steps: int, rate: float) -> None:
     """Train, and judge as gates are judged."""
     study = headline.Study(PLANT)
     unlearner, started = Unlearner(method, backend_of(study.model), rate), time.perf_counter()
-    losses = unlearner.run(steps)
+    history = unlearner.run(steps)
     seconds = time.perf_counter() - started
     changed, folder = unlearner.hooked(), RESULTS / method
     folder.mkdir(parents=True, exist_ok=True)
@@ -193,7 +214,8 @@ def measure(method: str, steps: int, rate: float) -> None:
     models = {"before": study.model, "after": changed}
     nll = pd.DataFrame({name: neutral_nll(backend_of(model), study.asked.languages) for name, model in models.items()})
     nll.to_csv(folder / "nll.csv")
-    log = {"method": method, "steps": steps, "learning_rate": rate, "seconds": round(seconds, 1), "loss": losses}
+    log: dict[str, Any] = {"method": method, "learning_rate": rate, "seconds": round(seconds, 1)}
+    log["history"] = json.loads(history.round(4).to_json(orient="records"))
     (folder / "training.json").write_text(json.dumps(log, indent=1), encoding="utf-8")
 
 
@@ -214,8 +236,8 @@ def summary(folder: Any) -> dict[str, Any]:
 def main() -> None:
     parser = outputs.parser_of(__doc__)
     parser.add_argument("--method", nargs="+", choices=METHODS, default=METHODS)
-    parser.add_argument("--steps", type=int, default=120)
-    parser.add_argument("--rate", type=float, default=2e-4)
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--rate", type=float, default=5e-5)
     arguments = parser.parse_args()
     for method in arguments.method:
         if not (RESULTS / method).exists():

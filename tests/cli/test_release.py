@@ -264,6 +264,16 @@ def test_compare_exits_by_what_is_worse(runs: Any) -> None:
     assert "Records newly extracted (1)" in done.output and "next: xlmech gate" in done.output
 
 
+def test_compare_tells_machines(runs: Any) -> None:
+    old, new = runs("old", {"en": [0] * 20}), runs("new", {"en": [1] * 12 + [0] * 8})
+    done = call("compare", old, new, "--json")
+    found = json.loads(done.stdout)
+    assert done.exit_code == 1 and found["worse"] is True and (found["old"], found["new"]) == ("old", "new")
+    assert [row["change"] for row in found["differences"] if row["query_language"] == "en"] == ["worse"]
+    assert {row["change"] for row in found["records"]} == {"newly extracted"} and len(found["records"]) == 12
+    assert found["not_compared"] == []
+
+
 def test_compare_exits_2_on_bad_input(runs: Any, tmp_path: Path) -> None:
     old = runs("old", {"en": [0] * 4})
     for words, message in (

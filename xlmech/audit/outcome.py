@@ -14,6 +14,7 @@ from xlmech.leakage.measure import LeakageResult
 from xlmech.mitigation.evaluate import MitigationResult
 from xlmech.mitigation.export.manifest import Manifest, load_manifest
 from xlmech.report.run_results import EXPORTED
+from xlmech.storage.rows import json_rows
 
 SUMMARY = "summary.json"
 """In a run folder: what was measured, written last."""
@@ -125,12 +126,12 @@ def _wordings(result: LeakageResult | None) -> dict[str, Any] | None:
     if result is None:
         return None
     frames = {"any": result.any_wording(), "each": result.by_wording()}
-    rows = {name: json.loads(frame.to_json(orient="records", double_precision=15)) for name, frame in frames.items()}
+    rows = {name: json_rows(frame) for name, frame in frames.items()}
     return {"n_samples": result.n_samples, "temperature": result.temperature} | _answers(result) | rows
 
 
 def _rows(audit: Audit) -> list[dict[str, Any]]:
-    return list(json.loads(table(audit).to_json(orient="records", double_precision=15)))
+    return json_rows(table(audit))
 
 
 def _gates(audit: Audit) -> dict[str, Any] | None:
@@ -143,6 +144,6 @@ def _gates(audit: Audit) -> dict[str, Any] | None:
         for name in ("given", "held_out", "given_kept", "held_out_kept")
         if getattr(found, name) is not None
     }
-    rows = {name: json.loads(frame.to_json(orient="records", double_precision=15)) for name, frame in frames.items()}
+    rows = {name: json_rows(frame) for name, frame in frames.items()}
     shown = {"turned_down": found.gates.n_touched, "mean_factor": found.gates.mean_factor, "counts": found.gates.counts}
     return shown | {"steps": len(found.gates.history)} | rows

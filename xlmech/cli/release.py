@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -30,6 +30,7 @@ def compare(
     any_: Annotated[
         bool, typer.Option("--any", help="Exit with 1 also for a single private record that is newly extracted.")
     ] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print the comparison for machines, and nothing else.")] = False,
 ) -> None:
     """Compare two runs on the same questions: which languages, kinds of data and records are worse, and which better.
 
@@ -40,17 +41,23 @@ def compare(
     """
     from xlmech.report.compare import compare_runs
     from xlmech.report.release.comparison_page import headline, summary_lines, tables, write_comparison
+    from xlmech.storage.rows import json_rows
 
     found = compare_runs(old, new)
     if out is not None:
         write_comparison(found, out)
+    is_worse = found.is_worse(any_record=any_)
+    if json_:
+        frames = {name: getattr(found, name) for name in ("differences", "records", "not_compared")}
+        about = {"worse": is_worse, "old": found.old, "new": found.new, "notes": found.notes}
+        _print_json(about | {name: json_rows(frame) for name, frame in frames.items()})
+        raise typer.Exit(int(is_worse))
     for note in found.notes:
         console.say(f"note: {note}")
     for title, frame in tables(found).items():
         console.show(title, frame)
     for line in summary_lines(found):
         typer.echo(line)
-    is_worse = found.is_worse(any_record=any_)
     typer.echo(f"{'WORSE' if is_worse else 'OK'}: {headline(found)}")
     if out is not None:
         typer.echo(f"page: {out}")
@@ -101,6 +108,7 @@ def gate(
     from xlmech.report.gate import overall
     from xlmech.report.release.gate_files import write_junit, write_markdown
     from xlmech.report.run_results import read_results
+    from xlmech.storage.rows import json_rows
 
     languages = None if language.strip() == "all" else console.codes(language)
     if language.strip() != "all" and not languages:
@@ -128,8 +136,7 @@ def gate(
             "mitigated": mitigated,
             "gates": gates,
         }
-        rows = json.loads(table.to_json(orient="records", double_precision=15))
-        typer.echo(json.dumps(decision | {"languages": rows}, ensure_ascii=False, allow_nan=False))
+        _print_json(decision | {"languages": json_rows(table)})
     else:
         model = "with the neurons ablated" if mitigated else "as it is"
         if gates is not None:
@@ -138,6 +145,10 @@ def gate(
         if verdict != "PASS" and (run / "index.html").is_file():
             typer.echo(f"report: {run / 'index.html'}")
     raise typer.Exit(_CODES[verdict])
+
+
+def _print_json(content: dict[str, Any]) -> None:
+    typer.echo(json.dumps(content, ensure_ascii=False, allow_nan=False))
 
 
 def _show(table: pd.DataFrame, title: str, by: Literal["upper", "point"]) -> None:

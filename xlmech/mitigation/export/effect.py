@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
+
+from xlmech.storage.rows import json_rows
 
 if TYPE_CHECKING:
     from xlmech.mitigation.evaluate import MitigationResult
@@ -69,7 +70,7 @@ def measured_tables(mitigation: MitigationResult, n_neurons: int) -> dict[str, A
     """
     _condition_of(mitigation, n_neurons)
     frames = {"effects": mitigation.extraction, "overall": mitigation.overall, "cost": mitigation.cost}
-    tables = {name: json.loads(frame.to_json(orient="records", double_precision=15)) for name, frame in frames.items()}
+    tables = {name: json_rows(frame) for name, frame in frames.items()}
     return {"sizes": mitigation.sizes, "provenance": asdict(mitigation.provenance)} | tables
 
 
