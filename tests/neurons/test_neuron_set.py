@@ -102,10 +102,10 @@ GOOD = {"kind": "neurons", "model": "m", "n_layers": 3, "d_mlp": 8, "neurons": [
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("nonsense", "a.json: not a neuron set .*JSONDecodeError.*write one with NeuronSet.save"),
+        ("nonsense", "a.json: not a neuron set .*JSONDecodeError.*one that NeuronSet.save wrote"),
         ("[]", "a.json: not a neuron set"),
         ("3", "a.json: not a neuron set"),
-        (json.dumps({"model": "m"}), r"a.json: not a neuron set \(KeyError\('neurons'\)\)"),
+        (json.dumps({"model": "m"}), r"a.json: not a neuron set \(ValidationError\)"),
         (json.dumps(GOOD | {"d_mlp": "wide"}), "a.json: not a neuron set"),
         (json.dumps(GOOD | {"neurons": [[1, 2, 3]]}), "a.json: not a neuron set"),
         (json.dumps(GOOD | {"neurons": [[3, 0]]}), r"neuron \(3, 0\) is outside 3 layers of 8 neurons"),
@@ -127,3 +127,16 @@ def test_overlap() -> None:
     assert math.isnan(found.loc["c", "c"])
     with pytest.raises(ValueError, match="neuron sets of different models"):
         overlap({"a": of(), "b": of(model="other")})
+
+
+def test_a_changed_digit_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    of((0, 1), (2, 7)).save(path)
+    whole = path.read_text(encoding="utf-8")
+    path.write_text(whole.replace("[2, 7]", "[2, 6]"), encoding="utf-8")
+    with pytest.raises(
+        ValueError, match=r"a\.json: not what was written there, but damaged or edited; save the set again"
+    ):
+        NeuronSet.load(path)
+    path.write_text(json.dumps(GOOD), encoding="utf-8")  # written by hand, without a hash
+    assert NeuronSet.load(path) == NeuronSet(frozenset({(0, 1)}), 3, 8, "m")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from xlmech.leakage.measure import LeakageResult
 from xlmech.neurons.neuron_set import NeuronSet
 from xlmech.neurons.privacy_neurons import PrivacyNeurons
 from xlmech.neurons.selection.rules import chosen_frame
+from xlmech.storage.integrity import HASH, signed
 from xlmech.storage.result import SCHEMA_VERSION, Provenance, Result, versions
 
 SOURCE = Provenance(
@@ -117,6 +119,8 @@ def test_files_of_a_result(tmp_path: Path) -> None:
     folder = neurons().save(tmp_path / "a")
     assert sorted(path.name for path in folder.iterdir()) == ["chosen.parquet", "meta.json", "tensors.safetensors"]
     meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+    assert meta.pop("sha256").keys() == {"chosen.parquet", "tensors.safetensors"}
+    assert len(meta.pop(HASH)) == 64
     assert meta == {
         "kind": "privacy_neurons",
         "schema_version": SCHEMA_VERSION,
@@ -173,8 +177,37 @@ def test_nothing_is_left_when_writing_fails(
 
 
 def edit(folder: Path, **changes: Any) -> None:
-    meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-    (folder / "meta.json").write_text(json.dumps(meta | changes), encoding="utf-8")
+    """Change the metadata as a forger would, who hashes again; what is None is removed."""
+    meta = json.loads((folder / "meta.json").read_text(encoding="utf-8")) | changes
+    meta = {key: value for key, value in meta.items() if value is not None and key != HASH}
+    (folder / "meta.json").write_text(json.dumps(signed(meta)), encoding="utf-8")
+
+
+def damaged(path: Path) -> Iterator[bytes]:
+    """Yield contents that a file has after damage: cut off, emptied, one byte other, other bytes appended."""
+    whole = path.read_bytes()
+    yield whole[: len(whole) // 2]
+    yield b""
+    for place in range(0, len(whole), max(1, len(whole) // 8)):
+        yield whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :]
+    yield whole + b"0"
+
+
+@pytest.mark.parametrize("hashed", [True, False], ids=["hashed", "of an earlier version"])
+@pytest.mark.parametrize("name", ["meta.json", "chosen.parquet", "tensors.safetensors"])
+def test_a_damaged_file_is_named_and_not_quoted(name: str, hashed: bool, tmp_path: Path) -> None:
+    folder = neurons().save(tmp_path / "a")
+    if not hashed:
+        edit(folder, sha256=None)
+    for content in list(damaged(folder / name)):
+        (folder / name).write_bytes(content)
+        try:
+            found = PrivacyNeurons.load(folder)
+        except ValueError as error:
+            assert str(error).startswith(str(folder)) and len(str(error)) < 400
+        else:
+            assert not hashed or name == "meta.json"
+            assert isinstance(found, PrivacyNeurons)
 
 
 @pytest.mark.parametrize(
@@ -228,9 +261,7 @@ def test_a_lost_part_is_named_with_the_remedy(lost: str, message: str, tmp_path:
 
 def test_results_saved_before_parts_were_listed_are_read(tmp_path: Path) -> None:
     folder = both().save(tmp_path / "a")
-    meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-    del meta["parts"]
-    (folder / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
+    edit(folder, parts=None, sha256=None)
     assert_same(both(), Both.load(folder))
     shutil.rmtree(folder / "found")
     with pytest.raises(ValueError, match="a: found of this Both is missing"):

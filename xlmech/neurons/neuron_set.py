@@ -6,7 +6,6 @@ A neuron (layer, index) is an entry of the MLP's hidden activation that multipli
 from __future__ import annotations
 
 import csv
-import io
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,11 +13,22 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from pydantic import BaseModel
 
 from xlmech.metrics.similarity import jaccard
 from xlmech.storage.atomic import new_file
+from xlmech.storage.integrity import check_signed, read_intact, signed
 
 Neuron = tuple[int, int]
+
+
+class _Saved(BaseModel):
+    """What the file of a set holds besides its hash."""
+
+    neurons: frozenset[Neuron]
+    n_layers: int
+    d_mlp: int
+    model: str = ""
 
 
 @dataclass(frozen=True)
@@ -105,7 +115,7 @@ class NeuronSet:
                 self.to_frame().assign(n_layers=self.n_layers, d_mlp=self.d_mlp, model=self.model).to_csv(index=False)
             )
         else:
-            text = json.dumps({"kind": "neurons"} | shape | {"neurons": list(self)})
+            text = json.dumps(signed({"kind": "neurons"} | shape | {"neurons": list(self)}))
         with new_file(Path(path)) as partial:
             partial.write_text(text, encoding="utf-8")
 
@@ -115,16 +125,13 @@ class NeuronSet:
 
         Raises:
             FileNotFoundError: No such file.
-            ValueError: Another kind of file, or a neuron outside the model's shape.
+            ValueError: Another kind of file, JSON that was edited, or a neuron outside the model's shape.
         """
-        try:
-            text = Path(path).read_text(encoding="utf-8")
-            content = _from_csv(text) if Path(path).suffix == ".csv" else json.loads(text)
-            pairs = frozenset((int(layer), int(index)) for layer, index in content["neurons"])
-            shape = int(content["n_layers"]), int(content["d_mlp"])
-        except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{path}: not a neuron set ({error!r}); write one with NeuronSet.save") from error
-        return cls(pairs, *shape, str(content.get("model", "")))
+        path = Path(path)
+        read = _from_csv if path.suffix == ".csv" else _from_json
+        content = read_intact(path, read, problem="not a neuron set", remedy="give one that NeuronSet.save wrote")
+        check_signed(content, path, remedy="save the set again, or delete its hash if the edit is meant")
+        return cls(**dict(_Saved.model_validate(content)))
 
     def _with(self, neurons: frozenset[Neuron]) -> NeuronSet:
         return NeuronSet(neurons, self.n_layers, self.d_mlp, self.model)
@@ -143,14 +150,22 @@ def pairs_of(rows: pd.DataFrame) -> list[Neuron]:
     return list(zip(rows.layer.astype(int).tolist(), rows.neuron.astype(int).tolist(), strict=True))
 
 
-def _from_csv(text: str) -> dict[str, Any]:
-    rows = list(csv.DictReader(io.StringIO(text)))
-    shapes = {(row["model"], row["n_layers"], row["d_mlp"]) for row in rows}
-    if len(shapes) != 1:
-        raise ValueError(f"expected neurons of one model, got {len(shapes)} models")
-    model, n_layers, d_mlp = shapes.pop()
+def _from_json(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    _Saved.model_validate(content)
+    return content
+
+
+def _from_csv(path: Path) -> dict[str, Any]:
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    (model, n_layers, d_mlp), *others = {(row["model"], row["n_layers"], row["d_mlp"]) for row in rows}
+    if others:
+        raise ValueError("neurons of several models")
     pairs = [(row["layer"], row["neuron"]) for row in rows]
-    return {"model": model, "n_layers": n_layers, "d_mlp": d_mlp, "neurons": pairs}
+    content = {"model": model, "n_layers": n_layers, "d_mlp": d_mlp, "neurons": pairs}
+    _Saved.model_validate(content)
+    return content
 
 
 def overlap(sets: Mapping[str, NeuronSet]) -> pd.DataFrame:

@@ -24,8 +24,11 @@ from safetensors.torch import load_file, save_file
 
 from xlmech.storage.atomic import new_folder
 from xlmech.storage.brief import Brief
+from xlmech.storage.integrity import check_signed, file_sha256, read_intact, signed
 
 SCHEMA_VERSION = 1
+_TENSORS = "tensors.safetensors"
+_REMEDY = "copy the whole folder again, or run the analysis again and save its result"
 _PACKAGES = ("xlmech", "torch", "transformers", "transformer-lens")
 _N_SHOWN = 5
 """Most lines of a result's headline that are shown."""
@@ -153,7 +156,7 @@ class Result:
             elif item.name != "provenance":
                 plain[item.name] = value
         if tensors:
-            save_file(tensors, folder / "tensors.safetensors")
+            save_file(tensors, folder / _TENSORS)
         meta = {
             "kind": self.kind,
             "schema_version": SCHEMA_VERSION,
@@ -161,8 +164,9 @@ class Result:
             "shapes": {name: list(tensor.shape) for name, tensor in tensors.items()},
             "parts": parts,
             "fields": plain,
+            "sha256": {path.name: file_sha256(path) for path in sorted(folder.iterdir()) if path.is_file()},
         }
-        (folder / "meta.json").write_text(json.dumps(meta, indent=1, ensure_ascii=False), encoding="utf-8")
+        (folder / "meta.json").write_text(json.dumps(signed(meta), indent=1, ensure_ascii=False), encoding="utf-8")
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
@@ -170,17 +174,25 @@ class Result:
 
         Raises:
             FileNotFoundError: No result in `folder`.
-            ValueError: Another kind, schema version or shape than expected, or a frame, a tensor or an inner result is missing.
+            ValueError: Another kind, schema version or shape than expected, a frame, a tensor or an inner result is missing, or a
+                file is damaged or edited.
         """
         folder = Path(folder)
         if not (folder / "meta.json").is_file():
             raise FileNotFoundError(f"no result in {folder}: meta.json is missing")
-        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+        meta = _read_meta(folder / "meta.json")
         for key, wanted in (("kind", cls.kind), ("schema_version", SCHEMA_VERSION)):
             if meta.get(key) != wanted:
                 raise ValueError(f"{folder}: {key} is {meta.get(key)!r}; {cls.__name__} reads {wanted!r}")
-        path = folder / "tensors.safetensors"
-        tensors = load_file(path) if path.is_file() else {}
+        check_signed(meta, folder / "meta.json", remedy=_REMEDY)
+        tensors: dict[str, torch.Tensor] = {}
+        frames: dict[str, pd.DataFrame] = {}
+        for path in folder.iterdir():
+            written = meta.get("sha256", {}).get(path.name)
+            if path.name == _TENSORS:
+                tensors = read_intact(path, load_file, remedy=_REMEDY, written=written)
+            elif path.suffix == ".parquet":
+                frames[path.stem] = read_intact(path, pd.read_parquet, remedy=_REMEDY, written=written)
         for name, wanted in meta["shapes"].items():
             shape = list(tensors[name].shape) if name in tensors else None
             if shape != wanted:
@@ -188,7 +200,7 @@ class Result:
         given: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in meta["fields"].items()
         }
-        given |= tensors | {path.stem: pd.read_parquet(path) for path in folder.glob("*.parquet")}
+        given |= tensors | frames
         inner = [path for path in folder.iterdir() if path.is_dir()]
         kinds = get_type_hints(cls) if inner else {}
         given |= {path.name: kinds[path.name].load(path) for path in inner if path.name in kinds}
@@ -196,8 +208,14 @@ class Result:
         fields = dataclasses.fields(cls)
         required = {item.name for item in fields if item.default is MISSING and item.default_factory is MISSING}
         if missing := (required | {*meta.get("parts", ())}) - given.keys():
-            raise ValueError(
-                f"{folder}: {', '.join(sorted(missing))} of this {cls.__name__} is missing; copy the whole folder again, or "
-                "run the analysis again and save its result"
-            )
+            raise ValueError(f"{folder}: {', '.join(sorted(missing))} of this {cls.__name__} is missing; {_REMEDY}")
         return cls(**given)
+
+
+def _read_meta(path: Path) -> dict[str, Any]:
+    """Read `meta.json`; what is not the metadata of a result is refused."""
+    meta = read_intact(path, lambda path: json.loads(path.read_text(encoding="utf-8")), remedy=_REMEDY)
+    wanted = {"shapes": dict, "fields": dict, "provenance": dict, "parts": list, "sha256": dict}
+    if not isinstance(meta, dict) or not all(isinstance(meta.get(key, kind()), kind) for key, kind in wanted.items()):
+        raise ValueError(f"{path}: not the metadata of a result; {_REMEDY}")
+    return meta

@@ -21,7 +21,7 @@ from xlmech.mitigation.evaluate import MitigationResult
 from xlmech.mitigation.export import checkpoint as export
 from xlmech.mitigation.export.checkpoint import export_model
 from xlmech.mitigation.export.down_projection import down_projections
-from xlmech.mitigation.export.manifest import Manifest, _sha256, load_manifest
+from xlmech.mitigation.export.manifest import Manifest, load_manifest
 from xlmech.models.load import load_model
 from xlmech.models.prompts import prompt_format
 from xlmech.models.sources.cards import MANIFEST
@@ -32,6 +32,7 @@ from xlmech.neurons.privacy_neurons import PrivacyNeurons
 from xlmech.neurons.selection.rules import chosen_frame
 from xlmech.options import PlantOptions
 from xlmech.planting.train import plant
+from xlmech.storage.integrity import sha256
 from xlmech.storage.result import Provenance
 
 TOKENS = torch.tensor([[2, 7, 8, 9, 11, 40, 100]])
@@ -302,7 +303,7 @@ def test_manifests_of_earlier_versions_are_read(tokenizer: Any, tmp_path: Path) 
     path = tmp_path / "out" / MANIFEST
     content = json.loads(path.read_text(encoding="utf-8"))
     del content["effective"], content["effect"], content["content_sha256"]
-    path.write_text(json.dumps(content | {"content_sha256": _sha256(content)}), encoding="utf-8")
+    path.write_text(json.dumps(content | {"content_sha256": sha256(content)}), encoding="utf-8")
     assert load_manifest(tmp_path / "out") == replace(made, effective=None, effect="")
 
 

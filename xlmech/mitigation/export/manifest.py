@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -15,6 +14,7 @@ from xlmech.neurons.ablation import Ablated
 from xlmech.neurons.neuron_gates import NeuronGates
 from xlmech.neurons.neuron_set import NeuronSet
 from xlmech.storage.atomic import new_file
+from xlmech.storage.integrity import sha256
 from xlmech.storage.result import Provenance
 
 if TYPE_CHECKING:
@@ -72,8 +72,8 @@ class Manifest:
         content |= {"values": list(self.values), "factors": list(self.factors)}
         content["provenance"] = asdict(self.provenance)
         content["neurons"] = asdict(self.neurons) | {"neurons": [list(neuron) for neuron in self.neurons]}
-        content["neurons_sha256"] = _sha256(content["neurons"])
-        content["content_sha256"] = _sha256(content)
+        content["neurons_sha256"] = sha256(content["neurons"])
+        content["content_sha256"] = sha256(content)
         text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
         for name, written in ((MANIFEST, text), (CARD, model_card(self, MANIFEST))):
             with new_file(folder / name) as path:
@@ -120,15 +120,11 @@ def load_manifest(folder: str | Path) -> Manifest:
 def _check_hashes(content: dict[str, Any]) -> None:
     rest = {name: value for name, value in content.items() if name != "content_sha256"}
     for what, hashed, written in (
-        ("the list of neurons", _sha256(content["neurons"]), content["neurons_sha256"]),
-        ("the content", _sha256(rest), content["content_sha256"]),
+        ("the list of neurons", sha256(content["neurons"]), content["neurons_sha256"]),
+        ("the content", sha256(rest), content["content_sha256"]),
     ):
         if hashed != written:
             raise ValueError(
                 f"{what} does not have the hash that export_model wrote, so it was edited; take the manifest of the original "
                 "export, or export again"
             )
-
-
-def _sha256(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
