@@ -117,33 +117,33 @@ def test_from_python_paths_are_relative_to_where_it_runs(folder: Path, monkeypat
 FAULTS = {
     "unknown key": (
         "locate:\n  metod: exact\n",
-        r"line 6: locate.metod: unknown key \(did you mean 'method'\?\); known: method, positions, metric, baseline, ",
+        r"line 6: locate: unknown key \(did you mean 'method'\?\); known: method, positions, metric, baseline, ",
     ),
     "key of another section": (
         "n_neurons: 3\n",
-        r"line 5: n_neurons: unknown key \(it belongs in the section 'locate'\); known: model, data",
+        r"line 5: unknown key \(it belongs in the section 'locate'\); known: model, data",
     ),
     "key of no section": (
         "  out: run\n",
-        r"line 5: data.out: unknown key \(it belongs in no section\); known: records",
+        r"line 5: data: unknown key \(it belongs in no section\); known: records",
     ),
-    "strange key": ("whatever: 3\n", "line 5: whatever: unknown key; known: model"),
-    "number as key": ("1: 2\n", "line 5: 1: keys should be strings, got 1"),
+    "strange key": ("whatever: 3\n", "line 5: unknown key; known: model"),
+    "number as key": ("1: 2\n", "line 5: keys should be strings, got a number"),
     "choice": (
         "locate:\n  n_neurons: 3\n  method: exakt\n",
-        r"line 7: locate.method: exakt cannot be used \(did you mean 'exact'\?\); choices: gradient_x_activation, ",
+        r"line 7: locate.method: not one of the choices \(did you mean 'exact'\?\): gradient_x_activation, ",
     ),
-    "range": ("  held_out: 1.5\n", "line 5: data.held_out: input should be less than 1, got 1.5"),
+    "range": ("  held_out: 1.5\n", "line 5: data.held_out: input should be less than 1, got a number"),
     "not a number": (
         "locate:\n  contrast: .nan\n",
-        "line 6: locate.contrast: input should be a finite number, got .nan",
+        "line 6: locate.contrast: input should be a finite number, got a number",
     ),
-    "truth for a number": ("seed: yes\n", "line 5: seed: input should be a valid integer, got true"),
+    "truth for a number": ("seed: yes\n", "line 5: seed: input should be a valid integer, got true or false"),
     "language": ("  languages: [en, xx]\n", "line 5: data.languages: no language pack for 'xx'; there are ar, bn, de"),
-    "no list": ("  languages: en\n", r"line 5: data.languages: expected a list such as \[a, b\], got en"),
+    "no list": ("  languages: en\n", r"line 5: data.languages: expected a list such as \[a, b\], got text"),
     "Norway": (
         "  languages:\n    - en\n    - no\n",
-        "line 7: data.languages.1: expected text, got false; put it in quotes",
+        "line 7: data.languages.1: expected text, got true or false .*; put it in quotes",
     ),
     "twice in a list": ("  languages: [en, en]\n", "line 5: data.languages: the list repeats an entry"),
     "empty list": ("  attributes: []\n", "line 5: data.attributes: tuple should have at least 1 item"),
@@ -163,18 +163,27 @@ FAULTS = {
     ),
     "no list of kinds": ("mitigate:\n  suppress: phone\n", "line 6: mitigate.suppress: expected a list such as"),
     "no kinds": ("mitigate:\n  suppress: []\n", "line 6: mitigate.suppress: tuple should have at least 1 item"),
-    "steps": ("mitigate:\n  steps: 0\n", "line 6: mitigate.steps: input should be greater than or equal to 1, got 0"),
-    "seed of gates": ("mitigate:\n  seed: 3\n", "line 6: mitigate.seed: unknown key .it belongs in no section."),
-    "section is a word": ("locate: exact\n", "line 5: locate: expected keys such as 'method' below it, got exact"),
+    "steps": (
+        "mitigate:\n  steps: 0\n",
+        "line 6: mitigate.steps: input should be greater than or equal to 1, got a number",
+    ),
+    "seed of gates": ("mitigate:\n  seed: 3\n", "line 6: mitigate: unknown key .it belongs in no section."),
+    "section is a word": ("locate: exact\n", "line 5: locate: expected keys such as 'method' below it, got text"),
     "twice": (
         "seed: 1\nseed: 2\n",
-        'line 6: found duplicate key "seed" with value "2" .original value: "1".; keep one',
+        "line 6: a key of this section is given twice; keep one",
     ),
-    "twice in a section": ("  seed: 1\n  seed: 2\n", 'line 6: found duplicate key "seed"'),
-    "indentation": ("  languages: [en\nseed: 3\n", "line 6: not valid YAML .*; check indentation"),
-    "tag": ("seed: !!python/name:os.system\n", "line 5: not valid YAML .could not determine a constructor"),
-    "two faults": ("seed: a\nout: 3\n", "line 5: seed: .* got a; line 6: out: expected text, got 3; put it in quotes"),
-    "long value": (f"seed: {'a' * 100}\n", r"got a{60}\.\.\.$"),
+    "twice in a section": ("  seed: 1\n  seed: 2\n", "line 6: a key of this section is given twice"),
+    "indentation": ("  languages: [en\nseed: 3\n", "line 6: not valid YAML; check indentation"),
+    "tag": ("seed: !!python/name:os.system\n", "line 5: not valid YAML; check"),
+    "two faults": (
+        "seed: a\nout: 3\n",
+        "line 5: seed: .* got text; line 6: out: expected text, got a number; put it in quotes",
+    ),
+    "alias": ("seed: &a 1\nlens: *a\n", r"line 6: an alias \(\*\), which a config cannot have"),
+    "brackets": (f"seed: {'[' * 5000}\n", "line 5: nested deeper than a config can be"),
+    "many faults": ("".join(f"key{i}: 1\n" for i in range(9)), "; and 5 more$"),
+    "long value": (f"seed: {'a' * 100}\n", "got text$"),
 }
 
 
@@ -192,7 +201,7 @@ def test_a_fault_names_line_key_and_value(name: str, folder: Path) -> None:
     [
         ("", "xlmech.yaml: empty; write a config with every key with: xlmech init"),
         ("# only a comment\n", "xlmech.yaml: empty"),
-        ("- a\n- b\n", r"xlmech.yaml, line 1: expected sections such as 'model:' and 'data:', got \[a, b\]"),
+        ("- a\n- b\n", r"xlmech.yaml, line 1: expected sections such as 'model:' and 'data:', got a list"),
         ("model:\n  source: demo\n", "line 1: data: missing; it has no default, and needs 'records'"),
         ("seed: 1\nmodel:\ndata:\n  records: records.csv\n", "line 2: model.source: missing; it has no default$"),
         (
@@ -218,6 +227,25 @@ def test_a_config_that_cannot_be_used(text: str, message: str, folder: Path) -> 
         read_config(written(folder, text))
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "id,subject,value\nr1,CANARY,+1 555\n",
+        "subject: CANARY\nvalue: CANARY\n",
+        "CANARY: {CANARY: CANARY}\nCANARY: 1\n",
+        '{"subject": "CANARY"}\n{"subject": "CANARY"}\n',
+        "model: CANARY\ndata: [CANARY]\nlocate: {method: CANARY, CANARY: 1, positions: [CANARY]}\n",
+        "model: {source: demo}\ndata: {records: people.csv}\nseed: CANARY\nCANARY\n",
+        "- CANARY\n- {CANARY: *CANARY}\n",
+        "x" * 200_000 + "CANARY",
+    ],
+)
+def test_nothing_of_another_file_is_quoted(text: str, folder: Path) -> None:
+    with pytest.raises(ValueError, match=r"xlmech\.yaml") as caught:
+        read_config(written(folder, text))
+    assert "CANARY" not in str(caught.value) and len(str(caught.value)) < 1200
+
+
 def test_a_file_that_is_not_there_or_not_text(folder: Path) -> None:
     with pytest.raises(
         FileNotFoundError, match="no config file at .*gone.yaml; write one with: xlmech init .*gone.yaml"
@@ -227,5 +255,5 @@ def test_a_file_that_is_not_there_or_not_text(folder: Path) -> None:
     with pytest.raises(ValueError, match=r"latin.yaml: not UTF-8 \(byte 7\); save it as UTF-8"):
         read_config(folder / "latin.yaml")
     (folder / "bell.yaml").write_bytes(b"model: \x07\n")
-    with pytest.raises(ValueError, match=r"bell.yaml: not valid YAML \(unacceptable character"):
+    with pytest.raises(ValueError, match=r"bell.yaml: not valid YAML; check"):
         read_config(folder / "bell.yaml")

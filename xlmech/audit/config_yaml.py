@@ -12,35 +12,45 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from ruamel.yaml import YAML, CommentedMap, YAMLError
+from ruamel.yaml.constructor import DuplicateKeyError
+from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent
 
 from xlmech.checks import hint
 
 Sections = Mapping[str, type[BaseModel]]
 """Schema of each section; that of the whole file is under ""."""
 
+_MOST_CHARACTERS = 100_000
+_DEEPEST = 8
+_MOST_FAULTS = 4
+
 
 def parse_yaml(path: Path) -> tuple[CommentedMap, dict[str, Any]]:
     """Read a config file: a tree that knows the lines of its keys, and the plain content.
 
+    Nothing of the file is quoted in an error: it may be a file of records that was given by mistake.
+
     Raises:
-        ValueError: Not UTF-8, not YAML, empty, not a mapping, or a key given twice.
+        ValueError: Not UTF-8, not YAML, empty, not a mapping, a key given twice, an alias, or more than a config can be.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
+        _check_size(text, path.name)
         content, tree = (_yaml(kind).load(text) for kind in ("safe", "rt"))
     except UnicodeDecodeError as error:
         raise ValueError(f"{path.name}: not UTF-8 (byte {error.start}); save it as UTF-8") from None
     except YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path.name}, line {mark.line + 1}" if mark else path.name
-        what = getattr(error, "problem", None) or str(error).splitlines()[0]
-        if what.startswith("found duplicate key"):
-            raise ValueError(f"{where}: {what}; keep one") from None
-        raise ValueError(f"{where}: not valid YAML ({what}); check indentation, colons and quotes there") from None
+        if isinstance(error, DuplicateKeyError):
+            raise ValueError(f"{where}: a key of this section is given twice; keep one") from None
+        raise ValueError(f"{where}: not valid YAML; check indentation, colons and quotes there") from None
     if content is None:
         raise ValueError(f"{path.name}: empty; write a config with every key with: xlmech init")
     if not isinstance(content, dict):
-        raise ValueError(f"{path.name}, line 1: expected sections such as 'model:' and 'data:', got {_shown(content)}")
+        raise ValueError(
+            f"{path.name}, line 1: expected sections such as 'model:' and 'data:', got {_kind_of(content)}"
+        )
     return tree, content
 
 
@@ -92,12 +102,28 @@ def minimal_template(sections: Sections) -> str:
 
 
 def explain(error: ValidationError, tree: CommentedMap, sections: Sections) -> str:
-    """Explain all faults in one sentence, by line: `line 3: model.dtyp: unknown key (did you mean 'dtype'?)`."""
-    faults = [
-        (_line(tree, fault["loc"]), ".".join(map(str, fault["loc"])), _fault(fault, sections))
-        for fault in error.errors()
-    ]
-    return "; ".join(f"line {line}: {key}: {what}" for line, key, what in sorted(faults, key=lambda fault: fault[0]))
+    """Explain the first faults in one sentence, by line: `line 3: model: unknown key (did you mean 'dtype'?)`.
+
+    Neither keys that are not ours nor values are quoted.
+    """
+    found = sorted(error.errors(), key=lambda fault: _line(tree, fault["loc"]))
+    shown = [f"line {_line(tree, fault['loc'])}: {_key_of(fault)}{_fault(fault, sections)}" for fault in found]
+    more = len(shown) - _MOST_FAULTS
+    return "; ".join([*shown[:_MOST_FAULTS], *([f"and {more} more"] if more > 0 else [])])
+
+
+def _check_size(text: str, name: str) -> None:
+    """Raise ValueError for what no config needs, and what would take forever to read: aliases, depth, length."""
+    if len(text) > _MOST_CHARACTERS:
+        raise ValueError(f"{name}: {len(text):,} characters, which is no config; write one with: xlmech init")
+    depth = 0
+    for event in _yaml("safe").parse(text):
+        where = f"{name}, line {event.start_mark.line + 1}"
+        if isinstance(event, AliasEvent):
+            raise ValueError(f"{where}: an alias (*), which a config cannot have; write the value itself")
+        depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+        if depth > _DEEPEST:
+            raise ValueError(f"{where}: nested deeper than a config can be; check indentation and brackets")
 
 
 def _yaml(kind: str) -> YAML:
@@ -118,9 +144,15 @@ def _choices(field: FieldInfo) -> tuple[str, ...]:
     return get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
 
 
+def _key_of(fault: Any) -> str:
+    """Name the place of a fault by keys that are ours: all but one that is not known, or no text."""
+    loc = fault["loc"][:-1] if fault["type"] in ("extra_forbidden", "invalid_key") else fault["loc"]
+    return f"{'.'.join(map(str, loc))}: " if loc else ""
+
+
 def _fault(fault: Any, sections: Sections) -> str:
     """What is wrong with one value, and what would be right."""
-    kind, loc, value = fault["type"], fault["loc"], _shown(fault["input"])
+    kind, loc, value = fault["type"], fault["loc"], _kind_of(fault["input"])
     fields = sections[str(loc[0]) if len(loc) > 1 else ""].model_fields
     if kind == "extra_forbidden":
         return f"unknown key{hint(loc[-1], fields) or _home(str(loc[-1]), sections)}; known: {', '.join(fields)}"
@@ -130,7 +162,7 @@ def _fault(fault: Any, sections: Sections) -> str:
         return f"missing; it has no default{f', and needs {needed[0]!r}' if needed else ''}"
     if kind == "literal_error":
         choices = _choices(fields[str(loc[1])])
-        return f"{value} cannot be used{hint(fault['input'], choices)}; choices: {', '.join(choices)}"
+        return f"not one of the choices{hint(fault['input'], choices)}: {', '.join(choices)}"
     if kind == "model_type":
         return f"expected keys such as {next(iter(sections[str(loc[0])].model_fields))!r} below it, got {value}"
     if kind == "tuple_type":
@@ -148,10 +180,11 @@ def _home(key: str, sections: Sections) -> str:
     return f" (it belongs in {f'the section {homes[0]!r}' if homes[0] else 'no section'})" if homes else ""
 
 
-def _shown(value: Any) -> str:
-    """Return a value as it would stand in YAML, on one line, shortened."""
-    text = dump_yaml(value, one_line=True).removesuffix("...\n").strip()
-    return text if len(text) <= 60 else f"{text[:60]}..."
+def _kind_of(value: Any) -> str:
+    """Say what kind of value stands there, not which."""
+    kinds = {bool: "true or false (so are yes, no, on, off)", str: "text", int: "a number", float: "a number"}
+    more: dict[type, str] = {list: "a list", dict: "keys and values", type(None): "nothing"}
+    return (kinds | more).get(type(value), "another kind of value")
 
 
 def _line(tree: CommentedMap, loc: Sequence[int | str]) -> int:
