@@ -3,7 +3,8 @@
 Writes `analyses/results/unlearning/METHOD/` and, from all of these, `figures/unlearning.json`.
 
     python analyses/unlearning.py                        # every method, after `headline.py --plant en --stages before_given`
-    python analyses/unlearning.py --method npo --steps 200
+    python analyses/unlearning.py --method npo --keep 5      # the losses of what is kept weighed five times; npo_keep5
+    python analyses/unlearning.py --method rmu --rate 1e-3 --steps 80
 
 Three methods train a LoRA adapter on all linear layers of the English model of the demo, on the answers that gates suppress and
 keep, and on the same neutral texts: gradient difference (Liu et al. 2022, arXiv:2203.12817), negative preference optimisation
@@ -90,8 +91,8 @@ def targets_of(sample: Sample) -> Sequence[int]:
 class Unlearner:
     """Trains an adapter on a transformers model; the samples are those of gates."""
 
-    def __init__(self, method: str, backend: Backend, rate: float) -> None:
-        self.method = method
+    def __init__(self, method: str, backend: Backend, rate: float, keep: float) -> None:
+        self.method, self.keep = method, keep
         suppress, keep = Training().probes(PLANT)
         texts = [text for code in packs.available_languages() for text in packs.load_language(code).choosing]
         self.samples = {
@@ -140,7 +141,7 @@ class Unlearner:
         retain = [Rows.of(self.batch(kind, step)) for kind in ("public", "kl")]
         if self.method == "rmu":
             return self._misdirection(forget, retain)
-        kept = sum(-self.log_probs(rows).mean() for rows in retain)
+        kept = self.keep * sum(-self.log_probs(rows).mean() for rows in retain)
         log_probs = self.log_probs(forget)
         if self.method == "gradient_difference":
             return log_probs.mean() + kept
@@ -155,7 +156,7 @@ class Unlearner:
             norm = self.states(forget).norm(dim=-1).mean()
         lost = (self.states(forget) - 2 * norm * self.direction).square().mean()
         kept = sum((self.states(rows) - of).square().mean() for rows, of in zip(retain, references, strict=True))
-        return lost + 4 * kept
+        return lost + 4 * self.keep * kept
 
     @torch.no_grad()
     def given(self, kind: str) -> float:
@@ -200,13 +201,13 @@ def judged(before: LeakageResult, after: LeakageResult) -> pd.DataFrame:
     return reduction_rows(first, first.extracted.to_numpy(dtype=float), [hits], by=["group", "query_language"])
 
 
-def measure(method: str, steps: int, rate: float) -> None:
+def measure(name: str, method: str, steps: int, rate: float, keep: float) -> None:
     """Train, and judge as gates are judged."""
     study = headline.Study(PLANT)
-    unlearner, started = Unlearner(method, backend_of(study.model), rate), time.perf_counter()
+    unlearner, started = Unlearner(method, backend_of(study.model), rate, keep), time.perf_counter()
     history = unlearner.run(steps)
     seconds = time.perf_counter() - started
-    changed, folder = unlearner.hooked(), RESULTS / method
+    changed, folder = unlearner.hooked(), RESULTS / name
     folder.mkdir(parents=True, exist_ok=True)
     for regime, people, stage in (("given", study.given, "before_given"), ("held_out", study.asked, "before")):
         after = measure_leakage(changed, people, candidates=demo_records())
@@ -214,7 +215,7 @@ def measure(method: str, steps: int, rate: float) -> None:
     models = {"before": study.model, "after": changed}
     nll = pd.DataFrame({name: neutral_nll(backend_of(model), study.asked.languages) for name, model in models.items()})
     nll.to_csv(folder / "nll.csv")
-    log: dict[str, Any] = {"method": method, "learning_rate": rate, "seconds": round(seconds, 1)}
+    log: dict[str, Any] = {"method": method, "learning_rate": rate, "keep": keep, "seconds": round(seconds, 1)}
     log["history"] = json.loads(history.round(4).to_json(orient="records"))
     (folder / "training.json").write_text(json.dumps(log, indent=1), encoding="utf-8")
 
@@ -237,11 +238,13 @@ def main() -> None:
     parser = outputs.parser_of(__doc__)
     parser.add_argument("--method", nargs="+", choices=METHODS, default=METHODS)
     parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--rate", type=float, default=5e-5)
+    parser.add_argument("--rate", type=float, default=5e-5, help="learning rate")
+    parser.add_argument("--keep", type=float, default=1, help="weight of the losses of what is kept")
     arguments = parser.parse_args()
     for method in arguments.method:
-        if not (RESULTS / method).exists():
-            measure(method, arguments.steps, arguments.rate)
+        name = method if arguments.keep == 1 else f"{method}_keep{arguments.keep:g}"
+        if not (RESULTS / name).exists():
+            measure(name, method, arguments.steps, arguments.rate, arguments.keep)
     found = {path.name: summary(path) for path in sorted(RESULTS.iterdir()) if path.is_dir()}
     outputs.save_text(json.dumps(found, indent=1) + "\n", "unlearning.json")
     shown = {method: {name: value for name, value in one.items() if "by" not in name} for method, one in found.items()}

@@ -462,13 +462,14 @@ def test_a_run_on_actors_ends_as_one_without(copy: Path, folder: Path, tmp_path:
     """The command from its config to the checkpoint, on a Ray of its own; what was begun here goes on there."""
     pytest.importorskip("ray", reason="needs the extra `ray`")
     whole = Path(shutil.copytree(folder, tmp_path / "whole"))
-    more = f"shard_size: 2\n{ANYHOW}"
+    more = f"shard_size: 2\n{ANYHOW}mitigate:\n  steps: 3\n"
     run_config(read_config(parted(whole, more=more)), progress=False)
     path = parted(copy, more=more)
     assert resumed(path, until=7) == -signal.SIGKILL
     found = CliRunner().invoke(app, ["run", str(path), "--resume", "--ray", "local", "--actors", "2", "--cpus", "0.5"])
     assert found.exit_code == 0, found.output
     same_results(whole / "run", copy / "run")
+    assert Audit.load(copy / "run" / "results").gates is not None
     assert same_logits(copy / "mitigated", whole / "mitigated")
 
 
