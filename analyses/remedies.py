@@ -80,8 +80,8 @@ def drawing(found: pd.DataFrame) -> go.Figure:
             marker={"size": 11, "color": COLOURS[str(kind)]},
             text=part.remedy,
             customdata=part.nll_rise,
-            hovertemplate="%{text}<br>extraction taken %{x:.0%}<br>public facts kept %{y:.0%}<br>largest NLL rise %{customdata:.1%}"
-            "<extra></extra>",
+            hovertemplate="%{text}<br>extraction taken %{x:.0%}<br>public facts kept %{y:.0%}"
+            "<br>largest NLL rise %{customdata:.1%}<extra></extra>",
         )
     figure.update_xaxes(title_text="private extraction taken", tickformat=".0%", range=[-0.05, 1.05])
     figure.update_yaxes(title_text="public facts kept", tickformat=".0%", range=[0, 1.08])
@@ -89,8 +89,8 @@ def drawing(found: pd.DataFrame) -> go.Figure:
     keeping = found[found.public_kept >= 0.95].sort_values("reduction").iloc[-1]
     rest = found[(found.kind != "learned gates") & (found.public_kept >= 0.95)].reduction.max()
     title = f"Of what keeps 95 % of public facts, {keeping.remedy} take most: {percent(keeping.reduction)}"
-    caption = f"""Up and to the right is better. Without gates the most that is taken at this cost is {percent(rest)}. Each point is
-    one remedy, on the eight people whose records it was given, asked with another template in ten languages."""
+    caption = f"""Up and to the right is better. Without gates the most that is taken at this cost is {percent(rest)}. Each point
+    is one remedy, on the eight people whose records it was given, asked with another template in ten languages."""
     return finish(figure, title, caption, height=380, foot=80, need=560)
 
 
