@@ -7,6 +7,7 @@ a Chromium.
 
 from __future__ import annotations
 
+import math
 import sys
 import tempfile
 from collections.abc import Callable
@@ -39,7 +40,7 @@ DOCS, RESULTS = ROOT / "docs", ROOT / "analyses" / "results"
 PICTURES, PAGES = DOCS / "img" / "gallery", DOCS / "gallery"
 FLOW = RESULTS / "information_flow" / "en"
 DEMO, INVENTED = "the demo's saved results", "**invented numbers**, as the tests use them"
-HEIGHTS = {"attention": 480}
+HEIGHTS = {"attention": 940, "neuron_activations": 260}
 """Of views, px."""
 WIDTH, SCALES, MOST_BYTES = 900, (0.55, 0.42, 0.36, 0.3), 60_000
 
@@ -126,9 +127,9 @@ def activations() -> Any:
     """Invent the activations of three neurons on one prompt."""
     texts = ["In", " which", " city", " does", MASK, MASK, " live", "?"]
     rows = [
-        ("r0/en/0", "en", position, token, layer, neuron, (1 + neuron % 3) * (position / 4 - 0.6) ** 2)
+        ("r0/en/0", "en", position, token, layer, neuron, 2.5 * math.exp(-abs(position - peak)) - 0.3)
         for position, token in enumerate(texts)
-        for layer, neuron in ((9, 1042), (11, 87), (12, 892))
+        for layer, neuron, peak in ((9, 1042, 5), (11, 87, 7), (12, 892, 2))
     ]
     names = ["probe", "query_language", "position", "token", "layer", "neuron", "activation"]
     return SimpleNamespace(to_frame=lambda: pd.DataFrame(rows, columns=names))

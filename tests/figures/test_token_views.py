@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from html import escape, unescape
 from pathlib import Path
@@ -25,22 +26,35 @@ def shown(view: figures.View) -> dict[str, Any]:
     return found
 
 
-def test_neuron_activations_are_a_view_that_loads_nothing() -> None:
+def all_shown(view: figures.View) -> list[dict[str, Any]]:
+    """What each row of a view is drawn from."""
+    calls = re.findall(
+        r'CircuitsVis.render\(\s*"circuits-vis-[\w-]+",\s*CircuitsVis.ColoredTokens,(.*?)\n\s*\)', view.html, re.S
+    )
+    return [json.loads(call) for call in calls]
+
+
+def test_neuron_activations_are_rows_of_coloured_tokens_by_one_script_that_loads_nothing() -> None:
     view = figures.neuron_activations(Seen())
     html = view._repr_html_()
-    call = html.rpartition("CircuitsVis.render(")[2]
-    assert html == str(view) == view.html and "TextNeuronActivations" in call and "unpkg.com" not in call
-    assert call.count("</script>") == 1
-    found = shown(view)
-    assert found["tokens"] == [[escape(BAD), "[subject 1/1]", "?"]] * 2
-    np.testing.assert_allclose(found["activations"][0][2], [[20.1], [22.3], [22.4]], rtol=1e-6)
-    np.testing.assert_allclose(found["activations"][1][2], [[120.1], [122.3], [122.4]], rtol=1e-6)
-    labels = ["layer 0, neuron 1", "layer 2, neuron 3", "layer 2, neuron 4"]
-    assert found["firstDimensionLabels"] == labels and found["firstDimensionName"] == "Neuron"
-    assert view.title == "Neuron 4 of layer 2 is most active, 1.2e+02, at “?”" and len(repr(view)) < 600
+    rows = all_shown(view)
+    assert (
+        html == str(view) == view.html and "unpkg.com" not in html and html.count("</script>") == 1 and len(rows) == 6
+    )
+    assert len(html) < 1.2 * len(str(figures.leaking_tokens(sweep())))
+    assert all(row["tokens"] == [escape(BAD), "[subject 1/1]", "?"] for row in rows)
+    assert [row["values"] for row in rows[:3]] == [[0.1, 10.1, 20.1], [2.3, 12.3, 22.3], [2.4, 12.4, 22.4]]
+    assert rows[3]["values"] == [100, 110, 120]
+    np.testing.assert_allclose([row["maxValue"] for row in rows], [120.1, 122.3, 122.4] * 2)
+    assert all(row["minValue"] == -row["maxValue"] for row in rows)
+    assert {(row["negativeColor"], row["positiveColor"]) for row in rows} == {(style.ORANGE, style.BLUE)}
+    for text in ("Prompt 1, English (en)", "Prompt 2, French (fr)", "layer 2, neuron 4 (122)"):
+        assert text in html
+    assert view.title == "Neuron 4 of layer 2 is most active, 122, at “?”" and len(repr(view)) < 700
     assert "3 neurons over 2 prompts" in view.caption and "no interval" in view.caption
     assert escape(view.title) in html and escape(view.caption) in html
-    assert len(shown(figures.neuron_activations(Seen(), languages=["fr"]))["tokens"]) == 1
+    french = figures.neuron_activations(Seen(), languages=["fr"])
+    assert len(all_shown(french)) == 3 and "3 neurons over 1 prompt," in french.caption
     with pytest.raises(ValueError, match="unknown language 'es'; use 'en', 'fr'"):
         figures.neuron_activations(Seen(), languages=["es"])
 
@@ -57,7 +71,7 @@ def test_leaking_tokens_take_the_largest_effect_over_layers() -> None:
     view = figures.leaking_tokens(sweep())
     assert view.title == "Most of the leak passes through “[subject 2/2]” (1.00 of the way)"
     assert "the largest over all layers" in view.caption and "no interval" in view.caption
-    assert f"linear-gradient(to right,\n        {style.ORANGE},#fff,{style.BLUE})" in view.html
+    assert f"linear-gradient(to right,{style.ORANGE},#fff,{style.BLUE})" in view.html
     none = replace(sweep(), effects=sweep().effects.assign(normalised=0.0))
     assert figures.leaking_tokens(none).title == "The leak passes through no single token of this prompt"
     with pytest.raises(ValueError, match="no layer 9 in this sweep; it has 0 to"):
@@ -69,7 +83,8 @@ def test_a_view_shows_tokens_in_a_browser_and_no_script_of_theirs(tmp_path: Path
     path = figures.save(figures.neuron_activations(Seen()), tmp_path / "view.html")
     found = visit(path, tmp_path / "net.json")
     assert [line for line in found.console if "WebGL" not in line] == [] and found.asked == []
-    text = found.dom[found.dom.index('class="colored-tokens"') :]
+    text = found.dom[found.dom.index('class="colored-tokens"') : found.dom.index("<script crossorigin")]
+    assert text.count('class="colored-tokens"') == 6
     assert "<script" not in text
     shown_text = unescape(text).replace("\u00a0", " ")
     assert "[subject 1/1]" in shown_text and BAD in shown_text
@@ -92,8 +107,14 @@ def test_attention_is_a_circuitsvis_view() -> None:
         object.__setattr__(trace, name, value)
     view = figures.attention(trace, "fr")
     assert view.title == "From the last token, head L4H1 looks most at “[subject 1/1]” (0.50), of 1 head on one prompt"
-    assert "from 0 to 1" in view.caption and "no interval" in view.caption
+    assert "no interval" in view.caption and "1 head on one prompt" in view.caption
+    drawn = shown(view)
+    assert (drawn["maxValue"], drawn["positiveColor"]) == (
+        0.8,
+        style.BLUE,
+    )  # a weight on another than the first token ends it
     page = str(view)
+    assert "0.8 and more" in page
     assert "L4H1" in page
     assert "subject 1/1" in page
     assert "0.125, 0.5, 0.375" in page

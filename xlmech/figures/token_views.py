@@ -1,10 +1,11 @@
-"""Views of single prompts, by circuitsvis: tokens coloured by leakage, activations over tokens, attention of heads.
+"""Views of single prompts, by circuitsvis: tokens coloured by leakage or activation, attention of heads.
 
 Each view is of one prompt, so there is no interval. The subject's tokens are masked, as they are in the results.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape, unescape
@@ -81,11 +82,22 @@ def attention(trace: Attention, query_language: str) -> View:
     texts = _texts(tokens)
     # This view writes tokens as they are, not as HTML, into a script that must not end early.
     plain = [unescape(text).replace("<", "‹").replace(">", "›") for text in texts]
-    view = attention_heads(attention=np.stack(patterns), tokens=plain, attention_head_names=names)
+    top = _top(patterns)
+    view = attention_heads(
+        attention=np.stack(patterns).round(3), tokens=plain, attention_head_names=names, min_value=-top, max_value=top,
+        negative_color=ORANGE, positive_color=BLUE,
+    )  # fmt: skip
     title = _most_attended(patterns, names, texts)
-    caption = f"""Darker: more weight, from 0 to 1; point at a token to see what it attends to. {len(names)} heads on one prompt
-    in {language_name(query_language)}, so there is no interval. Weights say where a head looks, not what it passes on."""
-    return _view(view.local_src, title, caption)
+    caption = f"""Bluer: more weight of the token of the row on that of the column; point at a small map to see it large, at a
+    cell for its weight. {counted(len(names), "head", "heads")} on one prompt in {language_name(query_language)}, so there is no
+    interval. Grey: later tokens, which none can see. Weights say where a head looks, not what it passes on."""
+    return _view(view.local_src, title, caption, scale=_Scale(colours=("#fff", BLUE), ends=("0", f"{top:g} and more")))
+
+
+def _top(patterns: Sequence[np.ndarray[Any, Any]]) -> float:
+    """Return the weight that ends the scale: the largest on another token than the first, which many heads rest on."""
+    largest = max((float(pattern[:, 1:].max()) for pattern in patterns if pattern.shape[1] > 1), default=1.0)
+    return min(1.0, math.ceil(10 * largest - 1e-6) / 10) or 1.0
 
 
 def _most_attended(patterns: Sequence[np.ndarray[Any, Any]], names: Sequence[str], texts: Sequence[str]) -> str:
@@ -107,7 +119,9 @@ class Activations(Protocol):
 
 
 def neuron_activations(result: Activations, *, languages: Sequence[str] | None = None) -> View:
-    """Show the activation of each neuron at each token of the prompts; prompt, layer and neuron are picked in the view.
+    """Show each prompt once per neuron, its tokens coloured by the neuron's activation.
+
+    Every neuron has a scale of its own, from minus to plus its largest activation in size on the prompts shown.
 
     Args:
         result: Of a few neurons and prompts.
@@ -116,34 +130,35 @@ def neuron_activations(result: Activations, *, languages: Sequence[str] | None =
     Raises:
         ValueError: The result has no prompt in these languages.
     """
-    from circuitsvis.activations import text_neuron_activations
-
     frame = result.to_frame()
     known = tuple(frame.query_language.unique())
     if languages is not None:
         frame = frame[frame.query_language.isin(check_choices("language", languages, known))]
     if frame.empty:
         raise ValueError(f"no prompts to show; this result has some in {', '.join(known) or 'no language'}")
-    pairs = frame[["layer", "neuron"]].drop_duplicates().sort_values(["layer", "neuron"])
-    neurons = list(pairs.itertuples(index=False, name=None))
-    texts, samples = [], []
-    for _, part in frame.groupby("probe", sort=False):
-        tokens = part.drop_duplicates("position").sort_values("position")
-        table = part.pivot_table(index="position", columns=["layer", "neuron"], values="activation")[neurons]
-        texts.append(_texts(tokens.assign(part=np.where(tokens.token == MASK, "subject", ""))))
-        samples.append(table.to_numpy(dtype=np.float32)[:, :, None])
-    view = text_neuron_activations(
-        tokens=texts, activations=samples, first_dimension_name="Neuron", second_dimension_name="Value",
-        first_dimension_labels=[f"layer {layer}, neuron {neuron}" for layer, neuron in neurons],
-        second_dimension_labels=["activation"],
-    )  # fmt: skip
-    best = rows_of(frame.assign(size=frame.activation.abs()).nlargest(1, "size"))[0]
+    frame = frame.assign(size=frame.activation.abs())
+    largest = frame.groupby(["layer", "neuron"])["size"].max()
+    rows: list[_Row] = []
+    for number, (_, part) in enumerate(frame.groupby("probe", sort=False), start=1):
+        heading = f"Prompt {number}, {language_name(part.query_language.iloc[0])}"
+        for (layer, neuron), of_neuron in part.groupby(["layer", "neuron"]):
+            tokens = of_neuron.sort_values("position")
+            texts = _texts(tokens.assign(part=np.where(tokens.token == MASK, "subject", "")))
+            values = [float(f"{value:.3g}") for value in tokens.activation]
+            top = float(largest[layer, neuron]) or 1.0
+            rows.append(
+                _Row(heading=heading, name=f"layer {layer}, neuron {neuron}", texts=texts, values=values, top=top)
+            )
+            heading = ""
+    best = rows_of(frame.nlargest(1, "size"))[0]
     token = f"token {best.position}" if best.token == MASK else f"“{best.token.strip()}”"
-    title = f"Neuron {best.neuron} of layer {best.layer} is most active, {best.activation:.2g}, at {token}"
-    caption = f"""Pick a neuron and a prompt; the view colours each neuron on its own scale. {len(neurons)} neurons over
-    {len(texts)} prompts, activations as they are (no unit); single prompts, so there is no interval. Activations run from
-    {frame.activation.min():.2g} to {frame.activation.max():.2g}."""
-    return _view(view.local_src, title, caption)
+    title = f"Neuron {best.neuron} of layer {best.layer} is most active, {best.activation:.3g}, at {token}"
+    neurons, prompts = counted(len(largest), "neuron", "neurons"), counted(frame.probe.nunique(), "prompt", "prompts")
+    caption = f"""Blue: active, orange: negative. Each neuron has its own scale, which ends at its largest activation in size, in
+    brackets; point at a token for its activation. {neurons} over {prompts}, activations as they are (no unit), from
+    {frame.activation.min():.3g} to {frame.activation.max():.3g}; single prompts, so there is no interval."""
+    scale = _Scale(colours=(ORANGE, "#fff", BLUE), ends=("\u2212 largest", "0", "largest of the neuron"))
+    return _view(_stacked(rows), title, caption, scale=scale)
 
 
 def leaking_tokens(sweep: PositionSweep, *, layer: int | None = None) -> View:
@@ -170,22 +185,63 @@ def leaking_tokens(sweep: PositionSweep, *, layer: int | None = None) -> View:
         title = "The leak passes through no single token of this prompt"
     caption = f"""Blue: patching the token alone turns the answer towards the source's, orange: away from it. Normalised effect,
     {layers}: 0, nothing changes; 1, the answer is as in the source's run. One pair, so there is no interval."""
-    return _view(view.local_src, title, caption, scale=("\u22121", "0", "1"))
+    return _view(
+        view.local_src, title, caption, scale=_Scale(colours=(ORANGE, "#fff", BLUE), ends=("\u22121", "0", "1"))
+    )
 
 
-def _view(view: str, title: str, caption: str, *, scale: tuple[str, str, str] | None = None) -> View:
+@dataclass(frozen=True, kw_only=True)
+class _Scale:
+    """Colours of a scale from its low to its high end, and what stands below it."""
+
+    colours: tuple[str, ...]
+    ends: tuple[str, ...]
+
+
+def _view(view: str, title: str, caption: str, *, scale: _Scale) -> View:
     """Put title, caption and scale above a view."""
     caption = " ".join(caption.split())
-    bar = ""
-    if scale is not None:
-        ends = "".join(f"<span>{escape(text)}</span>" for text in scale)
-        bar = f"""<div style="max-width:16rem;margin:.3rem 0 .6rem"><div style="height:.7rem;background:linear-gradient(to right,
-        {ORANGE},#fff,{BLUE});border:1px solid {GRID}"></div>
-        <div style="display:flex;justify-content:space-between;font-size:12px">{ends}</div></div>"""
+    ends = "".join(f"<span>{escape(text)}</span>" for text in scale.ends)
+    bar = f"""<div style="max-width:16rem;margin:.3rem 0 .6rem"><div style="height:.7rem;border:1px solid {GRID};
+    background:linear-gradient(to right,{",".join(scale.colours)})"></div>
+    <div style="display:flex;justify-content:space-between;font-size:12px">{ends}</div></div>"""
     # circuitsvis does not close its element, and what follows it would be lost.
     html = f"""<div style="font-family:{FONT};max-width:60rem"><p style="font-size:17px;margin:.2rem 0">{escape(title)}</p>
     <p style="font-size:12px;opacity:.75;margin:.2rem 0 .6rem">{escape(caption)}</p>{bar}{view}</div>"""
     return View(html=html, title=title, caption=caption)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Row:
+    """Coloured tokens: what stands above and beside them, and the value at which the scale ends."""
+
+    heading: str
+    name: str
+    texts: list[str]
+    values: list[float]
+    top: float
+
+
+def _stacked(rows: Sequence[_Row]) -> str:
+    """Render rows of coloured tokens by one copy of circuitsvis' script, which is more than a megabyte."""
+    from circuitsvis.tokens import colored_tokens
+
+    body, script, calls = [], "", []
+    for row in rows:
+        page = colored_tokens(
+            row.texts, row.values, min_value=-row.top, max_value=row.top, negative_color=ORANGE, positive_color=BLUE
+        ).local_src
+        element = page[page.index('"') + 1 : page.index('" ')]
+        start, end = page.rindex(f'CircuitsVis.render(\n      "{element}"'), page.rindex("</script>")
+        script, call = page[page.index("<script") : start], page[start:end]
+        calls.append(call)
+        heading = f'<p style="font-size:13px;font-weight:600;margin:.8rem 0 .2rem">{escape(row.heading)}</p>'
+        body.append(
+            f"""{heading if row.heading else ""}<div style="display:flex;flex-wrap:wrap;align-items:baseline;gap:0 .8rem">
+            <span style="font-size:12px;flex:0 0 13rem">{escape(row.name)} ({row.top:.3g})</span>
+            <div id="{element}" style="flex:1 1 20rem"></div></div>"""
+        )
+    return f"{''.join(body)}{script}{';'.join(calls)}</script>"
 
 
 def token_effects(sweep: PositionSweep, *, layer: int | None = None) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
