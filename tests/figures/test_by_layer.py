@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from html import escape
 
 import numpy as np
 import pandas as pd
@@ -65,8 +66,14 @@ def test_leakage_per_layer_adds_query_and_plant_forms() -> None:
     assert math.isnan(cells.z[1][1]) and "not measured" in cells.hovertext[1][1]
 
 
-def test_leakage_per_layer_shows_the_masked_record_and_its_form() -> None:
-    cells = figures.leakage_per_layer(lens_result()).data[0]
+def test_leakage_per_layer_names_the_record_by_its_id_or_code_and_its_form() -> None:
+    assert (
+        "likeliest: record r0 (city), form in query, 0.310"
+        in figures.leakage_per_layer(lens_result()).data[0].hovertext[1][1]
+    )
+    named = replace(lens_result(), readings=lens_result().readings.assign(record=BAD))
+    assert f"likeliest: record {escape(BAD)} (" in figures.leakage_per_layer(named).data[0].hovertext[1][1]
+    cells = figures.leakage_per_layer(lens_result(), hide_ids=True).data[0]
     # French at layer 1: the query form reads 0.31 for record r0.
     hover = cells.hovertext[1][1]
     assert f"likeliest: {figures.masked('r0')} (city), form in query, 0.310" in hover and "r0" not in hover.split()

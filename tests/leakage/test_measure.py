@@ -222,7 +222,7 @@ def test_a_result_of_exposure_alone_is_read_like_any_other(model: Any, probes: P
             result.matrix(measure="extracted")
         cells = figures.leakage_matrix(result)
         np.testing.assert_allclose(np.array(cells.data[0].z, dtype=float), [matrix.value.loc[["en", "fr"]]])
-        assert cells.data[0].colorbar.title.text == "private<br>exposure" and "bits" in cells.data[0].hovertext[0][0]
+        assert cells.data[0].colorbar.title.text == "exposure" and "bits" in cells.data[0].hovertext[0][0]
         assert "%" not in cells.data[0].hovertext[0][0].replace("95 %", "")
         drawn = figures.leakage_by_language(result)
         assert sorted(drawn.data[0].x) == pytest.approx(sorted(matrix.value))

@@ -17,7 +17,7 @@ from helpers.toy_results import growing, leakage, lens_result, mitigation
 from helpers.toy_runs import audit, scored
 
 from xlmech.data.records import Record
-from xlmech.figures import masked
+from xlmech.figures import masked, style
 from xlmech.leakage.measure import LeakageResult
 from xlmech.report import page as report
 from xlmech.report.page import write_report
@@ -214,6 +214,9 @@ def test_no_id_of_a_person_is_anywhere_in_the_file(run: Path, tmp_path: Path, hi
     ids = {*found.leakage.probes.subject, *found.leakage.probes.probe, *found.lens.readings.probe}
     if hide_ids:
         ids |= {*found.leakage.probes.record}
+        assert masked("r0") in page[2]
+    else:
+        assert "likeliest: record r0 (" in page[2]
     assert not ids & set(re.split(r"\W+", visible(page[0]) + page[2]))
 
 
@@ -424,11 +427,11 @@ def test_it_opens_on_desktop_and_phone_without_errors_and_network(width: int, tm
 
 
 @pytest.mark.slow
-def test_a_bad_name_stays_text_and_the_masked_record_shows_on_hover(tmp_path: Path) -> None:
+def test_a_bad_name_stays_text_also_on_hover(tmp_path: Path) -> None:
     path = odd_audit(tmp_path)
     found = hovered(path, ("xaxis", "yaxis"), (1, 1), plot="#plot-lens-per_layer")
     (label,) = found["hover"]
-    assert f"likeliest: {masked(BAD)} ({BAD}), form in " in label and "either form 0.500" in label
+    assert f"likeliest: record {BAD} ({BAD}), form in " in label and "either form 0.500" in label
     assert found["error"] == []
     assert not any("Share" in line or "loud" in line for line in found["buttons"])
     dom = visit(path, tmp_path / "net.json").dom
@@ -480,7 +483,7 @@ def test_records_are_sorted_filtered_and_written_as_csv(tmp_path: Path) -> None:
         tab.fill("#records-text", "REC")
         assert [row[0] for row in records_shown(tab)] == ["rec 10"]
         assert tab.locator("#records-count").inner_text() == "1 of 4 records."
-        tab.fill("#records-text", masked("rec 10").removeprefix("record "))  # as a figure calls it
+        tab.fill("#records-text", masked("rec 10").removeprefix("record "))  # as a report calls it that hides ids
         assert [row[0] for row in records_shown(tab)] == ["rec 10"]
         with tab.expect_download() as download:
             tab.click("#records-csv")
@@ -499,7 +502,12 @@ def test_colours_follow_the_readers_and_the_matrix_is_read_on_a_phone(run: Path,
     path = write_report(run, tmp_path / "index.html")
     look = """() => {
       const plot = document.querySelector("#plot-leakage-by_language"), style = getComputedStyle(document.body);
-      return [style.backgroundColor, style.color, plot._fullLayout.paper_bgcolor, plot._fullLayout.font.color];
+      const matrix = document.querySelector("#plot-neurons-overlap"), overlap = matrix._fullLayout;
+      const own = overlap.annotations.find(note => note.x === note.y), scale = matrix.data[0].colorscale;
+      return [
+        style.backgroundColor, style.color, plot._fullLayout.paper_bgcolor, plot._fullLayout.font.color,
+        overlap.plot_bgcolor, own.font.color, scale[0][1], scale[scale.length - 1][1],
+      ];
     }"""
     with opened(path) as tab:
         light = tab.evaluate(look)
@@ -516,5 +524,8 @@ def test_colours_follow_the_readers_and_the_matrix_is_read_on_a_phone(run: Path,
     assert light[0] == "rgb(255, 255, 255)" and light[2] == "white" and light[3] == "#222222"
     assert dark == changed and dark[2] == "rgba(0,0,0,0)" and dark[0] == "rgb(21, 25, 30)"
     assert re.findall(r"\d+", dark[3])[:3] == ["211"] * 3
+    assert light[4:] == [style.GRID, style.INK, *style.SCALE[:: len(style.SCALE) - 1]]
+    # A cell without a value is dark with a light text, and the scale begins with a dark colour.
+    assert dark[4] == "rgba(57,57,57,1)" and dark[5] == "rgba(211,211,211,1)" and dark[6:] == ["#1b2733", "#e6f3fc"]
     assert tiles[0]["y"] == tiles[1]["y"] < tiles[2]["y"] and tiles[0]["x"] == tiles[2]["x"]
     assert 0 <= head["x"] < 30  # the first column stays

@@ -113,12 +113,12 @@ def leakage_matrix(result: LeakageResult | Sequence[LeakageResult]) -> go.Figure
 
     figure = matrix(
         rows, trained, ordered(frame.query_language, *trained), value="value", hover=partial(_hover, measure), text=text,
-        low=0, high=top, title=f"private<br>{measure.name}", white_from=0.7 * top,
+        low=0, high=top, title=measure.name, white_from=0.7 * top,
     )  # fmt: skip
     ticks = {"tickvals": [0, top / 2, top], "ticktext": [measure.text(value) for value in (0, top / 2, top)]}
     figure.update_traces(colorbar=ticks | {"lenmode": "pixels", "len": max(140, 52 * len(trained))})
     figure.update_xaxes(title_text="query language", tickangle=-35).update_yaxes(title_text="training language")
-    caption = f"""Outlined: asked in the training language itself; dark cells elsewhere are data that cross languages. On
+    caption = f"""Outlined: asked in the training language itself; high numbers elsewhere are data that cross languages. On
     {counts(frame)} per cell; in brackets the 95 % interval over people."""
     details = f"""{measure.meaning}. Hover for the value of control people, who were never in the training text.
     {_LEAK if measure.name == "extraction" else ""}"""

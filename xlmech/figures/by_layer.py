@@ -15,7 +15,7 @@ from xlmech.checks import check_choice
 from xlmech.figures.findings import in_languages, in_none
 from xlmech.figures.marks import cells, heatmap, line_with_band, panels
 from xlmech.figures.style import GREY, GRID, INK, LANGUAGES, SETS, colour, finish
-from xlmech.figures.wording import bold_note, counts, label, masked, ordered, plain, rows_of, with_interval
+from xlmech.figures.wording import bold_note, counts, label, ordered, plain, record_name, rows_of, with_interval
 from xlmech.metrics.intervals import mean_intervals
 
 if TYPE_CHECKING:
@@ -110,15 +110,19 @@ def _predicting(result: LensResult) -> pd.DataFrame:
     return frame
 
 
-def leakage_per_layer(result: LensResult) -> go.Figure:
+def leakage_per_layer(result: LensResult, *, hide_ids: bool = False) -> go.Figure:
     """Draw the probability of the answer's first token in either language's form, by layer and query language.
 
     From 0 to 1: the sum of two means. It is not the extraction rate, which needs the whole answer.
+
+    Args:
+        result: What to draw.
+        hide_ids: Whether a code stands for the id of the likeliest record in the hover labels.
     """
     frame = result.summary()
     queries, layers = ordered(frame.query_language, result.plant_language), sorted(frame.layer.unique())
     rows = {(row.query_language, row.layer, row.form): row for row in rows_of(frame) if not math.isnan(row.prob)}
-    likeliest = _likeliest(result)
+    likeliest = _likeliest(result, hide_ids=hide_ids)
     values: list[list[float]] = []
     hover: list[list[str]] = []
     for query in queries:
@@ -134,7 +138,7 @@ def leakage_per_layer(result: LensResult) -> go.Figure:
     trace = cells(values, hover, low=0, high=top, title="probability<br>(0 to 1)")
     figure = heatmap(trace, list(map(str, layers)), [label(code, result.plant_language) for code in queries])
     figure.update_xaxes(title_text="layer").update_yaxes(title_text="query language")
-    caption = f"""Dark cells: layers after which the answer is ready to be written, in whichever of the two forms. On
+    caption = f"""Cells high on the scale: layers after which the answer is ready to be written, in whichever of the two forms. On
     {_counts(result)} per row; hover for both forms with their 95 % intervals over people."""
     details = f"""Sum of the mean probabilities of the first tokens of the query-language and the training-language form. The
     scale ends at the highest cell; the hover label also names the likeliest record. A low value in an early layer is no proof
@@ -196,8 +200,8 @@ def lens_positions(result: LensResult, *, form: Literal["query", "plant", "other
         figure.add_trace(trace.update(showscale=query == queries[-1]), **place)
     figure.update_xaxes(showgrid=False, nticks=6).update_yaxes(showgrid=False, nticks=8)
     figure.update_yaxes(title_text="layer", col=1).update_layout(plot_bgcolor=GRID)
-    caption = f"""Right end: the token that predicts the answer; dark cells left of it are tokens at which the form is likely
-    before it is needed. On {_counts(result)} per panel; means, without interval."""
+    caption = f"""Right end: the token that predicts the answer; cells high on the scale left of it are tokens at which the form
+    is likely before it is needed. On {_counts(result)} per panel; means, without interval."""
     details = f"""Mean probability of the first token of the {_FORMS[form]}, read through the model's own unembedding after each
     layer. Tokens are counted back from the last (0), because prompts differ in length. {bold_note(queries, training)}"""
     best = rows_of(means.nlargest(1, "mean"))[0]
@@ -216,14 +220,15 @@ def _token(back: Any) -> str:
     return "last token" if back == 0 else f"{-back} token{'s' * (back < -1)} before the last"
 
 
-def _likeliest(result: LensResult) -> dict[tuple[str, int], str]:
-    """Return (query language, layer) -> the masked record whose form is likeliest there, and which form."""
+def _likeliest(result: LensResult, *, hide_ids: bool) -> dict[tuple[str, int], str]:
+    """Return (query language, layer) -> the record whose form is likeliest there, by id or code, and which form."""
     frame = _predicting(result)
     frame = frame[frame.form.isin(["query", "plant"])]
     frame = frame[frame.prob.notna()]
     best = frame.loc[frame.groupby(["query_language", "layer"]).prob.idxmax()]
     return {
-        (row.query_language, row.layer): f"<br>likeliest: {masked(row.record)} ({escape(plain(row.attribute))}), "
+        (row.query_language, row.layer): f"<br>likeliest: {record_name(row.record, hide_ids=hide_ids)} "
+        f"({escape(plain(row.attribute))}), "
         f"form in {label(row.form_language)}, {row.prob:.3f}"
         for row in rows_of(best)
     }

@@ -47,7 +47,7 @@ def neurons_per_layer(result: PrivacyNeurons) -> go.Figure:
         for y, row in enumerate(counts):
             for x, n in enumerate(row):
                 if n:
-                    shade = "white" if n > 0.55 * top else INK
+                    shade = "white" if n > 0.7 * top else INK
                     figure.add_annotation(x=x, y=y, text=f"{n:,}", showarrow=False, font={"color": shade, "size": 11})
     else:
         figure.update_xaxes(tickvals=layers[:: -(-n_layers // 20)], ticktext=layers[:: -(-n_layers // 20)])
@@ -136,7 +136,7 @@ def overlap(result: PrivacyNeurons, *, n_neurons: int | None = None) -> go.Figur
     top = max(1.0, *(cell.shared for (y, x), cell in rows.items() if y != x))
     figure = matrix(
         rows, codes, codes, value="shared", hover=hover, text=lambda cell: f"{cell.n:,}", low=0, high=top, title="in both",
-        white_from=0.6 * top,
+        white_from=0.7 * top,
     )  # fmt: skip
     ticks = {"tickvals": [chance, top], "ticktext": [f"{chance:.2g} (chance)", f"{top:,.0f}"]}
     figure.update_traces(colorbar=ticks | {"lenmode": "pixels", "len": max(140, 26 * len(codes))})

@@ -178,8 +178,8 @@ def patching_positions(
     for edge in np.flatnonzero(tokens.part.to_numpy()[1:] != tokens.part.to_numpy()[:-1]):
         figure.add_vline(edge + 0.5, line_color=INK, line_width=1)
     source, target, attribute = result.effects[["source_language", "target_language", "attribute"]].iloc[0]
-    caption = f"""Dark cells: where the source's activation turns the answer. One pair ({language_name(source)} source,
-    {language_name(target)} target; {plain(attribute)}), so there is no interval."""
+    caption = f"""Cells high on the scale: where the source's activation turns the answer. One pair ({language_name(source)}
+    source, {language_name(target)} target; {plain(attribute)}), so there is no interval."""
     details = f"""{result.component}. {meaning}. Lines separate the tokens before, of and after the subject, whose text is not
     shown; the source's tokens correspond to the target's by their relative position before, in and after it. Blank: not
     defined."""

@@ -137,7 +137,7 @@ def neuron_activations(result: Activations, *, languages: Sequence[str] | None =
     if frame.empty:
         raise ValueError(f"no prompts to show; this result has some in {', '.join(known) or 'no language'}")
     frame = frame.assign(size=frame.activation.abs())
-    largest = frame.groupby(["layer", "neuron"])["size"].max()
+    largest = frame.groupby(["layer", "neuron"])["size"].max().to_dict()
     rows: list[_Row] = []
     for number, (_, part) in enumerate(frame.groupby("probe", sort=False), start=1):
         heading = f"Prompt {number}, {language_name(part.query_language.iloc[0])}"

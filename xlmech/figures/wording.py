@@ -124,6 +124,11 @@ def masked(record: str) -> str:
     return f"record {hashlib.blake2s(record.encode(), digest_size=3).hexdigest()}"
 
 
+def record_name(record: Any, *, hide_ids: bool) -> str:
+    """Escape a record's own id for a plot, or return its code where ids are to be hidden."""
+    return masked(str(record)) if hide_ids else f"record {escape(str(record))}"
+
+
 def token_texts(tokens: pd.DataFrame) -> list[str]:
     """Return what is shown of each token of a prompt in order: its text, or for the subject its number only."""
     tokens = tokens.sort_values("position")

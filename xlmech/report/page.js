@@ -23,15 +23,24 @@ const recoloured = (value, key) => {
   return Object.fromEntries(Object.entries(value).map(([name, item]) =>
     [name, ["colorscale", "coloraxis", "colorbar", "text", "customdata", "hovertext"].includes(name) ? item : recoloured(item, name)]));
 };
+// The dark counterparts of the two scales of figures: what is near 0 is dark, so that texts on cells change sides as greys do.
+const darkScales = {
+  sequential: [[0, "#1b2733"], [0.35, "#1d4466"], [0.7, "#2b6c9f"], [0.78, "#7cbbe6"], [1, "#e6f3fc"]],
+  diverging: [[0, "#ffb27a"], [0.125, "#9a4a14"], [0.5, "#1b2733"], [0.875, "#2b6c9f"], [1, "#9fd2f5"]],
+};
+const darkScale = scale => {
+  const middle = (scale || []).find(stop => stop[0] === 0.5);
+  return /^#f{6}$/i.test(middle ? middle[1] : "") ? darkScales.diverging : darkScales.sequential;
+};
 const themed = (plot, isDark) => {
   const layout = structuredClone(plot.layout), clear = "rgba(0,0,0,0)";
-  if (!isDark) return {data: structuredClone(plot.data), layout: {...layout, paper_bgcolor: "white", plot_bgcolor: "white"}};
-  const filled = trace => ["heatmap", "contour", "image"].includes(trace.type);
-  const onCells = note => plot.data.some(filled) && !/paper|domain/.test(`${note.xref}${note.yref}`);
-  const notes = (layout.annotations || []).map(note => onCells(note) ? note : recoloured(note, ""));
+  // A heat map's own ground is the colour of cells without a value.
+  if (!isDark) return {data: structuredClone(plot.data), layout: {...layout, paper_bgcolor: "white", plot_bgcolor: layout.plot_bgcolor || "white"}};
+  const cells = trace => ({...structuredClone(trace), colorscale: darkScale(trace.colorscale)});
+  const ground = layout.plot_bgcolor ? onDark(layout.plot_bgcolor) : clear;
   return {
-    data: plot.data.map(trace => filled(trace) ? structuredClone(trace) : recoloured(trace, "")),
-    layout: {...recoloured(layout, ""), annotations: notes, paper_bgcolor: clear, plot_bgcolor: clear},
+    data: plot.data.map(trace => trace.type === "heatmap" ? cells(trace) : recoloured(trace, "")),
+    layout: {...recoloured(layout, ""), paper_bgcolor: clear, plot_bgcolor: ground},
   };
 };
 const draw = isDark => {

@@ -77,7 +77,7 @@ def write_report(
     if reveal:
         warnings.warn(f"{path} shows personal data: whoever gets it can read them", stacklevel=2)
     table = records_table(read, hide_ids=hide_ids, people=people)
-    text = _render(read, table, _beside(results, path), revealed=reveal)
+    text = _render(read, table, _beside(results, path), revealed=reveal, hide_ids=hide_ids)
     if (size := len(text.encode())) > MAX_BYTES:
         warnings.warn(f"{path} has {size / 1e6:.0f} MB, which is much for a mail; report fewer results", stacklevel=2)
     return saving.write(path, text)
@@ -95,11 +95,11 @@ def title_of_run(source: Provenance) -> str:
     return f"xlmech audit of {source.model}" + (f" with adapter {source.adapter}" if source.adapter else "")
 
 
-def _render(results: RunResults, table: RecordsTable, beside: list[str], *, revealed: bool) -> str:
+def _render(results: RunResults, table: RecordsTable, beside: list[str], *, revealed: bool, hide_ids: bool) -> str:
     from plotly.offline import get_plotlyjs
 
     judged = verdict(results)
-    sections, not_drawn = draw_sections(results)
+    sections, not_drawn = draw_sections(results, hide_ids=hide_ids)
     source, probes = results.leakage.provenance, results.leakage.probes
     private = probes[probes.group == "private"]
     languages = private.query_language.unique()

@@ -40,7 +40,7 @@ class RecordsTable:
 
     Attributes:
         columns: Columns.
-        rows: A cell per column, and then the code by which figures call the record; the most extracted first.
+        rows: A cell per column, and then the code that stands for it where ids are hidden; the most extracted first.
         kinds: Kinds of data that occur, and the place of their column.
         languages: Query languages by code, and the place of the column that lists those in which a record was extracted.
         severity: Place of the column of severity.

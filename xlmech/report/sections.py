@@ -41,10 +41,6 @@ _DRAWINGS: dict[str, list[_Drawing]] = {
         ("leakage", "by_language", figures.leakage_by_language, _NARROW),
         ("leakage", "matrix", _if_several(figures.leakage_matrix, "probes"), _WIDE),
     ],
-    "lens": [
-        ("inside", "per_layer", _if_several(figures.leakage_per_layer, "readings"), _NARROW),
-        ("inside", "lens", figures.lens, _WIDE),
-    ],
     "similarity": [("inside", "similarity", figures.similarity, _WIDE)],
     "patching": [("inside", "patching", figures.patching, _WIDE)],
     "position_sweep": [("inside", "positions", figures.patching_positions, _MIDDLE)],
@@ -85,12 +81,17 @@ class Section:
     figures: tuple[Drawn, ...]
 
 
-def draw_sections(results: RunResults) -> tuple[list[Section], list[str]]:
-    """Draw the sections that have a figure, and say for each figure that could not be drawn why."""
+def draw_sections(results: RunResults, *, hide_ids: bool = False) -> tuple[list[Section], list[str]]:
+    """Draw the sections that have a figure, and say for each figure that could not be drawn why.
+
+    Args:
+        results: Results of a run.
+        hide_ids: Whether a code stands for each record's id in hover labels.
+    """
     drawn: dict[str, list[Drawn]] = {name: [] for name in _TITLES}
     not_drawn = []
     for name, result in results.results.items():
-        for section, label, draw, need in _drawings(name, result):
+        for section, label, draw, need in _drawings(name, result, hide_ids=hide_ids):
             try:
                 unique = f"plot-{name}-{label}".replace(" ", "-")
                 drawn[section].append(Drawn(name=unique, figure=draw(result), need=need))
@@ -102,7 +103,7 @@ def draw_sections(results: RunResults) -> tuple[list[Section], list[str]]:
     return sections, not_drawn
 
 
-def _drawings(name: str, result: Any) -> Iterator[_Drawing]:
+def _drawings(name: str, result: Any, *, hide_ids: bool) -> Iterator[_Drawing]:
     if name == WORDINGS or (name == EXPORTED and result.mean_factors):
         return  # shown as a table, or drawn as what the exported gates do to held-out people
     if name in REGIMES:
@@ -110,6 +111,10 @@ def _drawings(name: str, result: Any) -> Iterator[_Drawing]:
         if name in (GIVEN, HELD_OUT):  # the others have neither public people nor neutral text
             yield "gates", "cost", partial(figures.cost, people=REGIMES[name]), _MIDDLE
         return
+    if result.kind == "lens":
+        per_layer = partial(figures.leakage_per_layer, hide_ids=hide_ids)
+        yield "inside", "per_layer", _if_several(per_layer, "readings"), _NARROW
+        yield "inside", "lens", figures.lens, _WIDE
     yield from _DRAWINGS.get(result.kind, [])
     if result.kind == "mitigation" and name != EXPORTED and len(set(result.chosen.values())) > 1:
         yield "mitigation", "trade_off", figures.trade_off, _WIDE
