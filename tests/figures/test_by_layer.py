@@ -36,6 +36,9 @@ def test_lens_lines_bands_and_panels() -> None:
     part = result.summary().query("query_language == 'fr' and form == 'query'")
     np.testing.assert_allclose(band.y, [*part.high, *part.low[::-1]])
     assert "0.300 [" in query.hovertext[1] and "French (fr), layer 1" in query.hovertext[1]
+    labels = [note for note in figure.layout.annotations if note.name == "line"]
+    assert [note.text for note in labels] == ["likeliest other form", "training-language form", "query-language form"]
+    assert {note.xref for note in labels} == {"x2 domain"} and not figure.layout.showlegend
     assert axis_titles(figure) == {"layer", "probability (0 to 1)"}
     assert {"French (fr)", "<b>English (en)</b>"} <= set(texts(figure))
     assert "2 people and 2 questions per panel" in figure.layout.meta["caption"]

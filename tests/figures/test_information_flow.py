@@ -89,6 +89,19 @@ def test_depths_puts_events_at_their_layers_a_panel_per_lens() -> None:
         figures.depths(raw, reading="whole_value")
 
 
+def test_depths_names_events_beside_their_marks_where_a_row_has_room() -> None:
+    figure = figures.depths(lens())
+    names = [trace.name for trace in figure.data]
+    notes = {note.text: note for note in figure.layout.annotations if note.text in names}
+    assert set(notes) == set(names) and not figure.layout.showlegend
+    assert {round(note.y) for note in notes.values()} == {1} and notes[names[0]].font.color == figure.data[
+        0
+    ].marker.color
+    assert [notes[name].x for name in names] == [1, 2, 2] and {note.xanchor for note in notes.values()} == {"right"}
+    early = lens().readings.assign(layer=2 - lens().readings.layer)
+    assert figures.depths(replace(lens(), readings=early)).layout.showlegend
+
+
 def test_depths_without_overtaking_leaves_a_gap() -> None:
     frame = lens().readings
     frame = frame.assign(prob=frame.prob.where(frame.form == "plant", 0.0))

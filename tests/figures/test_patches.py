@@ -56,8 +56,11 @@ def test_patching_has_a_panel_per_kind_and_a_line_per_outcome() -> None:
         "The source's prompt is run with the target's activation (resid_post at the subject's tokens), from that layer"
     )
     assert wanted in other.layout.meta["caption"]
-    cross = patching().outcomes.query("kind == 'cross_language'")
-    assert "Controls" not in figures.patching(replace(patching(), outcomes=cross)).layout.meta["caption"]
+    assert figure.layout.showlegend
+    cross = figures.patching(replace(patching(), outcomes=patching().outcomes.query("kind == 'cross_language'")))
+    assert "Controls" not in cross.layout.meta["caption"]
+    labels = [note.text for note in cross.layout.annotations if note.name == "line"]
+    assert len(labels) == 4 and "source's value, source language's form" in labels and not cross.layout.showlegend
 
 
 def test_patching_refuses_what_is_not_there() -> None:
@@ -101,7 +104,10 @@ def test_titles_state_in_which_form_the_value_comes() -> None:
     layers = {outcome: sorted(part.layer) for outcome, part in rows.groupby("outcome") if "source_in" in str(outcome)}
     assert layers == {"source_in_target": [1, 2], "source_in_source": [1, 2]}
     shown = figures.patching(result).layout.meta["title"]
-    assert shown == "The source's value comes in the target's form (layers 1 and 2), in the source's (layers 1 and 2)"
+    assert (
+        shown
+        == "The source's value comes in the target's form (layers 1 and 2), and in the source's form (layers 1 and 2)"
+    )
     nothing = replace(result, outcomes=result.outcomes.assign(log_prob=result.outcomes.clean_log_prob))
     assert figures.patching(nothing).layout.meta["title"].endswith("is given in no language's form beyond chance")
     within = replace(result, outcomes=result.outcomes.query("kind == 'same_language'"))

@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 
 from xlmech.checks import check_choice
 from xlmech.figures.findings import in_languages, in_none
-from xlmech.figures.marks import cells, heatmap, line_with_band, panels
+from xlmech.figures.marks import cells, heatmap, label_lines, line_with_band, panel_to_label, panels, with_room
 from xlmech.figures.style import GREY, GRID, INK, LANGUAGES, SETS, colour, finish
 from xlmech.figures.wording import bold_note, counts, label, ordered, plain, record_name, rows_of, with_interval
 from xlmech.metrics.intervals import mean_intervals
@@ -56,10 +56,14 @@ def lens(result: LensResult) -> go.Figure:
     details = f"""The {_read(result)} after each layer, read through the model's own unembedding: mean probability of the answer's
     first token. {result.n_collisions} questions are left out: their two forms share the first token. {_RISE}
     {bold_note(queries, training)}"""
-    return finish(
-        figure, rise_title(result), caption, details=details, height=200 * places[-1]["row"], legend=True, head=106,
-        need=170 + 130 * places[min(4, len(places) - 1)]["col"],
+    names = {_FORMS[form]: shade for form, (shade, _) in looks.items()}
+    height, columns = 200 * places[-1]["row"], places[min(4, len(places) - 1)]["col"]
+    panel = panel_to_label(figure, names, with_room(places), height=height)
+    finish(
+        figure, rise_title(result), caption, details=details, height=height, legend=panel is None,
+        head=106 if panel is None else 76, right=24 if panel is None else 158, need=170 + 130 * columns,
     )  # fmt: skip
+    return figure if panel is None else label_lines(figure, names, panel=panel)
 
 
 _RISE = """An answer rises from the layer on from which the interval of its probability in either form, less that in the first

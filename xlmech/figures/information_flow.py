@@ -13,7 +13,7 @@ from plotly.subplots import make_subplots
 from xlmech.checks import check_choice
 from xlmech.figures.findings import in_languages, in_none, layer_runs
 from xlmech.figures.marks import cells, label_lines, line_with_band, panels
-from xlmech.figures.style import BLUE, DIVERGING, GREY, GRID, INK, ORANGE, faded, finish
+from xlmech.figures.style import BLUE, DIVERGING, GREY, GRID, INK, ORANGE, faded, finish, readable
 from xlmech.figures.wording import int_range, label, number, ordered, rows_of, with_interval
 
 if TYPE_CHECKING:
@@ -127,6 +127,7 @@ def depths(
         tickvals=list(range(len(queries))), ticktext=[label(code, training) for code in queries],
         range=[len(queries) - 0.5, -0.5],
     )  # fmt: skip
+    direct = _label_events(figure, frames[0], queries, (-0.6, right))
     for row in range(1, len(queries)):
         figure.add_hline(row - 0.5, line_color=GRID, line_width=1)
     figure.update_yaxes(title_text="query language", col=1)
@@ -137,9 +138,34 @@ def depths(
     from which on the query-language form's stays above the training-language form's. No tick: the training-language form was
     never ahead by 0.02, or still is at the last layer; the training language ({training or "unknown"}) has one form only."""
     return finish(
-        figure, _order(frames[0]), caption, details=details, height=64 * len(queries), legend=True, head=112,
-        need=200 + 240 * len(titles),
+        figure, _order(frames[0]), caption, details=details, height=64 * len(queries), legend=not direct,
+        head=84 if direct else 112, need=200 + (_LABEL_WIDTH if direct else 240) * len(titles),
     )  # fmt: skip
+
+
+_LABEL_WIDTH = 460
+"""Of a panel in which the names of events take less than half, px."""
+
+
+def _label_events(figure: go.Figure, frame: pd.DataFrame, queries: list[str], ends: tuple[float, float]) -> bool:
+    """Write the names of the events on the left of their marks, in the first row of the first panel that has room for all.
+
+    Returns:
+        Whether there is such a row.
+    """
+    frame = frame[frame.event.isin(list(_EVENTS)) & frame.layer.notna()]
+    drawn = set(frame.event)
+    room = ends[0] + 0.46 * (ends[1] - ends[0])
+    for row, query in enumerate(queries):
+        part = frame[frame.query_language == query]
+        if set(part.event) == drawn and part[["layer", "low"]].min(axis=None) > room:
+            for mark in rows_of(part):
+                name, shade, _ = _EVENTS[mark.event]
+                at = {"x": min(mark.layer, mark.low), "y": row + 0.27 * (list(_EVENTS).index(mark.event) - 1)}
+                look = {"text": name, "font": {"color": readable(shade), "size": 12}, "showarrow": False}
+                figure.add_annotation(**at, **look, xanchor="right", xshift=-10, row=1, col=1)
+            return True
+    return False
 
 
 def _order(frame: pd.DataFrame) -> str:

@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 
 from xlmech.checks import check_choice
 from xlmech.figures.findings import layer_runs, spelled
-from xlmech.figures.marks import cells, line_with_band, lines_on_top, panels
+from xlmech.figures.marks import cells, label_lines, line_with_band, lines_on_top, panel_to_label, panels, with_room
 from xlmech.figures.style import BLUE, DIVERGING, GREY, INK, ORANGE, SCALE, finish
 from xlmech.figures.wording import int_range, language_name, plain, rows_of, token_texts, with_interval
 
@@ -71,10 +71,18 @@ def patching(
     figure.update_yaxes(title_text="probability (0 to 1)", col=1)
     lines_on_top(figure)
     caption, details = _caption(result, frame, reading)
-    return finish(
-        figure, _given(frame), caption, details=details, height=230 * places[-1]["row"], legend=True, head=128,
-        need=150 + 210 * places[min(2, len(places) - 1)]["col"],
+    names = {name: colour for name, colour, _ in _OUTCOMES.values()}
+    height, columns = 230 * places[-1]["row"], places[min(2, len(places) - 1)]["col"]
+    # Names are long: they stand on the right of a few panels, or in the empty place of the last row.
+    few = len(places) < 3
+    room = with_room(places) if few else with_room(places)[-1:] if places[-1]["col"] < columns else []
+    panel = panel_to_label(figure, names, room, height=height)
+    finish(
+        figure, _given(frame), caption, details=details, height=height, legend=panel is None,
+        head=128 if panel is None else 96, right=250 if panel is not None and few else 24,
+        need=150 + 210 * columns + (226 if panel is not None and few else 0),
     )  # fmt: skip
+    return figure if panel is None else label_lines(figure, names, panel=panel)
 
 
 def _given(frame: pd.DataFrame) -> str:
@@ -84,7 +92,7 @@ def _given(frame: pd.DataFrame) -> str:
         return "Patching within one language: no value crosses languages here"
     n = cross.groupby(["source_language", "target_language"]).ngroups
     said = []
-    for outcome, form in (("source_in_target", "the target's form"), ("source_in_source", "the source's")):
+    for outcome, form in (("source_in_target", "the target's form"), ("source_in_source", "the source's form")):
         clear = cross[(cross.outcome == outcome) & (cross.change_low > CLEAR)]
         found = clear.groupby(["source_language", "target_language"]).ngroups
         if found:
@@ -94,7 +102,7 @@ def _given(frame: pd.DataFrame) -> str:
             said.append(f"{form}{of_all} ({layer_runs(clear.layer)})")
     if not said:
         return "Patched into another language's run, the source's value is given in no language's form beyond chance"
-    return f"The source's value comes in {', in '.join(said)}"
+    return f"The source's value comes in {', and in '.join(said)}"
 
 
 CLEAR = 0.05
