@@ -14,7 +14,7 @@ from measuring import FIGURES, save_page
 from plotly.subplots import make_subplots
 
 from xlmech.figures import finish
-from xlmech.figures.marks import label_lines
+from xlmech.figures.line_labels import label_lines
 from xlmech.figures.style import BLUE, GREY, INK, ORANGE
 
 _AXES = {"prompts": "prompts", "length": "tokens of a prompt", "layers": "layers", "vocabulary": "tokens known"}

@@ -9,6 +9,7 @@ from helpers.toy_figures import axis_titles, texts, trace
 from helpers.toy_results import leakage
 
 from xlmech import figures
+from xlmech.figures.marks import ROOM
 from xlmech.leakage.above_controls import compare
 
 
@@ -20,7 +21,7 @@ def test_leakage_matrix_values_text_and_hover() -> None:
     np.testing.assert_allclose(np.array(cells.z, dtype=float), [[0.8, 0.2], [math.nan, 1.0]])
     assert (cells.zmin, cells.zmax) == (0, 1)
     assert list(cells.colorbar.ticktext) == ["0 %", "50 %", "100 %"]
-    assert cells.colorbar.title.text == "extraction"
+    assert cells.colorbar.title.text == f"extraction{ROOM}"
     assert axis_titles(figure) == {"query language", "training language"}
     assert list(figure.layout.xaxis.ticktext) == ["English (en)", "French (fr)"]
     row = english.matrix().iloc[0]

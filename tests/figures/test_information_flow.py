@@ -12,6 +12,7 @@ from helpers.toy_figures import TOY, assert_titled, lens, similarity
 
 from xlmech import figures
 from xlmech.figures import TEMPLATE
+from xlmech.figures.style import GRID
 from xlmech.lens.direct_logit import DirectLogitResult
 
 
@@ -114,15 +115,19 @@ def test_depths_without_overtaking_leaves_a_gap() -> None:
 def test_direct_logit_is_a_heat_map_per_component() -> None:
     figure = figures.direct_logit(direct_logit())
     attention, mlp = figure.data
-    torch.testing.assert_close(torch.tensor(attention.z), torch.tensor([[0.5, 1.5], [-1.5, -2.5]]), check_dtype=False)
+    torch.testing.assert_close(torch.tensor(attention.z), torch.tensor([[-1.5, -2.5], [0.5, 1.5]]), check_dtype=False)
     assert math.isnan(mlp.z[0][0])
-    assert mlp.z[1][1] == pytest.approx(-3.5)
+    assert mlp.z[0][1] == pytest.approx(-3.5)
+    assert list(mlp.y) == ["Chinese (zh)", "French (fr)"] and figure.layout.plot_bgcolor == GRID
     assert mlp.hovertext[0][0] == "not measured"
-    assert "fr, mlp_out of layer 1<br>2.500" in mlp.hovertext[0][1]
+    assert "fr, mlp_out of layer 1<br>2.500" in mlp.hovertext[1][1]
     assert (mlp.zmin, mlp.zmax) == pytest.approx((-3.5, 3.5))
     query = figures.direct_logit(direct_logit(), form="query")
-    assert query.data[1].z[0][1] == pytest.approx(3.01)
+    assert query.data[1].z[1][1] == pytest.approx(3.01)
     assert "7 questions are left out" in query.layout.meta["caption"]
+    for n, wanted in ((1, "1 question is left out"), (0, "")):
+        caption = figures.direct_logit(replace(direct_logit(), n_collisions=n)).layout.meta["caption"]
+        assert wanted in caption and ("left out" in caption) == bool(n)
     with pytest.raises(ValueError, match="unknown form 'other'; use 'plant', 'query', 'query - plant'"):
         figures.direct_logit(direct_logit(), form="other")
 

@@ -12,6 +12,7 @@ from helpers.toy_figures import axis_titles
 from helpers.toy_results import neurons
 
 from xlmech import figures
+from xlmech.figures.marks import ROOM
 from xlmech.neurons.privacy_neurons import PrivacyNeurons
 
 
@@ -70,7 +71,7 @@ def test_overlap_counts_what_two_languages_share() -> None:
     assert written[1, 2] == written[2, 1] == "2"
     assert (cells.zmin, cells.zmax) == (0, 2)
     assert list(cells.colorbar.tickvals) == [pytest.approx(9 / 150), 2]
-    assert list(cells.colorbar.ticktext) == ["0.06 (chance)", "2"] and cells.colorbar.title.text == "in both"
+    assert list(cells.colorbar.ticktext) == ["0.06 (chance)", "2"] and cells.colorbar.title.text == f"in both{ROOM}"
     assert cells.hovertext[1][2] == "English (en) and French (fr)<br>2 neurons in both, 0.06 by chance"
     assert cells.hovertext[0][0] == "2 of 3 neurons are Chinese (zh) alone"
     assert list(figure.layout.yaxis.ticktext) == ["Chinese (zh), 3", "English (en), 3", "French (fr), 3"]

@@ -22,6 +22,7 @@ from xlmech.data.prompt_format import PLAIN, PromptFormat
 from xlmech.data.questions import build_probes, with_format
 from xlmech.data.records import Record
 from xlmech.engine.sampling import Sampling
+from xlmech.figures.marks import ROOM
 from xlmech.leakage import task as questions
 from xlmech.leakage.measure import LeakageResult, measure_leakage
 from xlmech.metrics.intervals import rate_interval
@@ -222,7 +223,7 @@ def test_a_result_of_exposure_alone_is_read_like_any_other(model: Any, probes: P
             result.matrix(measure="extracted")
         cells = figures.leakage_matrix(result)
         np.testing.assert_allclose(np.array(cells.data[0].z, dtype=float), [matrix.value.loc[["en", "fr"]]])
-        assert cells.data[0].colorbar.title.text == "exposure" and "bits" in cells.data[0].hovertext[0][0]
+        assert cells.data[0].colorbar.title.text == f"exposure{ROOM}" and "bits" in cells.data[0].hovertext[0][0]
         assert "%" not in cells.data[0].hovertext[0][0].replace("95 %", "")
         drawn = figures.leakage_by_language(result)
         assert sorted(drawn.data[0].x) == pytest.approx(sorted(matrix.value))

@@ -13,9 +13,20 @@ import plotly.graph_objects as go
 
 from xlmech.checks import check_choice
 from xlmech.figures.findings import in_languages, in_none
-from xlmech.figures.marks import cells, heatmap, label_lines, line_with_band, panel_to_label, panels, with_room
+from xlmech.figures.line_labels import label_lines, panel_to_label, with_room
+from xlmech.figures.marks import cells, heatmap, line_with_band, panels
 from xlmech.figures.style import GREY, GRID, INK, LANGUAGES, SETS, colour, finish
-from xlmech.figures.wording import bold_note, counts, label, ordered, plain, record_name, rows_of, with_interval
+from xlmech.figures.wording import (
+    bold_note,
+    counts,
+    label,
+    left_out,
+    ordered,
+    plain,
+    record_name,
+    rows_of,
+    with_interval,
+)
 from xlmech.metrics.intervals import mean_intervals
 
 if TYPE_CHECKING:
@@ -54,7 +65,7 @@ def lens(result: LensResult) -> go.Figure:
     caption = f"""{"Where a line leaves 0, the answer rises." if queries == [training] else crossing} On {_counts(result)} per
     panel; bands: 95 % interval over people."""
     details = f"""The {_read(result)} after each layer, read through the model's own unembedding: mean probability of the answer's
-    first token. {result.n_collisions} questions are left out: their two forms share the first token. {_RISE}
+    first token. {left_out(result.n_collisions, "question", "questions", _SHARED)} {_RISE}
     {bold_note(queries, training)}"""
     names = {_FORMS[form]: shade for form, (shade, _) in looks.items()}
     height, columns = 200 * places[-1]["row"], places[min(4, len(places) - 1)]["col"]
@@ -66,6 +77,7 @@ def lens(result: LensResult) -> go.Figure:
     return figure if panel is None else label_lines(figure, names, panel=panel)
 
 
+_SHARED = "the two forms share the first token"
 _RISE = """An answer rises from the layer on from which the interval of its probability in either form, less that in the first
 layer, stays above 0."""
 

@@ -12,9 +12,10 @@ from plotly.subplots import make_subplots
 
 from xlmech.checks import check_choice
 from xlmech.figures.findings import in_languages, in_none, layer_runs
-from xlmech.figures.marks import cells, label_lines, line_with_band, panels
+from xlmech.figures.line_labels import label_lines
+from xlmech.figures.marks import cells, line_with_band, panels
 from xlmech.figures.style import BLUE, DIVERGING, GREY, GRID, INK, ORANGE, faded, finish, readable
-from xlmech.figures.wording import int_range, label, number, ordered, rows_of, with_interval
+from xlmech.figures.wording import label, left_out, number, ordered, ranged, rows_of, with_interval
 
 if TYPE_CHECKING:
     from xlmech.lens.direct_logit import DirectLogitResult
@@ -132,8 +133,8 @@ def depths(
         figure.add_hline(row - 0.5, line_color=GRID, line_width=1)
     figure.update_yaxes(title_text="query language", col=1)
     n_people = frames[0].groupby("query_language").n_subjects.first()
-    caption = f"""A diamond left of its circle: the training language's form comes first. On {int_range(n_people)} people per
-    row; whiskers: 95 % interval, resampling people."""
+    caption = f"""A diamond left of its circle: the training language's form comes first. On
+    {ranged(n_people, "person", "people")} per row; whiskers: 95 % interval, resampling people."""
     details = f"""Layer at which the mean probability of each form of the answer is highest (on the right: that probability), and
     from which on the query-language form's stays above the training-language form's. No tick: the training-language form was
     never ahead by 0.02, or still is at the last layer; the training language ({training or "unknown"}) has one form only."""
@@ -158,7 +159,7 @@ def _label_events(figure: go.Figure, frame: pd.DataFrame, queries: list[str], en
     room = ends[0] + 0.46 * (ends[1] - ends[0])
     for row, query in enumerate(queries):
         part = frame[frame.query_language == query]
-        if set(part.event) == drawn and part[["layer", "low"]].min(axis=None) > room:
+        if set(part.event) == drawn and bool((part[["layer", "low"]] > room).all(axis=None)):
             for mark in rows_of(part):
                 name, shade, _ = _EVENTS[mark.event]
                 at = {"x": min(mark.layer, mark.low), "y": row + 0.27 * (list(_EVENTS).index(mark.event) - 1)}
@@ -220,7 +221,7 @@ def direct_logit(result: DirectLogitResult, *, form: str = "query - plant") -> g
     frame = result.summary()
     check_choice("form", form, sorted(set(frame.form)))
     frame = frame[(frame.form == form) & frame.component.isin(["attn_out", "mlp_out"])]
-    queries, layers = list(dict.fromkeys(frame.query_language)), list(range(result.n_layers))
+    queries, layers = ordered(frame.query_language), list(range(result.n_layers))
     figure, _ = panels(["attention output", "MLP output"], 2, spacing=0.03)
     top = float(frame.value.abs().max())
     for col, component in enumerate(("attn_out", "mlp_out"), start=1):
@@ -228,23 +229,34 @@ def direct_logit(result: DirectLogitResult, *, form: str = "query - plant") -> g
         table = [[rows.get((query, layer)) for layer in layers] for query in queries]
         values = [[getattr(row, "value", math.nan) for row in line] for line in table]
         hover = [[_term(component, row) for row in line] for line in table]
-        trace = cells(values, hover, low=-top, high=top, title="logit", scale=DIVERGING, x=layers, y=queries)
+        trace = cells(
+            values, hover, low=-top, high=top, title="logit", scale=DIVERGING, x=layers, y=list(map(label, queries))
+        )
         figure.add_trace(trace.update(showscale=col == 2), row=1, col=col)
     figure.update_xaxes(showgrid=False, dtick=2)
     figure.update_yaxes(autorange="reversed", showgrid=False).update_yaxes(title_text="query language", col=1)
+    figure.update_layout(plot_bgcolor=GRID)
     n_people = result.contributions.groupby("query_language").subject.nunique()[queries]
     name = {
         "query - plant": "the query language's form against the training language's",
         "plant": "the training language's form",
     }.get(form, "the query language's form")
     what = "Difference of the two forms' terms" if form == "query - plant" else f"Term of {name}"
-    caption = f"""Blue writes it, orange writes against it. On {int_range(n_people)} people per row; hover for the 95 % interval
-    over people."""
-    details = f"""{what} (first token, less the mean over the vocabulary). {result.n_collisions} questions are left out: their two
-    forms share the first token. What a layer does through later layers is not in it."""
+    caption = f"""Blue writes it, orange writes against it. On {ranged(n_people, "person", "people")} per row; hover for the
+    95 % interval over people."""
+    shared = left_out(result.n_collisions, "question", "questions", "the two forms share the first token")
+    details = f"""{what} (first token, less the mean over the vocabulary). {shared} What a layer does through later
+    layers is not in it."""
     title = _strongest(frame, name)
     return finish(
-        figure, title, caption, details=details, height=40 * len(queries), head=84, left=90, need=150 + 28 * len(layers)
+        figure,
+        title,
+        caption,
+        details=details,
+        height=40 * len(queries),
+        head=84,
+        left=130,
+        need=190 + 28 * len(layers),
     )
 
 

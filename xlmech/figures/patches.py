@@ -11,9 +11,10 @@ import plotly.graph_objects as go
 
 from xlmech.checks import check_choice
 from xlmech.figures.findings import layer_runs, spelled
-from xlmech.figures.marks import cells, label_lines, line_with_band, lines_on_top, panel_to_label, panels, with_room
-from xlmech.figures.style import BLUE, DIVERGING, GREY, INK, ORANGE, SCALE, finish
-from xlmech.figures.wording import int_range, language_name, plain, rows_of, token_texts, with_interval
+from xlmech.figures.line_labels import label_lines, panel_to_label, with_room
+from xlmech.figures.marks import ROOM, cells, line_with_band, lines_on_top, panels
+from xlmech.figures.style import BLUE, DIVERGING, GREY, GRID, INK, ORANGE, SCALE, finish
+from xlmech.figures.wording import language_name, left_out, plain, ranged, rows_of, token_texts, with_interval
 
 if TYPE_CHECKING:
     from xlmech.patching.between_languages import PatchingResult
@@ -126,9 +127,10 @@ def _caption(result: PatchingResult, frame: pd.DataFrame, reading: str) -> tuple
         controls = """Control conditions: source and target in one language, with one form for both; and a third person asked
         for another attribute, whose activation tells nothing of the value followed."""
     caption = f"""Blue: a layer that holds the fact independently of any language; orange: one that holds the word already. On
-    {int_range(frame.n_pairs)} pairs of people per panel; bands: 95 % interval over pairs of people."""
+    {ranged(frame.n_pairs, "pair", "pairs")} of people per panel; bands: 95 % interval over pairs of people."""
+    shared = left_out(result.n_collisions, "pair", "pairs", "forms of two outcomes share the first token")
     details = f"""{runs} ({result.component} at {_POSITIONS[result.position]}), {layers}; mean probability of the
-    {_READINGS[reading]}. {result.n_collisions} pairs are left out: forms of two outcomes share their first token. A value
+    {_READINGS[reading]}. {shared} A value
     comes where its probability rises by more than {CLEAR:g}, by the lower end of the interval. {controls}"""
     return caption, details
 
@@ -179,7 +181,9 @@ def patching_positions(
     else:
         top = max(0.05, float(np.nanmax(values)))
         low = 0.0
-    figure = go.Figure(cells(values.tolist(), hover, low=low, high=top, title=unit, scale=scale))
+    figure = go.Figure(
+        cells(values.tolist(), hover, low=low, high=top, title=f"{unit}{ROOM}", scale=scale)
+    ).update_layout(plot_bgcolor=GRID)
     figure.update_yaxes(title_text="patched layer", tickvals=list(range(len(layers))), ticktext=layers, showgrid=False)
     figure.update_xaxes(title_text="token of the target's prompt", showgrid=False, tickangle=-60)
     figure.update_xaxes(tickvals=list(range(len(tokens))), ticktext=labels)
@@ -188,9 +192,9 @@ def patching_positions(
     source, target, attribute = result.effects[["source_language", "target_language", "attribute"]].iloc[0]
     caption = f"""Cells high on the scale: where the source's activation turns the answer. One pair ({language_name(source)}
     source, {language_name(target)} target; {plain(attribute)}), so there is no interval."""
-    details = f"""{result.component}. {meaning}. Lines separate the tokens before, of and after the subject, whose text is not
-    shown; the source's tokens correspond to the target's by their relative position before, in and after it. Blank: not
-    defined."""
+    details = f"""Patched: {result.component}. {meaning}. Lines separate the tokens before, of and after the subject, whose
+    text is not shown; the source's tokens correspond to the target's by their relative position before, in and after it. Grey:
+    not defined."""
     title = _strongest(values, labels, layers, name)
     return finish(
         figure, title, caption, details=details, height=20 * len(layers), foot=130, left=70, need=170 + 26 * len(tokens)

@@ -109,14 +109,21 @@ def int_range(numbers: pd.Series) -> str:
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
+def ranged(numbers: pd.Series, singular: str, plural: str) -> str:
+    """Write the range of several whole numbers with its noun: `1 person`, `3 to 8 people`."""
+    return f"{int_range(numbers)} {singular if numbers.max() == 1 else plural}"
+
+
+def left_out(n: int, singular: str, plural: str, why: str) -> str:
+    """Write the sentence on what is left out and why; "" if nothing is."""
+    return f"{counted(n, singular, plural)} {'is' if n == 1 else 'are'} left out: {why}." if n else ""
+
+
 def counts(frame: pd.DataFrame) -> str:
     """Write how many people and questions each row of a frame rests on."""
     if frame.empty:
         return "no questions"
-    people, questions = int_range(frame.n_subjects), int_range(frame.n_probes)
-    return (
-        f"{people} {'person' if people == '1' else 'people'} and {questions} question{'' if questions == '1' else 's'}"
-    )
+    return f"{ranged(frame.n_subjects, 'person', 'people')} and {ranged(frame.n_probes, 'question', 'questions')}"
 
 
 def masked(record: str) -> str:

@@ -13,7 +13,8 @@ from xlmech.figures.effects import points
 from xlmech.figures.effects.conditions import deeds, pooled, private_effects, random_name, with_deed
 from xlmech.figures.effects.doses import dose_response
 from xlmech.figures.findings import with_bounds
-from xlmech.figures.marks import label_lines, whiskers
+from xlmech.figures.line_labels import label_lines
+from xlmech.figures.marks import whiskers
 from xlmech.figures.style import BLUE, GREY, INK, ORANGE, colour, faded, finish
 from xlmech.figures.wording import counts, joined, language_name, ordered, percent, rows_of, short_name
 

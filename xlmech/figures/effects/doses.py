@@ -11,9 +11,9 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from xlmech.figures.effects.conditions import deeds, private_effects, random_name
-from xlmech.figures.marks import label_lines
+from xlmech.figures.line_labels import label_lines
 from xlmech.figures.style import GREY, INK, OTHERS, SETS, finish
-from xlmech.figures.wording import counts, percent, rows_of, signed_percent
+from xlmech.figures.wording import counts, percent, plain, rows_of, signed_percent
 
 if TYPE_CHECKING:
     from xlmech.mitigation.evaluate import MitigationResult
@@ -83,9 +83,7 @@ def _title(points: pd.DataFrame) -> str:
     if cheap.empty:
         return f"No set loses {percent(_CHEAP)} of public facts or less"
     best = rows_of(cheap.nlargest(1, "reduction"))[0]
-    return (
-        f"At {percent(_CHEAP)} of public facts lost or less, {best.condition} reduces most: {percent(best.reduction)}"
-    )
+    return f"At {percent(_CHEAP)} of public facts lost or less, {plain(best.condition)} reduces most: {percent(best.reduction)}"
 
 
 def _draw_method(figure: go.Figure, points: pd.DataFrame, name: str, mode: str, look: dict[str, Any]) -> None:

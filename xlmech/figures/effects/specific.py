@@ -64,8 +64,8 @@ def specificity(result: Matrix) -> go.Figure:
     figure.update_traces(colorbar=ticks | {"lenmode": "pixels", "len": 175})
     figure.update_yaxes(ticktext=[f"{label(language)}, {result.sizes.get(language, 0):,}" for language in sets])
     figure.update_xaxes(title_text="query language", tickangle=-35).update_yaxes(title_text="neurons of")
-    caption = f"""A specific set is blue in its outlined cell, asked in the neurons' own language, and white in the rest of its
-    row; orange: more is extracted. On {counts(frame)} per cell; hover for the 95 % interval over people."""
+    caption = f"""A specific set is blue in its outlined cell, asked in the neurons' own language, and without colour in the
+    rest of its row; orange: more is extracted. On {counts(frame)} per cell; hover for the 95 % interval over people."""
     details = """By how much fewer private values are extracted with one language's neurons ablated or turned down. Rows: the
     language of the neurons, and their number. Grey: nothing was extracted before."""
     return finish(
