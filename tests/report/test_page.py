@@ -91,6 +91,7 @@ def test_a_report_in_the_run_folder_leads_to_the_single_figures(run: Path, tmp_p
     page = written(run, run / "index.html")
     assert '<a href="before_after.html">before after</a>' in page and '<a href="odd%20name.html">odd name</a>' in page
     assert 'href="index.html"' not in page and "Single figures" not in written(run, tmp_path / "sent.html")
+    assert "Single figures" in page and "Single figures" not in written(run, run / "index.html", hide_ids=True)
 
 
 def test_the_same_results_at_hand_make_the_same_page(run: Path, tmp_path: Path) -> None:

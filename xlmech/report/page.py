@@ -52,7 +52,7 @@ def write_report(
         path: File to write; an older one is replaced when the new one is complete.
         reveal: Show the people and values of `records` beside the records' ids.
         records: With `reveal`, the records.
-        hide_ids: Show a code in place of each record's id, for ids that say whose they are.
+        hide_ids: Show a code in place of each record's id, for ids that say whose they are, and link no page of a figure.
 
     Returns:
         The path.
@@ -77,7 +77,8 @@ def write_report(
     if reveal:
         warnings.warn(f"{path} shows personal data: whoever gets it can read them", stacklevel=2)
     table = records_table(read, hide_ids=hide_ids, people=people)
-    text = _render(read, table, _beside(results, path), revealed=reveal, hide_ids=hide_ids)
+    beside = [] if hide_ids else _beside(results, path)  # pages of single figures name records by their ids
+    text = _render(read, table, beside, revealed=reveal, hide_ids=hide_ids)
     if (size := len(text.encode())) > MAX_BYTES:
         warnings.warn(f"{path} has {size / 1e6:.0f} MB, which is much for a mail; report fewer results", stacklevel=2)
     return saving.write(path, text)

@@ -85,7 +85,7 @@ class Attention(Panel):
             return str(error)
 
 
-def _framed(html: str, height: int = 860) -> str:
+def _framed(html: str, height: int = 960) -> str:
     """Put a piece of a page with scripts in a frame of its own, where they run."""
     style = f"width:100%;height:{height}px;border:0"
     return f'<iframe sandbox="allow-scripts" style="{style}" srcdoc="{escape(html)}"></iframe>'
