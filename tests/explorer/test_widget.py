@@ -207,20 +207,6 @@ def test_wrong_arguments_are_refused(model: Any, tmp_path: Path) -> None:
         xlmech.explore(model, RECORDS, languages=LANGUAGES, record="x")
 
 
-def test_a_saved_run_is_shown_without_a_model(run: Path) -> None:
-    view = xlmech.explore(run)
-    assert "application/vnd.jupyter.widget-view+json" in view._repr_mimebundle_()
-    assert view.record.options[0] == "r0" and len(view.figures) >= 6
-    assert view.shown.value == "One record: lens" and len(view.plot.figure.data) > 3
-    own = view.results.leakage.probes.query("record == 'r0'")
-    assert text(view.facts.value).count("the value is extracted") == int(own.extracted.sum())
-    for title, figure in view.figures.items():
-        view.shown.value = title
-        assert [trace.type for trace in view.plot.figure.data] == [trace.type for trace in figure.data]
-        assert view.plot.figure.layout.title.text == figure.layout.title.text
-    assert view.figures.keys() == set(view.shown.options) - {"One record: lens"}
-
-
 def test_a_run_folder_names_the_records(model: Any, run: Path, tmp_path: Path) -> None:
     save_records(RECORDS, tmp_path / "people.jsonl")
     config = "model: {source: demo}\ndata: {records: ../people.jsonl, languages: [en, es], prompt: plain}\n"

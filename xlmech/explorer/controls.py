@@ -42,21 +42,21 @@ class Controls:
         self._change = change
         self._state: ExplorerState | None = None
         self._is_showing = False
-        self.record = _dropdown("record")
-        self.other = _dropdown("into record")
+        self.record = dropdown("record")
+        self.other = dropdown("into record")
         self.languages = widgets.SelectMultiple(
             options=_named(questions.languages),
             description="languages",
             rows=min(8, len(questions.languages)),
             layout=_WIDE,
         )
-        self.language = _dropdown("look at")
-        self.source = _dropdown("flow from")
-        self.template = _dropdown("wording")
-        self.form = _dropdown("form")
+        self.language = dropdown("look at")
+        self.source = dropdown("flow from")
+        self.template = dropdown("wording")
+        self.form = dropdown("form")
         self.ablated = widgets.HTML()
-        self.set = _dropdown("set", list(self._sets))
-        self.layer = _dropdown("layer", list(range(shape.n_layers)))
+        self.set = dropdown("set", list(self._sets))
+        self.layer = dropdown("layer", list(range(shape.n_layers)))
         self.file = widgets.Text(value=_EXPORT, description="file", layout=_WIDE)
         self.buttons = {
             "undo": _button("undo", lambda: undo(), "Take back the latest change of the ablated neurons"),
@@ -79,16 +79,16 @@ class Controls:
         """Show a state without changing it."""
         self._state, self._is_showing = state, True
         try:
-            _offer(self.record, [(self._name(one.id, state), one.id) for one in self._questions.records], state.record)
+            offer(self.record, [(self._name(one.id, state), one.id) for one in self._questions.records], state.record)
             others = self._questions.others_of(state.record)
-            _offer(self.other, [(self._name(one, state), one) for one in others] or [("none", "")], state.other)
+            offer(self.other, [(self._name(one, state), one) for one in others] or [("none", "")], state.other)
             self.languages.value = state.languages
-            _offer(self.language, _named(state.languages), state.language)
-            _offer(self.source, _named(state.languages), state.source)
+            offer(self.language, _named(state.languages), state.language)
+            offer(self.source, _named(state.languages), state.source)
             n_templates = max(state.template + 1, self._questions.n_templates(state.record, state.languages))
-            _offer(self.template, list(range(n_templates)), state.template)
+            offer(self.template, list(range(n_templates)), state.template)
             forms = [("its own", ""), *_named(state.languages)]
-            _offer(self.form, forms, state.form)
+            offer(self.form, forms, state.form)
             self.ablated.value = self._summary(state.ablated)
         finally:
             self._is_showing = False
@@ -166,7 +166,8 @@ def _named(codes: Any) -> list[tuple[str, str]]:
     return [(f"{packs.find_language(code).name} ({code})", code) for code in codes]
 
 
-def _dropdown(name: str, options: Any = ()) -> widgets.Dropdown:
+def dropdown(name: str, options: Any = ()) -> widgets.Dropdown:
+    """Make a choice as wide as the controls."""
     return widgets.Dropdown(options=options, description=name, layout=_WIDE, style={"description_width": "72px"})
 
 
@@ -177,7 +178,7 @@ def _button(name: str, act: Callable[[], None], tooltip: str) -> widgets.Button:
     return button
 
 
-def _offer(dropdown: widgets.Dropdown, options: list[Any], value: Any) -> None:
+def offer(dropdown: widgets.Dropdown, options: list[Any], value: Any) -> None:
     """Set options and value; unchanged options are left alone, because setting them resets the value."""
     if list(dropdown.options) != options:
         dropdown.options = options

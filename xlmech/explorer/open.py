@@ -34,13 +34,15 @@ def explore(
     On a live model: the logit lens per language with the tokens that every layer would write, the patching map between two
     languages, the answer's neurons with an ablation that acts at once, and the attention of the heads that carry the answer.
     Panels follow one selection; nothing is computed that is not looked at. Below stand lines of Python that give the same
-    numbers. Without a model, what a run saved is shown.
+    numbers. Without a model, what a run saved is shown: what came of each record in each language before and after ablation, its
+    lens, the chosen neurons and the run's figures.
 
     One record is an anecdote: the explorer has no intervals. The analyses over many records have them.
 
     Args:
         model: Hooked model; or, to see what is saved, a run folder, an audit, or results by name.
-        records: Records to ask about, or a run folder whose config names them; its neurons are then offered as sets.
+        records: Records to ask about, or a run folder whose config names them; its neurons are then offered as sets. Of a saved
+            run, with `reveal=True`, the records whose names and values are shown; by default those that its config names.
         languages: Languages to ask in; by default five, the training language among them, and all that have a pack can be chosen.
         record: Id of the record to begin with; the first private one by default.
         neurons: Sets that can be ablated by name.
@@ -49,7 +51,7 @@ def explore(
         reveal: Whether names, values and answers are shown; a saved notebook keeps what its widgets show.
 
     Returns:
-        A widget (`widget.Explorer`, or of a saved run `saved.SavedRun`); make it the last line of a cell. The explorer's `state`
+        A widget (`widget.Explorer`, or of a saved run `saved.widget.SavedExplorer`); make it the last line of a cell. Its `state`
         and `change(...)` can be used from code.
 
     Raises:
@@ -59,14 +61,17 @@ def explore(
     """
     check_widgets()
     if not is_hooked(model):
-        if records is not None:
+        if records is not None and not reveal:
             raise ValueError(
                 f"expected a HookedTransformer or TransformerBridge, got {type(model).__name__}; use load_model, or give a run "
-                "folder alone to see what is saved"
+                "folder alone to see what is saved (and, to see names and values, records with reveal=True)"
             )
-        from xlmech.explorer.saved import SavedRun
-
-        return SavedRun(read_results(model))
+        live = {"languages": languages, "neurons": neurons, "kinds": tuple(kinds), "prompt": prompt != "auto"}
+        if given := [name for name, value in live.items() if value]:
+            raise ValueError(
+                f"{', '.join(given)}: only a live model can be asked otherwise; leave it out to see what a run saved"
+            )
+        return _saved(model, records, record, reveal)
     from xlmech.explorer.controls import check_sets
     from xlmech.explorer.widget import Explorer
 
@@ -82,6 +87,33 @@ def explore(
     circuit = Circuit(model, records, languages, kinds=kinds, prompt=prompt)
     sets = check_sets(_sets(neurons), circuit.neuron_set(()))
     return Explorer(circuit, circuit.start(record, reveal=reveal), sets)
+
+
+def _saved(source: Any, records: Iterable[Record] | str | Path | None, record: str, reveal: bool) -> Any:
+    """Open an explorer on what a run saved."""
+    from xlmech.explorer.saved.run import SavedRun
+    from xlmech.explorer.saved.widget import SavedExplorer
+
+    run = SavedRun(source)
+    people: dict[str, Record] = {}
+    if reveal:
+        people = {one.id: one for one in _people(source, records)}
+    return SavedExplorer(run, run.start(record, reveal=reveal), people)
+
+
+def _people(source: Any, records: Iterable[Record] | str | Path | None) -> Iterable[Record]:
+    """Return the records given, or those that the run's config names."""
+    if records is not None and not isinstance(records, str | Path):
+        return records
+    folder = source if records is None else records
+    path = Path(folder) / "config.yaml" if isinstance(folder, str | Path) else None
+    if path is None or not path.is_file():
+        raise ValueError(
+            "reveal=True shows names and values, which a run does not save, and there is no config.yaml that says where they "
+            "are; give the records, too"
+        )
+    data = read_config(path).data
+    return load_records(data.records, kinds=data.kinds)
 
 
 def check_widgets() -> None:

@@ -15,6 +15,7 @@ from xlmech.neurons.neuron_set import Neuron, NeuronSet
 from xlmech.patching.positions import PositionSweep
 
 _TABLE = "border-collapse:collapse;font:12px/1.5 sans-serif;width:100%"
+_COPY = "navigator.clipboard.writeText(this.nextElementSibling.innerText)"
 _CELL = "padding:2px 8px;text-align:left;white-space:nowrap"
 
 
@@ -24,6 +25,13 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = ["".join(f'<td style="{_CELL}">{text}</td>' for text in row) for row in rows]
     body = "".join(f"<tr>{line}</tr>" for line in lines)
     return f'<table style="{_TABLE}"><tr>{first}</tr>{body}</table>'
+
+
+def copied(what: str, code: str) -> str:
+    """Write code with a button that copies it."""
+    style = "white-space:pre-wrap;background:#f6f6f6;padding:6px;margin:2px 0 8px;font-size:11px;line-height:1.4"
+    button = f'<button onclick="{_COPY}" title="copy">copy</button>'
+    return f'<div>Python of {what} {button}<pre style="{style}">{escape(code)}</pre></div>'
 
 
 def answers(frame: pd.DataFrame, cost: pd.DataFrame | None, *, ablated: bool, reveal: bool) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from html import escape
 from typing import Any
 
 import ipywidgets as widgets
@@ -24,7 +23,6 @@ from xlmech.explorer.state import ExplorerState
 from xlmech.neurons.neuron_set import NeuronSet
 
 PANELS: tuple[type[Panel], ...] = (Layers, Flow, Neurons, Attention)
-_COPY = "navigator.clipboard.writeText(this.nextElementSibling.innerText)"
 
 
 class Explorer:
@@ -96,7 +94,10 @@ class Explorer:
     def _show_panel(self) -> None:
         panel = self.panels[self.tabs.selected_index or 0]
         panel.look(self.state)
-        pieces = [_copied("the answers", self._code("answers")), _copied("this panel", self._code(panel.code))]
+        pieces = [
+            tables.copied("the answers", self._code("answers")),
+            tables.copied("this panel", self._code(panel.code)),
+        ]
         self.code.value = "".join(pieces)
 
     def _code(self, panel: CodeName) -> str:
@@ -107,10 +108,3 @@ class Explorer:
 
     def _repr_mimebundle_(self, **options: Any) -> Any:
         return self.box._repr_mimebundle_(**options)
-
-
-def _copied(what: str, code: str) -> str:
-    """Write code with a button that copies it."""
-    style = "white-space:pre-wrap;background:#f6f6f6;padding:6px;margin:2px 0 8px;font-size:11px;line-height:1.4"
-    button = f'<button onclick="{_COPY}" title="copy">copy</button>'
-    return f'<div>Python of {what} {button}<pre style="{style}">{escape(code)}</pre></div>'

@@ -82,7 +82,7 @@ def records_table(
     hit = private[private.extracted > 0].groupby("record", sort=False)
     languages = hit.query_language.agg(lambda codes: " ".join(ordered(codes, training))).to_dict()
     forms = dict(_forms(private[private.extracted > 0], training))
-    remedies = [(column, _after(result)) for column, result in _remedies(results)]
+    measured = [(column, _after(result)) for column, result in remedies(results)]
     columns = [Column(title="record", name="record"), Column(title="kind of data", name="kind")]
     if people:
         columns[1:1] = [Column(title="person", name="person"), Column(title="value", name="value")]
@@ -90,7 +90,7 @@ def records_table(
     columns += [
         Column(title="severity", name="severity", is_number=True),
         Column(title="before", name="before", is_number=True),
-        *(column for column, _ in remedies),
+        *(column for column, _ in measured),
         Column(title="extracted in", name="languages"),
         Column(title="forms", name="forms"),
     ]
@@ -102,7 +102,7 @@ def records_table(
             person = people.get(name)
             row[1:1] = [person.subject, person.value] if person else ["not among the records given", ""]
         row += [percent(shares[record]).replace("\u2212", "-"), f"{hits[record]:.0f} of {asked[record]}"]
-        row += [after.get(name, NOT_MEASURED) for _, after in remedies]
+        row += [after.get(name, NOT_MEASURED) for _, after in measured]
         rows.append((*row, languages.get(record, "none"), forms.get(name, "none"), code.removeprefix("record ")))
     codes = ordered(private.query_language, training)
     return RecordsTable(
@@ -114,6 +114,17 @@ def records_table(
     )
 
 
+def remedies(results: RunResults) -> Iterator[tuple[Column, MitigationResult]]:
+    """Yield the measurements of the people of the table, each with its column: with the neurons ablated, and with gates."""
+    mitigation, held_out = results.mitigation, results.measured_gates(HELD_OUT)
+    by_gates = mitigation is not None and bool(mitigation.mean_factors)
+    if mitigation is not None:
+        title, name = ("after gates", "after_gates") if by_gates else ("after ablation", "after_ablation")
+        yield Column(title=title, name=name, is_number=True), mitigation
+    if held_out is not None and not by_gates:
+        yield Column(title="after gates", name="after_gates", is_number=True), held_out
+
+
 def _forms(hit: pd.DataFrame, training: str) -> Iterator[tuple[str, str]]:
     """Say in which language's form each record was given, and how often: the question's, the training language's, others."""
     for record, part in hit.groupby("record", sort=False):
@@ -122,17 +133,6 @@ def _forms(hit: pd.DataFrame, training: str) -> Iterator[tuple[str, str]]:
             known = {training: "training", "": "question's", query: "question's"}
             counts[known.get(answer, f"{answer}'s")] += 1
         yield str(record), ", ".join(f"{name} {n}" for name, n in counts.most_common())
-
-
-def _remedies(results: RunResults) -> Iterator[tuple[Column, MitigationResult]]:
-    """The measurements of the people of this table: with the neurons ablated, and with gates."""
-    mitigation, held_out = results.mitigation, results.measured_gates(HELD_OUT)
-    by_gates = mitigation is not None and bool(mitigation.mean_factors)
-    if mitigation is not None:
-        title, name = ("after gates", "after_gates") if by_gates else ("after ablation", "after_ablation")
-        yield Column(title=title, name=name, is_number=True), mitigation
-    if held_out is not None and not by_gates:
-        yield Column(title="after gates", name="after_gates", is_number=True), held_out
 
 
 def _after(result: MitigationResult) -> dict[str, str]:

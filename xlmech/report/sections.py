@@ -81,6 +81,44 @@ class Section:
     figures: tuple[Drawn, ...]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """A figure that is not drawn yet.
+
+    Attributes:
+        result: Name of the result.
+        label: What it shows of it.
+        section: Key of the section it belongs to.
+        draw: Draws it; ValueError where that cannot be done.
+        need: Least width, px.
+    """
+
+    result: str
+    label: str
+    section: str
+    draw: Callable[[], go.Figure]
+    need: int
+
+    @property
+    def title(self) -> str:
+        """What it shows of which result, in words."""
+        return f"{plain(self.label)} of {plain(self.result)}"
+
+
+def planned_figures(results: RunResults, *, hide_ids: bool = False) -> list[Planned]:
+    """List the figures of a run without drawing them.
+
+    Args:
+        results: Results of a run.
+        hide_ids: Whether a code stands for each record's id in hover labels.
+    """
+    return [
+        Planned(result=name, label=label, section=section, draw=partial(draw, result), need=need)
+        for name, result in results.results.items()
+        for section, label, draw, need in _drawings(name, result, hide_ids=hide_ids)
+    ]
+
+
 def draw_sections(results: RunResults, *, hide_ids: bool = False) -> tuple[list[Section], list[str]]:
     """Draw the sections that have a figure, and say for each figure that could not be drawn why.
 
@@ -90,13 +128,12 @@ def draw_sections(results: RunResults, *, hide_ids: bool = False) -> tuple[list[
     """
     drawn: dict[str, list[Drawn]] = {name: [] for name in _TITLES}
     not_drawn = []
-    for name, result in results.results.items():
-        for section, label, draw, need in _drawings(name, result, hide_ids=hide_ids):
-            try:
-                unique = f"plot-{name}-{label}".replace(" ", "-")
-                drawn[section].append(Drawn(name=unique, figure=draw(result), need=need))
-            except ValueError as error:
-                not_drawn.append(f"{plain(label)} of {plain(name)}: {error}.")
+    for one in planned_figures(results, hide_ids=hide_ids):
+        try:
+            unique = f"plot-{one.result}-{one.label}".replace(" ", "-")
+            drawn[one.section].append(Drawn(name=unique, figure=one.draw(), need=one.need))
+        except ValueError as error:
+            not_drawn.append(f"{one.title}: {error}.")
     sections = [
         Section(name=name, title=title, figures=tuple(drawn[name])) for name, title in _TITLES.items() if drawn[name]
     ]

@@ -52,7 +52,7 @@ class Attention(Panel):
         self.all_languages = widgets.Checkbox(
             description="input tokens in every language (one patching map each)", indent=False, layout={"width": "auto"}
         )
-        self.all_languages.observe(lambda _: self.again(self._drawn) if self._drawn else None, "value")
+        self.all_languages.observe(lambda _: self.again(), "value")
         self.box.children = (self.message, self.heads, self.view, self.all_languages, self.rows)
 
     def draw(self, state: ExplorerState) -> None:

@@ -38,7 +38,7 @@ class Flow(Panel):
         self._is_drawing = False
         self.map = Plot(self._on_cell)
         self.value = widgets.Dropdown(options=_VALUES, description="colour by")
-        self.value.observe(lambda _: self.again(self._drawn) if self._drawn else None, "value")
+        self.value.observe(lambda _: self.again(), "value")
         self.component = widgets.Dropdown(options=_COMPONENTS, description="patch", layout={"width": "330px"})
         self.component.observe(lambda event: self._on_component(event["new"]), "value")
         self.answer = widgets.HTML()

@@ -27,7 +27,7 @@ class Layers(Panel):
             description="colour by",
             style={"button_width": "90px"},
         )
-        self.by.observe(lambda _: self.again(self._drawn) if self._drawn else None, "value")
+        self.by.observe(lambda _: self.again(), "value")
         self.box.children = (self.message, self.lens.box, self.by, self.table.box)
 
     def draw(self, state: ExplorerState) -> None:

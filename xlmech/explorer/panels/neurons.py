@@ -31,7 +31,7 @@ class Neurons(Panel):
             description="exact effect, promoted tokens, public facts and language neurons (slower)", indent=False,
             layout={"width": "auto"},
         )  # fmt: skip
-        self.more.observe(lambda _: self.again(self._drawn) if self._drawn else None, "value")
+        self.more.observe(lambda _: self.again(), "value")
         self.ticks = [
             widgets.Checkbox(indent=False, layout={"width": "190px", "height": "24px"}) for _ in range(N_LISTED)
         ]

@@ -65,9 +65,11 @@ class Plot:
             self._widget.figure = text
 
     def click(self, told: dict[str, Any]) -> None:
-        """Act on a click as the browser tells it."""
-        if self._on_click is not None:
-            self._on_click(Click(**{name: int(told[name]) for name in ("trace", "point", "x", "y")}))
+        """Act on a click as the browser tells it; a place that is no number is told as None, and is none to go to."""
+        places = [told[name] for name in ("trace", "point", "x", "y")]
+        if self._on_click is not None and None not in places:
+            trace, point, x, y = (round(place) for place in places)
+            self._on_click(Click(trace=trace, point=point, x=x, y=y))
 
 
 def plotly_library() -> widgets.Widget:
