@@ -14,13 +14,14 @@ from typing import Any
 
 import pandas as pd
 
+from xlmech.checks import check_choice
 from xlmech.data.attributes import Attribute
 from xlmech.data.probes import ProbeSet
 from xlmech.data.prompt_format import PromptFormat
 from xlmech.data.records import MASK, Record
 from xlmech.explorer.memory import Memory, remembered
 from xlmech.explorer.questions import Questions
-from xlmech.explorer.state import ExplorerState
+from xlmech.explorer.state import Component, ExplorerState
 from xlmech.leakage.written import written_answers
 from xlmech.lens.logit import LensResult, logit_lens
 from xlmech.lens.predictions import (
@@ -91,6 +92,16 @@ class Circuit:
     def start(self, record: str = "", *, reveal: bool = False) -> ExplorerState:
         """Return the state of a record, the first private one by default."""
         return self.questions.start(record, reveal=reveal)
+
+    def check(self, state: ExplorerState) -> None:
+        """Raise ValueError for a state that names what the model or the records do not have."""
+        self.questions.check(state)
+        check_choice("component", state.component, Component)
+        n_layers = self.neuron_set(state.ablated).n_layers
+        if state.layer is not None:
+            check_choice("layer", state.layer, range(n_layers))
+        if state.position is not None and state.position < 0:
+            raise ValueError(f"position {state.position}: tokens are counted from 0")
 
     def neuron_set(self, neurons: Iterable[Neuron]) -> NeuronSet:
         """Make a set of this model's neurons."""

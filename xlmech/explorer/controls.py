@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -94,9 +95,8 @@ class Controls:
             self._is_showing = False
 
     def _observe(self) -> None:
-        for name in ("other", "languages", "language", "source", "template", "form"):
+        for name in ("record", "other", "languages", "language", "source", "template", "form"):
             getattr(self, name).observe(lambda event, name=name: self._say(**{name: event["new"]}), "value")
-        self.record.observe(lambda event: self._say_record(event["new"]), "value")
 
     def _say(self, **changes: Any) -> None:
         if not self._is_showing and self._state is not None:
@@ -104,12 +104,6 @@ class Controls:
                 self.show(self._state)
             else:
                 self._change(**changes)
-
-    def _say_record(self, name: str) -> None:
-        if not self._is_showing and self._state is not None:
-            n_templates = self._questions.n_templates(name, self._state.languages)
-            template = self._state.template if self._state.template < n_templates else 0
-            self._change(record=name, other=self._questions.other_of(name), template=template)
 
     def _name(self, name: str, state: ExplorerState) -> str:
         """Name a record: its id, and only where names may be shown, whose it is."""
@@ -133,13 +127,15 @@ class Controls:
     def _export(self) -> None:
         if self._state is None:
             return
-        path, shape = Path(self.file.value.strip() or _EXPORT), self._shape
+        path, shape = Path(self.file.value.strip() or _EXPORT).expanduser(), self._shape
         try:
+            if not self._state.ablated:
+                raise ValueError("no neuron is ablated")
             NeuronSet(self._state.ablated, shape.n_layers, shape.d_mlp, shape.model).save(path)
         except (OSError, ValueError) as error:
-            self.ablated.value = f"{self._summary(self._state.ablated)}<br>not written: {type(error).__name__}"
+            self.ablated.value = f"{self._summary(self._state.ablated)}<br>not written: {escape(str(error))}"
         else:
-            self.ablated.value = f"{self._summary(self._state.ablated)}<br>written to {path.name}"
+            self.ablated.value = f"{self._summary(self._state.ablated)}<br>written to {escape(path.name)}"
 
     def _summary(self, neurons: frozenset[Neuron]) -> str:
         """Say how many neurons are ablated, and in which layers."""

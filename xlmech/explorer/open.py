@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from xlmech.audit.config import read_config
+from xlmech.audit.config import Config, read_config
 from xlmech.data.attributes import Attribute
 from xlmech.data.prompt_format import PromptFormat
 from xlmech.data.readers import load_records
@@ -57,6 +57,7 @@ def explore(
     Raises:
         ImportError: ipywidgets or anywidget is missing (names the extra).
         ValueError: No records, an unknown record or language, neurons of another model, or a model that is not hooked.
+        TypeError: Neither a hooked model nor a run.
         FileNotFoundError: No such run folder, or none of its files that is needed.
     """
     check_widgets()
@@ -79,7 +80,7 @@ def explore(
         raise ValueError("no records to explore; give a list such as demo_records(), or a run folder")
     if isinstance(records, str | Path):
         run = Path(records)
-        data = read_config(run / "config.yaml").data
+        data = _config(run).data
         records, kinds = load_records(data.records, kinds=data.kinds), (*kinds, *data.kinds)
         languages = languages or data.languages
         prompt = data.prompt if prompt == "auto" else prompt
@@ -94,7 +95,10 @@ def _saved(source: Any, records: Iterable[Record] | str | Path | None, record: s
     from xlmech.explorer.saved.run import SavedRun
     from xlmech.explorer.saved.widget import SavedExplorer
 
-    run = SavedRun(source)
+    try:
+        run = SavedRun(source)
+    except TypeError as error:
+        raise TypeError(f"{error}; a model must be hooked, as of load_model, and needs records") from error
     people: dict[str, Record] = {}
     if reveal:
         people = {one.id: one for one in _people(source, records)}
@@ -114,6 +118,17 @@ def _people(source: Any, records: Iterable[Record] | str | Path | None) -> Itera
         )
     data = read_config(path).data
     return load_records(data.records, kinds=data.kinds)
+
+
+def _config(run: Path) -> Config:
+    """Read the config of a run folder, which names the records."""
+    if not run.is_dir():
+        raise FileNotFoundError(f"no run folder {run}; give one, or a list of records: those of a file by load_records")
+    if not (run / "config.yaml").is_file():
+        raise FileNotFoundError(
+            f"{run}: there is no config.yaml that names its records; give the records, such as demo_records()"
+        )
+    return read_config(run / "config.yaml")
 
 
 def check_widgets() -> None:

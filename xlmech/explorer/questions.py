@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 
 from xlmech.checks import check_choice, check_list
 from xlmech.data import languages as packs
@@ -41,24 +43,42 @@ class Questions:
         plant_language: str,
     ) -> None:
         self.records = record_list(records)
+        self.kinds = tuple(kinds)
         if not self.records:
             raise ValueError("no records to explore; see load_records and demo_records")
         self.languages = packs.available_languages() if languages is None else check_list("language", languages)
         if not self.languages:
             raise ValueError("no languages to ask in; name one at least, or leave them out for all that have a pack")
+        asked = {code for one in self.records for code in (*one.questions, *one.prompts)}
+        asked |= {code for kind in self.kinds for code in kind.questions}
+        for code in self.languages:
+            if code not in asked:
+                packs.check_language(code)
         wanted = (plant_language, *_FIRST)
         few = tuple(dict.fromkeys(code for code in wanted if code in self.languages))[: len(_FIRST)]
         self.first_languages = few if languages is None else self.languages
-        self.kinds = tuple(kinds)
         self.frame = frame
         self.plant_language = plant_language
         self._by_id = {record.id: record for record in self.records}
+        if len(self._by_id) < len(self.records):
+            twice = next(name for name, n in Counter(one.id for one in self.records).items() if n > 1)
+            raise ValueError(
+                f"two records have the id {twice!r}, by which the explorer tells them apart; give each its own"
+            )
+        self._known: dict[str, tuple[str, ...]] = {}
 
     def start(self, record: str = "", *, reveal: bool = False) -> ExplorerState:
-        """Return the state of a record, the first private one by default, asked in the first languages."""
-        first = next((one for one in self.records if one.group == "private"), self.records[0])
-        chosen = self.record(record or first.id).id
-        languages = self.first_languages
+        """Return the state of a record, asked in the first languages; by default of the first private one that can be asked.
+
+        Raises:
+            ValueError: There is no such record, or it can be asked in none of the languages.
+        """
+        private = (one.id for one in self.records if one.group == "private")
+        first = next((name for name in private if self.known_languages(name)), self.records[0].id)
+        chosen = self.record(record or first).id
+        languages = self.known_languages(chosen, self.first_languages)
+        if not languages:
+            self.of(chosen, self.first_languages, 0)  # raises, and says what is missing
         source = self.plant_language if self.plant_language in languages else languages[0]
         language = next((code for code in languages if code != source), source)
         return ExplorerState(
@@ -91,12 +111,47 @@ class Questions:
         fitting = [
             one
             for one in around
-            if one.attribute == own.attribute and one.subject != own.subject and not forms & self._forms(one)
+            if one.attribute == own.attribute and one.subject != own.subject and self._differs(one, forms)
         ]
         return [one.id for one in sorted(fitting, key=lambda one: one.group != own.group)]
 
+    def _differs(self, record: Record, forms: frozenset[str]) -> bool:
+        """Whether a record can be asked, and no way to write its value is among these."""
+        own = self._forms(record)
+        return bool(own) and not forms & own
+
     def _forms(self, record: Record) -> frozenset[str]:
-        return frozenset(self.of(record.id, self.languages[:1], 0)[0].answers.values())
+        """Return all ways to write a record's value; none if it can be asked in no language."""
+        for code in self.languages:
+            with suppress(ValueError):
+                return frozenset(self.of(record.id, (code,), 0)[0].answers.values())
+        return frozenset()
+
+    def known_languages(self, name: str, wanted: Sequence[str] = ()) -> tuple[str, ...]:
+        """Return the languages of an explorer in which a record has a question and a value.
+
+        Args:
+            name: Id of the record.
+            wanted: Of these alone, unless it can be asked in none of them.
+
+        Returns:
+            Their codes; none if it can be asked in no language.
+        """
+        if name not in self._known:
+            self._known[name] = tuple(code for code in self.languages if self.n_templates(name, (code,)))
+        known = self._known[name]
+        return tuple(code for code in wanted if code in known) or known
+
+    def check(self, state: ExplorerState) -> None:
+        """Raise ValueError for a record or a language that the explorer does not have, or a wording that the record has not."""
+        self.record(state.record)
+        if state.other:
+            check_choice("other record", state.other, self.others_of(state.record))
+        for code in state.languages:
+            check_choice("language", code, self.languages)
+        n_templates = self.n_templates(state.record, state.languages)
+        if n_templates:
+            check_choice("template", state.template, range(n_templates))
 
     def n_templates(self, name: str, languages: Sequence[str]) -> int:
         """Count the question templates that a record has in each of these languages; 0 if it cannot be asked in one of them."""

@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from xlmech.checks import check_choices, check_list
 from xlmech.neurons.neuron_set import Neuron
 
 _PROMPT = ("record", "other", "language", "template")
@@ -56,7 +57,15 @@ class ExplorerState:
         """Return a copy with these changes, and with those that they bring about.
 
         Language, source and form stay among the languages, and a token of another prompt is not selected.
+
+        Raises:
+            ValueError: A field that a state does not have.
         """
+        check_choices("field of the state", changes, [field.name for field in dataclasses.fields(self)])
+        if "ablated" in changes:
+            changes["ablated"] = frozenset(changes["ablated"])
+        if "languages" in changes:
+            changes["languages"] = check_list("language", changes["languages"])
         languages = changes.get("languages", self.languages)
         if any(changes.get(name, getattr(self, name)) != getattr(self, name) for name in _PROMPT):
             changes.setdefault("position", None)

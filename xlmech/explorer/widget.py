@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ipywidgets as widgets
@@ -38,6 +38,7 @@ class Explorer:
     def __init__(self, circuit: Circuit, state: ExplorerState, sets: Mapping[str, NeuronSet]) -> None:
         self.circuit = circuit
         self.state = state
+        self._languages = circuit.questions.first_languages
         self._undo: list[frozenset[tuple[int, int]]] = []
         self.controls = Controls(circuit.questions, sets, circuit.neuron_set(()), self.change, self.undo)
         self.answers, self.seconds = widgets.HTML(), widgets.HTML()
@@ -51,14 +52,32 @@ class Explorer:
         self.refresh()
 
     def change(self, **changes: Any) -> None:
-        """Look at something else: fields of the state by name."""
+        """Look at something else: fields of the state by name.
+
+        Another record is asked in those of the languages in which it can be, and it is patched into the first that fits.
+
+        Raises:
+            ValueError: A field, record, language, layer or neuron that there is not; what is looked at stays.
+        """
+        wanted = tuple(changes.get("languages") or self._languages)
+        if "record" in changes:
+            changes = self._of_record(changes["record"], wanted) | changes
         state = self.state.at(**changes)
         if state == self.state:
             return
+        self.circuit.check(state)
+        self._languages = wanted
         if state.ablated != self.state.ablated:
             self._undo.append(self.state.ablated)
         self.state = state
         self.refresh()
+
+    def _of_record(self, name: str, languages: Sequence[str]) -> dict[str, Any]:
+        """Return what changes with the record: the languages in which it is asked, the record beside it, the wording."""
+        questions = self.circuit.questions
+        codes = questions.known_languages(questions.record(name).id, languages) or tuple(languages)
+        known = self.state.template < questions.n_templates(name, codes)
+        return {"languages": codes, "other": questions.other_of(name), "template": self.state.template if known else 0}
 
     def undo(self) -> None:
         """Take back the latest change of the ablated neurons."""
@@ -89,6 +108,9 @@ class Explorer:
                 times.append(f"with their cost in {time.perf_counter() - start:.1f} s")
         except ValueError as error:
             self.answers.value, times = note(str(error)), []
+        except BaseException as error:  # of the model, or the kernel is interrupted
+            self.answers.value, self.seconds.value = note(f"no answers: {type(error).__name__}"), ""
+            raise
         self.seconds.value = f'<span style="color:#888">{", ".join(times)}</span>'
 
     def _show_panel(self) -> None:

@@ -302,6 +302,29 @@ def test_a_run_folder_is_shown_in_all_panels(run: Path) -> None:
     assert set(cells(view.panels[1])[0]) <= {NEVER, STILL}
 
 
+def test_people_of_the_lens_alone_can_be_looked_at(results: dict[str, Any]) -> None:
+    lens, gates = results["lens"], mitigation()
+    given = lens.readings.query("record == 'r3'").assign(record="g0", probe="g0/" + lens.readings.query_language)
+    readings = pd.concat([lens.readings, given], ignore_index=True)
+    hits = pd.DataFrame({"probe": ["g0/fr", "g0/en"], "record": "g0", "query_language": ["fr", "en"]})
+    learned = replace(gates, answers=hits.assign(condition="universal", before=1.0, after=[0.0, 1.0]))
+    other = replace(gates, answers=rows(AFTER, "after").assign(condition="universal", before=0.0))
+    more = {"lens": replace(lens, readings=readings), "gates_given": learned, "gates_held_out": other}
+    view = xlmech.explore(results | more)
+    assert view.run.measures == {
+        "extracted": "before",
+        "after_ablation": "after ablation",
+        "after_gates": "after gates",
+    }
+    view.change(record="g0")
+    assert view.state.group == "others" and opened(view, "Layers").code == "record_lens"
+    assert "French (fr) extracted not measured not extracted" in text(view.outcomes.value).replace(
+        " the question's", ""
+    )
+    view.change(group="private", measure="after_gates")
+    assert cells(opened(view, "Matrix"))[0] == [0.0, 0.0, 0.0]
+
+
 @pytest.mark.parametrize("kept", ["leakage", "lens", "neurons", "mitigation"])
 def test_one_result_alone_is_shown_as_far_as_it_goes(results: dict[str, Any], kept: str) -> None:
     view = xlmech.explore({kept: results[kept]})

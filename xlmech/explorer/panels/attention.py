@@ -59,8 +59,12 @@ class Attention(Panel):
         """Draw the heads' attention and the tokens."""
         best = top_heads(self.circuit.heads(state), N_HEADS)
         named = ", ".join(f"L{row.layer}H{row.head} ({row.change:+.2f})" for row in rows_of(best))
+        moved = best.change.max() >= 0.005  # what is shown as more than 0
         self.heads.value = (
-            f"Heads whose output moves the answer most towards this record's value, in nats (patched from "
+            f"No head's output moves the answer towards this record's value (patched from {state.source} into "
+            f"{state.language}); the first of them: {named}"
+            if not moved
+            else f"Heads whose output moves the answer most towards this record's value, in nats (patched from "
             f"{state.source} into {state.language}): {named}"
         )
         self.view.value = _framed(attention(self._patterns(state), state.language).html)

@@ -50,6 +50,11 @@ class Tab(ABC, Generic[State]):
         except ValueError as error:
             self.message.value = note(str(error))
             self._hide(True)
+        except BaseException as error:  # of the model, or the kernel is interrupted
+            self.message.value = note(f"not drawn: {type(error).__name__}; choose something to try again")
+            self._hide(True)
+            self._drawn = None
+            raise
         self._drawn = state
 
     def again(self) -> None:

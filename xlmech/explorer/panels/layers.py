@@ -7,7 +7,7 @@ import ipywidgets as widgets
 from xlmech.explorer import draw
 from xlmech.explorer.circuit import Circuit
 from xlmech.explorer.code import Panel as CodeName
-from xlmech.explorer.panels.base import Change, Panel
+from xlmech.explorer.panels.base import Change, Panel, note
 from xlmech.explorer.panels.plot import Click, Plot
 from xlmech.explorer.state import ExplorerState
 
@@ -28,12 +28,18 @@ class Layers(Panel):
             style={"button_width": "90px"},
         )
         self.by.observe(lambda _: self.again(), "value")
-        self.box.children = (self.message, self.lens.box, self.by, self.table.box)
+        self.missing = widgets.HTML()
+        self.box.children = (self.message, self.missing, self.lens.box, self.by, self.table.box)
 
     def draw(self, state: ExplorerState) -> None:
-        """Draw both figures."""
+        """Draw both figures; a value that is written alike in all languages has no lens, and the panel says so."""
         self.table.show(draw.predictions(self.circuit.predictions(state), state, by=self.by.value))
-        self.lens.show(draw.lens(self.circuit.lens(state), state))
+        try:
+            self.lens.show(draw.lens(self.circuit.lens(state), state))
+        except ValueError as error:
+            self.missing.value, self.lens.box.layout.display = note(str(error)), "none"
+        else:
+            self.missing.value = ""
 
     def _on_curve(self, click: Click) -> None:
         self.change(layer=click.x)

@@ -82,9 +82,10 @@ class Neurons(Panel):
         return pairs_of(ranked)
 
     def _on_tick(self, number: int, is_ticked: bool) -> None:
-        if not self._is_drawing and number < len(self.listed):
+        if not self._is_drawing and self._drawn is not None and number < len(self.listed):
             pair = frozenset([self.listed[number]])
             self.change(ablated=self._drawn.ablated | pair if is_ticked else self._drawn.ablated - pair)
 
     def _on_neuron(self, click: Click) -> None:
-        self.change(ablated=self._drawn.ablated ^ {(click.y, click.x)}, layer=click.y)
+        if self._drawn is not None:
+            self.change(ablated=self._drawn.ablated ^ {(click.y, click.x)}, layer=click.y)

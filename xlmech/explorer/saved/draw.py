@@ -49,9 +49,16 @@ def shares(table: pd.DataFrame, state: SavedState, training: str, what: str) -> 
     figure = heatmap(trace, [label(code, training) for code in codes], [_text(plain(kind)) for kind in kinds])
     figure.update_xaxes(title_text="asked in", tickangle=-35)
     _outline(figure, _places(kinds, state.kind), _places(codes, state.language), len(kinds), len(codes))
-    caption = f"""Share of the {state.group} people's questions, in percent. Click a cell to see the records behind it; click it
+    caption = f"""Share of the questions (people: {state.group}), in percent. Click a cell to see the records behind it; click it
     again to see all."""
-    return finish(figure, f"Extracted {what}, by kind of data and language", caption, height=34 * len(kinds), foot=110)
+    when = "" if state.measure == "extracted" else f" {what}"
+    return finish(
+        figure,
+        f"Extracted{when}, by kind of data and language",
+        caption,
+        height=34 * len(kinds),
+        foot=110,
+    )
 
 
 def outcomes(

@@ -33,11 +33,6 @@ class RunPanel(Tab[SavedState]):
     def code(self) -> SavedPanel:
         """Whose numbers the lines of Python give that stand below."""
 
-    @property
-    def _training(self) -> str:
-        results = self.run.results
-        return str(getattr(results.results.get("leakage") or results.lens, "plant_language", ""))
-
     @abstractmethod
     def _on_click(self, click: Click) -> None:
         """Choose what was clicked."""
@@ -61,7 +56,7 @@ class Matrix(RunPanel):
         """Draw the matrix."""
         self.measure.value = state.measure
         table = self.run.shares(state.measure, group=state.group)
-        self.plot.show(draw.shares(table, state, self._training, self.run.measures[state.measure]))
+        self.plot.show(draw.shares(table, state, self.run.training, self.run.measures[state.measure]))
 
     def _on_click(self, click: Click) -> None:
         if (state := self._drawn) is None:
@@ -93,7 +88,7 @@ class Records(RunPanel):
     def _named(self, state: SavedState) -> tuple[list[str], list[str]]:
         table = self.run.records(group=state.group, kind=state.kind, language=state.language)
         frame = self.run.outcomes(group=state.group, kind=state.kind)
-        return table.record.tolist(), ordered(frame.query_language, self._training)
+        return table.record.tolist(), ordered(frame.query_language, self.run.training)
 
     def _on_click(self, click: Click) -> None:
         if self._drawn is not None:

@@ -15,16 +15,13 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from xlmech.checks import check_choice
+from xlmech.explorer.saved.questions import saved_questions
 from xlmech.explorer.saved.state import Group, Measure, SavedState
 from xlmech.figures.wording import ordered
 from xlmech.lens.logit import LensResult
 from xlmech.neurons.privacy_neurons import PrivacyNeurons
-from xlmech.report.records_table import remedies
 from xlmech.report.run_results import read_results
 from xlmech.report.sections import planned_figures
-
-_ASKED = ["probe", "record", "attribute", "group", "query_language", "template"]
-_FOUND = ["extracted", "answer_language"]
 
 
 class SavedRun:
@@ -46,31 +43,8 @@ class SavedRun:
 
     @cached_property
     def questions(self) -> pd.DataFrame:
-        """Every question of the run.
-
-        Returns:
-            `probe`, `record`, `attribute`, `group`, `query_language`, `template`, `extracted` (0 to 1; NaN where it was not
-            measured), `answer_language` (whose form was given), `wording` (whether it was asked for the comparison of
-            wordings alone), and of the private people a column per remedy of `measures`: what is extracted with it.
-        """
-        results = self.results.results
-        frames: list[pd.DataFrame] = []
-        for name, is_wording in (("leakage", False), ("wordings", True)):
-            if name in results:
-                probes: pd.DataFrame = results[name].probes  # type: ignore[attr-defined]
-                frames.append(probes.reindex(columns=[*_ASKED, *_FOUND]).assign(wording=is_wording))
-        if not frames:
-            lens = self.results.lens
-            read = pd.DataFrame(columns=_ASKED) if lens is None else lens.readings
-            frames = [read.reindex(columns=[*_ASKED, *_FOUND]).assign(group="unknown", wording=False)]
-        frame = pd.concat(frames).drop_duplicates("probe").reset_index(drop=True)
-        frame["answer_language"] = frame.answer_language.astype(object).where(frame.answer_language.notna(), "")
-        for column, result in remedies(self.results):
-            answers = result.answers
-            if len(answers):
-                own = answers[answers.condition == next(iter(result.chosen), "")].drop_duplicates("probe")
-                frame[column.name] = frame.probe.map(own.set_index("probe").after)
-        return frame
+        """Every question of the run, as of `saved_questions`."""
+        return saved_questions(self.results)
 
     @property
     def measures(self) -> dict[Measure, str]:
@@ -83,7 +57,7 @@ class SavedRun:
     def groups(self) -> list[Group]:
         """Groups of people that were asked about."""
         asked = set(self.questions.group)
-        return [group for group in get_args(Group) if group in asked] or ["unknown"]
+        return [group for group in get_args(Group) if group in asked] or ["others"]
 
     def kinds(self, group: Group = "private") -> list[str]:
         """Kinds of data of one group's records, by name."""
@@ -93,10 +67,12 @@ class SavedRun:
     @property
     def languages(self) -> list[str]:
         """Query languages of the questions and of the lens, the training language first."""
-        lens, leakage = self.results.lens, self.results.results.get("leakage")
-        codes = set(self.questions.query_language)
-        codes |= set(lens.readings.query_language) if lens is not None else set()
-        return ordered(codes, getattr(leakage or lens, "plant_language", ""))
+        return ordered(self.questions.query_language, self.training)
+
+    @property
+    def training(self) -> str:
+        """Training language of the model, "" where unknown."""
+        return str(getattr(self.results.results.get("leakage") or self.results.lens, "plant_language", ""))
 
     @property
     def layers(self) -> list[int]:

@@ -6,8 +6,10 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Group = Literal["private", "public", "control", "unknown"]
-"""Whose questions; unknown where a lens was saved without leakage, which says whose they are."""
+from xlmech.checks import check_choices
+
+Group = Literal["private", "public", "control", "others"]
+"""Whose questions; others are those of the lens whose leakage was not measured, such as people from whom gates were learned."""
 Measure = Literal["extracted", "after_ablation", "after_gates"]
 
 
@@ -16,7 +18,7 @@ class SavedState:
     """What is looked at; "" and None choose nothing, so that all is shown.
 
     Attributes:
-        group: Whose records: of private people, of public ones, or of control people.
+        group: Whose records: of private people, of public ones, of control people, or of others.
         kind: Kind of data.
         language: Query language.
         record: Id of the record.
@@ -34,5 +36,10 @@ class SavedState:
     reveal: bool = False
 
     def at(self, **changes: Any) -> SavedState:
-        """Return a copy with these changes."""
+        """Return a copy with these changes.
+
+        Raises:
+            ValueError: A field that a state does not have.
+        """
+        check_choices("field of the state", changes, [field.name for field in dataclasses.fields(self)])
         return dataclasses.replace(self, **changes)

@@ -19,7 +19,14 @@ from xlmech.explorer.saved.code import saved_code
 from xlmech.explorer.saved.panels import RUN_PANELS, Figures
 from xlmech.explorer.saved.run import SavedRun
 from xlmech.explorer.saved.state import SavedState
-from xlmech.figures.wording import language_name, plain, rows_of, short_name
+from xlmech.figures.wording import language_name, ordered, plain, rows_of, short_name
+
+_PEOPLE = {
+    "private": "private people",
+    "public": "public people",
+    "control": "control people",
+    "others": "others, of the lens alone",
+}
 
 
 class SavedExplorer:
@@ -67,10 +74,11 @@ class SavedExplorer:
             return note("No record fits what is chosen.")
         frame = self.run.outcomes(group=state.group, record=state.record, wordings=True)
         kind = plain(frame.attribute.iloc[0])
-        head = f"{self.controls.name(state.record, state)}: {kind}, {state.group}"
+        head = f"{self.controls.name(state.record, state)}: {kind}, {_PEOPLE[state.group]}"
         if frame.extracted.isna().all():
             return escape(head) + note("No answers of this record were saved.")
-        return escape(head) + record_table(frame, dict(self.run.measures), state.language)
+        names = {str(name): title for name, title in self.run.measures.items()}
+        return escape(head) + record_table(frame, names, state.language, self.run.training)
 
     def _show_panel(self) -> None:
         panel = self.panels[self.tabs.selected_index or 0]
@@ -112,7 +120,7 @@ class SavedControls:
         """Show a state without changing it."""
         self._is_showing = True
         try:
-            offer(self.group, [(group, group) for group in self._run.groups], state.group)
+            offer(self.group, [(_PEOPLE[group], group) for group in self._run.groups], state.group)
             offer(self.kind, [("all", ""), *((plain(kind), kind) for kind in self._run.kinds(state.group))], state.kind)
             codes = [(language_name(code), code) for code in self._run.languages]
             offer(self.language, [("all", ""), *codes], state.language)
@@ -134,17 +142,19 @@ class SavedControls:
             self._change(**{name: value})
 
 
-def record_table(frame: pd.DataFrame, measures: Mapping[str, str], language: str) -> str:
+def record_table(frame: pd.DataFrame, measures: Mapping[str, str], language: str, training: str = "") -> str:
     """Write what came of one record's questions, a row per language and wording; the chosen language's rows are set in bold.
 
     Args:
         frame: As of `SavedRun.outcomes`.
         measures: Columns of the frame, and what each is called.
         language: The chosen language.
+        training: Training language, which comes first.
     """
     later = [name for name in measures if name != "extracted"]
     rows = []
-    for row in rows_of(frame):
+    order = ordered(frame.query_language, training)
+    for row in sorted(rows_of(frame), key=lambda row: order.index(row.query_language)):
         cells = [escape(language_name(row.query_language)), escape(str(row.template)), _said(row.extracted)]
         is_own = row.answer_language in ("", row.query_language)
         form = "" if not row.extracted else "the question's" if is_own else escape(short_name(row.answer_language))
@@ -159,4 +169,6 @@ def _said(share: float) -> str:
     """Say whether the value was extracted; of several answers to one question, the share."""
     if pd.isna(share):
         return "not measured"
-    return {0: "not extracted", 1: "extracted"}.get(share, f"extracted in {share:.0%} of the answers")
+    if share in (0, 1):
+        return "extracted" if share else "not extracted"
+    return f"extracted in {share:.0%} of the answers"
