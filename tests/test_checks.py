@@ -27,6 +27,7 @@ from xlmech.data.probes import ProbeSet
 from xlmech.data.questions import build_probes
 from xlmech.data.readers import save_records
 from xlmech.explorer.circuit import Circuit
+from xlmech.explorer.saved.run import SavedRun
 from xlmech.models.backends import BridgeBackend, HookedBackend, backend_of
 from xlmech.models.load import model_name
 from xlmech.neurons.evidence.interpret import NeuronActivations
@@ -119,6 +120,11 @@ def arguments(model: Any, probes: ProbeSet, tmp_path: Path) -> dict[str, tuple[t
         "evaluate_mitigation": ((model, probes, chosen), {}),
         "code_of": ((circuit := Circuit(model, [person(0), person(1)], ["en"]), circuit.start()), {}),
         "explore": ((model, records), {}),
+        "SavedRun.kinds": ((saved := SavedRun(leakage({"en": [1.0]})),), {}),
+        "SavedRun.outcomes": ((saved,), {}),
+        "SavedRun.records": ((saved,), {}),
+        "SavedRun.shares": ((saved,), {}),
+        "saved_code": ((saved.start(),), {}),
         "with_attacks": ((probes, "en"), {}),
         "export_model": (("demo", chosen, tmp_path / "new"), {}),
         "base_knowledge": ((model,), {}),

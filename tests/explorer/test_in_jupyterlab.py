@@ -32,6 +32,11 @@ model = load_model(tiny("gemma3").double(), tokenizer=tokenizer, dtype=torch.flo
 records = [*(person(n) for n in range(3)), *(person(n, group="public") for n in (3, 4))]
 explore(model, records, languages=["en", "fr", "es"], prompt="plain")
 """
+SAVED = """
+from xlmech import explore
+
+explore({folder!r})
+"""
 _SECONDS = 120
 pytestmark = pytest.mark.slow
 
@@ -105,3 +110,21 @@ def test_record_and_neuron_are_changed_by_hand(tokenizer: Any, tmp_path: Path) -
         assert not any(record.subject in text for record in records for text in shown)
         assert page.locator(".jp-OutputArea-output[data-mime-type*=stderr]").count() == 0
         page.screenshot(path=tmp_path / "explorer.png")
+
+
+def test_a_cell_of_a_saved_runs_matrix_is_clicked(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "notebook").mkdir()
+    with notebook_page(tmp_path / "notebook", SAVED.format(folder=str(run))) as page:
+        page.locator(".jupyter-widgets .heatmaplayer .hm").first.wait_for()
+        cells = page.locator(".js-plotly-plot:visible .nsewdrag").first
+        box = cells.bounding_box()
+        page.mouse.move(box["x"] + 0.75 * box["width"], box["y"] + 0.5 * box["height"])
+        page.mouse.click(box["x"] + 0.75 * box["width"], box["y"] + 0.5 * box["height"])
+        page.locator(".jupyter-widgets table b", has_text="French (fr)").wait_for()
+        tab(page, "Layers")
+        page.get_by_text("saved.lens(record='r0')").wait_for()
+        tab(page, "Figures of the run")
+        page.get_by_text("saved.figure('by language of leakage')").wait_for()
+        page.locator(".js-plotly-plot:visible .shapelayer path").first.wait_for()
+        assert page.locator(".jp-OutputArea-output[data-mime-type*=stderr]").count() == 0
+        page.screenshot(path=tmp_path / "saved.png")

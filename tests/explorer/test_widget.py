@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import sys
+import tomllib
+from importlib.metadata import files
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +55,18 @@ def opened(view: Any, kind: type) -> Any:
 def test_a_notebook_shows_it(view: Any) -> None:
     assert "application/vnd.jupyter.widget-view+json" in view._repr_mimebundle_()
     assert view.tabs.titles == ("Layers", "Flow", "Neurons", "Attention")
+
+
+def test_a_front_end_finds_every_script_without_the_internet(view: Any) -> None:
+    """VS Code reads the scripts of widgets from the environment's nbextensions; those of the plots come with the widget."""
+    state = view.panels[0].lens._widget.get_state()
+    assert "export default { initialize, render }" in state["_esm"] and "http" not in state["_esm"]
+    assert (state["_model_module"], state["_view_module"]) == ("anywidget", "anywidget")
+    shipped = {str(path).rpartition("share/jupyter/")[2] for path in files("anywidget") or ()}
+    assert {"nbextensions/anywidget/index.js", "nbextensions/anywidget/extension.js"} <= shipped
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extra = {re.split("[>=]", line)[0] for line in project["optional-dependencies"]["notebook"]}
+    assert extra >= {"ipykernel", "ipywidgets", "anywidget"}
 
 
 def test_only_the_open_panel_is_computed(view: Any) -> None:

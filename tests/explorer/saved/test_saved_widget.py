@@ -267,6 +267,11 @@ def test_choices_that_exclude_each_other_keep_the_latest(view: Any) -> None:
         with pytest.raises(ValueError, match=f"unknown {name} '{wrong[name]}"):
             view.change(**wrong)
     assert view.state.record == "r3"
+    for wrong in ({"record": "x"}, {"kind": "x"}, {"language": "x"}, {"group": "x"}):
+        with pytest.raises(ValueError, match="unknown .* 'x'"):
+            view.run.outcomes(**wrong)
+    with pytest.raises(ValueError, match="unknown field of the state 'colour'"):
+        view.change(colour=1)
 
 
 def test_names_are_shown_on_request_alone(view: Any, results: dict[str, Any]) -> None:
@@ -392,7 +397,7 @@ def test_unreadable_runs_are_refused_in_one_sentence(run: Path, tmp_path: Path) 
     meta.write_text(whole, encoding="utf-8")
     table = next((run / "results" / "leakage").glob("*.parquet"))
     table.write_bytes(table.read_bytes()[:50])
-    with pytest.raises(ValueError, match="corrupted.*run it again") as found:
+    with pytest.raises(ValueError, match="damaged") as found:
         xlmech.explore(run)
     assert "\n" not in str(found.value) and "again" in str(found.value)
 

@@ -61,6 +61,7 @@ class SavedRun:
 
     def kinds(self, group: Group = "private") -> list[str]:
         """Kinds of data of one group's records, by name."""
+        check_choice("group", group, Group)
         frame = self.questions
         return sorted(set(frame.attribute[frame.group == group]))
 
@@ -127,11 +128,16 @@ class SavedRun:
             language: In this query language alone.
             record: Of this record alone.
             wordings: With the questions that were asked for the comparison of wordings.
+
+        Raises:
+            ValueError: A group that there is not, or a kind, language or record that the run does not have.
         """
+        check_choice("group", group, Group)
         frame = self.questions
         kept = (frame.group == group) & (True if wordings else ~frame.wording.astype(bool))
         for column, value in (("attribute", kind), ("query_language", language), ("record", record)):
             if value:
+                check_choice(column.replace("attribute", "kind").replace("_", " "), value, frame[column].unique())
                 kept &= frame[column] == value
         return frame[kept].drop(columns="wording").reset_index(drop=True)
 
