@@ -74,7 +74,7 @@ def lens(result: LensResult, state: ExplorerState) -> go.Figure:
         legend=True,
         head=104,
     )
-    return _narrow(figure)
+    return narrow(figure)
 
 
 def predictions(result: LensPredictions, state: ExplorerState, *, by: str = "prob") -> go.Figure:
@@ -105,13 +105,13 @@ def predictions(result: LensPredictions, state: ExplorerState, *, by: str = "pro
     token in that language's form; •••: a token of a name or a value. Hover for the five likeliest; click a cell to select it."""
     title = f"What each layer would write next, asked in {language_name(result.query_language)}"
     figure = finish(figure, title, caption, height=24 * len(layers), foot=110)
-    return _narrow(figure)
+    return narrow(figure)
 
 
 def flow(sweep: PositionSweep, state: ExplorerState, *, value: str = "normalised") -> go.Figure:
     """Draw the layer x token map of patching, with the selected cell outlined."""
     figure = patching_positions(sweep, value=value)  # type: ignore[arg-type]
-    return _narrow(_mark(figure, state))
+    return narrow(_mark(figure, state))
 
 
 def neurons(result: AttributionResult, ranked: pd.DataFrame, state: ExplorerState) -> go.Figure:
@@ -150,18 +150,18 @@ def neurons(result: AttributionResult, ranked: pd.DataFrame, state: ExplorerStat
     in the list. Orange: ablated. Click a neuron to ablate it, or to bring it back."""
     title = f"Neurons behind the answer, asked in {language_name(state.language)}"
     figure = finish(figure, title, caption, height=max(300, 18 * n_layers))
-    return _narrow(figure).update_layout(hovermode="closest")
+    return narrow(figure).update_layout(hovermode="closest")
 
 
-def _narrow(figure: go.Figure) -> go.Figure:
-    """Fit a finished figure to the explorer's tabs: a narrow left margin, and a caption of shorter lines."""
+def narrow(figure: go.Figure, left: int = _LEFT, right: int = 10) -> go.Figure:
+    """Fit a finished figure to the explorer's tabs: margins of its labels' width, px, and title and caption of shorter lines."""
     (caption,) = (note for note in figure.layout.annotations if note.name == "caption")
     lines = textwrap.wrap(figure.layout.meta["caption"].replace(" %", "\u00a0%"), _CAPTION_WIDTH)
     more = 18 * (len(lines) - len(caption.text.split("<br>")))
-    caption.update(text="<br>".join(map(escape, lines)), xshift=16 - _LEFT)
+    caption.update(text="<br>".join(map(escape, lines)), xshift=16 - left)
     figure.update_traces(colorbar_title_side="right", selector={"type": "heatmap"})
     bottom, height = figure.layout.margin.b + more, figure.layout.height + more
-    return figure.update_layout(margin={"l": _LEFT, "r": 10, "b": bottom}, height=height)
+    return figure.update_layout(margin={"l": left, "r": right, "b": bottom}, height=height, title_font_size=15)
 
 
 def _mark(figure: go.Figure, state: ExplorerState) -> go.Figure:

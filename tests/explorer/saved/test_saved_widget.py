@@ -97,7 +97,7 @@ def test_it_begins_with_the_record_that_is_extracted_most_often(view: Any) -> No
     assert view.state.record == "r3" and view.controls.record.options[0] == ("r3", "r3")
     assert text(view.outcomes.value).startswith("r3: birth country, private")
     assert text(view.outcomes.value).count(" extracted English (en)") == 0
-    assert view.tabs.titles == ("Kinds and languages", "Records", "Layers", "Neurons", "Figures of the run")
+    assert view.tabs.titles == ("Matrix", "Records", "Layers", "Neurons", "Figures of the run")
 
 
 def test_a_record_shows_its_outcome_per_language_before_and_after(view: Any) -> None:
@@ -163,8 +163,11 @@ def test_layers_follow_the_language_and_the_record(view: Any) -> None:
     assert panel.plot.box.layout.display == "none"
     view.controls.all.click()
     assert panel.plot.box.layout.display is None and not panel.message.value
+    assert view.controls.layer.label == "all"
     panel.lens.click(clicked(0, 0.3))
-    assert view.state.layer == 0
+    assert view.state.layer == 0 and view.controls.layer.label == "0"
+    view.controls.layer.value = view.controls.layer.options[0][1]
+    assert view.state.layer is None
 
 
 def test_neurons_follow_the_language_and_the_layer(view: Any) -> None:
@@ -339,7 +342,7 @@ def test_one_result_alone_is_shown_as_far_as_it_goes(results: dict[str, Any], ke
         view.tabs.selected_index = number
         drawn += [panel.title] if not panel.message.value else []
     wanted = {
-        "leakage": ["Kinds and languages", "Records", "Figures of the run"],
+        "leakage": ["Matrix", "Records", "Figures of the run"],
         "lens": ["Records", "Layers", "Figures of the run"],
         "neurons": ["Neurons", "Figures of the run"],
         "mitigation": ["Figures of the run"],

@@ -114,9 +114,8 @@ def layers(result: LensResult, state: SavedState) -> go.Figure:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a kind of few people has no interval, and none is drawn
         figure = leakage_per_layer(result)
-    mark_language(figure, state.language)
-    _mark_layer(figure, state.layer)
-    return figure
+    _mark_layer(mark_language(figure, state.language), state.layer)
+    return draw.narrow(figure, figure.layout.margin.l)
 
 
 def record_lens(result: LensResult, state: SavedState) -> go.Figure:

@@ -7,6 +7,7 @@ from abc import abstractmethod
 import ipywidgets as widgets
 
 from xlmech.explorer import tables
+from xlmech.explorer.draw import narrow
 from xlmech.explorer.panels.base import Change, Tab, note
 from xlmech.explorer.panels.plot import Click, Plot
 from xlmech.explorer.saved import draw
@@ -41,7 +42,7 @@ class RunPanel(Tab[SavedState]):
 class Matrix(RunPanel):
     """The share of questions that is extracted, by kind of data and language."""
 
-    title = "Kinds and languages"
+    title = "Matrix"
     code: SavedPanel = "matrix"
 
     def __init__(self, run: SavedRun, change: Change) -> None:
@@ -175,7 +176,9 @@ class Figures(RunPanel):
         """Draw the chosen figure."""
         if self.shown.value is None:
             raise ValueError("the run has no results that are drawn")
-        self.plot.show(draw.mark_language(self.run.figure(self.shown.value), state.language))
+        figure = self.run.figure(self.shown.value)
+        margin = figure.layout.margin
+        self.plot.show(draw.mark_language(narrow(figure, margin.l, margin.r), state.language))
 
     def _on_click(self, click: Click) -> None:
         if self.plot.figure is not None and (code := draw.clicked_language(self.plot.figure, click.x, click.y)):

@@ -21,6 +21,8 @@ from xlmech.explorer.saved.run import SavedRun
 from xlmech.explorer.saved.state import SavedState
 from xlmech.figures.wording import language_name, ordered, plain, rows_of, short_name
 
+_ALL = -1
+"""Stands for no layer: a choice of None shows nothing."""
 _PEOPLE = {
     "private": "private people",
     "public": "public people",
@@ -128,7 +130,11 @@ class SavedControls:
             names = [(self.name(record, state), record) for record in table.record]
             offer(self.record, names or [("none", "")], state.record)
             layers = sorted({*self._run.layers, *([] if state.layer is None else [state.layer])})
-            offer(self.layer, [("all", None), *((str(layer), layer) for layer in layers)], state.layer)
+            offer(
+                self.layer,
+                [("all", _ALL), *((str(layer), layer) for layer in layers)],
+                _ALL if state.layer is None else state.layer,
+            )
         finally:
             self._is_showing = False
 
@@ -139,7 +145,7 @@ class SavedControls:
 
     def _say(self, name: str, value: Any) -> None:
         if not self._is_showing:
-            self._change(**{name: value})
+            self._change(**{name: None if name == "layer" and value == _ALL else value})
 
 
 def record_table(frame: pd.DataFrame, measures: Mapping[str, str], language: str, training: str = "") -> str:
