@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import itertools
 import math
 import os
 import pkgutil
@@ -12,16 +13,16 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import Mock
 
-import plotly.graph_objects as go
 import pytest
 import typer
 import yaml
 from helpers.code_names import imported, unknown_keywords
+from helpers.pages import LINES, WIDTH, Block, as_a_reader, blocks, has_output, run_block, shortened, with_outputs
 
 import xlmech
 from xlmech.audit.config import SECTIONS
@@ -33,25 +34,7 @@ from xlmech.data.records import Record
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-BLOCK = re.compile(r"^(<!-- not run: [^\n]+ -->\n)?```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 COMMANDS = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
-
-
-@dataclass(frozen=True)
-class Block:
-    page: Path
-    line: int
-    language: str
-    code: str
-    run: bool
-
-
-def blocks(page: Path) -> list[Block]:
-    text = page.read_text(encoding="utf-8")
-    return [
-        Block(page, text.count("\n", 0, match.start(3)), match.group(2), match.group(3), match.group(1) is None)
-        for match in BLOCK.finditer(text)
-    ]
 
 
 BLOCKS = [block for page in PAGES for block in blocks(page)]
@@ -65,7 +48,11 @@ def where(block: Block) -> str:
 
 def test_every_fence_is_found() -> None:
     for page in PAGES:
-        assert page.read_text(encoding="utf-8").count("\n```") == 2 * len(blocks(page)), page
+        found = blocks(page)
+        n_outputs = sum(block.output is not None for block in found)
+        text = page.read_text(encoding="utf-8")
+        assert text.count("\n```") == 2 * (len(found) + n_outputs), page
+        assert text.count("<!-- output -->") == n_outputs, f"{page}: an output stands directly beneath its block"
     assert len(PYTHON) > 30
     assert len(SHELL) > 10
 
@@ -119,33 +106,113 @@ def small_world(model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     for module in ("locate", "verify"):  # a random model knows nobody
         monkeypatch.setattr(f"xlmech.neurons.selection.{module}.check_known", Mock(), raising=False)
     monkeypatch.setattr("xlmech.neurons.selection.learned_gates.SUPPRESSED", -math.inf)
-    monkeypatch.setattr(go.Figure, "show", lambda figure: None)
     (tmp_path / "results").mkdir()
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     "page",
     [page for page in PAGES if any(b.language == "python" and b.run for b in blocks(page))],
     ids=lambda page: page.name,
 )
-def test_python_runs(
-    page: Path, small_world: None, model: Any, probes: ProbeSet, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_python_runs(page: Path, small_world: None, model: Any, probes: ProbeSet) -> None:
+    """Blocks run, and beneath each stands what it prints, as far as that does not depend on the model."""
     names: dict[str, Any] = {"__name__": "page", "model": model, "probes": probes}
-    for block in blocks(page):
-        if block.language == "python" and block.run:
-            exec(compile(block.code, where(block), "exec"), names)
-    shown = capsys.readouterr().out
-    assert not any(one.subject in shown for one in demo_records())
+    shown = []
+    with as_a_reader():
+        for block in blocks(page):
+            if block.language == "python" and block.run:
+                shown.append(run_block(block, names))
+                if page.name != "README.md":
+                    check_output(block, shown[-1])
+    text = "".join(shown)
+    assert not any(one.subject in text for one in demo_records())
     if page.name == "tutorial.md":
-        check_sentences(shown, names)
+        check_sentences(text, names)
+
+
+def check_output(block: Block, small: str) -> None:
+    """The page's output is there if and only if the block prints, and begins as what the block prints in the small world."""
+    remedy = f"{where(block)}: run python tools/print_docs.py {block.page.relative_to(ROOT)}"
+    assert (block.output is not None) == (block.printed and bool(small)), remedy
+    if block.output is not None:
+        assert all(one == other for one, other in zip(heading(block.output), heading(small), strict=False)), (
+            f"{remedy}\n{block.output}\n{small}"
+        )
+
+
+def heading(output: str) -> list[str]:
+    """The words of a first line, such as a table's columns, as far as no model decides them."""
+    words = output.splitlines()[0].split()
+    return list(itertools.takewhile(lambda word: not re.search(r"\d|^\.\.\.$|^of$", word), words))
+
+
+def test_outputs_are_short_and_hold_nobodys_data() -> None:
+    found = [block for block in BLOCKS if block.output is not None]
+    assert len(found) > 20
+    for block in found:
+        assert block.output == shortened(block.output), where(block)
+        for record in demo_records():
+            assert record.subject not in block.output, where(block)
+            assert record.attribute in TRANSLATED or record.value not in block.output, where(block)
+        assert not re.search(r"/(home|root|work|tmp|Users)/|\d\d:\d\d", block.output), where(block)
+
+
+@pytest.mark.parametrize("block", [block for block in SHELL if block.output is not None], ids=where)
+def test_commands_print_what_stands_beneath(block: Block) -> None:
+    assert block.output == run_block(block, {}), f"run python tools/print_docs.py {block.page.relative_to(ROOT)}"
+
+
+def test_an_output_is_cut_to_the_page() -> None:
+    lines = shortened("\n".join(["x" * 300, *"abcdefghijklmn"]) + "\n\n").splitlines()
+    assert len(lines) == LINES and lines[-1] == "..."
+    assert len(lines[0]) == WIDTH and lines[0].endswith("x...")
+    assert shortened("a  \n  b\n\n") == "a\n  b\n"
+    assert shortened("\n") == ""
+
+
+def test_a_block_shows_what_it_prints_and_its_last_expression(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(PAGE.format(first="", second=""))
+    first, second, third = blocks(page)
+    assert [has_output(block) for block in (first, second, third)] == [True, True, False]
+    names: dict[str, Any] = {}
+    assert [run_block(first, names), run_block(second, names)] == ["1\n'2'\n", ""]
+
+
+def test_an_output_is_put_beneath_its_block_and_taken_away() -> None:
+    one, two = ("\n\n<!-- output -->\n```text\n" + output + "```" for output in ("1\n", "2\n3\n"))
+    bare = PAGE.format(first="", second="")
+    assert with_outputs(bare, {0: "1\n"}) == PAGE.format(first=one, second="")
+    assert with_outputs(PAGE.format(first=one, second=one), {0: "2\n3\n"}) == PAGE.format(first=two, second=one)
+    assert with_outputs(PAGE.format(first=one, second=one), {0: "", 1: ""}) == bare
+
+
+PAGE = """Text.
+
+```python
+print(1)
+x = 2
+str(x)
+```{first}
+
+More.
+
+```python
+y = x
+```{second}
+
+<!-- not run: it never ends -->
+```python
+while True:
+    pass
+```
+"""
 
 
 def check_sentences(shown: str, names: dict[str, Any]) -> None:
     """The tutorial's sentences have the numbers and the direction of its results."""
-    rows = list(names["result"].extraction.itertuples())
+    rows = list(names["result"].extraction.query("group != 'control'").itertuples())
     for row in rows:
         (line,) = re.findall(
             rf"^{row.condition} neurons ablated, {row.group} .* in {row.query_language}: (.*)$", shown, re.M
@@ -160,15 +227,19 @@ def check_sentences(shown: str, names: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")
-def test_the_patching_page_on_the_demo_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Which forms share a first token, only the demo's own tokenizer tells."""
-    monkeypatch.setattr(go.Figure, "show", lambda figure: None)
+@pytest.mark.parametrize("name", ["patch-between-languages.md", "read-results.md"])
+def test_pages_show_what_the_demo_model_prints(
+    name: str, demo: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("xlmech.load_model", lambda source: demo)
+    monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
-    for block in PYTHON:
-        if block.page.name == "patch-between-languages.md" and block.run:
-            exec(compile(block.code, where(block), "exec"), names)
-    assert names["pairs"][0].id == names["sweep"].effects.pair[0]
+    with as_a_reader():
+        for block in PYTHON:
+            if block.page.name == name and has_output(block):
+                assert run_block(block, names) == (block.output or ""), where(block)
+    if "sweep" in names:  # which forms share a first token, only the demo's own tokenizer tells
+        assert names["pairs"][0].id == names["sweep"].effects.pair[0]
 
 
 @pytest.mark.slow

@@ -86,8 +86,9 @@ def notebook_prose(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def page_prose(path: Path) -> Iterator[tuple[str, str]]:
-    """Each stretch of text, and the blocks of code before and after it."""
-    pieces = FENCE.split(path.read_text(encoding="utf-8"))  # text, language, code, text, ...
+    """Each stretch of text, and the blocks of code before and after it, each with its output."""
+    text = path.read_text(encoding="utf-8").replace("```\n\n<!-- output -->\n```text\n", "")
+    pieces = FENCE.split(text)  # text, language, code, text, ...
     for number in range(0, len(pieces), 3):
         before = pieces[number - 1] if number else ""
         after = pieces[number + 2] if number + 2 < len(pieces) else ""
