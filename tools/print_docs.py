@@ -74,8 +74,8 @@ def main() -> None:
         for page in pages:
             if any(has_output(block) for block in blocks(page)):
                 print(page.relative_to(ROOT), file=sys.stderr)
-                text = with_outputs(page.read_text(encoding="utf-8"), outputs_of(page))
-                page.write_text(text, encoding="utf-8")
+                outputs = outputs_of(page)
+                page.write_text(with_outputs(page.read_text(encoding="utf-8"), outputs), encoding="utf-8")
 
 
 if __name__ == "__main__":
