@@ -142,9 +142,11 @@ def check_output(block: Block, small: str) -> None:
 
 
 def heading(output: str) -> list[str]:
-    """The words of a first line, such as a table's columns, as far as no model decides them."""
-    words = output.splitlines()[0].split()
-    return list(itertools.takewhile(lambda word: not re.search(r"\d|^\.\.\.$|^of$", word), words))
+    """What no model decides of a first line: a table's columns as far as they are shown, or the name of a class."""
+    line = output.splitlines()[0]
+    if line.startswith(" "):
+        return list(itertools.takewhile(lambda word: word != "...", line.split()))
+    return re.findall(r"^[A-Z]\w+", line)
 
 
 def test_outputs_are_short_and_hold_nobodys_data() -> None:
