@@ -1,7 +1,7 @@
 """Write what the documentation's code blocks print beneath them: `python tools/print_docs.py [PAGE ...]`.
 
 Runs the Python blocks of each page in order, as a reader would, on the demo model; without arguments all pages of `docs`, which
-takes the better part of an hour on two cores. Beneath a block that prints something stands a text block marked
+takes about half an hour on two free cores. Beneath a block that prints something stands a text block marked
 `<!-- output -->`, cut to a few lines. Blocks marked `<!-- not run: REASON -->` or `<!-- no output: REASON -->` are left out.
 Commands are run where an output block stands beneath them already. The functions are those of `tests/helpers/pages.py`, with
 which tests hold pages and code together.
