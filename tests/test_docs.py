@@ -19,6 +19,7 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
+import torch
 import typer
 import yaml
 from helpers.code_names import imported, unknown_keywords
@@ -31,6 +32,8 @@ from xlmech.data.languages import TRANSLATED
 from xlmech.data.probes import ProbeSet
 from xlmech.data.readers import demo_records
 from xlmech.data.records import Record
+from xlmech.neurons.neuron_gates import NeuronGates
+from xlmech.storage.result import Provenance
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -85,6 +88,12 @@ def person(number: int, record: Record) -> Record:
     return record.model_copy(update={"forms": forms})
 
 
+def gates_of(model: Any) -> Any:
+    """What reads gates for the tiny model in the place of those that come with the demo's."""
+    shape = model.cfg.n_layers, model.cfg.d_mlp
+    return lambda adapter: NeuronGates(factors=torch.full(shape, 0.5), provenance=Provenance(model="", adapter=adapter))
+
+
 @pytest.fixture
 def small_world(model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A tiny random model and a few people in the place of the demo's; no browser opens."""
@@ -102,6 +111,7 @@ def small_world(model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr("xlmech.models.load.load_model", load)
     monkeypatch.setattr("xlmech.load_model", load)
+    monkeypatch.setattr(NeuronGates, "shipped", gates_of(model))
     monkeypatch.setattr("xlmech.demo_records", lambda: tuple(people))
     for module in ("locate", "verify"):  # a random model knows nobody
         monkeypatch.setattr(f"xlmech.neurons.selection.{module}.check_known", Mock(), raising=False)
