@@ -19,6 +19,7 @@ from xlmech import EvaluateOptions, demo_records, dose_response, figures, load_m
 from xlmech.audit.audit import Audit, select_probes
 from xlmech.audit.plan import AuditPlan
 from xlmech.data.probes import ProbeSet
+from xlmech.data.readers import DEMO_LANGUAGES
 from xlmech.neurons.selection.rules import select_universal
 
 SHARES = (0.0005, 0.002, 0.004, 0.008)
@@ -31,7 +32,7 @@ def main() -> None:
     counts = [int(share * chosen.scores[0].numel()) for share in SHARES]
     everyone = torch.ones_like(chosen.scores, dtype=torch.bool)
     ranking = select_universal(chosen.scores, rule="min", n_neurons=max(counts), is_candidate=everyone)
-    probes, measured, _ = select_probes(demo_records(), AuditPlan())
+    probes, measured, _ = select_probes(demo_records(), AuditPlan(languages=DEMO_LANGUAGES))
     judged = ProbeSet(tuple(probe for probe in measured if probe.record.group != "control"))
     model = load_model("demo")
     result = dose_response(

@@ -26,7 +26,7 @@ OTHERS = ("#DDCC77", "#CC6677", "#88CCEE")
 SETS = (INK, "#117733", "#AA4499", "#44AA99", "#661100")
 CAPTION_WIDTH = 132
 """Characters a line; at 12 px they fit a plot 800 px wide."""
-TITLE_WIDTH = 96
+TITLE_WIDTH = 84
 """The same of the title, at 17 px."""
 TITLE_LINE = 22
 """Height of a further line of the title, px."""
