@@ -330,7 +330,7 @@ def test_init_writes_a_config_that_run_reads(files: Path, no_model: None) -> Non
         ("", "own.yaml: empty; write a config with every key with: xlmech init"),
         (
             "model: demo\n",
-            "own.yaml, line 1: model: expected keys such as 'source' below it, got demo; line 1: data: missing",
+            "own.yaml, line 1: model: expected keys such as 'source' below it, got text; line 1: data: missing",
         ),
         ("model: [\n", "own.yaml, line 2: not valid YAML"),
     ],
