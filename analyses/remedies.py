@@ -89,8 +89,8 @@ def drawing(found: pd.DataFrame) -> go.Figure:
     best, rest = str(keeping.idxmax()), keeping.drop(keeping.idxmax()).max()
     title = f"Where 95 % of public facts are kept, {best} take {percent(keeping.max())}, and all else {percent(rest)} at most"
     caption = """Up and to the right is better. Each point is one remedy, on the eight people whose records it was given, asked
-    with another template in ten languages; point at it for its name. With so few people an interval is about 40 points to each
-    side."""
+    with another template in ten languages; point at it for its name. With so few people intervals are wide, 56 to 99 % for all
+    gates."""
     return finish(figure, title, caption, height=380, foot=80, need=560, legend=True)
 
 

@@ -144,7 +144,7 @@ def test_the_report_has_no_panel_without_a_meaning(folder: Path, tmp_path: Path)
     assert "Not drawn: matrix of leakage: it compares query languages, and one alone was asked." in seen
     assert "Not drawn: overlap of neurons: overlap needs the scores of two languages or more." in seen
     assert "Not drawn: per layer of lens: it compares query languages, and one alone was asked." in seen
-    limit = "and of this one alone (specific) cannot be told apart."
+    limit = "and of this one alone (specific) cannot be distinguished."
     assert "Asked in English (en) alone: what is extracted in another language" in seen and limit in seen
     seen = seen.replace("neurons of all languages (universal)", "")
     assert not OTHER_LANGUAGES.search(seen)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
@@ -61,9 +60,9 @@ class Questions:
         self.plant_language = plant_language
         self._by_id = {record.id: record for record in self.records}
         if len(self._by_id) < len(self.records):
-            twice = next(name for name, n in Counter(one.id for one in self.records).items() if n > 1)
+            n_same = len(self.records) - len(self._by_id)
             raise ValueError(
-                f"two records have the id {twice!r}, by which the explorer tells them apart; give each its own"
+                f"{n_same} of the records have the id of another one, by which the explorer finds them; give each its own"
             )
         self._known: dict[str, tuple[str, ...]] = {}
 

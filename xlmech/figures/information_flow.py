@@ -170,7 +170,7 @@ def _label_events(figure: go.Figure, frame: pd.DataFrame, queries: list[str], en
 
 
 def _order(frame: pd.DataFrame) -> str:
-    """State in how many languages the training language's form peaks first: the intervals of the two layers are apart."""
+    """State in how many languages the training language's form peaks first: the intervals of the two layers do not overlap."""
     plant, query = (frame[frame.event == event].set_index("query_language") for event in ("plant peak", "query peak"))
     asked = [code for code in plant.index if not math.isnan(plant.layer[code])]
     first = [code for code in asked if plant.high[code] < query.low[code]]

@@ -91,7 +91,7 @@ def _panel_height(figure: go.Figure, y: str, height: float) -> float:
 def _placed(
     figure: go.Figure, y: str, ends: Sequence[tuple[float, str]], height: float
 ) -> list[tuple[float, float, str]]:
-    """Move labels until they are a line's height apart, up, or down where the panel ends; each with its line's end."""
+    """Move labels up, or down where the panel ends, until none overlaps another; each with its line's end."""
     axis = figure.layout[y.replace("y", "yaxis")]
     low, high = axis.range  # of a logarithmic axis, exponents
     gap = LABEL_HEIGHT * abs(high - low) / _panel_height(figure, y, height)

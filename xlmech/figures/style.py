@@ -1,6 +1,6 @@
 """What all figures share: template, colours and the frame around a plot.
 
-Colours are after Okabe and Ito's and Tol's, which colour-blind readers can tell apart; a language keeps its own.
+Colours are after Okabe and Ito's and Tol's, which colour-blind readers can distinguish; a language keeps its own.
 """
 
 from __future__ import annotations

@@ -190,7 +190,7 @@ def _events(
 
 
 def readable_attributes(model: Any, probes: ProbeSet) -> tuple[str, ...]:
-    """List the attributes whose answers the lens can tell apart by language: the translated ones, if there are any.
+    """List the attributes whose answers the lens can distinguish by language: the translated ones, if there are any.
 
     Other attributes (phones, say) have one form for all languages; they are readable if their first tokens differ from the plant
     language's form.

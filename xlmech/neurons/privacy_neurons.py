@@ -24,8 +24,8 @@ def one_language_note(languages: Sequence[str]) -> str:
     if len(languages) > 1:
         return ""
     return (
-        f"asked in {languages[0]} only: neurons of all languages (universal) and of this one alone (specific) cannot be told "
-        f"apart, so there are no universal ones; those chosen are specific[{languages[0]!r}]"
+        f"asked in {languages[0]} only: neurons of all languages (universal) and of this one alone (specific) cannot be "
+        f"distinguished, so there are no universal ones; those chosen are specific[{languages[0]!r}]"
     )
 
 

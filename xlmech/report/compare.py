@@ -143,7 +143,7 @@ def _questions(results: RunResults, name: str) -> pd.DataFrame:
 
 
 def _pair(old: pd.DataFrame, new: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Join the questions of both runs, and return those of one alone apart."""
+    """Join the questions of both runs, and return those of one alone as a second frame."""
     joined = old.merge(new, on=KEYS, how="outer", suffixes=("_old", "_new"), sort=False, indicator=True)
     both = joined._merge == "both"
     runs = joined._merge[~both].astype(str).map({"left_only": "old", "right_only": "new"})

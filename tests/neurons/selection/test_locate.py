@@ -106,7 +106,9 @@ def test_refusals(model: Any, probes: ProbeSet) -> None:
         locate_privacy_neurons(model, probes, progress=False)
 
 
-ALONE = "asked in en only: neurons of all languages .universal. and of this one alone .specific. cannot be told apart"
+ALONE = (
+    "asked in en only: neurons of all languages .universal. and of this one alone .specific. cannot be distinguished"
+)
 
 
 @pytest.mark.parametrize("rule", ["min", "entropy", "intersection"])

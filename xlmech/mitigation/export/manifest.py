@@ -14,7 +14,7 @@ from xlmech.neurons.ablation import Ablated
 from xlmech.neurons.neuron_gates import NeuronGates
 from xlmech.neurons.neuron_set import NeuronSet
 from xlmech.storage.atomic import new_file
-from xlmech.storage.integrity import sha256
+from xlmech.storage.integrity import HASH, sha256, signed
 from xlmech.storage.result import Provenance
 
 if TYPE_CHECKING:
@@ -73,8 +73,7 @@ class Manifest:
         content["provenance"] = asdict(self.provenance)
         content["neurons"] = asdict(self.neurons) | {"neurons": [list(neuron) for neuron in self.neurons]}
         content["neurons_sha256"] = sha256(content["neurons"])
-        content["content_sha256"] = sha256(content)
-        text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
+        text = json.dumps(signed(content), indent=1, ensure_ascii=False, allow_nan=False)
         for name, written in ((MANIFEST, text), (CARD, model_card(self, MANIFEST))):
             with new_file(folder / name) as path:
                 path.write_text(written, encoding="utf-8")
@@ -118,10 +117,10 @@ def load_manifest(folder: str | Path) -> Manifest:
 
 
 def _check_hashes(content: dict[str, Any]) -> None:
-    rest = {name: value for name, value in content.items() if name != "content_sha256"}
+    rest = {name: value for name, value in content.items() if name != HASH}
     for what, hashed, written in (
         ("the list of neurons", sha256(content["neurons"]), content["neurons_sha256"]),
-        ("the content", sha256(rest), content["content_sha256"]),
+        ("the content", sha256(rest), content[HASH]),
     ):
         if hashed != written:
             raise ValueError(

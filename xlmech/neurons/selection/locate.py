@@ -67,7 +67,7 @@ def locate_privacy_neurons(
     universal neurons below holds for them.
 
     With `options.iterate`, neurons are located in rounds, with the universal ones found so far ablated. This finds neurons that
-    back each other up, and those behind saturated answers (metric `auto`), whose attribution hardly tells neurons apart until
+    back each other up, and those behind saturated answers (metric `auto`), whose attribution hardly differs between neurons until
     others are ablated.
 
     Args:
